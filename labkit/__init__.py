@@ -1,0 +1,3 @@
+"""An interactive lab for *Adversarial Defense by Stratified Convolutional Sparse Coding*."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,183 @@
+"""Recipes: frozen settings of everything that can be built, and the four profiles that bundle them.
+
+A recipe names everything that changes an artifact and nothing else: never the device, the number of
+processes or the place of the data. Nesting gives the tree of what depends on what; `store` hashes it.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from labkit.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which images. `name` as for `data.load`; sizes None mean all; `resolution` None means as stored."""
+
+    name: str = "fashion"
+    resolution: int | None = None
+    train: int | None = None
+    test: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DictionaryRecipe:
+    """How one convolutional dictionary is learned (paper, Eq. 2; the paper's K, S and λ are the defaults).
+
+    `images` training images are drawn and read `passes` times in batches of `batch`. Fields below `lam` are
+    choices on which the paper is silent.
+    """
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    K: int = 64
+    S: int = 8
+    lam: float = 0.2
+    lowpass: float = 5.0
+    pad: int = 16
+    boundary: str = "circular"
+    images: int = 1000
+    passes: int = 4
+    batch: int = 50
+    gap_tol: float = 0.02
+    seed: int = 0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class TransformRecipe:
+    """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it."""
+
+    dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
+    lam: float = 0.2
+    lowpass: float = 5.0
+    pad: int = 16
+    boundary: str = "circular"
+    gap_tol: float = 0.01
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla")."""
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    network: str = "vgg16"
+    width: float = 0.25
+    epochs: int = 12
+    batch: int = 128
+    lr: float = 0.05
+    weight_decay: float = 5e-4
+    augment: bool = True
+    transform: TransformRecipe | None = None
+    seed: int = 0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class AttackRecipe:
+    """An attack by its name in `labkit.attacks`, how far it may go, and how long it tries.
+
+    dissimilarity  ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure; 0 stands for the clean image
+    """
+
+    name: str = "fgsm"
+    dissimilarity: float = 0.08
+    steps: int = 1
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        """The name used in tables, as the paper writes it: `FGSM-0.08`, or `Clean`."""
+        return "Clean" if self.name == "clean" else f"{self.name.upper()}-{self.dissimilarity:.2f}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's."""
+
+    name: str
+    data: DataRecipe
+    transform: TransformRecipe
+    classifier: ClassifierRecipe
+    attacks: tuple[AttackRecipe, ...]
+
+    def retrained(self) -> ClassifierRecipe:
+        """The same classifier, trained on T(x) (paper, Section 3.5)."""
+        return replace(self.classifier, transform=self.transform)
+
+
+def _profile(name: str, *, train, test, dictionary: dict, classifier: dict, bim_steps: int) -> Profile:
+    data = DataRecipe(train=train, test=test)
+    return Profile(
+        name=name,
+        data=data,
+        transform=TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary)),
+        classifier=ClassifierRecipe(data=data, **classifier),
+        attacks=(
+            AttackRecipe("clean", 0.0, 0),
+            AttackRecipe("fgsm", 0.04),
+            AttackRecipe("fgsm", 0.08),
+            AttackRecipe("bim", 0.03, bim_steps),
+        ),
+    )
+
+
+SMOKE = _profile("smoke", train=600, test=60, bim_steps=3,
+                 dictionary=dict(K=12, images=60, passes=1, batch=30),
+                 classifier=dict(width=0.125, epochs=2))
+QUICK = _profile("quick", train=8000, test=500, bim_steps=10,
+                 dictionary=dict(images=400, passes=4),
+                 classifier=dict(width=0.25, epochs=8))
+LAB = _profile("lab", train=None, test=2000, bim_steps=20,
+               dictionary=dict(images=2000, passes=6),
+               classifier=dict(width=0.25, epochs=30))
+PAPER = _profile("paper", train=None, test=None, bim_steps=20,
+                 dictionary=dict(images=10_000, passes=10),
+                 classifier=dict(width=1.0, epochs=100))
+PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
+
+
+def profile(name: str, *, dataset: str | None = None, resolution: int | None = None) -> Profile:
+    """A profile by name, on another data set or at another resolution if asked for.
+
+    Raises InputError naming the known profiles when `name` is not one of them.
+    """
+    if name not in PROFILES:
+        raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
+    chosen = PROFILES[name]
+    data = replace(chosen.data, name=dataset or chosen.data.name, resolution=resolution or None)
+    return rebase(chosen, data)
+
+
+def rebase(recipe: Any, data: DataRecipe) -> Any:
+    """The same recipe with every DataRecipe inside it replaced by `data`."""
+    if isinstance(recipe, DataRecipe):
+        return data
+    if not dataclasses.is_dataclass(recipe):
+        return recipe
+    return replace(recipe, **{f.name: rebase(getattr(recipe, f.name), data) for f in dataclasses.fields(recipe)})
+
+
+def plain(recipe: Any, digest: str = "") -> Any:
+    """A recipe as nested dicts, lists and scalars, each dataclass tagged with its class in `"recipe"`.
+
+    With `digest`, each DataRecipe becomes that digest: an artifact depends on the images, not on where they lie.
+    """
+    if digest and isinstance(recipe, DataRecipe):
+        return {"recipe": "Images", "digest": digest}
+    if dataclasses.is_dataclass(recipe):
+        fields = {f.name: plain(getattr(recipe, f.name), digest) for f in dataclasses.fields(recipe)}
+        return {"recipe": type(recipe).__name__, **fields}
+    if isinstance(recipe, (tuple, list)):
+        return [plain(item, digest) for item in recipe]
+    if isinstance(recipe, dict):
+        return {key: plain(item, digest) for key, item in recipe.items()}
+    return recipe
+
+
+def canonical(recipe: Any, digest: str = "") -> str:
+    """`plain` as JSON with sorted keys and no spaces: equal recipes give equal text, which `store` hashes."""
+    return json.dumps(plain(recipe, digest), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,171 @@
+"""The Sparse Transformation Layer (STL): an image's low-pass part, and the sparse code of the rest."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from labkit import cbpdn, conv, sparse
+from labkit.errors import InputError
+from labkit.split import extend, split
+
+BACKWARDS = ("exact", "identity", "none")
+BOUNDARIES = ("circular", "reflect")
+
+
+class SparseTransform(nn.Module):
+    """T(x) = clip(low(x) + Σₖ dₖ ∗ zₖ), with z the CBPDN code of the high-pass part of x (paper, Section 3.2).
+
+    d         (K, C, S, S)  dictionary; `load_dictionary` reads a stored one
+    lam       λ of Eq. 2, for pixels in [0, 1]
+    lowpass   weight of the low-pass filter (`split`), and `pad` its padding
+    backward  "exact": with the dictionary fixed, the residual of CBPDN is a Euclidean projection onto a convex set, so
+              almost everywhere the Jacobian of the sparse map is the orthogonal projector onto the active atoms, and
+              that is what is applied. "identity": T passes gradients unchanged (BPDA; Athalye et al. 2018).
+              "none": asking for a gradient raises RuntimeError
+    boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
+    gap_tol, method  as in `cbpdn.solve`
+
+    Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
+    smaller than a filter.
+    """
+
+    stochastic = False
+
+    def __init__(self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2,
+                 method="auto"):
+        super().__init__()
+        conv.check(d)
+        if backward not in BACKWARDS:
+            raise InputError(f"unknown backward {backward!r}; choose from {', '.join(BACKWARDS)}")
+        if boundary not in BOUNDARIES:
+            raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
+        self.register_buffer("d", d.detach().clone())
+        self.lam, self.lowpass, self.pad = lam, lowpass, pad
+        self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
+
+    def fit(self, images) -> "SparseTransform":
+        """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
+        return self
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, cbpdn.Solution]:
+        """Low-pass part, high-pass part (both as x) and the code of the latter, for looking at."""
+        self._check(x)
+        low, high = split(x, self.lowpass, self.pad)
+        return low, high, self._solve(self._wide(high))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if self.backward_mode == "identity" and torch.is_grad_enabled() and x.requires_grad:
+            with torch.no_grad():
+                moved = self(x) - x
+            return x + moved
+        low, high = split(x, self.lowpass, self.pad)
+        sparse = self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:])
+        return (low + sparse).clamp(0, 1)
+
+    def extra_repr(self) -> str:
+        K, C, S, _ = self.d.shape
+        return f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}, backward={self.backward_mode!r}"
+
+    def _solve(self, high: Tensor) -> cbpdn.Solution:
+        return cbpdn.solve(high, self.d.to(high.dtype), self.lam, gap_tol=self.gap_tol, method=self.method)
+
+    def _wide(self, high: Tensor) -> Tensor:
+        return high if self.boundary == "circular" else extend(high, self.d.shape[-1] - 1)
+
+    def _narrow(self, sparse: Tensor, size) -> Tensor:
+        if self.boundary == "circular":
+            return sparse
+        edge = self.d.shape[-1] - 1
+        return sparse[..., edge : edge + size[0], edge : edge + size[1]]
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4:
+            raise InputError(f"x must be (B, C, H, W), got {tuple(x.shape)}; a single image needs x[None]")
+        conv.check(self.d, x.shape[-2:], x.shape[1])
+
+
+class _SparseMap(torch.autograd.Function):
+    """high ↦ D z(high), in chunks so that memory does not grow with the batch."""
+
+    @staticmethod
+    def forward(ctx, high, layer):
+        pixels = high[0].numel() * len(layer.d) * high.element_size() // high.shape[1]
+        size = max(1, 128 * 2**20 // pixels)
+        out, supports = torch.empty_like(high), []
+        for i in range(0, len(high), size):
+            z = layer._solve(high[i : i + size].detach()).z
+            out[i : i + size] = conv.synthesize(z, layer.d.to(high.dtype))
+            if high.requires_grad:
+                supports.append(z != 0)
+        ctx.layer, ctx.supports, ctx.size = layer, supports, size
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.layer.backward_mode == "none":
+            raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
+        d = ctx.layer.d.to(grad.dtype)
+        parts = grad.split(ctx.size)
+        return torch.cat([project(g, s, d) for g, s in zip(parts, ctx.supports, strict=True)]), None
+
+
+def project(g: Tensor, support: Tensor, d: Tensor, *, tol: float | None = None) -> Tensor:
+    """Orthogonal projection of each image onto the span of its active atoms: the Jacobian of the sparse map.
+
+    g        (B, C, H, W)  images or gradients
+    support  (B, K, H, W)  bool, which shifted filters of d (K, C, S, S) are active
+    tol      relative residual at which conjugate gradients stop; by default 1e-4, or 1e-12 in float64
+    """
+    tol = tol or (1e-12 if g.dtype == torch.float64 else 1e-4)
+    if g.is_cuda:
+        return _project_dense(g, support.to(g.dtype), d, tol)
+    filters, gram = d.contiguous().numpy(), conv.gram(d).permute(0, 2, 3, 1).contiguous().numpy()
+    g, out = g.contiguous(), torch.empty_like(g, memory_format=torch.contiguous_format)
+    pixels, masks, results = g.numpy(), support.numpy().astype(np.uint8), out.numpy()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(lambda i: sparse.project(pixels[i], masks[i], gram, filters, tol, results[i]), range(len(g))))
+    return out
+
+
+def _project_dense(g, mask, d, tol, max_iter=200) -> Tensor:
+    """The same with dense convolutions, batched, for a GPU."""
+    dot = lambda a, b: (a * b).flatten(1).sum(1)[:, None, None, None]  # noqa: E731
+    v = torch.zeros_like(mask)
+    rest = mask * conv.analyze(g, d)
+    direction, rho = rest, dot(rest, rest)
+    goal = tol**2 * rho
+    for _ in range(max_iter):
+        if (rho <= goal).all():
+            break
+        moved = mask * conv.analyze(conv.synthesize(direction, d), d)
+        step = torch.where(rho > goal, rho / dot(direction, moved).clamp_min(1e-30), 0.0)
+        v, rest = v + step * direction, rest - step * moved
+        last, rho = rho, dot(rest, rest)
+        direction = rest + rho / last.clamp_min(1e-30) * direction
+    return conv.synthesize(v, d)
+
+
+def load_dictionary(path: str | Path) -> Tensor:
+    """A dictionary stored as sporco stores them: `.npy`, float32, (S, S, C, K) or, for grey, (S, S, K).
+
+    Returns (K, C, S, S). Never unpickles. Raises InputError when the file is not such an array.
+    """
+    try:
+        raw = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"no dictionary at {path}; give the path of a .npy file") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is not a plain .npy array ({error}); store it with numpy.save") from None
+    if not isinstance(raw, np.ndarray) or raw.ndim not in (3, 4) or raw.shape[0] != raw.shape[1] or 0 in raw.shape:
+        shape = getattr(raw, "shape", type(raw).__name__)
+        raise InputError(f"{path} must hold an array (S, S, C, K) or (S, S, K), found {shape}")
+    if not np.issubdtype(raw.dtype, np.floating):
+        raise InputError(f"{path} must hold floating-point filters, found {raw.dtype}")
+    raw = raw[:, :, None] if raw.ndim == 3 else raw
+    d = torch.from_numpy(np.ascontiguousarray(raw.transpose(3, 2, 0, 1), dtype=np.float32))
+    conv.check(d)
+    return d

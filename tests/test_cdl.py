@@ -1,0 +1,107 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit import cbpdn, cdl, conv
+from labkit.errors import InputError
+from labkit.recipes import DictionaryRecipe
+
+B, C, H, W, K, S = 3, 2, 12, 10, 4, 3
+
+
+def sparse_images(n=B, seed=0, density=0.04):
+    """Images that a known dictionary makes from known sparse codes."""
+    g = torch.Generator().manual_seed(seed)
+    d = torch.randn(K, C, S, S, generator=torch.Generator().manual_seed(77), dtype=torch.float64)
+    d = d / d.flatten(1).norm(dim=1)[:, None, None, None]
+    z = torch.randn(n, K, H, W, generator=g, dtype=torch.float64)
+    z = z * (torch.rand(z.shape, generator=g) < density)
+    return conv.synthesize(z, d), z, d
+
+
+def test_loss_is_the_distance_to_the_images():
+    x, z, d = sparse_images()
+    other = d.roll(1, 0)
+    direct = 0.5 * (x - conv.synthesize(z, other)).square().sum()
+    assert_close(cdl.loss(other, cdl.statistics(z, x, S)), direct)
+
+
+def test_statistics_add():
+    x, z, _ = sparse_images()
+    whole, parts = cdl.statistics(z, x, S), cdl.statistics(z[:1], x[:1], S) + cdl.statistics(z[1:], x[1:], S)
+    for name in ("ztz", "ztx", "xtx", "count"):
+        assert_close(getattr(whole, name), getattr(parts, name))
+    assert_close((0.5 * whole).ztz, whole.ztz / 2)
+
+
+def test_update_finds_the_filters_that_made_the_images():
+    x, z, d = sparse_images()
+    start = d + 0.3 * torch.randn(d.shape, generator=torch.Generator().manual_seed(5), dtype=d.dtype)
+    found = cdl.update(start, cdl.statistics(z, x, S), max_iter=500)
+    assert_close(found, d, atol=1e-5, rtol=0)
+
+
+def test_update_meets_its_constraint_and_its_optimality():
+    x, z, d = sparse_images()
+    stats = cdl.statistics(0.3 * z, x, S)  # shrunken codes want long filters, so the constraint binds
+    found = cdl.update(d, stats, max_iter=2000)
+    assert (found.flatten(1).norm(dim=1) <= 1 + 1e-9).all()
+    gradient = cdl._normal(found, stats.ztz) - stats.ztx
+    step = cdl._into_ball(found - 1e-3 * gradient)
+    assert_close(step, found, atol=1e-7, rtol=0)
+    assert cdl.loss(found, stats) < cdl.loss(cdl._into_ball(0.9 * found), stats)
+
+
+def test_learning_lowers_the_held_out_objective_and_keeps_unit_norm():
+    x, _, truth = sparse_images(60)
+    held, _, _ = sparse_images(10, seed=9)
+    images = SimpleNamespace(x=x)
+    # Twice as many filters as made the images, so that a local minimum still has room for all of them.
+    recipe = DictionaryRecipe(K=2 * K, S=S, lam=0.05, lowpass=float("inf"), images=50, passes=1, batch=10)
+
+    def reached(d):
+        return float(cbpdn.objective(cbpdn.solve(held, d, 0.05, gap_tol=1e-3).z, held, d, 0.05).mean())
+
+    seen = []
+    few = cdl.learn(images, recipe, callback=seen.append)
+    assert [p.done for p in seen] == [1, 2, 3, 4, 5] and seen[0].total == 5
+    many = cdl.learn(images, DictionaryRecipe(**{**recipe.__dict__, "passes": 12}))
+    assert_close(many.flatten(1).norm(dim=1), torch.ones(2 * K, dtype=many.dtype))
+    assert reached(many) < reached(few)
+    assert reached(many) < 1.1 * reached(truth)
+
+
+def test_the_seed_decides():
+    images = SimpleNamespace(x=sparse_images(20)[0])
+    recipe = DictionaryRecipe(K=K, S=S, lam=0.1, lowpass=float("inf"), images=20, passes=1, batch=10)
+    assert torch.equal(cdl.learn(images, recipe), cdl.learn(images, recipe))
+    assert not torch.equal(cdl.learn(images, recipe), cdl.learn(images, DictionaryRecipe(**{**recipe.__dict__, "seed": 1})))
+
+
+def test_a_dead_filter_is_replaced():
+    x, z, d = sparse_images()
+    z = z.clone()
+    z[:, 2] = 0
+    stats = cdl.statistics(z, x, S)
+    fresh = cdl._revive(d, stats, stats, x, torch.Generator().manual_seed(0))
+    assert not torch.equal(fresh[2], d[2])
+    assert torch.equal(fresh[[0, 1, 3]], d[[0, 1, 3]])
+    assert_close(fresh[2].norm(), torch.tensor(1.0, dtype=d.dtype))
+
+
+def test_the_cuda_path_counts_the_same(monkeypatch):
+    """The dense branch that runs on a GPU, run here."""
+    x, z, _ = sparse_images()
+    sparse = conv.correlations(z, x, S)
+    dense = conv._dense_correlations(z, x, S)
+    assert_close(dense[0], sparse[0])
+    assert_close(dense[1], sparse[1])
+
+
+def test_too_small_images_and_none_are_refused():
+    with pytest.raises(InputError, match="smaller S"):
+        cdl.learn(SimpleNamespace(x=torch.rand(4, 1, 6, 6)), DictionaryRecipe(K=4, S=8, images=4))
+    with pytest.raises(InputError, match="no images"):
+        cdl.learn(SimpleNamespace(x=torch.rand(0, 1, 6, 6)), DictionaryRecipe(K=4, S=3))

@@ -1,0 +1,63 @@
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit import conv
+from labkit.errors import InputError
+
+B, C, H, W, K, S = 2, 3, 12, 10, 5, 3
+
+
+@pytest.fixture
+def case():
+    g = torch.Generator().manual_seed(1)
+    shapes = {"z": (B, K, H, W), "d": (K, C, S, S), "x": (B, C, H, W)}
+    return {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def test_synthesize_is_its_definition(case):
+    slow = np.stack([oracles.synthesize(z, case["d"].numpy()) for z in case["z"].numpy()])
+    assert_close(conv.synthesize(case["z"], case["d"]), torch.tensor(slow))
+
+
+def test_synthesize_and_analyze_are_adjoint(case):
+    left = (conv.synthesize(case["z"], case["d"]) * case["x"]).sum()
+    assert_close(left, (case["z"] * conv.analyze(case["x"], case["d"])).sum())
+
+
+def test_gram_is_analysis_of_a_filter(case):
+    unit = torch.zeros(1, K, H, W, dtype=torch.float64)
+    unit[0, 3, 5, 4] = 1
+    seen = conv.analyze(conv.synthesize(unit, case["d"]), case["d"])[0]
+    assert_close(conv.gram(case["d"])[3], seen[:, 5 - S + 1 : 5 + S, 4 - S + 1 : 4 + S])
+
+
+def test_lag_gram_gives_the_energy_of_a_synthesis(case):
+    R, d = conv.lag_gram(case["z"], S), case["d"]
+    energy = sum(
+        d[k, :, s // S, s % S] @ d[m, :, t // S, t % S] * R[k, m, s // S - t // S + S - 1, s % S - t % S + S - 1]
+        for k in range(K) for m in range(K) for s in range(S * S) for t in range(S * S)
+    )
+    assert_close(energy, conv.synthesize(case["z"], d).square().sum())
+
+
+def test_cross_gives_the_inner_product_with_an_image(case):
+    inner = (conv.cross(case["z"], case["x"], S) * case["d"]).sum()
+    assert_close(inner, (conv.synthesize(case["z"], case["d"]) * case["x"]).sum())
+
+
+@pytest.mark.parametrize(
+    "d, size, channels, words",
+    [
+        (torch.zeros(4, 3, 3), None, None, "explicit channel axis"),
+        (torch.zeros(4, 3, 3, 3), (12, 10), 1, "3 channel"),
+        (torch.zeros(4, 3, 9, 9), (12, 8), 3, "larger than the image"),
+        (torch.full((4, 3, 3, 3), torch.nan), None, None, "NaN"),
+        (torch.zeros(4, 3, 3, 3, dtype=torch.float16), None, None, "float16"),
+    ],
+)
+def test_a_wrong_dictionary_is_explained(d, size, channels, words):
+    with pytest.raises(InputError, match=words):
+        conv.check(d, size, channels)

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit import cbpdn, conv
+from labkit.errors import InputError
+from labkit.split import split
+from labkit.stl import SparseTransform, _project_dense, load_dictionary, project
+
+
+def images(B=2, C=3, H=12, W=10, seed=0):
+    return torch.rand(B, C, H, W, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dictionary(K=5, C=3, S=3, seed=1):
+    d = torch.randn(K, C, S, S, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return d / d.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def test_it_is_low_plus_code_of_high_clipped():
+    x, d = images(), dictionary()
+    low, high = split(x)
+    z = cbpdn.solve(high, d, 0.2, gap_tol=1e-8).z
+    assert_close(SparseTransform(d, gap_tol=1e-8)(x), (low + conv.synthesize(z, d)).clamp(0, 1))
+
+
+def test_a_huge_lambda_leaves_the_low_pass_part():
+    x = images()
+    assert_close(SparseTransform(dictionary(), lam=1e3)(x), split(x)[0].clamp(0, 1))
+
+
+def test_projection_never_pushes_images_apart():
+    """Firm non-expansiveness of the sparse map: ⟨Tx − Ty, x − y⟩ ≥ ‖Tx − Ty‖² (one dictionary, no low-pass)."""
+    T = SparseTransform(dictionary(), lam=0.1, lowpass=float("inf"), gap_tol=1e-8)
+    for seed in range(3):
+        x, y = images(1, seed=seed) * 0.4 + 0.3, images(1, seed=seed + 50) * 0.4 + 0.3
+        moved = T(x) - T(y)
+        assert (moved * (x - y)).sum() >= moved.square().sum() * (1 - 1e-4)
+
+
+def test_gradcheck():
+    T = SparseTransform(dictionary(K=3, C=2), lam=0.15, gap_tol=1e-13)
+    x = (images(1, 2, 7, 6) * 0.3 + 0.35).requires_grad_()
+    assert torch.autograd.gradcheck(T, x, eps=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("boundary", ["circular", "reflect"])
+def test_exact_gradient_is_the_finite_difference(boundary):
+    T = SparseTransform(dictionary(), lam=0.1, boundary=boundary, gap_tol=1e-12)
+    x = (images(1) * 0.4 + 0.3).requires_grad_()
+    g = torch.Generator().manual_seed(9)
+    weights, direction = (torch.randn(x.shape, generator=g, dtype=x.dtype) for _ in range(2))
+    (slope,) = torch.autograd.grad((T(x) * weights).sum(), x)
+    h = 1e-6
+    with torch.no_grad():
+        difference = ((T(x + h * direction) - T(x - h * direction)) * weights).sum() / (2 * h)
+    assert_close((slope * direction).sum(), difference, rtol=1e-4, atol=1e-6)
+
+
+def test_project_is_the_orthogonal_projector():
+    d, g = dictionary(), images()
+    support = torch.rand(2, 5, 12, 10, generator=torch.Generator().manual_seed(3)) < 0.05
+    fast = project(g, support, d)
+    assert_close(fast, _project_dense(g, support.double(), d, 1e-12))
+    assert_close(project(fast, support, d), fast)
+    assert_close((support * conv.analyze(g - fast, d)), torch.zeros(2, 5, 12, 10, dtype=torch.float64))
+
+
+def test_project_on_nothing_and_on_dependent_atoms():
+    d, g = dictionary(), images()
+    assert not project(g, torch.zeros(2, 5, 12, 10, dtype=torch.bool), d).any()
+    twice = torch.cat([d[:1], d[:1]])
+    support = torch.zeros(2, 2, 12, 10, dtype=torch.bool)
+    support[:, :, 4, 5] = True
+    assert_close(project(g, support, twice), project(g, support[:, :1], d[:1]))
+
+
+def test_backward_modes():
+    x = images(1).requires_grad_()
+    (g,) = torch.autograd.grad(SparseTransform(dictionary(), backward="identity")(x).sum(), x)
+    assert_close(g, torch.ones_like(x))
+    with pytest.raises(RuntimeError, match="none"):
+        torch.autograd.grad(SparseTransform(dictionary(), backward="none")(x).sum(), x)
+
+
+def test_one_image_and_many_agree():
+    T, x = SparseTransform(dictionary(), gap_tol=1e-6), images(5)
+    assert_close(T(x)[3:4], T(x[3:4]))
+
+
+def test_reflect_does_not_wrap_around():
+    x = torch.full((1, 3, 12, 10), 0.5, dtype=torch.float64)
+    other = x.clone()
+    other[..., -1] = 1.0  # with circular boundaries the left edge sees this column
+    wrapped, mirrored = (SparseTransform(dictionary(S=3), lam=0.01, boundary=b) for b in ("circular", "reflect"))
+    assert not torch.equal(wrapped(x)[..., 0], wrapped(other)[..., 0])
+    low = split(other)[0][..., 0]
+    assert_close(mirrored(other)[..., 0], low, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "grey, no channel axis"])
+def test_stored_dictionaries_are_read(kind, tmp_path):
+    d = dictionary(C=3 if kind == "colour" else 1).float()
+    array = d.numpy().transpose(2, 3, 1, 0)
+    np.save(tmp_path / "d.npy", array[:, :, 0] if "no channel" in kind else array)
+    assert_close(load_dictionary(tmp_path / "d.npy"), d)
+
+
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.zeros((8, 7, 3, 4), np.float32), "must hold an array"),
+        (np.zeros((8, 8, 3, 4), np.int64), "floating-point"),
+        (np.full((8, 8, 3, 4), np.nan, np.float32), "NaN"),
+        (np.array([{"a": 1}], dtype=object), "plain .npy"),
+    ],
+)
+def test_other_files_are_refused(array, words, tmp_path):
+    np.save(tmp_path / "d.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=words):
+        load_dictionary(tmp_path / "d.npy")
+
+
+def test_missing_and_truncated_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no dictionary at"):
+        load_dictionary(tmp_path / "d.npy")
+    (tmp_path / "d.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
+    with pytest.raises(InputError, match="plain .npy"):
+        load_dictionary(tmp_path / "d.npy")
+
+
+@pytest.mark.parametrize("change", [dict(backward="magic"), dict(boundary="magic")])
+def test_unknown_choices_are_named(change):
+    with pytest.raises(InputError, match="choose from"):
+        SparseTransform(dictionary(), **change)
+
+
+def test_wrong_images_are_refused():
+    T = SparseTransform(dictionary())
+    with pytest.raises(InputError, match="channel"):
+        T(images(C=1))
+    with pytest.raises(InputError, match="larger than the image"):
+        T(images(H=2))
