@@ -1,0 +1,175 @@
+"""Experiments: cases as data, one tidy row each, every row kept in the store."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit import metrics, threat
+from labkit.artifacts import Workbench
+from labkit.attacks import ATTACKS
+from labkit.budget import Budget
+from labkit.classifiers import predict
+from labkit.errors import InputError
+from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, Profile, TransformRecipe
+
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One set of adversarial images: against which network, seen how, by which attack.
+
+    `defense` is what the attacker takes into account: None unless the knowledge includes it.
+    """
+
+    victim: ClassifierRecipe
+    defense: TransformRecipe | None
+    attack: AttackRecipe
+    knowledge: str
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge."""
+
+    classifier: ClassifierRecipe
+    defense: TransformRecipe | None
+    attack: AttackRecipe
+    knowledge: str = "classifier"
+    version: int = 1
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.classifier.data
+
+    def attempt(self) -> Attempt:
+        """What has to be attacked for this case; cases that differ only in what is judged share one."""
+        victim, defense = self.classifier, self.defense
+        if self.knowledge == "transfer":
+            victim = _vanilla(victim)
+        if self.knowledge in ("transfer", "classifier"):
+            defense = None
+        knowledge = "classifier" if defense is None else self.knowledge
+        return Attempt(victim, defense, self.attack, knowledge)
+
+
+def grid(profile: Profile) -> list[Case]:
+    """The defense tables' cases: no defense and STL, vanilla and retrained, every attack of the profile.
+
+    A retrained network is judged against two attackers, because the paper does not say which it means: one who has an
+    undefended copy ("transfer"), and one who has the retrained weights ("classifier"). The strongest iterative attack
+    is repeated by attackers who know about T.
+    """
+    plain, retrained, T = profile.classifier, profile.retrained(), profile.transform
+    cases = []
+    for attack in profile.attacks:
+        cases.append(Case(plain, None, attack))
+        cases.append(Case(plain, T, attack))
+        if attack.name == "clean":
+            cases.append(Case(retrained, T, attack))
+            continue
+        cases += [Case(retrained, T, attack, knowledge) for knowledge in ("transfer", "classifier")]
+        if attack.name == "bim":
+            for knowledge in ("identity", "exact"):
+                cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
+    return cases
+
+
+def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """One row per case: settings | accuracy low high dissimilarity psnr seconds recipe.
+
+    accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
+    dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
+    psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
+    seconds              time to make and judge the images, when it was first done
+    recipe               hash of everything above: the artifact's name in the store
+    """
+    cases = list(cases)
+    rows = []
+    for case in tqdm(cases, desc="measuring", unit="case", disable=not bench.progress, delay=2):
+        train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
+        found = bench.store.fetch(
+            "row", case, lambda _, case=case: ({}, _measure(case, bench)), digest=f"{train.digest}:{test.digest}"
+        )
+        rows.append({**_settings(case, bench), **found.facts, "recipe": found.key})
+    return pd.DataFrame(rows)
+
+
+def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
+    """The attacked test images (n, C, H, W) of an attempt, from the store or made now."""
+    train, test = bench.images(attempt.victim.data, "train"), bench.images(attempt.victim.data, "test")
+    if attempt.attack.name == "clean":
+        return test.x[:]
+    if attempt.attack.name not in ATTACKS:
+        raise InputError(f"unknown attack {attempt.attack.name!r}; the known ones are clean, {', '.join(ATTACKS)}")
+
+    def build(_scratch):
+        defense = bench.transform(attempt.defense) if attempt.defense else None
+        model = threat.view(bench.classifier(attempt.victim), defense, attempt.knowledge)
+        attack = ATTACKS[attempt.attack.name]
+        budget = Budget.dissimilarity(attempt.attack.dissimilarity)
+        options = {"steps": attempt.attack.steps} if attempt.attack.name == "bim" else {}
+        parts, started = [], time.perf_counter()
+        for start in range(0, len(test), _BATCH):
+            x = test.x[start : start + _BATCH].to(bench.device)
+            y = test.y[start : start + _BATCH].to(bench.device)
+            parts.append(attack(model, x, y, budget=budget, **options).cpu())
+        return {"x_adv": torch.cat(parts)}, {"seconds": time.perf_counter() - started}
+
+    found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")
+    return found.tensors["x_adv"]
+
+
+def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
+    """Images as attacked, as the classifier gets them, and the classes it gives them: x_adv, T(x_adv), labels."""
+    x_adv = adversarial(case.attempt(), bench)
+    seen = x_adv
+    if case.defense:
+        layer = bench.transform(case.defense)
+        with torch.no_grad():
+            seen = torch.cat([layer(part.to(bench.device)).cpu() for part in x_adv.split(_BATCH)])
+    return x_adv, seen, predict(bench.classifier(case.classifier), seen).argmax(1).cpu()
+
+
+def _measure(case: Case, bench: Workbench) -> dict:
+    started = time.perf_counter()
+    test = bench.images(case.data, "test")
+    x_adv, seen, labels = decisions(case, bench)
+    x = test.x[:]
+    found = metrics.accuracy(labels == test.y)
+    psnr = float(metrics.psnr(seen, x).mean())
+    return {
+        "accuracy": found.value,
+        "low": found.low,
+        "high": found.high,
+        "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
+        "psnr": psnr if math.isfinite(psnr) else None,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _settings(case: Case, bench: Workbench) -> dict:
+    test = bench.images(case.data, "test")
+    network = case.classifier
+    return {
+        "data": f"{case.data.name}, {test.x.shape[-1]}×{test.x.shape[-2]}",
+        "n": len(test),
+        "classifier": f"{network.network} ×{network.width:g}",
+        "retrained": network.transform is not None,
+        "defense": "STL" if case.defense else "No Defense",
+        "attack": case.attack.label,
+        "budget": case.attack.dissimilarity,
+        "knowledge": "–" if case.attack.name == "clean" else case.knowledge,
+        "seed": network.seed,
+    }
+
+
+def _vanilla(recipe: ClassifierRecipe) -> ClassifierRecipe:
+    return replace(recipe, transform=None)

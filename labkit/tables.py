@@ -1,0 +1,91 @@
+"""Tables: tidy rows pivoted for reading, beside what the paper printed, with captions that say what was measured."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from labkit import paper, threat
+
+_ATTACKERS = {"–": "none", "transfer": "undefended copy", "classifier": "weights, not T", "identity": "BPDA",
+              "exact": "exact gradient"}
+
+
+def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
+    """Our accuracies above the paper's: one line per defense and attacker, one column per attack.
+
+    rows   from `experiment.run`; those of vanilla or of retrained networks are chosen to match the table's setting
+    table  a name of `paper.names()`
+
+    Our cells read `accuracy [95 % interval]`; the paper's read as printed, or "not reported".
+    """
+    printed = paper.table(table)
+    retrained = printed.attrs["setting"].startswith("retrained")
+    chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
+    attacks = list(dict.fromkeys(chosen.attack))
+    lines = []
+    for (defense, knowledge), group in _by_attacker(chosen):
+        cells = {row.attack: cell(row) for row in group.itertuples()}
+        lines.append({"source": "ours", "defense": defense, "attacker has": _ATTACKERS[knowledge], **cells})
+    for defense in dict.fromkeys(chosen.defense):
+        if defense in printed.index:
+            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
+            lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "see caption", **values})
+    return pd.DataFrame(lines, columns=["source", "defense", "attacker has", *attacks]).fillna("")
+
+
+def retention(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
+    """Accuracy under attack as a share of the same line's clean accuracy: ours and the paper's.
+
+    A defense whose undefended network hardly notices an attack keeps much of nothing: compare with No Defense.
+    """
+    printed = paper.table(table)
+    retrained = printed.attrs["setting"].startswith("retrained")
+    chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
+    lines = []
+    for (defense, knowledge), group in _by_attacker(chosen):
+        clean = group[group.attack == "Clean"].accuracy.iloc[0]
+        for row in group[group.attack != "Clean"].itertuples():
+            both = row.attack in printed and defense in printed.index
+            theirs = printed.loc[defense, row.attack] / printed.loc[defense, "Clean"] if both else None
+            lines.append({
+                "defense": defense, "attack": row.attack, "attacker has": _ATTACKERS[knowledge],
+                "ours": f"{row.accuracy / clean:.2f}" if clean else "–",
+                f"paper, Table {table}": f"{theirs:.2f}" if both else "not reported",
+            })
+    return pd.DataFrame(lines)
+
+
+def cell(row) -> str:
+    """One measured accuracy as a table shows it."""
+    return f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def caption(rows: pd.DataFrame, table: str, note: str = "") -> str:
+    """What a reader must know to judge the table: data, n, network, attackers, and how the paper's differ."""
+    printed = paper.table(table).attrs
+    sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
+    attackers = "; ".join(f"“{_ATTACKERS[k]}”: {threat.KNOWLEDGE[k]}" for k in threat.KNOWLEDGE if k in set(rows.knowledge))
+    return (
+        f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; {', '.join(sorted(set(rows.classifier)))}. {note} "
+        f"Brackets: 95 % Wilson intervals. Attackers: {attackers}. Sizes are relative L2 dissimilarities. "
+        f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
+        "images and another network, so read each block against its own “No Defense” line. The paper does not say "
+        "which attacker its retrained rows faced."
+    )
+
+
+def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "") -> None:
+    """Write a table as CSV and as Markdown into the folder `out`; nothing when `out` is empty."""
+    if not str(out):
+        return
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / f"{name}.csv", index=False)
+    (folder / f"{name}.md").write_text(frame.to_markdown(index=False) + (f"\n\n{caption}\n" if caption else "\n"))
+
+
+def _by_attacker(rows: pd.DataFrame):
+    """Rows grouped by defense and attacker in order of first appearance; every group has the clean row as well."""
+    clean = rows[rows.attack == "Clean"]
+    for (defense, knowledge), group in rows[rows.attack != "Clean"].groupby(["defense", "knowledge"], sort=False):
+        yield (defense, knowledge), pd.concat([clean[clean.defense == defense], group])
