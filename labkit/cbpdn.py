@@ -1,5 +1,6 @@
 """Convolutional basis pursuit denoising (CBPDN): sparse codes for a fixed dictionary, with a certificate."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit import conv, descent, sparse
+from labkit import conv, descent
 from labkit.errors import InputError
 
 _CHUNK_BYTES = 32 * 2**20  # codes worked on at once on the CPU: enough to fill the cores, little enough for the caches
@@ -89,7 +90,7 @@ def solve(
         unit = d / torch.where(alive, norms, 1.0)[:, None, None, None]
         weights = torch.where(alive, 1 / norms, torch.inf)
         start = None if z0 is None else (z0 * norms[:, None, None]).contiguous()
-        found = solvers[method](x.contiguous(), unit, lam, weights, start, gap_tol, max_iter)
+        found = solvers[method](x.contiguous(), unit.contiguous(), lam, weights, start, gap_tol, max_iter)
         scale = torch.where(alive, 1 / norms, 0.0)
         z = found.z if torch.all(scale == 1) else found.z.mul_(scale[:, None, None])
     return Solution(z, found.gap, found.iterations, found.trace)
@@ -115,44 +116,48 @@ def _descent(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
     """Working-set coordinate descent: dense correlations by torch for a chunk of images, the rest by compiled code."""
     if x.is_cuda:
         raise InputError("method 'cd' runs on the CPU only; use 'admm' on a GPU")
-    B, _, H, W = x.shape
     gram = conv.gram(d).permute(0, 2, 3, 1).contiguous().numpy()
-    filters = d.contiguous().numpy()
-    z = torch.zeros(B, len(d), H, W, dtype=x.dtype) if z0 is None else z0.clone()
-    gap = torch.zeros(B, dtype=torch.float64)
-    stuck = torch.zeros(B, dtype=torch.int64)
-    energy = x.double().square().flatten(1).sum(1)
-    chunk = max(1, min(B, _CHUNK_BYTES // (z[0].numel() * z.element_size())))
-    passes, trace = 0, [0.0] * (max_iter + 1)
+    z = x.new_zeros(len(x), len(d), *x.shape[-2:]) if z0 is None else z0.clone()
+    gap = x.new_zeros(len(x), dtype=torch.float64)
+    targets = gap_tol * 0.5 * x.double().square().flatten(1).sum(1).numpy()
+    chunk = max(1, _CHUNK_BYTES // (z[0].numel() * z.element_size()))
+    trace = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for first in range(0, B, chunk):
-            live = np.arange(first, min(first + chunk, B))
-            r = x[live].clone()
-            pixels, codes, rests = x.numpy(), z.numpy(), r.numpy()
-            if z0 is not None:
-                list(pool.map(lambda i: sparse.residual(pixels[i], codes[i], filters, rests[i - first]), live))
-            for step in range(max_iter + 1):
-                c = conv.analyze(r[live - first], d).numpy()
+        for first in range(0, len(x), chunk):
+            part = slice(first, first + chunk)
+            thresholds = (lam[part, None] * weights).numpy()
+            seen = _descend(x[part], d, thresholds, gram, z[part], gap[part], targets[part], max_iter, pool)
+            trace = [max(pair) for pair in itertools.zip_longest(trace, seen, fillvalue=0.0)]
+    return Solution(z, gap.clamp_min(0).to(x.dtype), len(trace) - 1, tuple(trace))
 
-                def work(job, c=c, first=first, rests=rests, pixels=pixels, codes=codes):
-                    q, i = job
-                    thresholds = (lam[i] * weights).numpy()
-                    target = gap_tol * 0.5 * float(energy[i]) if step < max_iter else np.inf
-                    return descent.advance(
-                        pixels[i], rests[i - first], c[q], codes[i], gram, filters, thresholds, target
-                    )
 
-                before = gap[live]
-                gap[live] = torch.tensor(list(pool.map(work, enumerate(live))), dtype=torch.float64)
-                half = 0.5 * energy[live]
-                passes = max(passes, step)
-                trace[step] = max(trace[step], float((gap[live] / half.clamp_min(1e-300)).max()))
-                # At the limit of the number format nothing improves any more; the gap says how far that got.
-                stuck[live] = torch.where((gap[live] < before) | (step == 0), 0, stuck[live] + 1)
-                live = live[((gap[live] > gap_tol * half) & (stuck[live] < _PATIENCE)).numpy()]
-                if not len(live):
-                    break
-    return Solution(z, gap.clamp_min(0).to(x.dtype), passes, tuple(trace[: passes + 1]))
+def _descend(x, d, thresholds, gram, z, gap, targets, max_iter, pool) -> list[float]:
+    """Bring the codes z of a chunk of images, and their gaps, to the targets, in place; returns the trace."""
+    pixels, codes, filters = x.numpy(), z.numpy(), d.numpy()
+    r = torch.empty_like(x)
+    rests = r.numpy()
+    links = list(pool.map(lambda i: descent.begin(pixels[i], codes[i], gram, filters, rests[i]), range(len(x))))
+    live, best, stuck = list(range(len(x))), [np.inf] * len(x), [0] * len(x)
+    half = 0.5 * x.double().square().flatten(1).sum(1).clamp_min(1e-300).numpy()
+    trace = []
+    for step in range(max_iter + 1):
+        c = conv.analyze(r[live], d).numpy()
+
+        def work(q, i, c=c, step=step):
+            target = targets[i] if step < max_iter else np.inf
+            return descent.advance(
+                pixels[i], rests[i], c[q], codes[i], links[i], gram, filters, thresholds[i], target, step < 2
+            )
+
+        for i, (found, grown) in zip(live, list(pool.map(work, range(len(live)), live)), strict=True):
+            # At the limit of the number format nothing improves any more; the gap says how far that got.
+            stuck[i] = 0 if found < best[i] else stuck[i] + 1
+            best[i], gap[i], links[i] = min(found, best[i]), found, grown
+        trace.append(max(float(gap[i] / half[i]) for i in live))
+        live = [i for i in live if gap[i] > targets[i] and stuck[i] < _PATIENCE]
+        if not live:
+            break
+    return trace
 
 
 def _admm(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
@@ -174,7 +179,8 @@ def _admm(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
         y = torch.fft.irfft2((v - _apply(df.mH, _apply(vectors, inner))) / rho, s=(H, W))
         relaxed, before = 1.8 * y - 0.8 * z, z
         moved = relaxed + u
-        z = moved - torch.minimum(torch.maximum(moved, -threshold[:, :, None, None] / rho), threshold[:, :, None, None] / rho)
+        limit = threshold[:, :, None, None] / rho
+        z = moved - torch.clamp(moved, -limit, limit)
         u = moved - z
         if step % 10 and step < max_iter:
             continue

@@ -12,10 +12,11 @@ from labkit.errors import InputError
 
 
 def check(d: Tensor, size: tuple[int, int] | torch.Size | None = None, channels: int | None = None) -> None:
-    """Raise InputError unless `d` is a (K, C, S, S) dictionary that fits images of this size and channel number."""
+    """Raise InputError unless `d` is a (K, C, S, S) dictionary for images of this size and channel number."""
     if d.ndim != 4 or d.shape[2] != d.shape[3]:
         raise InputError(
-            f"d must be (K, C, S, S), got {tuple(d.shape)}; a grey dictionary needs an explicit channel axis: d[:, None]"
+            f"d must be (K, C, S, S), got {tuple(d.shape)}; "
+            "a grey dictionary needs an explicit channel axis: d[:, None]"
         )
     if not torch.is_floating_point(d) or d.dtype in (torch.float16, torch.bfloat16):
         raise InputError(f"d must be float32 or float64, got {d.dtype}; convert with d.float()")
@@ -70,7 +71,10 @@ def lag_gram(z: Tensor, S: int) -> Tensor:
 
 
 def cross(z: Tensor, x: Tensor, S: int) -> Tensor:
-    """Correlations of codes with images, summed over the batch: (K, C, S, S), entry (k, c, s) is Σᵤ zₖ[u] x_c[u + s]."""
+    """Correlations of codes with images, summed over the batch: (K, C, S, S).
+
+    Entry (k, c, s) is Σᵤ zₖ[u] x_c[u + s].
+    """
     return correlations(z, x, S)[1]
 
 

@@ -10,7 +10,12 @@ and no close one exceeds it more: the local greediness of Moreau, Oudre & Vayati
 import numpy as np
 from numba import njit
 
-from labkit.sparse import coordinates, neighbours, residual
+from labkit.sparse import active, grow, nobody, subtract
+
+# Both as shares of the largest violation of optimality. Entering fewer coefficients takes more dense passes, more of
+# them a larger working set; the working set need not be solved better than the rest will be known.
+_ENTER, _INNER = 0.2, 0.3
+
 
 
 @njit(fastmath=True, nogil=True, cache=True)
@@ -33,21 +38,24 @@ def _peaks(c, lam, top, arg):
 
 
 @njit(nogil=True, cache=True)
-def _fresh(z, top, arg, level):
-    """Where a new coefficient may enter: pixels whose `top` is above `level` and not below any neighbour's."""
+def _entering(z, top, arg, level, reach):
+    """Coefficients that may enter: where `top` is above `level` and no neighbour's within `reach` is higher."""
     H, W = top.shape
-    fresh = np.zeros((H, W), np.bool_)
+    ek, ei, ej = np.empty(H * W, np.int32), np.empty(H * W, np.int32), np.empty(H * W, np.int32)
+    n = 0
     for i in range(H):
         for j in range(W):
             v = top[i, j]
             if v <= level or z[arg[i, j], i, j] != 0:
                 continue
             highest = v
-            for p in range(i - 1, i + 2):
-                for q in range(j - 1, j + 2):
+            for p in range(i - reach, i + reach + 1):
+                for q in range(j - reach, j + reach + 1):
                     highest = max(highest, top[p % H, q % W])
-            fresh[i, j] = v >= highest
-    return fresh
+            if v >= highest:
+                ek[n], ei[n], ej[n] = arg[i, j], i, j
+                n += 1
+    return ek[:n], ei[:n], ej[:n]
 
 
 @njit(fastmath=True, nogil=True, cache=True)
@@ -84,7 +92,7 @@ def _newton(za, ca, la, start, member, value):
             rest[a] = ca[a] - (la[a] if za[a] > 0 else -la[a])
             rho += float(rest[a]) * float(rest[a])
     direction = rest.copy()
-    goal = 1e-4 * rho
+    goal = 0.03 * rho
     for _ in range(100):
         if rho <= goal or rho == 0:
             break
@@ -124,8 +132,8 @@ def _newton(za, ca, la, start, member, value):
 
 
 @njit(nogil=True, cache=True)
-def certificate(c, z, r, lam, worst):
-    """Objective and duality gap from r = x − D z and c = Dᵀr.
+def _certificate(r, za, ca, la, worst):
+    """Duality gap from r = x − D z, the coefficients za that can be non-zero, and c = Dᵀr at them.
 
     The dual point is s·r, with the best s for which |Dᵀ(s r)| ≤ λ; `worst` is max |c| / λ.
     """
@@ -133,58 +141,77 @@ def certificate(c, z, r, lam, worst):
     flat = r.reshape(-1)
     for a in range(len(flat)):
         rr += np.float64(flat[a]) * np.float64(flat[a])
-    K, H, W = z.shape
-    for k in range(K):
-        for i in range(H):
-            for j in range(W):
-                v = z[k, i, j]
-                if v != 0:
-                    zc += np.float64(v) * np.float64(c[k, i, j])
-                    l1 += abs(v) * lam[k]
-    primal = 0.5 * rr + l1
+    for a in range(len(za)):
+        zc += np.float64(za[a]) * np.float64(ca[a])
+        if za[a] != 0:
+            l1 += abs(np.float64(za[a])) * la[a]
     xr = rr + zc
     s = xr / rr if rr > 0 else 0.0
     if worst > 0:
         s = min(max(s, -1 / worst), 1 / worst)
-    return primal, primal - (s * xr - 0.5 * s * s * rr)
+    return 0.5 * rr + l1 - (s * xr - 0.5 * s * s * rr)
 
 
 @njit(nogil=True, cache=True)
-def advance(x, r, c, z, gram, d, lam, target):
+def begin(x, z, gram, d, r):
+    """The working set of a given code, and its residual in r."""
+    k, i, j = active(z)
+    v = np.empty(len(k), z.dtype)
+    for a in range(len(k)):
+        v[a] = z[k[a], i[a], j[a]]
+    r[:] = x
+    subtract(k, i, j, v, d, r)
+    return grow(nobody(d), np.empty(0, np.bool_), k, i, j, gram, z.shape[1], z.shape[2])
+
+
+@njit(nogil=True, cache=True)
+def advance(x, r, c, z, links, gram, d, lam, target, early):
     """One outer step for one image: certify, and if the gap is above `target`, improve the code z and r, in place.
 
-    x, r  (C, H, W)      image, and residual x − D z
-    c     (K, H, W)      Dᵀr, which holds for z as it comes in
-    gram  (K, P, P, K)   correlations of the unit-norm filters d (K, C, S, S) at lags −(S−1) … S−1
-    lam   (K,)           λ over each filter's norm (infinite for a zero filter)
+    x, r   (C, H, W)      image, and residual x − D z
+    c      (K, H, W)      Dᵀr, which holds for z as it comes in
+    links                 the working set (`sparse.grow`), which has every non-zero coefficient of z
+    gram   (K, P, P, K)   correlations of the unit-norm filters d (K, C, S, S) at lags −(S−1) … S−1
+    lam    (K,)           λ over each filter's norm (infinite for a zero filter)
+    early                 whether to be choosy, as is good while most of the image is still to be explained
 
-    Returns the duality gap of z as it came in.
+    Returns the duality gap of z as it came in, and the working set.
     """
-    K, H, W = c.shape
+    _, H, W = c.shape
     top, arg = np.empty((H, W), c.dtype), np.zeros((H, W), np.int32)
     worst = _peaks(c, lam, top, arg)
+    n = len(links[0])
+    za, ca, la = _gather(z, c, lam, links)
     rounding = 1e-6 if c.itemsize == 4 else 1e-14
-    _, gap = certificate(c, z, r, lam, worst * (1 + rounding))
+    gap = _certificate(r, za, ca, la, worst * (1 + rounding))
     if gap <= target:
-        return gap
+        return gap, links
     peak = c[0, 0, 0] * 0
     for i in range(H):
         for j in range(W):
             peak = max(peak, top[i, j])
-    row, ak, ai, aj = coordinates(z, _fresh(z, top, arg, 0.1 * peak), arg)
-    n = len(ak)
-    if n == 0:
-        return gap
-    start, member, value = neighbours(row, ak, ai, aj, gram, (H, W))
-    za, ca, la = np.empty(n, c.dtype), np.empty(n, c.dtype), np.empty(n, c.dtype)
-    for a in range(n):
-        k, i, j = ak[a], ai[a], aj[a]
-        za[a], ca[a], la[a] = z[k, i, j], c[k, i, j], lam[k]
+    for a in range(n):  # where the working set itself is not solved yet, that counts too
+        peak = max(peak, abs(ca[a] - max(min(ca[a] + za[a], la[a]), -la[a])))
+    ek, ei, ej = _entering(z, top, arg, _ENTER * peak, 1 if early else 0)
+    links = grow(links, za != 0, ek, ei, ej, gram, H, W)
+    za, ca, la = _gather(z, c, lam, links)
+    start, member, value = links[3], links[4], links[5]
     for _ in range(20):
-        if _sweep(za, ca, la, start, member, value, 0.1 * peak, 10) <= 0.1 * peak:
+        if _sweep(za, ca, la, start, member, value, _INNER * peak, 10) <= _INNER * peak:
             break
         _newton(za, ca, la, start, member, value)
+    r[:] = x
+    subtract(links[0], links[1], links[2], za, d, r)
+    for a in range(len(za)):
+        z[links[0][a], links[1][a], links[2][a]] = za[a]
+    return gap, links
+
+
+@njit(nogil=True, cache=True)
+def _gather(z, c, lam, links):
+    n = len(links[0])
+    za, ca, la = np.empty(n, c.dtype), np.empty(n, c.dtype), np.empty(n, c.dtype)
     for a in range(n):
-        z[ak[a], ai[a], aj[a]] = za[a]
-    residual(x, z, d, r)
-    return gap
+        k, i, j = links[0][a], links[1][a], links[2][a]
+        za[a], ca[a], la[a] = z[k, i, j], c[k, i, j], lam[k]
+    return za, ca, la

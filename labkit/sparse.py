@@ -5,114 +5,169 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def coordinates(z, fresh, arg):
-    """The non-zero coefficients of z (K, H, W), and those of filter `arg` where `fresh`, in raster order.
-
-    Returns (row, k, i, j): the members of row i stand at row[i]:row[i + 1].
-    """
+def active(z):
+    """The non-zero coefficients of z (K, H, W): their filters, rows and columns, ordered by row."""
     K, H, W = z.shape
     row = np.zeros(H + 1, np.int64)
     for k in range(K):
         for i in range(H):
             for j in range(W):
                 row[i + 1] += z[k, i, j] != 0
-    for i in range(H):
-        for j in range(W):
-            row[i + 1] += fresh[i, j] and z[arg[i, j], i, j] == 0
-    row = np.cumsum(row)
-    at = row[:-1].copy()
-    ak, ai, aj = np.empty(row[-1], np.int32), np.empty(row[-1], np.int32), np.empty(row[-1], np.int32)
+    at = np.cumsum(row)
+    ak, ai, aj = np.empty(at[-1], np.int32), np.empty(at[-1], np.int32), np.empty(at[-1], np.int32)
     for k in range(K):
         for i in range(H):
             for j in range(W):
-                if z[k, i, j] != 0 or (fresh[i, j] and arg[i, j] == k):
+                if z[k, i, j] != 0:
                     ak[at[i]], ai[at[i]], aj[at[i]] = k, i, j
                     at[i] += 1
-    return row, ak, ai, aj
+    return ak, ai, aj
 
 
 @njit(nogil=True, cache=True)
-def active(z):
-    """The non-zero coefficients of z alone, as `coordinates`."""
-    H, W = z.shape[1:]
-    return coordinates(z, np.zeros((H, W), np.bool_), np.zeros((H, W), np.int32))
+def nobody(like):
+    """The empty working set: see `grow`. `like` is any array of the number format in use."""
+    none = np.empty(0, np.int32)
+    return none, none, none, np.zeros(1, np.int64), none, np.empty(0, like.dtype)
 
 
 @njit(nogil=True, cache=True)
-def neighbours(row, ak, ai, aj, gram, size):
-    """Correlations between members of the working set closer than S, as compressed rows (start, member, value)."""
-    H, W = size
-    P = gram.shape[1]
-    n = len(ak)
-    start = np.empty(n + 1, np.int64)
-    room = 64 * n + 64
-    member, value = np.empty(room, np.int32), np.empty(room, gram.dtype)
+def grow(links, keep, fk, fi, fj, gram, H, W):
+    """A working set with those members of `links` that are to be kept, and new ones.
+
+    A working set is (k, i, j, start, member, value): coefficients ordered by row, and for each the members closer
+    than S, as compressed rows of positions and correlations. Correlations of kept pairs are not looked up again: the
+    table is larger than a fast cache, and looking up is most of the cost.
+
+    keep        (n,) bool          which members stay
+    fk, fi, fj  (m,) int32         new coefficients, ordered by row
+    gram        (K, P, P, K)       correlations of the filters at all lags, P = 2S − 1
+    """
+    k0, i0, j0, start0, member0, value0 = links
+    P, K = gram.shape[1], gram.shape[0]
+    row = np.zeros(H + 1, np.int64)
+    for a in range(len(k0)):
+        row[i0[a] + 1] += keep[a]
+    for f in range(len(fk)):
+        row[fi[f] + 1] += 1
+    row = np.cumsum(row)
+    n = row[-1]
+    k, i, j = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    old = np.full(n, -1, np.int32)
+    new = np.full(len(k0), -1, np.int32)
+    at = row[:-1].copy()
+    for a in range(len(k0)):
+        if keep[a]:
+            b = at[i0[a]]
+            at[i0[a]] += 1
+            k[b], i[b], j[b], old[b], new[a] = k0[a], i0[a], j0[a], a, b
+    for f in range(len(fk)):
+        b = at[fi[f]]
+        at[fi[f]] += 1
+        k[b], i[b], j[b] = fk[f], fi[f], fj[f]
+
+    # Where the correlations of new members stand is written down first and read afterwards, in a loop so plain that
+    # the processor waits for many of them at once.
+    room = 96 * len(fk) + 64
+    one, other, place = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64)
+    degree = np.zeros(n + 1, np.int64)
     e = 0
     for a in range(n):
-        start[a] = e
+        if old[a] >= 0:
+            continue
         for p in range(P):
-            i = (ai[a] + p - P // 2) % H
-            for b in range(row[i], row[i + 1]):
-                q = aj[b] - aj[a] + P // 2
+            ip = i[a] + p - P // 2
+            ip = ip % H if ip < 0 or ip >= H else ip
+            if e + 2 * (row[ip + 1] - row[ip]) * (1 + P // W) >= room:
+                room = 2 * room + 2 * (row[ip + 1] - row[ip]) * (1 + P // W)
+                one, other, place = _longer(one, room), _longer(other, room), _longer(place, room)
+            for b in range(row[ip], row[ip + 1]):
+                q = j[b] - j[a] + P // 2
                 if q < 0:
                     q += W
                 elif q >= W:
                     q -= W
                 while q < P:  # more than once only where the image is smaller than 2S − 1
-                    if e == room:
-                        room *= 2
-                        wider = np.empty(room, np.int32)
-                        wider[:e] = member
-                        member = wider
-                        longer = np.empty(room, gram.dtype)
-                        longer[:e] = value
-                        value = longer
-                    member[e], value[e] = b, gram[ak[a], p, q, ak[b]]
+                    one[e], other[e], place[e] = a, b, ((k[a] * P + p) * P + q) * K + k[b]
+                    degree[a + 1] += 1
+                    degree[b + 1] += old[b] >= 0
                     e += 1
                     q += W
-    start[n] = e
-    return start, member, value
+    found = np.empty(e, gram.dtype)
+    table = gram.reshape(-1)
+    for t in range(e):
+        found[t] = table[place[t]]
+
+    for a in range(n):
+        if old[a] >= 0:
+            for t in range(start0[old[a]], start0[old[a] + 1]):
+                degree[a + 1] += new[member0[t]] >= 0
+    start = np.cumsum(degree)
+    member, value = np.empty(start[-1], np.int32), np.empty(start[-1], gram.dtype)
+    to = start[:-1].copy()
+    for a in range(n):
+        if old[a] >= 0:
+            for t in range(start0[old[a]], start0[old[a] + 1]):
+                b = new[member0[t]]
+                if b >= 0:
+                    member[to[a]], value[to[a]] = b, value0[t]
+                    to[a] += 1
+    for t in range(e):
+        a, b = one[t], other[t]
+        member[to[a]], value[to[a]] = b, found[t]
+        to[a] += 1
+        if old[b] >= 0:
+            member[to[b]], value[to[b]] = a, found[t]
+            to[b] += 1
+    return k, i, j, start, member, value
 
 
 @njit(nogil=True, cache=True)
-def residual(x, z, d, r):
-    """r = x − D z for one image, at the cost of the non-zero coefficients. x, r (C, H, W), z (K, H, W)."""
-    K, H, W = z.shape
-    C, S = d.shape[1], d.shape[2]
-    r[:] = x
-    for k in range(K):
-        for i in range(H):
-            for j in range(W):
-                v = z[k, i, j]
-                if v == 0:
-                    continue
-                for c in range(C):
-                    for p in range(S):
-                        ip = i + p if i + p < H else i + p - H
-                        for q in range(S):
-                            jq = j + q if j + q < W else j + q - W
-                            r[c, ip, jq] -= v * d[k, c, p, q]
+def _longer(a, n):
+    b = np.empty(n, a.dtype)
+    b[: len(a)] = a
+    return b
+
+
+@njit(nogil=True, cache=True)
+def subtract(k, i, j, v, d, r):
+    """r −= Σ v · (filter k moved to (i, j)), over lists of coefficients; r (C, H, W), d (K, C, S, S)."""
+    C, H, W = r.shape
+    S = d.shape[2]
+    for a in range(len(v)):
+        if v[a] == 0:
+            continue
+        for c in range(C):
+            for p in range(S):
+                ip = i[a] + p if i[a] + p < H else i[a] + p - H
+                if j[a] + S <= W:
+                    for q in range(S):
+                        r[c, ip, j[a] + q] -= v[a] * d[k[a], c, p, q]
+                else:
+                    for q in range(S):
+                        r[c, ip, (j[a] + q) % W] -= v[a] * d[k[a], c, p, q]
 
 
 @njit(nogil=True, cache=True)
 def correlate(z, x, ztz, ztx):
     """Add the lag correlations of one code to ztz (K, K, P, P), and those of code and image to ztx (K, C, S, S)."""
-    K, H, W = z.shape
+    H, W = z.shape[1:]
     C, S = ztx.shape[1], ztx.shape[2]
     P = 2 * S - 1
-    row, ak, ai, aj = active(z)
-    for a in range(len(ak)):
-        v = z[ak[a], ai[a], aj[a]]
+    k, i, j = active(z)
+    row = np.searchsorted(i, np.arange(H + 1))
+    for a in range(len(k)):
+        v = z[k[a], i[a], j[a]]
         for c in range(C):
             for p in range(S):
                 for q in range(S):
-                    ztx[ak[a], c, p, q] += v * x[c, (ai[a] + p) % H, (aj[a] + q) % W]
+                    ztx[k[a], c, p, q] += v * x[c, (i[a] + p) % H, (j[a] + q) % W]
         for p in range(P):
-            i = (ai[a] + p - S + 1) % H
-            for b in range(row[i], row[i + 1]):
-                q = (aj[b] - aj[a] + S - 1) % W
+            ip = (i[a] + p - S + 1) % H
+            for b in range(row[ip], row[ip + 1]):
+                q = (j[b] - j[a] + S - 1) % W
                 while q < P:
-                    ztz[ak[a], ak[b], p, q] += v * z[ak[b], i, aj[b]]
+                    ztz[k[a], k[b], p, q] += v * z[k[b], ip, j[b]]
                     q += W
 
 
@@ -122,20 +177,20 @@ def project(g, support, gram, d, tol, out):
 
     Conjugate gradients on the normal equations of the active atoms; stops at a relative residual of `tol`.
     """
-    K, H, W = support.shape
+    H, W = support.shape[1:]
     C, S = d.shape[1], d.shape[2]
     out[:] = 0
-    row, ak, ai, aj = active(support)
-    n = len(ak)
+    fk, fi, fj = active(support)
+    n = len(fk)
     if n == 0:
         return
-    start, member, value = neighbours(row, ak, ai, aj, gram, (H, W))
+    k, i, j, start, member, value = grow(nobody(d), np.empty(0, np.bool_), fk, fi, fj, gram, H, W)
     v, rest = np.zeros(n), np.zeros(n)
     for a in range(n):
         for c in range(C):
             for p in range(S):
                 for q in range(S):
-                    rest[a] += d[ak[a], c, p, q] * g[c, (ai[a] + p) % H, (aj[a] + q) % W]
+                    rest[a] += d[k[a], c, p, q] * g[c, (i[a] + p) % H, (j[a] + q) % W]
     direction = rest.copy()
     moved = np.empty(n)
     rho = np.dot(rest, rest)
@@ -156,8 +211,4 @@ def project(g, support, gram, d, tol, out):
         rest -= step * moved
         last, rho = rho, np.dot(rest, rest)
         direction = rest + (rho / last) * direction
-    for a in range(n):
-        for c in range(C):
-            for p in range(S):
-                for q in range(S):
-                    out[c, (ai[a] + p) % H, (aj[a] + q) % W] += v[a] * d[ak[a], c, p, q]
+    subtract(k, i, j, -v, d, out)

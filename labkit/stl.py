@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labkit import cbpdn, conv, sparse
+from labkit import cbpdn, conv, metrics, sparse
 from labkit.errors import InputError
 from labkit.split import extend, split
 
@@ -169,3 +169,18 @@ def load_dictionary(path: str | Path) -> Tensor:
     d = torch.from_numpy(np.ascontiguousarray(raw.transpose(3, 2, 0, 1), dtype=np.float32))
     conv.check(d)
     return d
+
+
+def quality(layer: SparseTransform, x: Tensor) -> dict[str, float]:
+    """How T treats images x (B, C, H, W): means of PSNR, objective and active coefficients, and the largest gap."""
+    with torch.no_grad():
+        _, high, code = layer.parts(x)
+        energy = 0.5 * high.square().flatten(1).sum(1)
+        objective = cbpdn.objective(code.z, layer._wide(high), layer.d.to(x.dtype), layer.lam)
+        return {
+            "PSNR of T(x), dB": float(metrics.psnr(layer(x), x).mean()),
+            "objective per image": float(objective.mean()),
+            "active coefficients": float(metrics.sparsity(code.z).float().mean()),
+            "of all, %": 100 * float(metrics.sparsity(code.z).float().mean()) / code.z[0].numel(),
+            "largest relative gap": float((code.gap / energy.clamp_min(1e-12)).max()),
+        }

@@ -115,7 +115,8 @@ def test_a_stored_dictionary_gives_sporcos_projection(channels, tmp_path):
     photo = photo if channels == 3 else photo.mean(2, keepdims=True)
     low, high = tikhonov_filter(photo, 5.0, 16)
     g = np.random.default_rng(0)
-    patches = [high[i : i + 8, j : j + 8] for i, j in zip(g.integers(24, size=16), g.integers(22, size=16), strict=True)]
+    corners = zip(g.integers(24, size=16), g.integers(22, size=16), strict=True)
+    patches = [high[i : i + 8, j : j + 8] for i, j in corners]
     stored = np.stack([p / np.linalg.norm(p) for p in patches], axis=-1).astype(np.float32)
     np.save(tmp_path / "filters.npy", stored if channels == 3 else stored[:, :, 0])
     solver = ConvBPDN(
