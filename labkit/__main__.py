@@ -86,7 +86,25 @@ def _profiles(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles)
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Time coding beside sporco's solver and the least any solver must do; write bench.json and bench.md."
+    parser = commands.add_parser("bench", help="measure the speeds the lab claims", description=text)
+    parser.add_argument("--dataset", default="photos", help="whose images to code (default: %(default)s)")
+    parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from labkit import bench
+
+    record = bench.run(options.out, dataset=options.dataset, data_root=options.data_root or None)
+    print(bench.markdown(record))
+    print(f"bench: {options.out / 'bench.md'}")
+    return 0
+
+
+COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench)
 
 if __name__ == "__main__":
     sys.exit(main())

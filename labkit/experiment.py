@@ -17,6 +17,8 @@ from labkit.budget import Budget
 from labkit.classifiers import predict
 from labkit.errors import InputError
 from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, Profile, TransformRecipe
+from labkit.split import split
+from labkit.stl import SparseTransform
 
 _BATCH = 250
 
@@ -173,3 +175,57 @@ def _settings(case: Case, bench: Workbench) -> dict:
 
 def _vanilla(recipe: ClassifierRecipe) -> ClassifierRecipe:
     return replace(recipe, transform=None)
+
+
+def shrinkage(layers: dict[float, SparseTransform], x: Tensor, x_adv: Tensor) -> pd.DataFrame:
+    """How much of a perturbation each layer leaves, one row per λ (paper, Section 3.1, Condition 2).
+
+    kept             mean over images of ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖
+    low-pass share   share of the perturbation's energy in the low-pass part, which T hands on as it is
+    """
+    rows = []
+    for lam, layer in layers.items():
+        with torch.no_grad():
+            before, after = (x_adv - x).flatten(1), (layer(x_adv) - layer(x)).flatten(1)
+            low = split(x_adv - x, layer.lowpass, layer.pad)[0].flatten(1)
+        size = before.norm(dim=1).clamp_min(1e-12)
+        rows.append({
+            "λ": lam,
+            "n": len(x),
+            "kept, mean": float((after.norm(dim=1) / size).mean()),
+            "kept, worst": float((after.norm(dim=1) / size).max()),
+            "low-pass share": float((low.norm(dim=1) / size).square().mean()),
+            "PSNR of T(x), dB": float(metrics.psnr(layer(x), x).mean()),
+            "PSNR of T(x_adv) to x, dB": float(metrics.psnr(layer(x_adv), x).mean()),
+        })
+    return pd.DataFrame(rows)
+
+
+def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Columns and notes for `show.strips`: image, attacked image, ten times the difference, what the network gets.
+
+    The first `n` test images that the network classifies correctly, so that the attack has something to change.
+    """
+    test, network = bench.images(case.data, "test"), bench.classifier(case.classifier)
+    x_adv, seen, labels = decisions(case, bench)
+    x = test.x[:]
+    plain, attacked = (predict(network, images).argmax(1).cpu() for images in (x, x_adv))
+    which = torch.nonzero(plain == test.y)[:n, 0]
+    names = [[test.classes[int(c)] for c in found[which]] for found in (plain, attacked, labels)]
+    images = {"image x": x, case.attack.label: x_adv, "10 × difference": 0.5 + 10 * (x_adv - x), "T(attacked)": seen}
+    titles = list(images)
+    notes = {titles[0]: names[0], titles[1]: names[1], titles[2]: [""] * len(which), titles[3]: names[2]}
+    return {title: image[which] for title, image in images.items()}, notes
+
+
+def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
+    """Accuracy of a case for each true class, with its interval, the hardest hit first."""
+    test = bench.images(case.data, "test")
+    _, _, labels = decisions(case, bench)
+    rows = []
+    for c, name in enumerate(test.classes):
+        mine = test.y == c
+        if mine.any():
+            found = metrics.accuracy(labels[mine] == c)
+            rows.append({"class": name, "n": found.n, "accuracy": found.value, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows).sort_values("accuracy", kind="stable").round(3).reset_index(drop=True)

@@ -6,6 +6,7 @@ processes or the place of the data. Nesting gives the tree of what depends on wh
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,7 +128,7 @@ def _profile(name: str, *, train, test, dictionary: dict, classifier: dict, bim_
 
 SMOKE = _profile("smoke", train=600, test=60, bim_steps=3,
                  dictionary=dict(K=12, images=60, passes=1, batch=30),
-                 classifier=dict(width=0.125, epochs=2))
+                 classifier=dict(width=0.125, epochs=3, batch=32))
 QUICK = _profile("quick", train=8000, test=500, bim_steps=10,
                  dictionary=dict(images=400, passes=4),
                  classifier=dict(width=0.25, epochs=8))
@@ -141,10 +142,11 @@ PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 
 
 def profile(name: str, *, dataset: str | None = None, resolution: int | None = None) -> Profile:
-    """A profile by name, on another data set or at another resolution if asked for.
+    """A profile by name ("" is $LABKIT_PROFILE, or quick), on another data set or at another resolution if asked for.
 
     Raises InputError naming the known profiles when `name` is not one of them.
     """
+    name = name or os.environ.get("LABKIT_PROFILE") or "quick"
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
     chosen = PROFILES[name]

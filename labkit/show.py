@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
+
+from labkit import threat
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00", "paper": "#000000"}
 MARKERS = {"transfer": "o", "classifier": "s", "identity": "^", "exact": "D", "–": "o"}
-ATTACKERS = {"transfer": "undefended copy", "classifier": "weights, not T", "identity": "BPDA",
-             "exact": "exact gradient", "–": "no attack"}
+_AWARE = ("identity", "exact")
 
 
 def filters(d: Tensor, title: str = "") -> Figure:
@@ -30,7 +32,7 @@ def filters(d: Tensor, title: str = "") -> Figure:
     fig, ax = plt.subplots(figsize=(7, 7 * board.shape[1] / board.shape[2] + 0.4), layout="constrained")
     _image(ax, board)
     ax.set_title(title or f"{K} filters of {S}×{S} pixels", fontsize=11)
-    return fig
+    return _done(fig)
 
 
 def learning(objectives: Sequence[float], batches: int) -> Figure:
@@ -60,7 +62,7 @@ def strips(columns: dict[str, Tensor], notes: dict[str, Sequence[str]] | None = 
             if name in notes:
                 axes[i, j].set_xlabel(notes[name][i], fontsize=7.5, labelpad=2)
         axes[0, j].set_title(name, fontsize=9)
-    return fig
+    return _done(fig)
 
 
 def heat(maps: Tensor, titles: Sequence[str], label: str) -> Figure:
@@ -68,39 +70,45 @@ def heat(maps: Tensor, titles: Sequence[str], label: str) -> Figure:
     fig, axes = plt.subplots(1, len(maps), squeeze=False, figsize=(1.7 * len(maps) + 0.9, 2.2), layout="constrained")
     top = float(maps.max())
     for ax, one, title in zip(axes[0], maps, titles, strict=True):
-        shown = ax.imshow(one, cmap="magma", vmin=0, vmax=top or 1, interpolation="nearest")
+        shown = ax.imshow(one.detach().cpu().numpy(), cmap="magma", vmin=0, vmax=top or 1, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.set_title(title, fontsize=9)
     fig.colorbar(shown, ax=axes, label=label, shrink=0.85)
-    return fig
+    return _done(fig)
 
 
 def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy with its interval for every attack, defense and attacker; vanilla and retrained networks apart."""
+    """Accuracy with its interval for every attack, defense and attacker; vanilla and retrained networks apart.
+
+    One colour per defense, one marker per attacker; hollow markers are attackers who know T.
+    """
     attacks = list(dict.fromkeys(rows.attack))
-    panels = [(False, "vanilla network"), (True, "network retrained on T(x)")]
-    fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.3), sharey=True, layout="constrained")
-    for ax, (retrained, name) in zip(axes, panels, strict=True):
+    lines = [line for line in dict.fromkeys(zip(rows.defense, rows.knowledge, strict=True)) if line[1] != "–"]
+    fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True, layout="constrained")
+    for ax, retrained in zip(axes, (False, True), strict=True):
         part = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
-        lines = list(dict.fromkeys(zip(part.defense, part.knowledge, strict=True)))
-        lines = [line for line in lines if line[1] != "–"]
-        for defense, knowledge in lines:
-            mine = part[(part.defense == defense) & part.knowledge.isin([knowledge, "–"])]
-            offset = (lines.index((defense, knowledge)) - (len(lines) - 1) / 2) * 0.14
-            if knowledge in ("identity", "exact"):
-                mine = mine[mine.attack != "Clean"]
+        for at, (defense, knowledge) in enumerate(lines):
+            blind = knowledge not in _AWARE
+            mine = part[(part.defense == defense) & part.knowledge.isin([knowledge, "–"] if blind else [knowledge])]
+            if knowledge not in set(mine.knowledge):
+                continue
+            where = np.array([attacks.index(a) for a in mine.attack]) + 0.13 * (at - (len(lines) - 1) / 2)
             ax.errorbar(
-                [attacks.index(a) + offset for a in mine.attack], mine.accuracy,
-                yerr=[mine.accuracy - mine.low, mine.high - mine.accuracy],
+                where, mine.accuracy, yerr=[mine.accuracy - mine.low, mine.high - mine.accuracy],
                 fmt=MARKERS[knowledge], color=COLOURS[defense], capsize=2.5, markersize=6, linewidth=1.2,
-                markerfacecolor="white" if knowledge in ("identity", "exact") else COLOURS[defense],
-                label=f"{defense}; attacker has: {ATTACKERS[knowledge]}",
+                markerfacecolor=COLOURS[defense] if blind else "white",
             )
         ax.set_xticks(range(len(attacks)), attacks)
-        ax.set_title(name, fontsize=10)
+        ax.set_title("network retrained on T(x)" if retrained else "vanilla network", fontsize=10)
         ax.set_ylim(-0.02, 1.02)
         ax.grid(axis="y", alpha=0.25)
-        ax.legend(frameon=False, fontsize=7.5, loc="upper right" if not retrained else "lower left")
+    handles = [
+        Line2D([], [], color=COLOURS[defense], marker=MARKERS[knowledge], linestyle="",
+               markerfacecolor="white" if knowledge in _AWARE else COLOURS[defense],
+               label=f"{defense}: attacker has {threat.SHORT[knowledge]}")
+        for defense, knowledge in lines
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     axes[0].set_ylabel("accuracy (95 % interval)")
     fig.suptitle(title, fontsize=11)
     return _clean(fig)
@@ -117,7 +125,7 @@ def save(fig: Figure, out: str | Path, name: str) -> Figure:
 def _image(ax, x: Tensor) -> None:
     x = x.detach().float().clamp(0, 1).cpu()
     picture = x[0] if x.shape[0] == 1 else x.movedim(0, -1)
-    ax.imshow(picture, cmap="gray" if x.shape[0] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(picture.numpy(), cmap="gray" if x.shape[0] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
         side.set_visible(False)
@@ -126,4 +134,10 @@ def _image(ax, x: Tensor) -> None:
 def _clean(fig: Figure) -> Figure:
     for ax in fig.axes:
         ax.spines[["top", "right"]].set_visible(False)
+    return _done(fig)
+
+
+def _done(fig: Figure) -> Figure:
+    """Taken from pyplot's list, so that a notebook shows it once, where it is returned."""
+    plt.close(fig)
     return fig

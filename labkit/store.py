@@ -65,7 +65,9 @@ class Store:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write artifacts to {self.root} ({error.strerror}); choose another --store") from None
+            raise InputError(
+                f"cannot write artifacts to {self.root} ({error.strerror}); choose another --store"
+            ) from None
         with FileLock(folder.parent / f".{name}.lock"):
             found = self._read(folder)
             if found:

@@ -6,9 +6,6 @@ import pandas as pd
 
 from labkit import paper, threat
 
-_ATTACKERS = {"–": "none", "transfer": "undefended copy", "classifier": "weights, not T", "identity": "BPDA",
-              "exact": "exact gradient"}
-
 
 def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
     """Our accuracies above the paper's: one line per defense and attacker, one column per attack.
@@ -25,11 +22,11 @@ def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
     lines = []
     for (defense, knowledge), group in _by_attacker(chosen):
         cells = {row.attack: cell(row) for row in group.itertuples()}
-        lines.append({"source": "ours", "defense": defense, "attacker has": _ATTACKERS[knowledge], **cells})
+        lines.append({"source": "ours", "defense": defense, "attacker has": threat.SHORT[knowledge], **cells})
     for defense in dict.fromkeys(chosen.defense):
         if defense in printed.index:
             values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
-            lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "see caption", **values})
+            lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "see below", **values})
     return pd.DataFrame(lines, columns=["source", "defense", "attacker has", *attacks]).fillna("")
 
 
@@ -48,7 +45,7 @@ def retention(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
             both = row.attack in printed and defense in printed.index
             theirs = printed.loc[defense, row.attack] / printed.loc[defense, "Clean"] if both else None
             lines.append({
-                "defense": defense, "attack": row.attack, "attacker has": _ATTACKERS[knowledge],
+                "defense": defense, "attack": row.attack, "attacker has": threat.SHORT[knowledge],
                 "ours": f"{row.accuracy / clean:.2f}" if clean else "–",
                 f"paper, Table {table}": f"{theirs:.2f}" if both else "not reported",
             })
@@ -64,14 +61,21 @@ def caption(rows: pd.DataFrame, table: str, note: str = "") -> str:
     """What a reader must know to judge the table: data, n, network, attackers, and how the paper's differ."""
     printed = paper.table(table).attrs
     sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
-    attackers = "; ".join(f"“{_ATTACKERS[k]}”: {threat.KNOWLEDGE[k]}" for k in threat.KNOWLEDGE if k in set(rows.knowledge))
+    known = [k for k in threat.KNOWLEDGE if k in set(rows.knowledge)]
+    attackers = "; ".join(f"“{threat.SHORT[k]}”: {threat.KNOWLEDGE[k]}" for k in known)
     return (
-        f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; {', '.join(sorted(set(rows.classifier)))}. {note} "
+        f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; "
+        f"{', '.join(sorted(set(rows.classifier)))}. {note} "
         f"Brackets: 95 % Wilson intervals. Attackers: {attackers}. Sizes are relative L2 dissimilarities. "
         f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
         "images and another network, so read each block against its own “No Defense” line. The paper does not say "
         "which attacker its retrained rows faced."
     )
+
+
+def view(frame: pd.DataFrame):
+    """A table for a notebook: no index, numbers to three digits."""
+    return frame.style.hide(axis="index").format(precision=3, na_rep="–")
 
 
 def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "") -> None:
@@ -89,3 +93,33 @@ def _by_attacker(rows: pd.DataFrame):
     clean = rows[rows.attack == "Clean"]
     for (defense, knowledge), group in rows[rows.attack != "Clean"].groupby(["defense", "knowledge"], sort=False):
         yield (defense, knowledge), pd.concat([clean[clean.defense == defense], group])
+
+
+def reading(rows: pd.DataFrame) -> str:
+    """What the rows say, in sentences made from them: Markdown, one bullet per question."""
+    lines = []
+    clean = rows[rows.attack == "Clean"].set_index(["defense", "retrained"])
+    bare, kept, again = (clean.loc[key] for key in (("No Defense", False), ("STL", False), ("STL", True)))
+    lines.append(
+        f"**Price on clean images.** The undefended network is right on {cell(bare)}; with T in front of it on "
+        f"{cell(kept)}, and retrained on T(x) on {cell(again)}."
+    )
+    for attack in dict.fromkeys(rows[rows.attack != "Clean"].attack):
+        part = rows[rows.attack == attack]
+        bare = part[part.defense == "No Defense"].iloc[0]
+        words = [f"**{attack}** (reached: {bare.dissimilarity:.3f}) leaves the undefended network {cell(bare)}"]
+        for row in part[part.defense == "STL"].itertuples():
+            verdict = "better" if row.low > bare.high else "worse" if row.high < bare.low else "not told apart"
+            kind = "retrained" if row.retrained else "vanilla"
+            words.append(f"STL, {kind}, attacker has {threat.SHORT[row.knowledge]}: {cell(row)} ({verdict})")
+        lines.append("; ".join(words) + ".")
+    blind = rows[rows.knowledge.isin(["transfer", "classifier"]) & (rows.defense == "STL")]
+    aware = rows[rows.knowledge.isin(["identity", "exact"])]
+    if len(aware):
+        worst = aware.loc[aware.accuracy.idxmin()]
+        same = blind[(blind.attack == worst.attack) & (blind.retrained == worst.retrained)].accuracy.max()
+        lines.append(
+            f"**What the attacker knew decides.** The same {worst.attack} leaves {same:.3f} when its author did not "
+            f"know about T, and {cell(worst)} when it had: {threat.SHORT[worst.knowledge]}."
+        )
+    return "\n".join(f"- {line}" for line in lines)

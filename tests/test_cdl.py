@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +68,7 @@ def test_learning_lowers_the_held_out_objective_and_keeps_unit_norm():
     seen = []
     few = cdl.learn(images, recipe, callback=seen.append)
     assert [p.done for p in seen] == [1, 2, 3, 4, 5] and seen[0].total == 5
-    many = cdl.learn(images, DictionaryRecipe(**{**recipe.__dict__, "passes": 12}))
+    many = cdl.learn(images, replace(recipe, passes=12))
     assert_close(many.flatten(1).norm(dim=1), torch.ones(2 * K, dtype=many.dtype))
     assert reached(many) < reached(few)
     assert reached(many) < 1.1 * reached(truth)
@@ -77,7 +78,7 @@ def test_the_seed_decides():
     images = SimpleNamespace(x=sparse_images(20)[0])
     recipe = DictionaryRecipe(K=K, S=S, lam=0.1, lowpass=float("inf"), images=20, passes=1, batch=10)
     assert torch.equal(cdl.learn(images, recipe), cdl.learn(images, recipe))
-    assert not torch.equal(cdl.learn(images, recipe), cdl.learn(images, DictionaryRecipe(**{**recipe.__dict__, "seed": 1})))
+    assert not torch.equal(cdl.learn(images, recipe), cdl.learn(images, replace(recipe, seed=1)))
 
 
 def test_a_dead_filter_is_replaced():
@@ -91,7 +92,7 @@ def test_a_dead_filter_is_replaced():
     assert_close(fresh[2].norm(), torch.tensor(1.0, dtype=d.dtype))
 
 
-def test_the_cuda_path_counts_the_same(monkeypatch):
+def test_the_cuda_path_counts_the_same():
     """The dense branch that runs on a GPU, run here."""
     x, z, _ = sparse_images()
     sparse = conv.correlations(z, x, S)

@@ -1,0 +1,68 @@
+# Each target sets up what it needs: the first one called makes .venv and installs the pinned packages into it.
+
+PROFILE ?= quick
+DATASET ?= fashion
+RESOLUTION ?=
+
+# photos at 64 pixels -> photos-64; folder:../cifar10.zip -> folder-cifar10.zip
+slug = $(shell printf '%s' '$(DATASET)' | sed -E 's,:(.*/)?([^/]+)/*$$,-\2,; s,[^A-Za-z0-9._-]+,-,g')$(if $(RESOLUTION),-$(RESOLUTION))
+OUT ?= reports/$(PROFILE)-$(slug)
+PORT ?= 8866
+
+# The versions of constraints.txt were tested with Python 3.11; anything newer is tried, anything older refused.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+# Threads that wait shall sleep: by default they spin, and two busy processes slow each other down tenfold.
+export OMP_WAIT_POLICY ?= passive
+READY := .venv/.ready
+
+.PHONY: help reports test lab dashboards bench lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make reports     run the notebooks and write $(OUT)/index.html'
+	@echo 'make test        unit tests, and every notebook on the smoke profile, with coverage'
+	@echo 'make lab         open the notebooks in JupyterLab'
+	@echo 'make dashboards  serve the dashboards on http://127.0.0.1:$(PORT)/'
+	@echo 'make bench       measure the speeds that the lab claims'
+	@echo 'make lint        ruff on code and notebooks; notebooks carry no outputs'
+	@echo 'make clean       remove the environment and the tools'\'' caches (data and reports stay)'
+	@echo
+	@echo 'variables        PROFILE=smoke|quick|lab|paper   DATASET=fashion|photos|cifar10|imagenet10|imagenet|folder:PATH'
+	@echo '                 RESOLUTION=pixels   OUT=folder   PORT=number   PYTHON=python3.x'
+
+$(READY): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'labkit needs Python 3.11 or newer, and found no python3: install it, or name one with PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "labkit needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1): name a newer one with PYTHON=…" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo 'Making .venv with $(PYTHON)'; $(PYTHON) -m venv --clear .venv; } || { echo 'Could not make .venv; on Debian, install python3-venv' >&2; exit 1; }
+	@echo 'Installing the pinned packages into .venv (minutes, once; later calls skip this)'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+reports: $(READY)
+	$(BIN)/python -m labkit report --profile $(PROFILE) --dataset '$(DATASET)' $(if $(RESOLUTION),--resolution $(RESOLUTION)) --out '$(OUT)'
+
+# nbval runs each notebook from top to bottom; a stripped notebook has no outputs to compare with, hence -lax.
+test: $(READY)
+	LABKIT_PROFILE=smoke $(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	    --cov --cov-report=term --durations=10
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+dashboards: $(READY)
+	@echo 'The dashboards are at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)'
+	@cd notebooks/dashboards && JUPYTER_PATH="$$PWD/.jupyter" ../../$(BIN)/voila --port=$(PORT) --no-browser .
+
+bench: $(READY)
+	$(BIN)/python -m labkit bench --out reports/bench
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find notebooks -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/nbstripout --keep-id --verify {} +
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

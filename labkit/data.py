@@ -1,0 +1,399 @@
+"""Data sets by name: `fashion`, `photos`, `cifar10`, `imagenet10`, `imagenet` and `folder:PATH`, all as `Images`."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from labkit import imagefiles
+from labkit.errors import InputError
+from labkit.recipes import DataRecipe
+
+# Up to the first limit images are float32 in memory; up to the second, 8-bit; beyond, files are decoded when asked for.
+FLOAT_LIMIT = 512 * 2**20
+BYTES_LIMIT = 2 * 2**30
+
+
+class Lazy:
+    """Images that become floats when asked for: indexed like a float32 tensor (N, C, H, W), but much smaller.
+
+    `lazy[index]` takes an int, a slice, a list of ints, or an index or mask tensor, and returns a float32 tensor in
+    [0, 1]. `pixels` gives the 8-bit images (n, C, H, W) at positions (n,): from memory, or decoded from files.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, shape: Sequence[int], pixels: Callable[[Tensor], Tensor]):
+        self.shape, self.pixels = torch.Size(shape), pixels
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index) -> Tensor:
+        at = torch.arange(len(self))[index]
+        return _float(self.pixels(at.flatten())).reshape(*at.shape, *self.shape[1:])
+
+    def subset(self, at: Tensor) -> "Tensor | Lazy":
+        """The images at positions (n,): as floats or bytes in memory where they are few enough."""
+        shape = torch.Size((len(at), *self.shape[1:]))
+        if shape.numel() <= BYTES_LIMIT:
+            return _settle(self.pixels(at))
+        return Lazy(shape, lambda inner: self.pixels(at[inner]))
+
+
+def _float(pixels: Tensor) -> Tensor:
+    return pixels.float().div_(255)
+
+
+def _settle(pixels: Tensor) -> Tensor | Lazy:
+    return _float(pixels) if 4 * pixels.numel() <= FLOAT_LIMIT else Lazy(pixels.shape, pixels.__getitem__)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Images:
+    """Labelled images.
+
+    x        (N, C, H, W) float32 in [0, 1]: a tensor, or a `Lazy` that is indexed like one
+    y        (N,) int64 class indices
+    classes  their names
+    digest   SHA-256 of the content, whatever the path: classes, labels, shape and 8-bit pixels; for image files,
+             instead of pixels, CRC-32 and length of each (a million files are told apart without decoding them)
+
+    `images[index]` with a slice, a list or an index tensor is the subset; its digest follows from this one's and the
+    positions. Raises InputError when the shapes do not fit each other.
+    """
+
+    x: Tensor | Lazy
+    y: Tensor
+    classes: tuple[str, ...]
+    digest: str
+
+    def __post_init__(self):
+        if len(self.x.shape) != 4 or self.y.shape != (len(self.x),) or self.y.dtype != torch.int64:
+            raise InputError(
+                f"images must be x (N, C, H, W) with y (N,) int64, got {tuple(self.x.shape)} with "
+                f"{tuple(self.y.shape)} {self.y.dtype}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.x.shape))
+        return f"Images({shape}, {len(self.classes)} classes, {type(self.x).__name__}, {self.digest[:12]}…)"
+
+    def __getitem__(self, index) -> "Images":
+        everything = torch.arange(len(self))
+        at = everything[index].flatten()
+        if torch.equal(at, everything):
+            return self
+        digest = hashlib.sha256(self.digest.encode() + at.numpy().tobytes()).hexdigest()
+        x = self.x.subset(at) if isinstance(self.x, Lazy) else self.x[at]
+        return Images(x, self.y[at], self.classes, digest)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) for `size` images at a time, in order; x is always a float tensor."""
+        for start in range(0, len(self), size):
+            yield self.x[start : start + size], self.y[start : start + size]
+
+
+def check_pixels(x: Tensor) -> None:
+    """Raises InputError unless x is a float tensor (N, C, H, W) of at least one image, finite and within [0, 1]."""
+    if isinstance(x, Lazy):
+        return
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"images must be a float tensor in [0, 1], got {kind}; divide 8-bit values by 255")
+    if x.ndim != 4 or not x.numel():
+        raise InputError(f"images must be (N, C, H, W) with N > 0, got {tuple(x.shape)}; one image is x[None]")
+    low, high = (value.item() for value in torch.aminmax(x.detach()))  # NaN in x makes both NaN
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        raise InputError("images hold NaN or infinite values; replace them before they spread")
+    if low < 0 or high > 1:
+        raise InputError(f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; divide 8-bit values by 255")
+
+
+class _Ask(NamedTuple):
+    split: str
+    n: int | None
+    resolution: int | None
+    seed: int
+    root: Path
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    n: int | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+    data_root: str | Path | None = None,
+) -> Images:
+    """Images of one split of a data set, in a seeded order in which every beginning is as class-balanced as can be.
+
+    name        one of `names()`
+    split       "train" or "test"; the two never share an image, whatever the seeds
+    n           how many; None, or more than there are, means all. The first n of all are chosen, so a smaller set is
+                the beginning of a larger one; only the chosen files are decoded
+    resolution  side in pixels; None means as stored (`photos`: 64, `imagenet` and `imagenet10`: 224). Files are cut to
+                the largest centred square first
+    data_root   where torchvision's data sets lie or are downloaded to; None means data/raw beside the package
+
+    Raises InputError for an unknown name, for data that are missing, damaged or of mixed size.
+    """
+    if split not in ("train", "test"):
+        raise InputError(f'split must be "train" or "test", got {split!r}')
+    for what, value in (("n", n), ("resolution", resolution)):
+        if value is not None and value < 1:
+            raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
+    ask = _Ask(split, n, resolution, seed, Path(data_root or _data_folder() / "raw").expanduser())
+    kind, _, path = name.partition(":")
+    if kind == "folder" and path:
+        return _folder(ask, path)
+    return _known(name)[0](ask)
+
+
+def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None = None) -> Images:
+    """The images that a recipe names; `data_root` and errors as for `load`."""
+    n = recipe.train if split == "train" else recipe.test
+    return load(recipe.name, split, n=n, resolution=recipe.resolution, seed=recipe.seed, data_root=data_root)
+
+
+def names() -> tuple[str, ...]:
+    """What `load` knows, for menus and error messages."""
+    return (*_SETS, "folder:PATH")
+
+
+def note(name: str) -> str:
+    """One sentence on where the pixels come from, for reports. Raises InputError like `load`."""
+    kind, _, path = name.partition(":")
+    if kind != "folder" or not path:
+        return _known(name)[1]
+    source = imagefiles.Source(path)
+    lossy = sum(file.lower().endswith((".jpg", ".jpeg")) for file in source.names)
+    many = "all" if lossy == len(source.names) else f"{lossy:,}"
+    jpeg = f", {many} of them JPEG, so pixels come from (lossy) JPEG files" if lossy else ""
+    return f"{source.path.name}: {len(source.names):,} image files{jpeg}."
+
+
+def _known(name: str) -> tuple[Callable[[_Ask], Images], str]:
+    if name in _SETS:
+        return _SETS[name]
+    hint = f"; did you mean folder:{name}?" if name and Path(name).exists() else ""
+    raise InputError(f"unknown data set {name!r}; the known ones are {', '.join(names())}{hint}")
+
+
+def _choose(y: Tensor, ask: _Ask) -> Tensor:
+    """Positions of the chosen images: the first of each class, then the second of each, …, every round shuffled."""
+    p = torch.randperm(len(y), generator=torch.Generator().manual_seed(ask.seed))
+    by_class = torch.argsort(y[p], stable=True)
+    counts = torch.bincount(y)
+    rank = torch.empty_like(p)
+    rank[by_class] = torch.arange(len(y)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return p[torch.argsort(rank, stable=True)][: ask.n]
+
+
+def _digest(classes: Sequence[str], y: Tensor, shape: Sequence[int], content: np.ndarray) -> str:
+    head = json.dumps([list(classes), list(shape), content.dtype.str]).encode()
+    sha = hashlib.sha256(len(head).to_bytes(8, "little") + head)
+    sha.update(y.numpy().tobytes())
+    sha.update(np.ascontiguousarray(content))
+    return sha.hexdigest()
+
+
+def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
+    at = _choose(y, ask)
+    pixels, y = pixels[at], y[at]
+    if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
+        size = (ask.resolution, ask.resolution)
+        parts = [functional.interpolate(p.float(), size, mode="bilinear", antialias=True) for p in pixels.split(1000)]
+        pixels = torch.cat([part.round().clamp(0, 255).byte() for part in parts])
+    return Images(_settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
+
+
+def _from_files(ask: _Ask, source: imagefiles.Source, files: imagefiles.Part, classes: Sequence[str]) -> Images:
+    at = _choose(files.y, ask)
+    chosen, y = [files.names[i] for i in at.tolist()], files.y[at]
+    h, w = imagefiles.side(source, chosen[0], ask.resolution)
+    scan = imagefiles.scan(source, chosen, ask.resolution, decode=len(chosen) * 3 * h * w <= BYTES_LIMIT)
+
+    def pixels(at: Tensor) -> Tensor:
+        return imagefiles.pixels(source, [chosen[i] for i in at.tolist()], scan.shape, ask.resolution)
+
+    x = Lazy(scan.shape, pixels) if scan.pixels is None else _settle(scan.pixels)
+    return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
+
+
+def _folder(ask: _Ask, path: str) -> Images:
+    source = imagefiles.Source(path)
+    classes, train, test = imagefiles.split(source)
+    return _from_files(ask, source, train if ask.split == "train" else test, classes)
+
+
+def _data_folder() -> Path:
+    """The data/ folder of the repository, unless the environment variable LABKIT_DATA names another one."""
+    return Path(os.environ.get("LABKIT_DATA") or Path(__file__).resolve().parent.parent / "data")
+
+
+def _fashion(ask: _Ask) -> Images:
+    file = _data_folder() / "fashion" / f"{ask.split}.npz"
+    try:
+        sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text().splitlines())
+        raw = file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); restore it, or let LABKIT_DATA name data/") from error
+    if hashlib.sha256(raw).hexdigest() != sums.get(file.name):
+        raise InputError(f"{file} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
+    with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
+        x, y = torch.from_numpy(stored["x"])[:, None], torch.from_numpy(stored["y"]).long()
+    return _from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
+
+
+def photo_boxes(split: str, resolution: int, seed: int = 0) -> list[tuple[str, int, tuple[int, int, int, int]]]:
+    """Where each crop of `photos` is cut: (photograph, class, (left, top, right, bottom)) in pixels of the file.
+
+    Each photograph is cut in two halves, side by side or one above the other; train crops lie in the first half, test
+    crops in the second. A crop is a square window of one to two times `resolution`, resized to it with antialias. In a
+    half whose shorter side is below 4/3 of `resolution`, windows take 75 to 100 % of that side, enlarged if need be.
+    """
+    count = {"train": 4000, "test": 1000}[split]
+    u = torch.rand(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2 * seed + (split == "test")))
+    boxes = []
+    for i, (size, across, down) in enumerate(u.tolist()):
+        k = i % len(_PHOTOS)
+        name, (_, _, (w, h), side_by_side) = list(_PHOTOS.items())[k]
+        left = w // 2 if side_by_side and split == "test" else 0
+        top = h // 2 if not side_by_side and split == "test" else 0
+        w, h = (w // 2, h) if side_by_side else (w, h // 2)
+        most = min(2 * resolution, w, h)
+        least = min(resolution, 3 * min(w, h) // 4)
+        side = least + int(size * (most - least + 1))
+        left, top = left + int(across * (w - side + 1)), top + int(down * (h - side + 1))
+        boxes.append((name, k, (left, top, left + side, top + side)))
+    return boxes
+
+
+def _photos(ask: _Ask) -> Images:
+    size = ask.resolution or 64
+    boxes = photo_boxes(ask.split, size, ask.seed)[: ask.n]
+    photos = {name: _photo(name) for name in dict.fromkeys(name for name, _, _ in boxes)}
+    pixels = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
+    for out, (name, _, box) in zip(pixels.numpy(), boxes, strict=True):
+        # Cropped first: resizing with `box=` would let the filter look over the edge, into the other split's half.
+        crop = photos[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
+        out[:] = np.asarray(crop).transpose(2, 0, 1)
+    y = torch.tensor([k for _, k, _ in boxes])
+    return Images(_settle(pixels), y, tuple(_PHOTOS), _digest(tuple(_PHOTOS), y, pixels.shape, pixels.numpy()))
+
+
+def _photo_path(name: str) -> Path:
+    package, file, *_ = _PHOTOS[name]
+    spec = find_spec(package)  # finds the package without importing it
+    return Path(spec.origin).parent / file if spec and spec.origin else Path(package, file)
+
+
+def _photo(name: str) -> Image.Image:
+    try:
+        with Image.open(_photo_path(name)) as image:
+            if image.size != _PHOTOS[name][2]:
+                raise OSError(f"another photograph lies there, of {image.size} pixels")
+            return image.convert("RGB")
+    except OSError as error:
+        package = _PHOTOS[name][0]
+        raise InputError(f"the photograph {name} of {package} cannot be read ({error}); reinstall {package}") from error
+
+
+def _cifar10(ask: _Ask) -> Images:
+    from labkit.vision import torchvision
+
+    try:
+        found = torchvision.datasets.CIFAR10(ask.root, train=ask.split == "train", download=True)
+    except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
+        raise InputError(
+            f"cifar10 is not in {ask.root} and could not be downloaded ({error}); name the folder of "
+            "cifar-10-batches-py with --data-root, or use folder:PATH"
+        ) from error
+    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+    return _from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
+
+
+def _imagenet(ask: _Ask, coarse: bool = False) -> Images:
+    from labkit.vision import torchvision
+
+    try:
+        found = torchvision.datasets.ImageNet(ask.root, "train" if ask.split == "train" else "val")
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"ImageNet was not found in {ask.root} ({error}); name the folder of its archives, or of train/, val/ "
+            "and meta.bin, with --data-root, or use folder:PATH"
+        ) from error
+    if coarse:
+        classes = tuple(_IMAGENET10)
+        index = {wnid: k for k, wnids in enumerate(_IMAGENET10.values()) for wnid in wnids.split()}
+    else:
+        classes = tuple(f"{words[0]} ({wnid})" for words, wnid in zip(found.classes, found.wnids, strict=True))
+        index = {wnid: k for k, wnid in enumerate(found.wnids)}
+    kept = [(path, index[found.wnids[k]]) for path, k in found.samples if found.wnids[k] in index]
+    missing = set(range(len(classes))) - {k for _, k in kept}
+    if missing:
+        some = ", ".join(classes[k] for k in sorted(missing)[:5])
+        raise InputError(f"{found.split_folder} holds no images of {some}; complete it, or use folder:PATH")
+    files = imagefiles.Part([os.path.relpath(path, ask.root) for path, _ in kept], torch.tensor([k for _, k in kept]))
+    source = imagefiles.Source(ask.root, files.names)
+    return _from_files(ask._replace(resolution=ask.resolution or 224), source, files, classes)
+
+
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+# Package, file and size of each photograph, and whether its halves lie side by side. Licences: data/README.md.
+_PHOTOS = {
+    "astronaut": ("skimage", "data/astronaut.png", (512, 512), True),
+    "cat": ("skimage", "data/chelsea.png", (451, 300), True),
+    "coffee": ("skimage", "data/coffee.png", (600, 400), True),
+    "rocket": ("skimage", "data/rocket.jpg", (640, 427), True),
+    "temple": ("sklearn", "datasets/images/china.jpg", (640, 427), True),
+    "flower": ("sklearn", "datasets/images/flower.jpg", (640, 427), True),
+    "parrots": ("sporco", "data/kodim23.png", (768, 512), False),
+    "butterfly": ("sporco", "data/monarch.png", (768, 512), False),
+    "sails": ("sporco", "data/sail.png", (768, 512), True),
+    "tulips": ("sporco", "data/tulips.png", (768, 512), True),
+}
+
+# Ten coarse classes of four synsets each. The paper does not publish which classes its ImageNet-10 has.
+_IMAGENET10 = {
+    "bird": "n02058221 n02056570 n01855672 n02002724",
+    "cat": "n02124075 n02123045 n02123394 n02125311",
+    "dog": "n02106662 n02099712 n02099601 n02094433",
+    "car": "n04285008 n03100240 n03670208 n02814533",
+    "bus_train": "n04146614 n04487081 n02917067 n03393912",
+    "insect": "n02165456 n02206856 n02226429 n02268443",
+    "fruit": "n07749582 n07747607 n07753592 n07768694",
+    "hoofed": "n02403003 n02410509 n02415577 n02423022",
+    "bridge": "n04366367 n04311004 n04532670 n04486054",
+    "landscape": "n09193705 n09428293 n09246464 n09332890",
+}
+
+_SETS: dict[str, tuple[Callable[[_Ask], Images], str]] = {
+    "fashion": (_fashion, "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test images a class, padded to 32×32."),
+    "photos": (_photos, "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
+               "crops come from different halves."),
+    "cifar10": (_cifar10, "CIFAR-10 (Krizhevsky, 2009) as published, through torchvision."),
+    "imagenet10": (partial(_imagenet, coarse=True), "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
+                   "not publish its own); validation images as test; pixels come from (lossy) JPEG files."),
+    "imagenet": (_imagenet, "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files."),
+}

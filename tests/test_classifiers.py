@@ -1,0 +1,271 @@
+"""Classifiers: what the network is, what it learns, and that a killed training ends as if it had not been killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit import classifiers
+from labkit.data import Images, Lazy
+from labkit.errors import InputError
+from labkit.recipes import ClassifierRecipe
+from labkit.vision import torchvision
+
+TINY = ClassifierRecipe(width=1 / 16, epochs=3, batch=16, lr=0.05)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Layers this small gain nothing from threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def stripes(n=96, size=32, seed=0) -> Images:
+    """Three classes that a line separates: dark, grey and bright images with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = 0.2 + 0.3 * y[:, None, None, None] + 0.1 * torch.rand(n, 1, size, size, generator=generator)
+    return Images(x.clamp(0, 1), y, ("dark", "grey", "bright"), f"stripes-{n}-{size}-{seed}")
+
+
+def trained(images, recipe, **options):
+    model = classifiers.build(recipe, len(images.classes), images.x.shape[1], images.x.shape[-1])
+    return classifiers.train(model, images, recipe, progress=False, **options)
+
+
+def assert_same(one, other):
+    mine, theirs = one.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_learns_what_a_line_separates():
+    model = trained(stripes(), replace(TINY, epochs=8))
+    unseen = stripes(60, seed=1)
+    assert torch.equal(classifiers.predict(model, unseen.x).argmax(1), unseen.y)
+
+
+def test_full_width_features_are_those_of_torchvision():
+    ours = classifiers.build(replace(TINY, width=1.0), 10, 3, 32).network.features
+    theirs = torchvision.models.vgg16_bn(weights=None).features
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    x = torch.rand(2, 3, 32, 40)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize(("width", "channels"), [(1 / 8, 1), (1 / 4, 3), (1 / 2, 3), (1.0, 1)])
+def test_parameter_count(width, channels):
+    plan = [int(n * width) for n in (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)]
+    convolutions = sum(9 * a * b + b for a, b in zip([channels, *plan], plan, strict=False))
+    expected = convolutions + 2 * sum(plan) + plan[-1] * 7 + 7
+    model = classifiers.build(replace(TINY, width=width), 7, channels, 64)
+    assert sum(p.numel() for p in model.parameters()) == expected
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 224])
+def test_every_resolution_gives_logits(size):
+    model = classifiers.build(TINY, 5, 3, size).eval()
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 5)
+
+
+def test_normalisation_is_inside():
+    model = classifiers.build(TINY, 4, 3, 32).double().eval()
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.5, 0.25, 2.0])[:, None, None]
+    plain = model((x - mean) / std)
+    model.mean.copy_(mean), model.std.copy_(std)
+    assert_close(model(x), plain)
+
+
+def test_normalisation_is_measured_on_the_training_images():
+    images = stripes()
+    model = trained(images, replace(TINY, epochs=1))
+    assert_close(model.mean.flatten(), images.x.mean((0, 2, 3)))
+    assert_close(model.std.flatten(), images.x.std((0, 2, 3), correction=0))
+
+
+def test_input_gradient_is_the_derivative():
+    model = classifiers.build(TINY, 4, 1, 32).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 1, 32, 32, dtype=torch.float64, generator=generator).requires_grad_()
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    (gradient,) = torch.autograd.grad(model(x)[0, 2], x)
+    step = 1e-8  # so short that no ReLU and no maximum changes sides on the way
+    with torch.no_grad():
+        slope = (model(x + step * direction) - model(x - step * direction))[0, 2] / (2 * step)
+    assert gradient.any()
+    assert_close((gradient * direction).sum(), slope, rtol=1e-5, atol=1e-9)
+
+
+def test_verdicts_do_not_depend_on_the_company():
+    images = stripes()
+    model = trained(images, TINY)
+    together = classifiers.predict(model, images.x)
+    assert torch.equal(together, classifiers.predict(model, images.x))
+    assert_close(classifiers.predict(model, images.x, batch=7), together)
+    lazy = Lazy(images.x.shape, lambda at: (images.x[at] * 255).round().to(torch.uint8))
+    assert_close(classifiers.predict(model, lazy, batch=50), classifiers.predict(model, lazy[:], batch=50))
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    images = stripes(40)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = trained(images, TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert_same(one, trained(images, TINY))
+    other = trained(images, replace(TINY, seed=1))
+    assert not torch.equal(one.network.classifier.weight, other.network.classifier.weight)
+
+
+class Interrupted(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+def interrupt_after(monkeypatch, batches):
+    real, seen = classifiers.augment, []
+
+    def augment(x, generator):
+        seen.append(len(x))
+        if len(seen) > batches:
+            raise Interrupted
+        return real(x, generator)
+
+    monkeypatch.setattr(classifiers, "augment", augment)
+
+
+def test_a_resumed_run_ends_bit_for_bit_like_one_never_stopped(tmp_path, monkeypatch):
+    images = stripes(40)
+    whole = trained(images, TINY)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, 4)  # 3 batches an epoch: in the second of the second epoch
+        trained(images, TINY, checkpoint=tmp_path)
+    calls = []
+    monkeypatch.setattr(classifiers, "augment", lambda x, g, real=classifiers.augment: calls.append(x) or real(x, g))
+    assert_same(trained(images, TINY, checkpoint=tmp_path), whole)
+    assert len(calls) == 6  # two epochs, and not the first again
+    assert_same(trained(images, TINY, checkpoint=tmp_path), whole)
+    assert len(calls) == 6
+
+
+@pytest.mark.slow
+def test_a_killed_process_can_be_resumed(tmp_path):
+    code = textwrap.dedent("""
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        from test_classifiers import TINY, classifiers, replace, stripes, trained
+        real = classifiers._save
+        def save(*arguments):
+            real(*arguments)
+            print("saved", flush=True)
+        classifiers._save = save
+        trained(stripes(40), replace(TINY, epochs=400), checkpoint=sys.argv[1])
+    """)
+    here = os.path.dirname(__file__)
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.PIPE, text=True)
+    with process:
+        for _ in range(2):
+            assert process.stdout.readline() == "saved\n"
+        process.send_signal(signal.SIGKILL)
+    recipe = replace(TINY, epochs=400)
+    model = classifiers.build(recipe, 3, 1, 32)
+    optimizer = classifiers._optimizer(model, recipe)
+    run = {"recipe": classifiers.canonical(recipe, stripes(40).digest), "images": [40, 1, 32, 32]}
+    # Whatever the kill interrupted, the checkpoint is whole and of an epoch that was finished.
+    assert classifiers._resume(tmp_path / "training.safetensors", run, model, optimizer) >= 2
+
+
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [damage, lambda file: file.write_bytes(file.read_bytes()[:-100]), lambda file: file.write_bytes(b"")],
+    ids=["one bit", "cut short", "empty"],
+)
+def test_a_damaged_checkpoint_is_discarded_with_a_warning(tmp_path, harm):
+    images, recipe = stripes(40), replace(TINY, epochs=1)
+    whole = trained(images, recipe, checkpoint=tmp_path)
+    (file,) = tmp_path.iterdir()
+    harm(file)
+    with pytest.warns(UserWarning, match="damaged"):
+        again = trained(images, recipe, checkpoint=tmp_path)
+    assert_same(again, whole)
+
+
+@pytest.mark.parametrize("change", ["recipe", "images"])
+def test_a_checkpoint_of_something_else_is_discarded_with_a_warning(tmp_path, change):
+    recipe = replace(TINY, epochs=1)
+    trained(stripes(40), recipe, checkpoint=tmp_path)
+    images = stripes(40, seed=int(change == "images"))
+    recipe = replace(recipe, lr=0.04 if change == "recipe" else recipe.lr)
+    with pytest.warns(UserWarning, match="another recipe or other images"):
+        again = trained(images, recipe, checkpoint=tmp_path)
+    assert_same(again, trained(images, recipe))
+
+
+def test_augmentation_shifts_mirrors_and_flips():
+    x = torch.arange(10.0)[None, None, None, :] + 100 * torch.arange(16.0)[None, None, :, None]
+    x = torch.cat([x, -x], 1).expand(400, 2, 16, 10)  # shifts of at most 2 rows and 1 column
+    seen = classifiers.augment(x, torch.Generator().manual_seed(0))
+    assert torch.equal(seen[:, 1], -seen[:, 0])  # the channels move together
+    found = {(int(image[8, 5]), int(image[8, 5] - image[8, 4])) for image in seen[:, 0]}
+    expected = {(100 * (8 + dy) + 5 + dx, 1) for dy in range(-2, 3) for dx in (-1, 0, 1)}
+    expected |= {(100 * (8 + dy) + 4 + dx, -1) for dy in range(-2, 3) for dx in (-1, 0, 1)}
+    assert found == expected
+    for image in seen[:, 0]:
+        rows = (image[:, 5] // 100).int().tolist()
+        assert rows in ([abs(r) for r in range(-2, 14)], [abs(r) for r in range(-1, 15)], list(range(16)),
+                        [15 - abs(15 - r) for r in range(1, 17)], [15 - abs(15 - r) for r in range(2, 18)])  # fmt: skip
+
+
+def test_the_step_size_rises_to_one_and_falls_to_zero():
+    curve = torch.tensor([classifiers._schedule(step / 40) for step in range(1, 41)])
+    peak = int(curve.argmax())
+    assert curve[peak] == 1 and abs(curve[-1]) < 1e-12
+    assert (curve[: peak + 1].diff() > 0).all() and (curve[peak:].diff() < 0).all()
+
+
+def test_no_batch_is_left_with_a_single_image():
+    trained(stripes(17), replace(TINY, epochs=1))  # 16 + 1 would leave batch normalisation without a variance
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: classifiers.build(replace(TINY, network="vgg17"), 2, 1, 32), "vgg11, vgg13, vgg16, vgg19"),
+        (lambda: classifiers.build(TINY, 2, 1, 28), "resolution=32"),
+        (lambda: classifiers.build(replace(TINY, width=0), 2, 1, 32), "width"),
+        (lambda: classifiers.train(classifiers.build(TINY, 2, 1, 32), stripes(), TINY), "built for 2 classes"),
+        (lambda: classifiers.train(classifiers.build(TINY, 3, 3, 32), stripes(), TINY), "built for 3 channels"),
+        (lambda: trained(stripes(1), TINY), "two images"),
+        (lambda: trained(stripes(), replace(TINY, lr=1e30)), "learning rate"),
+    ],
+    ids=["network", "small images", "width", "classes", "channels", "one image", "diverged"],
+)
+def test_bad_input_says_what_to_do(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_learns_on_cuda():
+    images = stripes()
+    model = trained(images, replace(TINY, epochs=8), device="cuda")
+    assert next(model.parameters()).is_cuda and model.mean.is_cuda
+    assert torch.equal(classifiers.predict(model, images.x).argmax(1), images.y)

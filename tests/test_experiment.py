@@ -1,0 +1,129 @@
+"""The whole pipeline, small: real images, real training, real attacks."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit import experiment, metrics, recipes
+from labkit.artifacts import Workbench
+from labkit.errors import InputError
+from labkit.stl import SparseTransform
+
+
+@pytest.fixture(scope="module")
+def lab():
+    small = recipes.rebase(recipes.SMOKE, recipes.DataRecipe("fashion", train=1000, test=100))
+    return replace(small, classifier=replace(small.classifier, epochs=6, width=0.125, batch=32))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Workbench(tmp_path_factory.mktemp("store"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def rows(lab, bench):
+    return experiment.run(experiment.grid(lab), bench)
+
+
+def test_one_row_per_case_and_every_question_asked(rows, lab):
+    assert len(rows) == len(experiment.grid(lab)) == 3 + 3 * 4 + 4
+    assert rows.recipe.is_unique and (rows.n == 100).all()
+    asked = set(zip(rows.defense, rows.retrained, rows.knowledge, strict=True))
+    assert {("STL", True, k) for k in ("transfer", "classifier", "identity", "exact")} <= asked
+    assert not ((rows.defense == "No Defense") & rows.retrained).any()
+
+
+def test_rows_agree_with_a_recount(rows, lab, bench):
+    case = experiment.Case(lab.classifier, None, lab.attacks[2])
+    test, network = bench.images(lab.data, "test"), bench.classifier(lab.classifier)
+    x_adv = experiment.adversarial(case.attempt(), bench)
+    with torch.no_grad():
+        right = int((network(x_adv).argmax(1) == test.y).sum())
+    row = rows[(rows.defense == "No Defense") & (rows.attack == "FGSM-0.08")].iloc[0]
+    assert row.accuracy == right / 100
+    assert (row.low, row.high) == metrics.accuracy(right, 100)[1:3]
+    assert_close(row.dissimilarity, float(metrics.dissimilarity(x_adv, test.x).mean()))
+    assert (metrics.dissimilarity(x_adv, test.x) <= 0.08 * (1 + 1e-5)).all()
+
+
+def test_training_and_attacks_work(rows):
+    bare = rows[rows.defense == "No Defense"].set_index("attack").accuracy
+    assert bare["Clean"] > 0.6
+    assert bare["FGSM-0.08"] < bare["FGSM-0.04"] < bare["Clean"]
+    assert bare["BIM-0.03"] < bare["Clean"] - 0.2
+
+
+def test_an_attacker_who_knows_more_does_no_worse(rows):
+    for retrained in (False, True):
+        mine = rows[(rows.defense == "STL") & (rows.attack == "BIM-0.03") & (rows.retrained == retrained)]
+        by = mine.set_index("knowledge").accuracy
+        assert by["exact"] <= by["classifier"] + 0.05
+
+
+def test_nothing_is_computed_twice(rows, lab, bench, monkeypatch):
+    monkeypatch.setattr(experiment, "_measure", lambda *a: pytest.fail("measured again"))
+    again = experiment.run(experiment.grid(lab), Workbench(bench.store.root, progress=False))
+    pd.testing.assert_frame_equal(again, rows)
+
+
+def test_the_workbench_gives_back_what_it_stored(lab, bench):
+    T, other = bench.transform(lab.transform), Workbench(bench.store.root, progress=False).transform(lab.transform)
+    assert torch.equal(T.d, other.d) and T.lam == lab.transform.lam
+    train = bench.images(lab.data, "train")
+    seen = bench.projected(lab.transform)
+    assert torch.equal(seen.y, train.y)
+    with torch.no_grad():
+        assert_close(seen.x[:5], T(train.x[:5]), atol=1e-3, rtol=0)  # kept in half precision
+
+
+def test_a_projection_cut_in_the_middle_goes_on(lab, bench, tmp_path, monkeypatch):
+    from labkit import artifacts
+
+    monkeypatch.setattr(artifacts, "_PROJECTED_AT_ONCE", 300)
+    other = Workbench(tmp_path, progress=False)
+    other.dictionary(lab.transform.dictionary)
+    calls = []
+    whole = SparseTransform.forward
+
+    def breaking(self, x):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, x)
+
+    monkeypatch.setattr(SparseTransform, "forward", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        other.projected(lab.transform)
+    seen = other.projected(lab.transform)
+    assert calls == [300, 300, 300, 300, 100]
+    assert_close(seen.x, bench.projected(lab.transform).x, atol=2e-3, rtol=0)
+
+
+def test_pictures_and_classes(lab, bench):
+    case = experiment.Case(lab.classifier, lab.transform, lab.attacks[-1])
+    columns, notes = experiment.picture(case, bench, n=3)
+    assert [len(images) for images in columns.values()] == [3] * 4 and set(columns) == set(notes)
+    classes = experiment.by_class(case, bench)
+    assert classes.n.sum() == 100
+    whole = experiment.run([case], bench).accuracy[0]
+    assert_close(float((classes.accuracy * classes.n).sum() / 100), whole, atol=1e-3, rtol=0)
+
+
+def test_shrinkage_of_a_layer_that_keeps_everything(lab, bench):
+    """With λ next to nothing T is the identity; with λ huge only the low-pass part of a perturbation is left."""
+    x = bench.images(lab.data, "test").x[:4].clamp(0.3, 0.7)
+    x_adv = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    d = bench.dictionary(lab.transform.dictionary)
+    low_only = SparseTransform(d, lam=1e3)
+    table = experiment.shrinkage({1e3: low_only}, x, x_adv)
+    assert_close(table["kept, mean"][0] ** 2, table["low-pass share"][0], rtol=0.2, atol=0)
+
+
+def test_unknown_attacks_are_named(lab, bench):
+    case = experiment.Case(lab.classifier, None, recipes.AttackRecipe("magic"))
+    with pytest.raises(InputError, match="clean, fgsm, bim"):
+        experiment.run([case], bench)

@@ -1,0 +1,300 @@
+"""Image files: what each kind of file becomes, how a tree is read, and the sentence for each thing that is wrong."""
+
+import io
+import os
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from labkit import imagefiles
+from labkit.errors import InputError
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def write(path: Path, colour=RED, size=(12, 10), mode="RGB", **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+def tree(root: Path, train=4, test=2, classes=("apple", "pear")) -> Path:
+    """Every image in a colour of its own."""
+    for k, name in enumerate(classes):
+        for part, count in (("train", train), ("test", test)):
+            for i in range(count):
+                write(root / part / name / f"{i}.png", (20 * k, 10 * i, 200 if part == "train" else 100))
+    return root
+
+
+def zipped(root: Path, target: Path, top: str = "") -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(root.rglob("*")):
+            if file.is_file():
+                archive.write(file, Path(top) / file.relative_to(root))
+    return target
+
+
+def decoded(root: Path, resolution=None) -> torch.Tensor:
+    source = imagefiles.Source(root)
+    return imagefiles.scan(source, source.names, resolution, decode=True).pixels
+
+
+def one(path: Path, resolution=None) -> np.ndarray:
+    """The only image of a folder, (H, W, C)."""
+    (pixels,) = decoded(path.parent, resolution)
+    return pixels.permute(1, 2, 0).numpy()
+
+
+# What a file becomes
+
+
+def test_a_red_png_is_red(tmp_path):
+    pixels = one(write(tmp_path / "a.png"))
+    assert pixels.shape == (10, 12, 3) and (pixels == RED).all()
+
+
+def test_exif_orientation_turns_the_image_upright(tmp_path):
+    stored = Image.new("RGB", (3, 2), "black")
+    stored.putpixel((0, 0), RED)
+    for orientation, shape, where in ((6, (3, 2), (0, 1)), (8, (3, 2), (2, 0)), (3, (2, 3), (1, 2))):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        folder = tmp_path / str(orientation)
+        folder.mkdir()
+        stored.save(folder / "a.png", exif=exif)
+        pixels = one(folder / "a.png")
+        assert pixels.shape[:2] == shape and tuple(np.argwhere(pixels[..., 0] == 255)[0]) == where
+        source = imagefiles.Source(folder)
+        assert imagefiles.side(source, "a.png", None) == shape  # the header alone tells the same size
+
+
+@pytest.mark.filterwarnings("ignore:.*converted to RGB")
+def test_transparency_lies_over_white(tmp_path):
+    pixels = one(write(tmp_path / "a" / "x.png", (255, 0, 0, 128), mode="RGBA"))
+    assert abs(pixels[0, 0].astype(int) - (255, 127, 127)).max() <= 1
+    keyed = Image.new("RGB", (4, 4), RED)
+    keyed.putpixel((0, 0), GREEN)
+    (tmp_path / "b").mkdir()
+    keyed.save(tmp_path / "b" / "x.png", transparency=GREEN)  # a colour that stands for transparent
+    pixels = one(tmp_path / "b" / "x.png")
+    assert (pixels[0, 0] == 255).all() and (pixels[1, 1] == RED).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*converted to RGB")
+def test_palette_and_cmyk_become_rgb(tmp_path):
+    write(tmp_path / "a" / "x.png")
+    Image.new("RGB", (4, 4), BLUE).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a" / "x.png")
+    assert (one(tmp_path / "a" / "x.png") == BLUE).all()
+    assert (one(write(tmp_path / "b" / "x.tif", (0, 255, 255, 0), mode="CMYK")) == RED).all()
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    values = np.array([[0, 255, 256, 0x8000], [0xABCD, 0xFF00, 0xFFFF, 1]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="1 16-bit grey converted to 8-bit grey"):
+        assert (one(tmp_path / "a.png")[..., 0] == values >> 8).all()
+
+
+def test_all_grey_keeps_one_channel_and_a_single_colour_file_makes_three(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.png", 50 * i, mode="L")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing was converted, so nothing is said
+        pixels = decoded(tmp_path)
+    assert pixels.shape == (3, 1, 10, 12) and pixels[:, 0, 0, 0].tolist() == [0, 50, 100]
+    write(tmp_path / "9.png", BLUE)
+    with pytest.warns(UserWarning, match=r"of 4 images, 3 grey converted to RGB") as said:
+        pixels = decoded(tmp_path)
+    assert len(said) == 1
+    assert pixels.shape == (4, 3, 10, 12) and pixels[:, :, 0, 0].tolist()[1:] == [[50] * 3, [100] * 3, [0, 0, 255]]
+
+
+def test_resolution_takes_the_centred_square(tmp_path):
+    wide = Image.new("RGB", (30, 10), GREEN)
+    wide.paste(RED, (10, 0, 20, 10))
+    wide.save(tmp_path / "a.png")
+    pixels = one(tmp_path / "a.png", resolution=6)
+    assert pixels.shape == (6, 6, 3) and (pixels[:, 1:-1] == RED).all()
+
+
+def test_reading_on_demand_gives_the_same_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(80):  # more than one block, so that threads share the work
+        Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
+    source = imagefiles.Source(tmp_path)
+    now = imagefiles.scan(source, source.names, None, decode=True)
+    later = imagefiles.scan(source, source.names, None, decode=False)
+    assert later.pixels is None and later.shape == now.shape and later.prints == now.prints
+    some = [source.names[i] for i in (70, 3)]
+    assert torch.equal(imagefiles.pixels(source, some, later.shape, None), now.pixels[[70, 3]])
+    expected = np.asarray(Image.open(tmp_path / "70.png")).transpose(2, 0, 1)
+    assert (now.pixels[70].numpy() == expected).all()
+
+
+# How a tree is read
+
+
+@pytest.mark.parametrize("held", ["test", "val", "Test"])
+def test_train_and_test_folders(tmp_path, held):
+    root = tree(tmp_path / "set")
+    (root / "test").rename(root / held)
+    write(root / "README" / "logo.png")  # beside train/ and test/: not theirs
+    classes, train, test = imagefiles.split(imagefiles.Source(root))
+    assert classes == ("apple", "pear")
+    assert train.names == [f"train/{c}/{i}.png" for c in classes for i in range(4)]
+    assert train.y.tolist() == [0] * 4 + [1] * 4
+    assert test.names == [f"{held}/{c}/{i}.png" for c in classes for i in range(2)]
+
+
+def test_one_top_folder_is_looked_through_in_a_zip_and_in_a_folder(tmp_path):
+    root = tree(tmp_path / "outer" / "set")
+    archive = zipped(root, tmp_path / "a.zip", top="set")
+    for path in (tmp_path / "outer", archive):
+        classes, train, test = imagefiles.split(imagefiles.Source(path))
+        assert classes == ("apple", "pear") and (len(train.names), len(test.names)) == (8, 4)
+        assert train.names[0] == "set/train/apple/0.png"
+
+
+def test_without_a_test_folder_a_fifth_of_each_class_is_held_out(tmp_path):
+    for name, count in (("apple", 10), ("pear", 2), ("plum", 26)):
+        for i in range(count):
+            write(tmp_path / name / f"{i:02}.png")
+    source = imagefiles.Source(tmp_path)
+    classes, train, test = imagefiles.split(source)
+    assert torch.bincount(test.y).tolist() == [2, 1, 5] and torch.bincount(train.y).tolist() == [8, 1, 21]
+    assert sorted(train.names + test.names) == source.names
+    assert all(name.startswith(classes[k]) for name, k in zip(test.names, test.y.tolist(), strict=True))
+    assert imagefiles.split(imagefiles.Source(tmp_path))[2].names == test.names
+
+
+def test_classes_of_one_image_are_split_plainly_and_it_is_said(tmp_path):
+    for i in range(10):
+        write(tmp_path / f"class{i}" / "only.png")
+    with pytest.warns(UserWarning, match="10 of 10 classes have a single image"):
+        classes, train, test = imagefiles.split(imagefiles.Source(tmp_path))
+    assert len(classes) == 10 and len(train.names) == 8 and len(test.names) == 2
+    assert not set(train.y.tolist()) & set(test.y.tolist())
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train"):
+        for i in range(5):
+            write(tmp_path / name / f"{i}.png")
+    assert imagefiles.split(imagefiles.Source(tmp_path))[0] == ("bus", "train")
+
+
+def test_what_systems_leave_behind_is_no_image(tmp_path):
+    root = tree(tmp_path / "set")
+    names = imagefiles.Source(root).names
+    for junk in ("train/apple/._0.png", "__MACOSX/train/apple/0.png", "train/apple/notes.txt", ".cache/x/0.png"):
+        (root / junk).parent.mkdir(parents=True, exist_ok=True)
+        (root / junk).write_bytes(b"junk")
+    assert imagefiles.Source(root).names == names
+    assert imagefiles.Source(zipped(root, tmp_path / "a.zip")).names == names
+
+
+def test_links_that_form_a_loop_end(tmp_path):
+    root = tree(tmp_path / "set")
+    names = imagefiles.Source(root).names
+    os.symlink(root, root / "train" / "apple" / "again")
+    assert imagefiles.Source(root).names == names
+
+
+# What is wrong, in one sentence
+
+
+def refused(message: str, action) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_empty_and_imageless_places(tmp_path):
+    refused("nowhere does not exist", lambda: imagefiles.Source(tmp_path / "nowhere"))
+    refused("is empty", lambda: imagefiles.Source(tmp_path))
+    (tmp_path / "notes.txt").write_text("no image")
+    refused("holds no images", lambda: imagefiles.Source(tmp_path))
+    refused("notes.txt is not a readable zip", lambda: imagefiles.Source(tmp_path / "notes.txt"))
+    write(tmp_path / "loose.png")
+    refused("none in a class folder", lambda: imagefiles.split(imagefiles.Source(tmp_path)))
+
+
+def test_a_class_must_be_in_both(tmp_path):
+    root = tree(tmp_path / "set")
+    write(root / "train" / "zebra" / "0.png")
+    refused("class zebra present in train only", lambda: imagefiles.split(imagefiles.Source(root)))
+    write(root / "test" / "zebra" / "0.png")
+    write(root / "test" / "yak" / "0.png")
+    refused("class yak present in test only", lambda: imagefiles.split(imagefiles.Source(root)))
+    for file in (root / "train").rglob("*.png"):
+        file.unlink()
+    refused("no train/", lambda: imagefiles.split(imagefiles.Source(root)))
+
+
+@pytest.mark.parametrize("name", ["../x/0.png", "a/../../0.png", "/etc/0.png", "C:/x/0.png", "..\\x\\0.png"])
+def test_zip_members_outside_the_zip(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("apple/0.png", b"")
+        archive.writestr(name, b"")
+    refused("outside itself", lambda: imagefiles.Source(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "gif", "webp"])
+def test_a_truncated_image_is_named(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    noise.save(tmp_path / f"broken.{ending}")
+    whole = (tmp_path / f"broken.{ending}").read_bytes()
+    (tmp_path / f"broken.{ending}").write_bytes(whole[: len(whole) // 2])
+    refused(rf"broken\.{ending} is no readable image", lambda: decoded(tmp_path))
+
+
+def test_other_content_under_an_image_name(tmp_path):
+    (tmp_path / "a.jpg").write_text("<html>not found</html>")
+    refused("a.jpg is no readable image .unknown format", lambda: decoded(tmp_path))
+    (tmp_path / "a.jpg").write_bytes(b"")
+    refused("a.jpg is no readable image", lambda: decoded(tmp_path))
+
+
+def test_a_damaged_zip_member_is_named(tmp_path):
+    archive = zipped(tree(tmp_path / "set"), tmp_path / "a.zip")
+    raw = bytearray(archive.read_bytes())
+    at = raw.index(b"IDAT")  # in the first member's data
+    raw[at + 6] ^= 0xFF
+    archive.write_bytes(raw)
+    refused("test/apple/0.png cannot be read .*CRC", lambda: decoded(archive))
+
+
+def test_mixed_sizes_name_two_examples(tmp_path):
+    write(tmp_path / "a.png", size=(12, 10))
+    write(tmp_path / "b.png", size=(20, 16))
+    refused(r"mixed size: .*a\.png is 12×10, .*b\.png is 20×16; .*resolution=", lambda: decoded(tmp_path))
+    assert decoded(tmp_path, resolution=8).shape == (2, 3, 8, 8)
+
+
+def test_absurd_dimensions_are_refused_before_decoding(tmp_path):
+    def header(width: int, height: int) -> bytes:
+        """A PNG that announces a size and holds no pixels."""
+        small = io.BytesIO()
+        Image.new("L", (1, 1)).save(small, "PNG")
+        raw = bytearray(small.getvalue())
+        raw[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+        raw[29:33] = zlib.crc32(bytes(raw[12:29])).to_bytes(4, "big")
+        return bytes(raw)
+
+    (tmp_path / "a.png").write_bytes(header(8000, 8000))
+    refused("a.png has 8000×8000 pixels, the limit is 50,000,000", lambda: decoded(tmp_path, resolution=32))
+    (tmp_path / "a.png").write_bytes(header(2**20, 2**20))
+    refused("a.png has far too many pixels", lambda: decoded(tmp_path, resolution=32))
+
+
+def test_thirty_two_bit_files_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+    refused("a.tif is no readable image .*32 bits", lambda: decoded(tmp_path))

@@ -1,0 +1,92 @@
+import pandas as pd
+import pytest
+
+from labkit import paper, show, tables
+from labkit.errors import InputError
+
+
+def rows():
+    """Measured-looking rows with known numbers: clean and BIM, by attackers of three kinds."""
+
+    def row(defense, retrained, attack, knowledge, accuracy):
+        return {
+            "data": "fashion, 32×32", "n": 500, "classifier": "vgg16 ×0.25", "retrained": retrained, "defense": defense,
+            "attack": attack, "budget": 0.03, "knowledge": knowledge, "seed": 0, "accuracy": accuracy,
+            "low": accuracy - 0.04, "high": accuracy + 0.04, "dissimilarity": 0.03, "psnr": 30.0, "seconds": 1.0,
+            "recipe": "0123456789abcdef",
+        }  # fmt: skip
+
+    return pd.DataFrame([
+        row("No Defense", False, "Clean", "–", 0.9), row("STL", False, "Clean", "–", 0.8),
+        row("STL", True, "Clean", "–", 0.88),
+        row("No Defense", False, "BIM-0.03", "classifier", 0.18), row("STL", False, "BIM-0.03", "classifier", 0.5),
+        row("STL", True, "BIM-0.03", "transfer", 0.66), row("STL", True, "BIM-0.03", "exact", 0.11),
+    ])  # fmt: skip
+
+
+def test_the_papers_numbers_are_the_printed_ones():
+    assert paper.table("1").loc["STL (cluster)", "FGSM-0.08"] == 0.8567
+    assert paper.table("4").loc["STL (cluster)", "accuracy"] == 0.19
+    assert paper.table("8b").loc["Adv Training", "Uni-0.08"] == 0.672
+    assert paper.table("6b").loc["PD-Ens", "Clean"] == 0.8789
+    assert len(paper.names()) == 11
+    with pytest.raises(InputError, match="no table '9'"):
+        paper.table("9")
+    assert paper.counterparts(64) == ("6a", "2a") and paper.counterparts(200) == ("7", "3")
+
+
+def test_every_line_carries_its_attacker_and_its_interval():
+    frame = tables.beside_paper(rows(), "1")
+    ours, theirs = frame[frame.source == "ours"], frame[frame.source == "paper, Table 1"]
+    assert list(frame.columns) == ["source", "defense", "attacker has", "Clean", "BIM-0.03"]
+    assert list(zip(ours.defense, ours["attacker has"], ours["BIM-0.03"], strict=True)) == [
+        ("No Defense", "the weights, not T", "0.180 [0.140, 0.220]"),
+        ("STL", "an undefended copy", "0.660 [0.620, 0.700]"),
+        ("STL", "all, exact gradient", "0.110 [0.070, 0.150]"),
+    ]
+    assert set(ours.Clean) == {"0.900 [0.860, 0.940]", "0.880 [0.840, 0.920]"}
+    assert theirs.set_index("defense").loc["STL", "BIM-0.03"] == "0.8754"
+    vanilla = tables.beside_paper(rows(), "5")
+    assert vanilla[(vanilla.source == "ours") & (vanilla.defense == "STL")]["BIM-0.03"].tolist() == ["0.500 [0.460, 0.540]"]
+
+
+def test_an_attack_the_paper_lacks_is_said_so():
+    frame = rows().replace({"attack": {"BIM-0.03": "BIM-0.05"}})
+    assert "not reported" in set(tables.beside_paper(frame, "1")["BIM-0.05"])
+
+
+def test_retention():
+    frame = tables.retention(rows(), "1").set_index(["defense", "attacker has"])
+    assert frame.loc[("STL", "an undefended copy"), "ours"] == "0.75"
+    assert frame.loc[("No Defense", "the weights, not T"), "paper, Table 1"] == f"{0.1803 / 0.9298:.2f}"
+
+
+def test_reading_compares_by_intervals():
+    text = tables.reading(rows())
+    assert "STL, vanilla, attacker has the weights, not T: 0.500 [0.460, 0.540] (better)" in text
+    assert "0.110 [0.070, 0.150] (not told apart)" in text
+    assert "leaves 0.660 when its author did not know about T, and 0.110" in text
+
+
+def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
+    tables.save(tables.retention(rows(), "1"), tmp_path / "new", "kept", "n = 500.")
+    assert len(pd.read_csv(tmp_path / "new" / "kept.csv")) == 3
+    text = (tmp_path / "new" / "kept.md").read_text()
+    assert text.startswith("| defense") and text.rstrip().endswith("n = 500.")
+    tables.save(rows(), "", "kept")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_caption_says_what_a_reader_must_know():
+    text = tables.caption(rows(), "1", "Shoes and shirts.")
+    for words in ("n = 500", "vgg16 ×0.25", "Shoes and shirts.", "CIFAR-10", "95 % Wilson", "differentiates T exactly"):
+        assert words in text
+
+
+def test_figures_show_every_row(tmp_path):
+    fig = show.save(show.accuracies(rows(), "title"), tmp_path, "accuracies")
+    drawn = [[round(float(v), 2) for bars in ax.containers for v in bars.lines[0].get_ydata()] for ax in fig.axes]
+    assert sorted(drawn[0]) == [0.18, 0.5, 0.8, 0.9]
+    assert sorted(drawn[1]) == [0.11, 0.18, 0.66, 0.88, 0.9]
+    assert (tmp_path / "accuracies.png").stat().st_size > 5_000
+    assert sum("attacker has" in text.get_text() for text in fig.legends[0].get_texts()) == 4
