@@ -12,9 +12,6 @@ PORT ?= 8866
 # The versions of constraints.txt were tested with Python 3.11; anything newer is tried, anything older refused.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-
-# Threads that wait shall sleep: by default they spin, and two busy processes slow each other down tenfold.
-export OMP_WAIT_POLICY ?= passive
 READY := .venv/.ready
 
 .PHONY: help reports test lab dashboards bench lint clean

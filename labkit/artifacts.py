@@ -26,8 +26,14 @@ class Workbench:
     progress   whether to show bars for what takes longer than two seconds
     """
 
-    def __init__(self, store: str | Path | None = None, *, data_root: str | Path | None = None,
-                 device: str | None = None, progress: bool = True):
+    def __init__(
+        self,
+        store: str | Path | None = None,
+        *,
+        data_root: str | Path | None = None,
+        device: str | None = None,
+        progress: bool = True,
+    ):
         self.store = Store(store or None)
         self.data_root = data_root or None
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,11 +54,13 @@ class Workbench:
         def build(_scratch):
             objectives = []
             with self._bar("learning filters", "batch") as bar:
+
                 def show(progress: cdl.Progress):
                     objectives.append(progress.objective)
                     bar.total = progress.total
                     bar.set_postfix(objective=f"{progress.objective:.3f}")
                     bar.update()
+
                 d = cdl.learn(train, recipe, callback=show)
             return {"d": d}, {"objectives": objectives}
 
@@ -62,8 +70,13 @@ class Workbench:
     def transform(self, recipe: TransformRecipe, *, backward: str = "exact") -> SparseTransform:
         """The Sparse Transformation Layer with its learned dictionary, in evaluation mode, on the device."""
         layer = SparseTransform(
-            self.dictionary(recipe.dictionary), lam=recipe.lam, lowpass=recipe.lowpass, pad=recipe.pad,
-            boundary=recipe.boundary, gap_tol=recipe.gap_tol, backward=backward,
+            self.dictionary(recipe.dictionary),
+            lam=recipe.lam,
+            lowpass=recipe.lowpass,
+            pad=recipe.pad,
+            boundary=recipe.boundary,
+            gap_tol=recipe.gap_tol,
+            backward=backward,
         )
         return layer.eval().to(self.device)
 

@@ -19,8 +19,9 @@ from labkit.split import split
 LAM, K, S = 0.2, 64, 8
 
 
-def run(out: str | Path, *, dataset: str = "photos", data_root: str | None = None, sizes=(32, 64),
-        images: int = 256) -> dict:
+def run(
+    out: str | Path, *, dataset: str = "photos", data_root: str | None = None, sizes=(32, 64), images: int = 256
+) -> dict:
     """Times coding with K = 64, S = 8, λ = 0.2 and writes bench.json and bench.md into `out`.
 
     Per image size: sporco's `ConvBPDN` at its usual stopping rule (200 iterations, 5e-3), on a few images because it
@@ -60,8 +61,12 @@ def markdown(record: dict) -> str:
             f"| {r['sporco_ms']:.0f} | {r['sporco_ms'] / r['ours_ms']:.0f}× | {r['least_ms']:.2f} "
             f"| {r['ours_ms'] / r['least_ms']:.1f}× | {r['objective_ratio']:.4f} |"
         )
-    lines += ["", "Least: one analysis and one synthesis by dense convolution. Ratios were taken in one process; "
-              "milliseconds are those of the machine at hand.", ""]
+    lines += [
+        "",
+        "Least: one analysis and one synthesis by dense convolution. Ratios were taken in one process; "
+        "milliseconds are those of the machine at hand.",
+        "",
+    ]
     return "\n".join(lines)
 
 

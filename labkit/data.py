@@ -390,10 +390,16 @@ _IMAGENET10 = {
 
 _SETS: dict[str, tuple[Callable[[_Ask], Images], str]] = {
     "fashion": (_fashion, "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test images a class, padded to 32×32."),
-    "photos": (_photos, "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
-               "crops come from different halves."),
+    "photos": (
+        _photos,
+        "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
+        "crops come from different halves.",
+    ),
     "cifar10": (_cifar10, "CIFAR-10 (Krizhevsky, 2009) as published, through torchvision."),
-    "imagenet10": (partial(_imagenet, coarse=True), "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
-                   "not publish its own); validation images as test; pixels come from (lossy) JPEG files."),
+    "imagenet10": (
+        partial(_imagenet, coarse=True),
+        "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
+        "not publish its own); validation images as test; pixels come from (lossy) JPEG files.",
+    ),
     "imagenet": (_imagenet, "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files."),
 }

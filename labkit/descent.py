@@ -17,7 +17,6 @@ from labkit.sparse import active, grow, nobody, subtract
 _ENTER, _INNER = 0.2, 0.3
 
 
-
 @njit(fastmath=True, nogil=True, cache=True)
 def _peaks(c, lam, top, arg):
     """Per pixel the largest |c| − λ over the filters, and that filter; returns the largest |c| / λ of all."""

@@ -21,6 +21,10 @@ from labkit.split import split
 from labkit.stl import SparseTransform
 
 _BATCH = 250
+COLUMNS = [
+    "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
+    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "recipe",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
             "row", case, lambda _, case=case: ({}, _measure(case, bench)), digest=f"{train.digest}:{test.digest}"
         )
         rows.append({**_settings(case, bench), **found.facts, "recipe": found.key})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
@@ -189,15 +193,17 @@ def shrinkage(layers: dict[float, SparseTransform], x: Tensor, x_adv: Tensor) ->
             before, after = (x_adv - x).flatten(1), (layer(x_adv) - layer(x)).flatten(1)
             low = split(x_adv - x, layer.lowpass, layer.pad)[0].flatten(1)
         size = before.norm(dim=1).clamp_min(1e-12)
-        rows.append({
-            "λ": lam,
-            "n": len(x),
-            "kept, mean": float((after.norm(dim=1) / size).mean()),
-            "kept, worst": float((after.norm(dim=1) / size).max()),
-            "low-pass share": float((low.norm(dim=1) / size).square().mean()),
-            "PSNR of T(x), dB": float(metrics.psnr(layer(x), x).mean()),
-            "PSNR of T(x_adv) to x, dB": float(metrics.psnr(layer(x_adv), x).mean()),
-        })
+        rows.append(
+            {
+                "λ": lam,
+                "n": len(x),
+                "kept, mean": float((after.norm(dim=1) / size).mean()),
+                "kept, worst": float((after.norm(dim=1) / size).max()),
+                "low-pass share": float((low.norm(dim=1) / size).square().mean()),
+                "PSNR of T(x), dB": float(metrics.psnr(layer(x), x).mean()),
+                "PSNR of T(x_adv) to x, dB": float(metrics.psnr(layer(x_adv), x).mean()),
+            }
+        )
     return pd.DataFrame(rows)
 
 

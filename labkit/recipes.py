@@ -126,18 +126,38 @@ def _profile(name: str, *, train, test, dictionary: dict, classifier: dict, bim_
     )
 
 
-SMOKE = _profile("smoke", train=600, test=60, bim_steps=3,
-                 dictionary=dict(K=12, images=60, passes=1, batch=30),
-                 classifier=dict(width=0.125, epochs=3, batch=32))
-QUICK = _profile("quick", train=8000, test=500, bim_steps=10,
-                 dictionary=dict(images=400, passes=4),
-                 classifier=dict(width=0.25, epochs=8))
-LAB = _profile("lab", train=None, test=2000, bim_steps=20,
-               dictionary=dict(images=2000, passes=6),
-               classifier=dict(width=0.25, epochs=30))
-PAPER = _profile("paper", train=None, test=None, bim_steps=20,
-                 dictionary=dict(images=10_000, passes=10),
-                 classifier=dict(width=1.0, epochs=100))
+SMOKE = _profile(
+    "smoke",
+    train=600,
+    test=60,
+    bim_steps=3,
+    dictionary=dict(K=12, images=60, passes=1, batch=30),
+    classifier=dict(width=0.125, epochs=3, batch=32),
+)
+QUICK = _profile(
+    "quick",
+    train=8000,
+    test=500,
+    bim_steps=10,
+    dictionary=dict(images=400, passes=4),
+    classifier=dict(width=0.25, epochs=8),
+)
+LAB = _profile(
+    "lab",
+    train=None,
+    test=2000,
+    bim_steps=20,
+    dictionary=dict(images=2000, passes=6),
+    classifier=dict(width=0.25, epochs=30),
+)
+PAPER = _profile(
+    "paper",
+    train=None,
+    test=None,
+    bim_steps=20,
+    dictionary=dict(images=10_000, passes=10),
+    classifier=dict(width=1.0, epochs=100),
+)
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 
 

@@ -53,7 +53,10 @@ def strips(columns: dict[str, Tensor], notes: dict[str, Sequence[str]] | None = 
     names, notes = list(columns), notes or {}
     rows = len(columns[names[0]])
     fig, axes = plt.subplots(
-        rows, len(names), squeeze=False, layout="constrained",
+        rows,
+        len(names),
+        squeeze=False,
+        layout="constrained",
         figsize=(size * len(names), (size + (0.2 if notes else 0)) * rows + 0.35),
     )
     for j, name in enumerate(names):
@@ -94,8 +97,14 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
                 continue
             where = np.array([attacks.index(a) for a in mine.attack]) + 0.13 * (at - (len(lines) - 1) / 2)
             ax.errorbar(
-                where, mine.accuracy, yerr=[mine.accuracy - mine.low, mine.high - mine.accuracy],
-                fmt=MARKERS[knowledge], color=COLOURS[defense], capsize=2.5, markersize=6, linewidth=1.2,
+                where,
+                mine.accuracy,
+                yerr=[mine.accuracy - mine.low, mine.high - mine.accuracy],
+                fmt=MARKERS[knowledge],
+                color=COLOURS[defense],
+                capsize=2.5,
+                markersize=6,
+                linewidth=1.2,
                 markerfacecolor=COLOURS[defense] if blind else "white",
             )
         ax.set_xticks(range(len(attacks)), attacks)
@@ -103,9 +112,15 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
         ax.set_ylim(-0.02, 1.02)
         ax.grid(axis="y", alpha=0.25)
     handles = [
-        Line2D([], [], color=COLOURS[defense], marker=MARKERS[knowledge], linestyle="",
-               markerfacecolor="white" if knowledge in _AWARE else COLOURS[defense],
-               label=f"{defense}: attacker has {threat.SHORT[knowledge]}")
+        Line2D(
+            [],
+            [],
+            color=COLOURS[defense],
+            marker=MARKERS[knowledge],
+            linestyle="",
+            markerfacecolor="white" if knowledge in _AWARE else COLOURS[defense],
+            label=f"{defense}: attacker has {threat.SHORT[knowledge]}",
+        )
         for defense, knowledge in lines
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)

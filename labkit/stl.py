@@ -34,8 +34,9 @@ class SparseTransform(nn.Module):
 
     stochastic = False
 
-    def __init__(self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2,
-                 method="auto"):
+    def __init__(
+        self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto"
+    ):
         super().__init__()
         conv.check(d)
         if backward not in BACKWARDS:

@@ -101,8 +101,9 @@ class Store:
             _dump(fresh / "recipe.json", recipe)
             _dump(fresh / "facts.json", facts)
             if tensors:
-                save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-                          fresh / "tensors.safetensors")
+                save_file(
+                    {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, fresh / "tensors.safetensors"
+                )
             _dump(fresh / _MANIFEST, {file.name: _digest(file) for file in sorted(fresh.iterdir())})
             for file in fresh.iterdir():
                 _flush(file)
@@ -110,8 +111,10 @@ class Store:
             _flush(folder.parent)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise InputError(f"cannot write to {self.root} ({error.strerror}); free some space there, or choose "
-                             "another --store, and run again") from None
+            raise InputError(
+                f"cannot write to {self.root} ({error.strerror}); free some space there, or choose "
+                "another --store, and run again"
+            ) from None
 
 
 def read(folder: Path) -> Artifact:

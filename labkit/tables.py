@@ -44,11 +44,15 @@ def retention(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
         for row in group[group.attack != "Clean"].itertuples():
             both = row.attack in printed and defense in printed.index
             theirs = printed.loc[defense, row.attack] / printed.loc[defense, "Clean"] if both else None
-            lines.append({
-                "defense": defense, "attack": row.attack, "attacker has": threat.SHORT[knowledge],
-                "ours": f"{row.accuracy / clean:.2f}" if clean else "–",
-                f"paper, Table {table}": f"{theirs:.2f}" if both else "not reported",
-            })
+            lines.append(
+                {
+                    "defense": defense,
+                    "attack": row.attack,
+                    "attacker has": threat.SHORT[knowledge],
+                    "ours": f"{row.accuracy / clean:.2f}" if clean else "–",
+                    f"paper, Table {table}": f"{theirs:.2f}" if both else "not reported",
+                }
+            )
     return pd.DataFrame(lines)
 
 

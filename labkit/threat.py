@@ -11,8 +11,13 @@ KNOWLEDGE = {
     "identity": "has everything; treats T as the identity when differentiating (BPDA)",
     "exact": "has everything; differentiates T exactly",
 }
-SHORT = {"–": "nothing", "transfer": "an undefended copy", "classifier": "the weights, not T", "identity": "all, BPDA",
-         "exact": "all, exact gradient"}
+SHORT = {
+    "–": "nothing",
+    "transfer": "an undefended copy",
+    "classifier": "the weights, not T",
+    "identity": "all, BPDA",
+    "exact": "all, exact gradient",
+}
 
 
 def judged(classifier: nn.Module, defense: nn.Module | None) -> nn.Module:

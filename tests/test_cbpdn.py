@@ -57,8 +57,14 @@ def test_gap_is_a_bound_and_the_stopping_rule(method):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    C=st.integers(1, 3), H=st.integers(4, 19), W=st.integers(4, 19), K=st.integers(1, 6), S=st.integers(1, 4),
-    share=st.floats(0.05, 0.9), single=st.booleans(), seed=st.integers(0, 99),
+    C=st.integers(1, 3),
+    H=st.integers(4, 19),
+    W=st.integers(4, 19),
+    K=st.integers(1, 6),
+    S=st.integers(1, 4),
+    share=st.floats(0.05, 0.9),
+    single=st.booleans(),
+    seed=st.integers(0, 99),
 )
 def test_any_shape_is_solved_to_its_gap(C, H, W, K, S, share, single, seed):
     x, d = problem(2, C, H, W, K, S, torch.float32 if single else torch.float64, seed)
@@ -120,8 +126,11 @@ def test_a_stored_dictionary_gives_sporcos_projection(channels, tmp_path):
     stored = np.stack([p / np.linalg.norm(p) for p in patches], axis=-1).astype(np.float32)
     np.save(tmp_path / "filters.npy", stored if channels == 3 else stored[:, :, 0])
     solver = ConvBPDN(
-        stored if channels == 3 else stored[:, :, 0], high if channels == 3 else high[..., 0], 0.05,
-        ConvBPDN.Options({"MaxMainIter": 1000, "RelStopTol": 1e-9, "AutoRho": {"Enabled": False}, "rho": 1.0}), dimK=0,
+        stored if channels == 3 else stored[:, :, 0],
+        high if channels == 3 else high[..., 0],
+        0.05,
+        ConvBPDN.Options({"MaxMainIter": 1000, "RelStopTol": 1e-9, "AutoRho": {"Enabled": False}, "rho": 1.0}),
+        dimK=0,
     )
     z = torch.tensor(np.squeeze(np.asarray(solver.solve())).transpose(2, 0, 1).copy())[None]
     T = SparseTransform(load_dictionary(tmp_path / "filters.npy"), lam=0.05, gap_tol=1e-4)

@@ -38,7 +38,10 @@ def test_lag_gram_gives_the_energy_of_a_synthesis(case):
     R, d = conv.lag_gram(case["z"], S), case["d"]
     energy = sum(
         d[k, :, s // S, s % S] @ d[m, :, t // S, t % S] * R[k, m, s // S - t // S + S - 1, s % S - t % S + S - 1]
-        for k in range(K) for m in range(K) for s in range(S * S) for t in range(S * S)
+        for k in range(K)
+        for m in range(K)
+        for s in range(S * S)
+        for t in range(S * S)
     )
     assert_close(energy, conv.synthesize(case["z"], d).square().sum())
 

@@ -153,9 +153,7 @@ def test_a_class_that_runs_out_leaves_its_share_to_the_others(tmp_path):
 def test_a_recipe_names_what_load_loads():
     recipe = DataRecipe("photos", resolution=32, train=30, test=20, seed=5)
     for split, n in (("train", 30), ("test", 20)):
-        assert (
-            data.load_recipe(recipe, split).digest == data.load("photos", split, n=n, resolution=32, seed=5).digest
-        )
+        assert data.load_recipe(recipe, split).digest == data.load("photos", split, n=n, resolution=32, seed=5).digest
 
 
 # photos
@@ -404,8 +402,10 @@ def test_check_pixels_accepts_the_closed_interval():
 
 
 def test_unknown_names_list_the_known_ones(tmp_path, monkeypatch):
-    refused("unknown data set 'mnist'; the known ones are fashion, photos, cifar10, imagenet10, imagenet, folder:PATH",
-            lambda: data.load("mnist", "train"))
+    refused(
+        "unknown data set 'mnist'; the known ones are fashion, photos, cifar10, imagenet10, imagenet, folder:PATH",
+        lambda: data.load("mnist", "train"),
+    )
     refused("unknown data set 'folder:'", lambda: data.load("folder:", "train"))
     refused("unknown data set ''", lambda: data.note(""))
     monkeypatch.chdir(tmp_path)
@@ -484,8 +484,10 @@ def test_cifar10_without_a_network_says_what_to_do(tmp_path, monkeypatch):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    refused("could not be downloaded .*--data-root, or use folder:PATH",
-            lambda: data.load("cifar10", "test", data_root=tmp_path))
+    refused(
+        "could not be downloaded .*--data-root, or use folder:PATH",
+        lambda: data.load("cifar10", "test", data_root=tmp_path),
+    )
 
 
 def write_imagenet(root: Path, synsets: list[str]) -> None:
@@ -525,6 +527,8 @@ def test_imagenet10_gathers_four_synsets_a_class(tmp_path):
 
 def test_imagenet_that_is_missing_says_what_to_do(tmp_path):
     for name in ("imagenet", "imagenet10"):
-        refused("ImageNet was not found in .*--data-root, or use folder:PATH",
-                lambda name=name: data.load(name, "train", data_root=tmp_path))
+        refused(
+            "ImageNet was not found in .*--data-root, or use folder:PATH",
+            lambda name=name: data.load(name, "train", data_root=tmp_path),
+        )
     assert not os.listdir(tmp_path)

@@ -47,7 +47,9 @@ def test_every_line_carries_its_attacker_and_its_interval():
     assert set(ours.Clean) == {"0.900 [0.860, 0.940]", "0.880 [0.840, 0.920]"}
     assert theirs.set_index("defense").loc["STL", "BIM-0.03"] == "0.8754"
     vanilla = tables.beside_paper(rows(), "5")
-    assert vanilla[(vanilla.source == "ours") & (vanilla.defense == "STL")]["BIM-0.03"].tolist() == ["0.500 [0.460, 0.540]"]
+    assert vanilla[(vanilla.source == "ours") & (vanilla.defense == "STL")]["BIM-0.03"].tolist() == [
+        "0.500 [0.460, 0.540]"
+    ]
 
 
 def test_an_attack_the_paper_lacks_is_said_so():

@@ -19,8 +19,15 @@ def fgsm(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, budget: Bud
     return budget.project(x + _stride(_ascent(model, x, y), budget.norm) * _column(budget.radius(x)), x)
 
 
-def bim(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10,
-        step: float | None = None) -> Tensor:
+def bim(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    budget: Budget,
+    steps: int = 10,
+    step: float | None = None,
+) -> Tensor:
     """Basic iterative method (Kurakin et al., 2017): FGSM in small steps, brought back into the budget after each.
 
     step  length of one step as a share of the radius; by default 2.5 / steps, so that the far side can be reached
