@@ -41,9 +41,10 @@ reports: $(READY)
 	$(BIN)/python -m labkit report --profile $(PROFILE) --dataset '$(DATASET)' $(if $(RESOLUTION),--resolution $(RESOLUTION)) --out '$(OUT)'
 
 # nbval runs each notebook from top to bottom; a stripped notebook has no outputs to compare with, hence -lax.
+# Its kernels measure coverage, too, but only when told of what and how: a bare --cov makes them hang.
 test: $(READY)
 	LABKIT_PROFILE=smoke $(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	    --cov --cov-report=term --durations=10
+	    --cov=labkit --cov-config=pyproject.toml --cov-report=term --durations=10
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -55,7 +55,7 @@ def statistics(z: Tensor, x: Tensor, S: int) -> Stats:
 def loss(d: Tensor, stats: Stats) -> Tensor:
     """½ Σ‖x − Σₖ dₖ ∗ zₖ‖² over everything in `stats`, in float64, without seeing an image again."""
     d = d.double()
-    return 0.5 * stats.xtx - (d * stats.ztx).sum() + 0.5 * (d * _normal(d, stats.ztz)).sum()
+    return 0.5 * stats.xtx - (d * stats.ztx).sum() + 0.5 * (d * _normal(d, _spectrum(stats.ztz))).sum()
 
 
 def update(d: Tensor, stats: Stats, *, max_iter: int = 50) -> Tensor:
@@ -64,11 +64,12 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = 50) -> Tensor:
     Accelerated projected gradient (FISTA, with restart) on the statistics. Without the constraint, of which Eq. 2 of
     the paper says nothing, the codes could shrink to nothing while the filters grow.
     """
+    spectrum = _spectrum(stats.ztz)
     point = ahead = d.double()
-    step = 1 / _largest(stats.ztz, point)
+    step = 1 / max(_largest(spectrum), 1e-30)
     momentum = 1.0
     for _ in range(max_iter):
-        moved = _into_ball(ahead - step * (_normal(ahead, stats.ztz) - stats.ztx))
+        moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx))
         if ((ahead - moved) * (moved - point)).sum() > 0:
             momentum = 1.0
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
@@ -142,19 +143,26 @@ def _revive(d: Tensor, fresh: Stats, memory: Stats, residual: Tensor, generator:
     return d
 
 
-def _normal(d: Tensor, ztz: Tensor) -> Tensor:
-    """The quadratic part's gradient: (k, c, s) ↦ Σ_l,t ztz[k, l, s − t] d_l,c[t]."""
-    return F.conv2d(d.transpose(0, 1), ztz.flip(2, 3), padding=d.shape[-1] - 1).transpose(0, 1)
+def _spectrum(ztz: Tensor) -> Tensor:
+    """What `_normal` needs of ztz: a K×K matrix for each frequency of a 2S×2S grid, (2S, S + 1, K, K)."""
+    S = (ztz.shape[-1] + 1) // 2
+    lags = F.pad(ztz, (0, 1, 0, 1)).roll((1 - S, 1 - S), dims=(2, 3))
+    return torch.fft.rfft2(lags).permute(2, 3, 0, 1).contiguous()
 
 
-def _largest(ztz: Tensor, like: Tensor) -> Tensor:
-    """An upper estimate of the largest eigenvalue of `_normal`, by the power method and a margin."""
-    v = torch.ones_like(like[:, :1])
-    size = v.norm()
-    for _ in range(30):
-        v = _normal(v / size, ztz)
-        size = v.norm().clamp_min(1e-30)
-    return 1.05 * size
+def _normal(d: Tensor, spectrum: Tensor) -> Tensor:
+    """The quadratic part's gradient: (k, c, s) ↦ Σ_l,t ztz[k, l, s − t] d_l,c[t].
+
+    A circular convolution on 2S×2S is exact at the S×S places wanted, and costs a fraction of the direct sum.
+    """
+    N, S = spectrum.shape[0], d.shape[-1]
+    spread = torch.fft.rfft2(d, s=(N, N)).permute(2, 3, 0, 1)
+    return torch.fft.irfft2((spectrum @ spread).permute(2, 3, 0, 1), s=(N, N))[..., :S, :S]
+
+
+def _largest(spectrum: Tensor) -> float:
+    """An upper bound on the largest eigenvalue of `_normal`: that of the circular convolution it is cut from."""
+    return float(torch.linalg.eigvalsh(spectrum).max())
 
 
 def _into_ball(d: Tensor) -> Tensor:

@@ -190,7 +190,8 @@ def shrinkage(layers: dict[float, SparseTransform], x: Tensor, x_adv: Tensor) ->
     rows = []
     for lam, layer in layers.items():
         with torch.no_grad():
-            before, after = (x_adv - x).flatten(1), (layer(x_adv) - layer(x)).flatten(1)
+            clean, attacked = layer(x), layer(x_adv)
+            before, after = (x_adv - x).flatten(1), (attacked - clean).flatten(1)
             low = split(x_adv - x, layer.lowpass, layer.pad)[0].flatten(1)
         size = before.norm(dim=1).clamp_min(1e-12)
         rows.append(
@@ -200,8 +201,8 @@ def shrinkage(layers: dict[float, SparseTransform], x: Tensor, x_adv: Tensor) ->
                 "kept, mean": float((after.norm(dim=1) / size).mean()),
                 "kept, worst": float((after.norm(dim=1) / size).max()),
                 "low-pass share": float((low.norm(dim=1) / size).square().mean()),
-                "PSNR of T(x), dB": float(metrics.psnr(layer(x), x).mean()),
-                "PSNR of T(x_adv) to x, dB": float(metrics.psnr(layer(x_adv), x).mean()),
+                "PSNR of T(x), dB": float(metrics.psnr(clean, x).mean()),
+                "PSNR of T(x_adv) to x, dB": float(metrics.psnr(attacked, x).mean()),
             }
         )
     return pd.DataFrame(rows)
@@ -212,16 +213,18 @@ def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tens
 
     The first `n` test images that the network classifies correctly, so that the attack has something to change.
     """
-    test, network = bench.images(case.data, "test"), bench.classifier(case.classifier)
-    x_adv, seen, labels = decisions(case, bench)
-    x = test.x[:]
-    plain, attacked = (predict(network, images).argmax(1).cpu() for images in (x, x_adv))
-    which = torch.nonzero(plain == test.y)[:n, 0]
-    names = [[test.classes[int(c)] for c in found[which]] for found in (plain, attacked, labels)]
-    images = {"image x": x, case.attack.label: x_adv, "10 × difference": 0.5 + 10 * (x_adv - x), "T(attacked)": seen}
-    titles = list(images)
-    notes = {titles[0]: names[0], titles[1]: names[1], titles[2]: [""] * len(which), titles[3]: names[2]}
-    return {title: image[which] for title, image in images.items()}, notes
+    test, network, layer = (
+        bench.images(case.data, "test"),
+        bench.classifier(case.classifier),
+        bench.transform(case.defense),
+    )
+    which = torch.nonzero(predict(network, test.x).argmax(1) == test.y)[:n, 0]
+    x, x_adv = test.x[which], adversarial(case.attempt(), bench)[which]
+    with torch.no_grad():
+        seen = layer(x_adv.to(bench.device)).cpu()
+    names = [[test.classes[int(c)] for c in predict(network, pixels).argmax(1)] for pixels in (x, x_adv, seen)]
+    columns = {"image x": x, case.attack.label: x_adv, "10 × difference": 0.5 + 10 * (x_adv - x), "T(attacked)": seen}
+    return columns, dict(zip(columns, [names[0], names[1], [""] * len(x), names[2]], strict=True))
 
 
 def by_class(case: Case, bench: Workbench) -> pd.DataFrame:

@@ -70,7 +70,8 @@ def caption(rows: pd.DataFrame, table: str, note: str = "") -> str:
     return (
         f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; "
         f"{', '.join(sorted(set(rows.classifier)))}. {note} "
-        f"Brackets: 95 % Wilson intervals. Attackers: {attackers}. Sizes are relative L2 dissimilarities. "
+        "Brackets: 95 % Wilson intervals; the recipe hash behind each number stands in rows.csv. "
+        f"Attackers: {attackers}. Sizes are relative L2 dissimilarities. "
         f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
         "images and another network, so read each block against its own “No Defense” line. The paper does not say "
         "which attacker its retrained rows faced."
@@ -89,7 +90,9 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "") -> 
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / f"{name}.csv", index=False)
-    (folder / f"{name}.md").write_text(frame.to_markdown(index=False) + (f"\n\n{caption}\n" if caption else "\n"))
+    (folder / f"{name}.md").write_text(
+        frame.to_markdown(index=False, missingval="–") + (f"\n\n{caption}\n" if caption else "\n")
+    )
 
 
 def _by_attacker(rows: pd.DataFrame):

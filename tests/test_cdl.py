@@ -49,7 +49,7 @@ def test_update_meets_its_constraint_and_its_optimality():
     stats = cdl.statistics(0.3 * z, x, S)  # shrunken codes want long filters, so the constraint binds
     found = cdl.update(d, stats, max_iter=2000)
     assert (found.flatten(1).norm(dim=1) <= 1 + 1e-9).all()
-    gradient = cdl._normal(found, stats.ztz) - stats.ztx
+    gradient = cdl._normal(found, cdl._spectrum(stats.ztz)) - stats.ztx
     step = cdl._into_ball(found - 1e-3 * gradient)
     assert_close(step, found, atol=1e-7, rtol=0)
     assert cdl.loss(found, stats) < cdl.loss(cdl._into_ball(0.9 * found), stats)
