@@ -194,7 +194,7 @@ def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[tuple[str, 
     else:
         held[order[: max(1, round(count / 5))]] = True
         warnings.warn(
-            f"{source.path}: {int((sizes == 1).sum())} of {len(classes)} classes have a single image, so train and "
+            f"classes with a single image: {int((sizes == 1).sum())} of {len(classes)} in {source.path}, so train and "
             "test hold different classes; good for looking at pictures, not for training",
             stacklevel=5,
         )
@@ -316,7 +316,7 @@ def _say(source: Source, modes: Counter[str], target: str) -> None:
     if converted:
         what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
         becomes = "8-bit grey" if target == "L" else "RGB"
-        warnings.warn(f"{source.path}: of {modes.total():,} images, {what} converted to {becomes}", stacklevel=6)
+        warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
 
 
 def _damaged(source: Source, name: str, error: Exception) -> InputError:

@@ -68,7 +68,7 @@ class ClassifierRecipe:
     network: str = "vgg16"
     width: float = 0.25
     epochs: int = 12
-    batch: int = 128
+    batch: int = 64
     lr: float = 0.05
     weight_decay: float = 5e-4
     augment: bool = True

@@ -30,6 +30,8 @@ _KERNEL_ENV = {
     "PLOTLY_RENDERER": "plotly_mimetype",
     # debugpy prints three lines about frozen modules at every kernel start of Python 3.11 otherwise.
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    # What `reports.check` has already said about the images, once.
+    "PYTHONWARNINGS": "ignore:images converted,ignore:classes with a single image",
 }
 
 

@@ -348,7 +348,7 @@ def test_files_read_on_demand_are_still_checked_and_counted(tmp_path, monkeypatc
     Image.new("L", (8, 6), 9).save(root / "train" / "ant" / "00.png")
     monkeypatch.setattr(data, "BYTES_LIMIT", 10)
     monkeypatch.setattr(data, "FLOAT_LIMIT", 10)
-    with pytest.warns(UserWarning, match="of 9 images, 1 grey converted to RGB"):
+    with pytest.warns(UserWarning, match="1 grey to RGB, of 9 in"):
         assert data.load(f"folder:{root}", "train").x.shape == (9, 3, 6, 8)
     Image.new("RGB", (9, 9)).save(root / "train" / "ant" / "00.png")
     refused("mixed size", lambda: data.load(f"folder:{root}", "train"))

@@ -78,6 +78,7 @@ def test_profiles_prints_the_recipes(capsys):
         (["--dataset", "folder:nowhere"], "nowhere"),
         (["--notebooks", "02,9"], "no notebook '9'; there are 01_good, 02_bad"),
         (["--resolution", "-3"], "-3"),
+        (["--resolution", "4"], "at least 32 pixels"),
         (["--cell-timeout", "0"], "--cell-timeout"),
     ],
 )
