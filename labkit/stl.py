@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import cbpdn, conv, metrics, sparse
+from labkit.data import check_pixels
 from labkit.errors import InputError
 from labkit.split import extend, split
 
@@ -84,8 +85,7 @@ class SparseTransform(nn.Module):
         return sparse[..., edge : edge + size[0], edge : edge + size[1]]
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 4:
-            raise InputError(f"x must be (B, C, H, W), got {tuple(x.shape)}; a single image needs x[None]")
+        check_pixels(x)
         conv.check(self.d, x.shape[-2:], x.shape[1])
 
 

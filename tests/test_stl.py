@@ -142,3 +142,7 @@ def test_wrong_images_are_refused():
         T(images(C=1))
     with pytest.raises(InputError, match="larger than the image"):
         T(images(H=2))
+    with pytest.raises(InputError, match="by 255"):
+        T(255 * images())
+    with pytest.raises(InputError, match="NaN"):
+        T(images() * torch.nan)
