@@ -26,7 +26,7 @@ def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
     for defense in dict.fromkeys(chosen.defense):
         if defense in printed.index:
             values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
-            lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "see below", **values})
+            lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "not said", **values})
     return pd.DataFrame(lines, columns=["source", "defense", "attacker has", *attacks]).fillna("")
 
 

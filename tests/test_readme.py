@@ -1,0 +1,32 @@
+"""What the README claims comes from the rows kept beside it."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from labkit import paper, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_number_of_the_table_is_in_the_rows():
+    rows = pd.read_csv(ROOT / "reports" / "quick" / "rows.csv")
+    measured = {tables.cell(row) for row in rows.itertuples()}
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", text)
+    assert len(shown) >= 14 and set(shown) <= measured
+    for line in text.splitlines():
+        if line.startswith("| paper, Table 1"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert [float(cell) for cell in cells[3:]] == [
+                paper.table("1").loc[cells[1], attack] for attack in ("Clean", "FGSM-0.04", "FGSM-0.08", "BIM-0.03")
+            ]
+    assert re.search(r"retrained network 0\.836 .* and 0\.722", text, re.S)
+    bim = rows[rows.retrained & (rows.attack == "BIM-0.03")].set_index("knowledge").accuracy
+    assert (bim["transfer"], bim["exact"]) == (0.836, 0.722)
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
