@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from labkit import imagefiles
+from labkit import imagefiles, photos
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe
 
@@ -264,58 +263,17 @@ def _fashion(ask: _Ask) -> Images:
     return _from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
 
 
-def photo_boxes(split: str, resolution: int, seed: int = 0) -> list[tuple[str, int, tuple[int, int, int, int]]]:
-    """Where each crop of `photos` is cut: (photograph, class, (left, top, right, bottom)) in pixels of the file.
-
-    Each photograph is cut in two halves, side by side or one above the other; train crops lie in the first half, test
-    crops in the second. A crop is a square window of one to two times `resolution`, resized to it with antialias. In a
-    half whose shorter side is below 4/3 of `resolution`, windows take 75 to 100 % of that side, enlarged if need be.
-    """
-    count = {"train": 4000, "test": 1000}[split]
-    u = torch.rand(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2 * seed + (split == "test")))
-    boxes = []
-    for i, (size, across, down) in enumerate(u.tolist()):
-        k = i % len(_PHOTOS)
-        name, (_, _, (w, h), side_by_side) = list(_PHOTOS.items())[k]
-        left = w // 2 if side_by_side and split == "test" else 0
-        top = h // 2 if not side_by_side and split == "test" else 0
-        w, h = (w // 2, h) if side_by_side else (w, h // 2)
-        most = min(2 * resolution, w, h)
-        least = min(resolution, 3 * min(w, h) // 4)
-        side = least + int(size * (most - least + 1))
-        left, top = left + int(across * (w - side + 1)), top + int(down * (h - side + 1))
-        boxes.append((name, k, (left, top, left + side, top + side)))
-    return boxes
-
-
 def _photos(ask: _Ask) -> Images:
     size = ask.resolution or 64
-    boxes = photo_boxes(ask.split, size, ask.seed)[: ask.n]
-    photos = {name: _photo(name) for name in dict.fromkeys(name for name, _, _ in boxes)}
+    boxes = photos.boxes(ask.split, size, ask.seed)[: ask.n]
+    found = {name: photos.read(name) for name in dict.fromkeys(name for name, _, _ in boxes)}
     pixels = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
     for out, (name, _, box) in zip(pixels.numpy(), boxes, strict=True):
         # Cropped first: resizing with `box=` would let the filter look over the edge, into the other split's half.
-        crop = photos[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
+        crop = found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
         out[:] = np.asarray(crop).transpose(2, 0, 1)
-    y = torch.tensor([k for _, k, _ in boxes])
-    return Images(_settle(pixels), y, tuple(_PHOTOS), _digest(tuple(_PHOTOS), y, pixels.shape, pixels.numpy()))
-
-
-def _photo_path(name: str) -> Path:
-    package, file, *_ = _PHOTOS[name]
-    spec = find_spec(package)  # finds the package without importing it
-    return Path(spec.origin).parent / file if spec and spec.origin else Path(package, file)
-
-
-def _photo(name: str) -> Image.Image:
-    try:
-        with Image.open(_photo_path(name)) as image:
-            if image.size != _PHOTOS[name][2]:
-                raise OSError(f"another photograph lies there, of {image.size} pixels")
-            return image.convert("RGB")
-    except OSError as error:
-        package = _PHOTOS[name][0]
-        raise InputError(f"the photograph {name} of {package} cannot be read ({error}); reinstall {package}") from error
+    y, classes = torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS)
+    return Images(_settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
 def _cifar10(ask: _Ask) -> Images:
@@ -359,20 +317,6 @@ def _imagenet(ask: _Ask, coarse: bool = False) -> Images:
 
 
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-
-# Package, file and size of each photograph, and whether its halves lie side by side. Licences: data/README.md.
-_PHOTOS = {
-    "astronaut": ("skimage", "data/astronaut.png", (512, 512), True),
-    "cat": ("skimage", "data/chelsea.png", (451, 300), True),
-    "coffee": ("skimage", "data/coffee.png", (600, 400), True),
-    "rocket": ("skimage", "data/rocket.jpg", (640, 427), True),
-    "temple": ("sklearn", "datasets/images/china.jpg", (640, 427), True),
-    "flower": ("sklearn", "datasets/images/flower.jpg", (640, 427), True),
-    "parrots": ("sporco", "data/kodim23.png", (768, 512), False),
-    "butterfly": ("sporco", "data/monarch.png", (768, 512), False),
-    "sails": ("sporco", "data/sail.png", (768, 512), True),
-    "tulips": ("sporco", "data/tulips.png", (768, 512), True),
-}
 
 # Ten coarse classes of four synsets each. The paper does not publish which classes its ImageNet-10 has.
 _IMAGENET10 = {

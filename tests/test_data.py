@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labkit import data, imagefiles
+from labkit import data, imagefiles, photos
 from labkit.data import Images, Lazy
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe
@@ -122,9 +122,9 @@ def test_the_readme_records_the_digests_and_the_classes():
     readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     for line in (ROOT / "data" / "fashion" / "SHA256SUMS").read_text().splitlines():
         assert line.split()[0] in readme
-    for name, (_, file, _, _) in data._PHOTOS.items():
+    for name, (_, file, _, _) in photos.PHOTOS.items():
         assert re.search(rf"\| {name} \|.*{re.escape(file)}", readme)
-        photo = hashlib.sha256(Path(data._photo_path(name)).read_bytes()).hexdigest()
+        photo = hashlib.sha256(Path(photos.path(name)).read_bytes()).hexdigest()
         assert photo in readme, f"{name}: the installed package carries another file than data/README.md records"
     assert "Permission is hereby granted" in readme
 
@@ -165,10 +165,10 @@ def test_photo_crops_of_train_and_test_share_no_pixel(resolution):
     reach: dict[tuple[str, str], list[tuple[int, int, int, int]]] = {}
     for split in ("train", "test"):
         for seed in range(3):
-            for name, _, box in data.photo_boxes(split, resolution, seed):
+            for name, _, box in photos.boxes(split, resolution, seed):
                 reach.setdefault((name, split), []).append(box)
     assert len(reach) == 20
-    for name, (_, _, (w, h), _) in data._PHOTOS.items():
+    for name, (_, _, (w, h), _) in photos.PHOTOS.items():
         hull = {}
         for split in ("train", "test"):
             boxes = torch.tensor(reach[name, split])
@@ -184,15 +184,15 @@ def test_photo_crops_of_train_and_test_share_no_pixel(resolution):
 def test_photo_crops_see_nothing_beyond_their_box(monkeypatch):
     """Painting over everything right of (below) the train half leaves the train crops as they were."""
     before = data.load("photos", "train", n=200, resolution=64)
-    original = data._photo
+    original = photos.read
 
     def half_painted(name: str) -> Image.Image:
         photo = original(name)
-        _, _, (w, h), side_by_side = data._PHOTOS[name]
+        _, _, (w, h), side_by_side = photos.PHOTOS[name]
         photo.paste((255, 0, 255), (w // 2, 0, w, h) if side_by_side else (0, h // 2, w, h))
         return photo
 
-    monkeypatch.setattr(data, "_photo", half_painted)
+    monkeypatch.setattr(photos, "read", half_painted)
     assert torch.equal(data.load("photos", "train", n=200, resolution=64).x, before.x)
     assert data.load("photos", "test", n=200, resolution=64).x.mean((0, 2, 3)).tolist() == pytest.approx([1, 0, 1])
 
@@ -208,10 +208,10 @@ def test_photos_come_at_any_resolution():
 
 
 def test_a_photo_window_of_the_right_size_is_copied_pixel_by_pixel():
-    boxes = data.photo_boxes("test", 64)
+    boxes = photos.boxes("test", 64)
     i = next(i for i, (_, _, (left, _, right, _)) in enumerate(boxes) if right - left == 64)
     name, k, box = boxes[i]
-    with Image.open(data._photo_path(name)) as photo:
+    with Image.open(photos.path(name)) as photo:
         expected = torch.from_numpy(np.array(photo.convert("RGB").crop(box))).permute(2, 0, 1) / 255
     images = data.load("photos", "test")
     assert torch.equal(images.x[i], expected) and images.classes[k] == name and images.y[i] == k
@@ -437,11 +437,11 @@ def test_importing_data_does_not_import_torchvision_or_the_photo_packages():
 
 
 def test_photographs_that_are_missing_or_other_ones(tmp_path, monkeypatch):
-    monkeypatch.setitem(data._PHOTOS, "cat", ("skimage", "data/no_such_cat.png", (451, 300), True))
+    monkeypatch.setitem(photos.PHOTOS, "cat", ("skimage", "data/no_such_cat.png", (451, 300), True))
     refused("photograph cat of skimage cannot be read .*; reinstall skimage", lambda: data.load("photos", "train"))
-    monkeypatch.setitem(data._PHOTOS, "cat", ("skimage", "data/coffee.png", (451, 300), True))
+    monkeypatch.setitem(photos.PHOTOS, "cat", ("skimage", "data/coffee.png", (451, 300), True))
     refused("another photograph lies there", lambda: data.load("photos", "train"))
-    monkeypatch.setitem(data._PHOTOS, "cat", ("no_such_package", "data/cat.png", (451, 300), True))
+    monkeypatch.setitem(photos.PHOTOS, "cat", ("no_such_package", "data/cat.png", (451, 300), True))
     refused("cat of no_such_package cannot be read", lambda: data.load("photos", "train"))
 
 
