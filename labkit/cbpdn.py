@@ -133,29 +133,33 @@ def _descent(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
 
 def _descend(x, d, thresholds, gram, z, gap, targets, max_iter, pool) -> list[float]:
     """Bring the codes z of a chunk of images, and their gaps, to the targets, in place; returns the trace."""
-    pixels, codes, filters = x.numpy(), z.numpy(), d.numpy()
+    pixels, codes, filters, gaps = x.numpy(), z.numpy(), d.numpy(), gap.numpy()
     r = torch.empty_like(x)
     rests = r.numpy()
     links = list(pool.map(lambda i: descent.begin(pixels[i], codes[i], gram, filters, rests[i]), range(len(x))))
-    live, best, stuck = list(range(len(x))), [np.inf] * len(x), [0] * len(x)
+    best, stuck = np.full(len(x), np.inf), np.zeros(len(x), int)
     half = 0.5 * x.double().square().flatten(1).sum(1).clamp_min(1e-300).numpy()
-    trace = []
+    live, trace = np.arange(len(x)), []
     for step in range(max_iter + 1):
         c = conv.analyze(r[live], d).numpy()
+        # A few pieces for each thread balance the load; handing images over one by one costs more than it gains.
+        pieces = min(len(live), 4 * torch.get_num_threads())
 
-        def work(q, i, c=c, step=step):
-            target = targets[i] if step < max_iter else np.inf
-            return descent.advance(
-                pixels[i], rests[i], c[q], codes[i], links[i], gram, filters, thresholds[i], target, step < 2
-            )
+        def work(first, live=live, c=c, step=step, pieces=pieces):
+            for q in range(first, len(live), pieces):
+                i = live[q]
+                target = targets[i] if step < max_iter else np.inf
+                gaps[i], links[i] = descent.advance(
+                    pixels[i], rests[i], c[q], codes[i], links[i], gram, filters, thresholds[i], target, step < 2
+                )
 
-        for i, (found, grown) in zip(live, list(pool.map(work, range(len(live)), live)), strict=True):
-            # At the limit of the number format nothing improves any more; the gap says how far that got.
-            stuck[i] = 0 if found < best[i] else stuck[i] + 1
-            best[i], gap[i], links[i] = min(found, best[i]), found, grown
-        trace.append(max(float(gap[i] / half[i]) for i in live))
-        live = [i for i in live if gap[i] > targets[i] and stuck[i] < _PATIENCE]
-        if not live:
+        list(pool.map(work, range(pieces)))
+        trace.append(float((gaps[live] / half[live]).max()))
+        # At the limit of the number format nothing improves any more; the gap says how far that got.
+        stuck[live] = np.where(gaps[live] < best[live], 0, stuck[live] + 1)
+        best[live] = np.minimum(best[live], gaps[live])
+        live = live[(gaps[live] > targets[live]) & (stuck[live] < _PATIENCE)]
+        if not len(live):
             break
     return trace
 
