@@ -105,7 +105,7 @@ def learn(images, recipe: DictionaryRecipe, *, callback: Callable[[Progress], No
             fresh = statistics(solution.z, x, recipe.S)
             memory = fresh if memory is None else (1 - 1 / batches) * memory + fresh
             reached = cbpdn.objective(solution.z, x, d, recipe.lam)
-            d = _revive(update(d, memory), fresh, memory, x - conv.synthesize(solution.z, d), generator)
+            d = _revive(update(d, memory), memory, x - conv.synthesize(solution.z, d), generator)
             done += 1
             if callback:
                 callback(Progress(done, batches * recipe.passes, float(reached.mean())))
@@ -131,7 +131,7 @@ def _patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
     return _unit(patches[lively[torch.randperm(len(lively), generator=generator)[:K]]])
 
 
-def _revive(d: Tensor, fresh: Stats, memory: Stats, residual: Tensor, generator: torch.Generator) -> Tensor:
+def _revive(d: Tensor, memory: Stats, residual: Tensor, generator: torch.Generator) -> Tensor:
     """Replace filters that the codes in memory do not use by patches of what is left unexplained."""
     K, S = len(d), d.shape[-1]
     use = memory.ztz[torch.arange(K), torch.arange(K), S - 1, S - 1]

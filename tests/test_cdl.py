@@ -86,7 +86,7 @@ def test_a_dead_filter_is_replaced():
     z = z.clone()
     z[:, 2] = 0
     stats = cdl.statistics(z, x, S)
-    fresh = cdl._revive(d, stats, stats, x, torch.Generator().manual_seed(0))
+    fresh = cdl._revive(d, stats, x, torch.Generator().manual_seed(0))
     assert not torch.equal(fresh[2], d[2])
     assert torch.equal(fresh[[0, 1, 3]], d[[0, 1, 3]])
     assert_close(fresh[2].norm(), torch.tensor(1.0, dtype=d.dtype))
