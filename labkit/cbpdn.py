@@ -1,34 +1,37 @@
 """Convolutional basis pursuit denoising (CBPDN): sparse codes for a fixed dictionary, with a certificate."""
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from labkit import conv, descent
+from labkit import conv, encode
 from labkit.errors import InputError
-
-_CHUNK_BYTES = 32 * 2**20  # codes worked on at once on the CPU: enough to fill the cores, little enough for the caches
-
-_PATIENCE = 10  # passes without a smaller gap after which an image is left as it is
+from labkit.sparse import Codes
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Codes z (B, K, H, W), their duality gap (B,), and how they were reached.
+    """Codes of a batch of images, their duality gaps, and how they were reached.
 
-    gap         upper bound on objective(z) − optimum, per image, in the objective's own unit
+    code        the codes as the solver leaves them: `sparse.Codes` on the CPU, dense (B, K, H, W) from ADMM
+    synthesis   (B, C, H, W)  D z
+    gap         (B,) upper bound on objective(z) − optimum, per image, in the objective's own unit
     iterations  passes over the dictionary that the slowest image took
-    trace       largest relative gap, gap / ½‖x‖², after each pass
+    trace       largest relative gap, gap / ½‖x‖², after each pass (while far from the target, an estimate)
     """
 
-    z: Tensor
+    code: Codes | Tensor
+    synthesis: Tensor
     gap: Tensor
     iterations: int
     trace: tuple[float, ...]
+
+    @cached_property
+    def z(self) -> Tensor:
+        """The codes, dense: (B, K, H, W)."""
+        return self.code.dense() if isinstance(self.code, Codes) else self.code
 
 
 def objective(z: Tensor, x: Tensor, d: Tensor, lam: float | Tensor) -> Tensor:
@@ -80,20 +83,16 @@ def solve(
     lam = _checked(x, d, lam, z0)
     if method == "auto":
         method = "admm" if x.is_cuda else "cd"
-    solvers = {"cd": _descent, "admm": _admm}
-    if method not in solvers:
+    if method not in ("cd", "admm"):
         raise InputError(f"unknown method {method!r}; use 'cd', 'admm' or 'auto'")
     with torch.no_grad():
-        # With unit-norm filters, and λ over the norm for each, the same problem in rescaled codes: one code path.
-        norms = d.flatten(1).norm(dim=1)
-        alive = norms > 0
-        unit = d / torch.where(alive, norms, 1.0)[:, None, None, None]
-        weights = torch.where(alive, 1 / norms, torch.inf)
-        start = None if z0 is None else (z0 * norms[:, None, None]).contiguous()
-        found = solvers[method](x.contiguous(), unit.contiguous(), lam, weights, start, gap_tol, max_iter)
-        scale = torch.where(alive, 1 / norms, 0.0)
-        z = found.z if torch.all(scale == 1) else found.z.mul_(scale[:, None, None])
-    return Solution(z, found.gap, found.iterations, found.trace)
+        if method == "admm":
+            return _admm(x.contiguous(), d, lam, z0, gap_tol, max_iter)
+        if x.is_cuda:
+            raise InputError("method 'cd' runs on the CPU only; use 'admm' on a GPU")
+        start = None if z0 is None else Codes.of(z0)
+        codes, synthesis, gap, trace = encode.solve(x.contiguous(), d, lam, start, gap_tol, max_iter)
+        return Solution(codes, synthesis, gap.to(x.dtype), len(trace) - 1, trace)
 
 
 def _checked(x, d, lam, z0) -> Tensor:
@@ -112,66 +111,18 @@ def _checked(x, d, lam, z0) -> Tensor:
     return lam
 
 
-def _descent(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
-    """Working-set coordinate descent: dense correlations by torch for a chunk of images, the rest by compiled code."""
-    if x.is_cuda:
-        raise InputError("method 'cd' runs on the CPU only; use 'admm' on a GPU")
-    gram = conv.gram(d).permute(0, 2, 3, 1).contiguous().numpy()
-    z = x.new_zeros(len(x), len(d), *x.shape[-2:]) if z0 is None else z0.clone()
-    gap = x.new_zeros(len(x), dtype=torch.float64)
-    targets = gap_tol * 0.5 * x.double().square().flatten(1).sum(1).numpy()
-    chunk = max(1, _CHUNK_BYTES // (z[0].numel() * z.element_size()))
-    trace = []
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for first in range(0, len(x), chunk):
-            part = slice(first, first + chunk)
-            thresholds = (lam[part, None] * weights).numpy()
-            seen = _descend(x[part], d, thresholds, gram, z[part], gap[part], targets[part], max_iter, pool)
-            trace = [max(pair) for pair in itertools.zip_longest(trace, seen, fillvalue=0.0)]
-    return Solution(z, gap.clamp_min(0).to(x.dtype), len(trace) - 1, tuple(trace))
-
-
-def _descend(x, d, thresholds, gram, z, gap, targets, max_iter, pool) -> list[float]:
-    """Bring the codes z of a chunk of images, and their gaps, to the targets, in place; returns the trace."""
-    pixels, codes, filters, gaps = x.numpy(), z.numpy(), d.numpy(), gap.numpy()
-    r = torch.empty_like(x)
-    rests = r.numpy()
-    links = list(pool.map(lambda i: descent.begin(pixels[i], codes[i], gram, filters, rests[i]), range(len(x))))
-    best, stuck = np.full(len(x), np.inf), np.zeros(len(x), int)
-    half = 0.5 * x.double().square().flatten(1).sum(1).clamp_min(1e-300).numpy()
-    live, trace = np.arange(len(x)), []
-    for step in range(max_iter + 1):
-        c = conv.analyze(r[live], d).numpy()
-        # A few pieces for each thread balance the load; handing images over one by one costs more than it gains.
-        pieces = min(len(live), 4 * torch.get_num_threads())
-
-        def work(first, live=live, c=c, step=step, pieces=pieces):
-            for q in range(first, len(live), pieces):
-                i = live[q]
-                target = targets[i] if step < max_iter else np.inf
-                gaps[i], links[i] = descent.advance(
-                    pixels[i], rests[i], c[q], codes[i], links[i], gram, filters, thresholds[i], target, step < 2
-                )
-
-        list(pool.map(work, range(pieces)))
-        trace.append(float((gaps[live] / half[live]).max()))
-        # At the limit of the number format nothing improves any more; the gap says how far that got.
-        stuck[live] = np.where(gaps[live] < best[live], 0, stuck[live] + 1)
-        best[live] = np.minimum(best[live], gaps[live])
-        live = live[(gaps[live] > targets[live]) & (stuck[live] < _PATIENCE)]
-        if not len(live):
-            break
-    return trace
-
-
-def _admm(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
+def _admm(x, d, lam, z0, gap_tol, max_iter) -> Solution:
     """Batched ADMM, over-relaxed, with a penalty ρ per image balanced by its residuals (Boyd et al. 2011, §3.4)."""
     H, W = x.shape[-2:]
-    threshold = lam[:, None] * weights
+    # With unit-norm filters, and λ over the norm for each, the same problem in rescaled codes.
+    norms = d.flatten(1).norm(dim=1)
+    scale = torch.where(norms > 0, 1 / norms, 0.0)[:, None, None]
+    original, d = d, d * scale[:, None]
+    threshold = lam[:, None] * torch.where(norms > 0, 1 / norms, torch.inf)
     df = torch.fft.rfft2(d, s=(H, W)).permute(2, 3, 1, 0).contiguous()  # (H, F, C, K)
     values, vectors = torch.linalg.eigh(df @ df.mH)
     dx = _apply(df.mH, torch.fft.rfft2(x))
-    z = x.new_zeros(len(x), len(d), H, W) if z0 is None else z0
+    z = x.new_zeros(len(x), len(d), H, W) if z0 is None else z0 * norms[:, None, None]
     u = torch.zeros_like(z)
     rho = _per_image(5 * lam + 0.5)
     half = 0.5 * x.square().flatten(1).sum(1)
@@ -198,7 +149,8 @@ def _admm(x, d, lam, weights, z0, gap_tol, max_iter) -> Solution:
         dual = _size(z - before) / _size(u).clamp_min(1e-12)
         factor = _per_image((primal / dual.clamp_min(1e-12)).sqrt().clamp(0.5, 2.0))
         rho, u = rho * factor, u / factor
-    return Solution(best.clone(), best_gap.clamp_min(0), step, tuple(trace))
+    best = best * scale
+    return Solution(best, conv.synthesize(best, original), best_gap.clamp_min(0), step, tuple(trace))
 
 
 def _gap(z, x, d, threshold) -> Tensor:

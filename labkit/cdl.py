@@ -15,6 +15,7 @@ from torch import Tensor
 from labkit import cbpdn, conv
 from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe
+from labkit.sparse import Codes
 from labkit.split import extend, split
 
 
@@ -46,8 +47,8 @@ class Progress:
     objective: float
 
 
-def statistics(z: Tensor, x: Tensor, S: int) -> Stats:
-    """Stats of codes z (B, K, H, W) of images x (B, C, H, W) for filters of S×S, in float64."""
+def statistics(z: Tensor | Codes, x: Tensor, S: int) -> Stats:
+    """Stats of codes z, (B, K, H, W) or `Solution.code`, of images x (B, C, H, W) for filters of S×S, in float64."""
     ztz, ztx = conv.correlations(z, x, S)
     return Stats(ztz, ztx, x.double().square().sum(), len(x))
 
@@ -102,10 +103,10 @@ def learn(images, recipe: DictionaryRecipe, *, callback: Callable[[Progress], No
         for part in order.split(recipe.batch):
             x = _high(images.x[part], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
-            fresh = statistics(solution.z, x, recipe.S)
+            fresh = statistics(solution.code, x, recipe.S)
             memory = fresh if memory is None else (1 - 1 / batches) * memory + fresh
             reached = cbpdn.objective(solution.z, x, d, recipe.lam)
-            d = _revive(update(d, memory), memory, x - conv.synthesize(solution.z, d), generator)
+            d = _revive(update(d, memory), memory, x - solution.synthesis, generator)
             done += 1
             if callback:
                 callback(Progress(done, batches * recipe.passes, float(reached.mean())))

@@ -52,16 +52,6 @@ def analyze(x: Tensor, d: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (0, pad, 0, pad), mode="circular"), d)
 
 
-def gram(d: Tensor) -> Tensor:
-    """Correlations of the filters with each other: (K, K, 2S−1, 2S−1).
-
-    Entry (k, l, p, q) is ⟨dₖ, d_l moved by (p − S + 1, q − S + 1)⟩: what analyze(synthesize(e, d), d) reads around a
-    unit code e of filter k.
-    """
-    S = d.shape[-1]
-    return F.conv2d(F.pad(d, (S - 1,) * 4), d)
-
-
 def lag_gram(z: Tensor, S: int) -> Tensor:
     """Correlations of codes with each other at lags below S, summed over the batch: (K, K, 2S−1, 2S−1).
 
@@ -78,16 +68,11 @@ def cross(z: Tensor, x: Tensor, S: int) -> Tensor:
     return correlations(z, x, S)[1]
 
 
-def correlations(z: Tensor, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
+def correlations(z: Tensor | sparse.Codes, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
     """`lag_gram` and `cross` in one go, in float64; on the CPU only the few non-zero coefficients are visited."""
-    if z.is_cuda:
+    if x.is_cuda:
         return _dense_correlations(z, x, S)
-    K, C = z.shape[1], x.shape[1]
-    ztz = torch.zeros(K, K, 2 * S - 1, 2 * S - 1, dtype=torch.float64)
-    ztx = torch.zeros(K, C, S, S, dtype=torch.float64)
-    for code, image in zip(z.contiguous().numpy(), x.contiguous().numpy(), strict=True):
-        sparse.correlate(code, image, ztz.numpy(), ztx.numpy())
-    return ztz, ztx
+    return sparse.correlations(sparse.Codes.of(z) if isinstance(z, Tensor) else z, x, S)
 
 
 def _dense_correlations(z: Tensor, x: Tensor, S: int) -> tuple[Tensor, Tensor]:

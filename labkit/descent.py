@@ -1,216 +1,240 @@
-"""Coordinate descent over a growing working set, for one convolutional code, compiled with numba.
+"""Coordinate descent on a growing working set, for the code of one image, compiled with numba.
 
-The codes of natural images are very sparse (about 230 of 65,536 coefficients at the paper's setting). So the
-correlations Dᵀr with all shifted filters are computed rarely, for a whole batch at once and by a fast dense
-convolution (`cbpdn` does that), and between two of those passes coordinate descent works on the few coefficients
-that can be non-zero, where one update touches only their neighbours. New coefficients enter where Dᵀr exceeds λ
-and no close one exceeds it more: the local greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018), in batches.
+The codes of natural images are very sparse (about 270 of 65,536 coefficients at the paper's setting). So the
+correlations Dᵀr with all shifted filters are computed rarely, densely, by torch (`encode` does that); between two of
+those passes coordinate descent works on the few coefficients that can be non-zero, in the image itself: correlating an
+atom with the residual, or moving its coefficient, costs S·S·C multiplications and no table. New coefficients enter
+where Dᵀr exceeds λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
 """
 
 import numpy as np
 from numba import njit
 
-from labkit.sparse import active, grow, nobody, subtract
+from labkit import atoms
 
-# Both as shares of the largest violation of optimality. Entering fewer coefficients takes more dense passes, more of
-# them a larger working set; the working set need not be solved better than the rest will be known.
-_ENTER, _INNER = 0.2, 0.3
+# Shares of the largest violation of optimality: what may enter, how well the working set is solved, and what is worth
+# a move. Entering fewer takes more passes, more of them a larger set; the set need not be solved better than the rest
+# will be known.
+_ENTER, _INNER, _MOVE = 0.25, 0.35, 0.25
 
 
-@njit(fastmath=True, nogil=True, cache=True)
-def _peaks(c, lam, top, arg):
-    """Per pixel the largest |c| − λ over the filters, and that filter; returns the largest |c| / λ of all."""
-    K, H, W = c.shape
-    worst = 0.0
-    top[:] = -np.inf
-    for k in range(K):
-        m = c[k, 0, 0] * 0
-        for i in range(H):
-            for j in range(W):
-                a = abs(c[k, i, j])
-                m = max(m, a)
-                better = a - lam[k] > top[i, j]
-                top[i, j] = a - lam[k] if better else top[i, j]
-                arg[i, j] = k if better else arg[i, j]
-        worst = max(worst, m / lam[k])
-    return worst
+@njit(nogil=True, cache=True, fastmath=True)
+def scan(c, K, level, top, arg):
+    """Per pixel the largest |c| − level over the filters and, where that is positive, its filter; returns the largest
+    |c| / level of all. c (pixels · K,)"""
+    n, most = np.uint64(K), c[0] * 0
+    at = np.uint64(0)
+    for u in range(len(top)):
+        m = c[0] * 0
+        for k in range(n):
+            m = max(m, abs(c[at + k]))
+        top[u] = m - level
+        if m > level:
+            for k in range(n):
+                if abs(c[at + k]) == m:
+                    arg[u] = k
+        most = max(most, m)
+        at += n
+    return most / level
 
 
 @njit(nogil=True, cache=True)
-def _entering(z, top, arg, level, reach):
-    """Coefficients that may enter: where `top` is above `level` and no neighbour's within `reach` is higher."""
-    H, W = top.shape
-    ek, ei, ej = np.empty(H * W, np.int32), np.empty(H * W, np.int32), np.empty(H * W, np.int32)
-    n = 0
-    for i in range(H):
-        for j in range(W):
-            v = top[i, j]
-            if v <= level or z[arg[i, j], i, j] != 0:
+def scan_rough(c, K, level, top, arg):
+    """The same for the bits of bfloat16, which, without their sign, order as integers do."""
+    n, most, sign = np.uint64(K), np.float32(0), np.uint16(0x7FFF)
+    bits = np.empty(1, np.uint32)
+    value = bits.view(np.float32)
+    at = np.uint64(0)
+    for u in range(len(top)):
+        m = np.uint16(0)
+        for k in range(n):
+            m = max(m, c[at + k] & sign)
+        bits[0] = np.uint32(m) << np.uint32(16)
+        top[u] = value[0] - level
+        if value[0] > level:
+            for k in range(n):
+                if c[at + k] & sign == m:
+                    arg[u] = k
+        most = max(most, value[0])
+        at += n
+    return most / level
+
+
+@njit(nogil=True, cache=True)
+def subtract(x, filters, k, i, j, v, residual, frame):
+    """x − D z into a frame."""
+    atoms.put(x, residual, frame)
+    atoms.add_all(filters, k, i, j, -v, residual, frame)
+
+
+@njit(nogil=True, cache=True)
+def export(image, out, frame):
+    """An image out of its frame, with S − 1 wrapped rows and columns: out (H + S − 1, (W + S − 1) · C)."""
+    first = (frame.S - 1) * frame.C
+    for y in range(out.shape[0]):
+        at = (y % frame.H) * frame.row + first
+        for q in range(out.shape[1]):
+            out[y, q] = image[at + q]
+
+
+@njit(nogil=True, cache=True)
+def export_rough(image, out, frame):
+    """The same, rounded to the bits of bfloat16."""
+    first, bits = np.uint64((frame.S - 1) * frame.C), image.view(np.uint32)
+    half, one, shift = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+    for y in range(out.shape[0]):
+        at = np.uint64((y % frame.H) * frame.row) + first
+        for q in range(np.uint64(out.shape[1])):
+            b = bits[at + q]
+            out[y, q] = np.uint16((b + half + ((b >> shift) & one)) >> shift)
+
+
+@njit(nogil=True, cache=True)
+def _violation(z, c, la):
+    """How far a coordinate is from its best value, given c = ⟨atom, residual⟩: |z − soft(z + c, λ)|."""
+    return abs(c - max(min(c + z, la), -la))
+
+
+@njit(nogil=True, cache=True)
+def advance(x, residual, k, i, j, v, top, arg, worst, filters, lam, frame, target, early):
+    """One outer step for one image: certify, and if the gap is above `target`, improve its code and residual.
+
+    x           (C, H, W)    image; residual, x − D z in its frame
+    k, i, j, v               the code z, which must have every non-zero coefficient
+    top, arg                 what `scan` found in Dᵀr, and `worst`, what it returned
+    lam         (K,)         λ for each filter of unit norm (infinite for a zero filter)
+    early                    whether to be choosy, as is good while most of the image is still to be explained
+
+    Returns the duality gap of the code as it came in, and the code. The dual point is s·r, with the best s for which
+    |Dᵀ(s r)| ≤ λ.
+    """
+    rr, zc, l1, peak = 0.0, 0.0, 0.0, float(top.max())
+    for y in range(frame.H):
+        at = y * frame.row + (frame.S - 1) * frame.C
+        for q in range(at, at + frame.W * frame.C):
+            rr += float(residual[q]) ** 2
+    for a in range(len(v)):
+        c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
+        zc += float(v[a]) * float(c)
+        l1 += abs(float(v[a])) * float(lam[k[a]])
+        peak = max(peak, float(_violation(v[a], c, lam[k[a]])))
+    xr = rr + zc
+    s = xr / rr if rr > 0 else 0.0
+    if worst > 0:
+        bound = 1 / (worst * (1 + (1e-6 if v.itemsize == 4 else 1e-14)))
+        s = min(max(s, -bound), bound)
+    gap = 0.5 * rr + l1 - (s * xr - 0.5 * s * s * rr)
+    if gap <= target or peak <= 0:
+        return gap, k, i, j, v
+    k, i, j, v = _grow(k, i, j, v, top, arg, _ENTER * peak, 1 if early else 0, frame)
+    la = lam[k]
+    for _ in range(20):
+        if _sweep(filters, k, i, j, v, la, residual, frame, _INNER * peak, 20) <= _INNER * peak:
+            break
+        _newton(filters, k, i, j, v, la, residual, frame)
+    subtract(x, filters, k, i, j, v, residual, frame)  # afresh, so that rounding does not pile up
+    used = v != 0
+    return gap, k[used], i[used], j[used], v[used]
+
+
+@njit(nogil=True, cache=True)
+def _grow(k, i, j, v, top, arg, level, reach, frame):
+    """The code with new coefficients, still zero, by row: where `top` is above `level` and nowhere higher in reach."""
+    H, W = frame.H, frame.W
+    room = len(v) + H * W
+    k2, i2, j2, v2 = (
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.zeros(room, v.dtype),
+    )
+    n, a = 0, 0
+    for y in range(H):
+        row = n
+        while a < len(v) and i[a] == y:
+            k2[n], i2[n], j2[n], v2[n] = k[a], i[a], j[a], v[a]
+            n, a = n + 1, a + 1
+        kept = n
+        for w in range(W):
+            t = top[y * W + w]
+            if t <= level:
                 continue
-            highest = v
-            for p in range(i - reach, i + reach + 1):
-                for q in range(j - reach, j + reach + 1):
-                    highest = max(highest, top[p % H, q % W])
-            if v >= highest:
-                ek[n], ei[n], ej[n] = arg[i, j], i, j
+            highest = t
+            for p in range(y - reach, y + reach + 1):
+                for q in range(w - reach, w + reach + 1):
+                    highest = max(highest, top[(p % H) * W + q % W])
+            new = t >= highest
+            for b in range(row, kept):
+                new = new and not (j2[b] == w and k2[b] == arg[y * W + w])
+            if new:
+                k2[n], i2[n], j2[n] = arg[y * W + w], y, w
                 n += 1
-    return ek[:n], ei[:n], ej[:n]
+    return k2[:n], i2[:n], j2[:n], v2[:n]
 
 
-@njit(fastmath=True, nogil=True, cache=True)
-def _sweep(za, ca, la, start, member, value, tol, max_sweeps):
+@njit(nogil=True, cache=True)
+def _sweep(filters, k, i, j, v, la, residual, frame, tol, max_sweeps):
     """Cyclic coordinate descent on the working set until no update exceeds `tol`; returns the last largest one."""
-    most = ca[0] * 0
+    most = la[0] * 0
     for _ in range(max_sweeps):
-        most = ca[0] * 0
-        for a in range(len(za)):
-            v = ca[a]
-            move = v - max(min(v + za[a], la[a]), -la[a])
-            if abs(move) > 0.3 * tol:
-                za[a] += move
-                for t in range(start[a], start[a + 1]):
-                    ca[member[t]] -= move * value[t]
+        most = la[0] * 0
+        for a in range(len(v)):
+            c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
+            move = c - max(min(c + v[a], la[a]), -la[a])
+            if abs(move) > _MOVE * tol:
+                v[a] += move
+                atoms.add(filters, k[a], i[a], j[a], -move, residual, frame)
                 most = max(most, abs(move))
         if most <= tol:
             break
     return most
 
 
-@njit(fastmath=True, nogil=True, cache=True)
-def _newton(za, ca, la, start, member, value):
+@njit(nogil=True, cache=True)
+def _newton(filters, k, i, j, v, la, residual, frame):
     """One step towards the minimum that the working set has if no sign changes, up to the first sign that would.
 
     Coordinate descent crawls where filters are nearly dependent; conjugate gradients do not. The objective is
     quadratic as long as signs hold, so it falls all the way.
     """
-    n = len(za)
-    step, rest, moved = np.zeros(n, za.dtype), np.zeros(n, za.dtype), np.zeros(n, za.dtype)
+    n = len(v)
+    step, rest, moved = np.zeros(n, v.dtype), np.zeros(n, v.dtype), np.zeros(n, v.dtype)
     rho = 0.0
     for a in range(n):
-        if za[a] != 0:
-            rest[a] = ca[a] - (la[a] if za[a] > 0 else -la[a])
-            rho += float(rest[a]) * float(rest[a])
-    direction = rest.copy()
+        if v[a] != 0:
+            c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
+            rest[a] = c - (la[a] if v[a] > 0 else -la[a])
+            rho += float(rest[a]) ** 2
+    direction, image = rest.copy(), np.empty_like(residual)
     goal = 0.03 * rho
     for _ in range(100):
         if rho <= goal or rho == 0:
             break
+        image[:] = 0
+        atoms.add_all(filters, k, i, j, direction, image, frame)
         curve = 0.0
         for a in range(n):
-            v = za[a] * 0
-            if za[a] != 0:
-                for t in range(start[a], start[a + 1]):
-                    v += value[t] * direction[member[t]]
-                curve += float(v) * float(direction[a])
-            moved[a] = v
+            if v[a] != 0:
+                moved[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
+                curve += float(moved[a]) * float(direction[a])
         if curve <= 0:
             break
-        alpha = rho / curve
-        last, rho = rho, 0.0
+        alpha, last = rho / curve, rho
+        rho = 0.0
         for a in range(n):
             step[a] += alpha * direction[a]
             rest[a] -= alpha * moved[a]
-            rho += float(rest[a]) * float(rest[a])
+            rho += float(rest[a]) ** 2
         for a in range(n):
             direction[a] = rest[a] + rho / last * direction[a]
     length, first = 1.0, -1
     for a in range(n):
-        if za[a] * (za[a] + length * step[a]) < 0:
-            length, first = -za[a] / step[a], a
+        if v[a] * (v[a] + length * step[a]) < 0:
+            length, first = -v[a] / step[a], a
     for a in range(n):
+        step[a] = -v[a] if a == first else length * step[a]
         if step[a] != 0:
-            move = length * step[a]
-            za[a] += move
-            for t in range(start[a], start[a + 1]):
-                ca[member[t]] -= move * value[t]
+            v[a] += step[a]
+            atoms.add(filters, k[a], i[a], j[a], -step[a], residual, frame)
     if first >= 0:
-        move = -za[first]  # what rounding left of it
-        za[first] = 0
-        for t in range(start[first], start[first + 1]):
-            ca[member[t]] -= move * value[t]
-
-
-@njit(nogil=True, cache=True)
-def _certificate(r, za, ca, la, worst):
-    """Duality gap from r = x − D z, the coefficients za that can be non-zero, and c = Dᵀr at them.
-
-    The dual point is s·r, with the best s for which |Dᵀ(s r)| ≤ λ; `worst` is max |c| / λ.
-    """
-    rr, zc, l1 = 0.0, 0.0, 0.0
-    flat = r.reshape(-1)
-    for a in range(len(flat)):
-        rr += np.float64(flat[a]) * np.float64(flat[a])
-    for a in range(len(za)):
-        zc += np.float64(za[a]) * np.float64(ca[a])
-        if za[a] != 0:
-            l1 += abs(np.float64(za[a])) * la[a]
-    xr = rr + zc
-    s = xr / rr if rr > 0 else 0.0
-    if worst > 0:
-        s = min(max(s, -1 / worst), 1 / worst)
-    return 0.5 * rr + l1 - (s * xr - 0.5 * s * s * rr)
-
-
-@njit(nogil=True, cache=True)
-def begin(x, z, gram, d, r):
-    """The working set of a given code, and its residual in r."""
-    k, i, j = active(z)
-    v = np.empty(len(k), z.dtype)
-    for a in range(len(k)):
-        v[a] = z[k[a], i[a], j[a]]
-    r[:] = x
-    subtract(k, i, j, v, d, r)
-    return grow(nobody(d), np.empty(0, np.bool_), k, i, j, gram, z.shape[1], z.shape[2])
-
-
-@njit(nogil=True, cache=True)
-def advance(x, r, c, z, links, gram, d, lam, target, early):
-    """One outer step for one image: certify, and if the gap is above `target`, improve the code z and r, in place.
-
-    x, r   (C, H, W)      image, and residual x − D z
-    c      (K, H, W)      Dᵀr, which holds for z as it comes in
-    links                 the working set (`sparse.grow`), which has every non-zero coefficient of z
-    gram   (K, P, P, K)   correlations of the unit-norm filters d (K, C, S, S) at lags −(S−1) … S−1
-    lam    (K,)           λ over each filter's norm (infinite for a zero filter)
-    early                 whether to be choosy, as is good while most of the image is still to be explained
-
-    Returns the duality gap of z as it came in, and the working set.
-    """
-    _, H, W = c.shape
-    top, arg = np.empty((H, W), c.dtype), np.zeros((H, W), np.int32)
-    worst = _peaks(c, lam, top, arg)
-    n = len(links[0])
-    za, ca, la = _gather(z, c, lam, links)
-    rounding = 1e-6 if c.itemsize == 4 else 1e-14
-    gap = _certificate(r, za, ca, la, worst * (1 + rounding))
-    if gap <= target:
-        return gap, links
-    peak = c[0, 0, 0] * 0
-    for i in range(H):
-        for j in range(W):
-            peak = max(peak, top[i, j])
-    for a in range(n):  # where the working set itself is not solved yet, that counts too
-        peak = max(peak, abs(ca[a] - max(min(ca[a] + za[a], la[a]), -la[a])))
-    ek, ei, ej = _entering(z, top, arg, _ENTER * peak, 1 if early else 0)
-    links = grow(links, za != 0, ek, ei, ej, gram, H, W)
-    za, ca, la = _gather(z, c, lam, links)
-    start, member, value = links[3], links[4], links[5]
-    for _ in range(20):
-        if _sweep(za, ca, la, start, member, value, _INNER * peak, 10) <= _INNER * peak:
-            break
-        _newton(za, ca, la, start, member, value)
-    r[:] = x
-    subtract(links[0], links[1], links[2], za, d, r)
-    for a in range(len(za)):
-        z[links[0][a], links[1][a], links[2][a]] = za[a]
-    return gap, links
-
-
-@njit(nogil=True, cache=True)
-def _gather(z, c, lam, links):
-    n = len(links[0])
-    za, ca, la = np.empty(n, c.dtype), np.empty(n, c.dtype), np.empty(n, c.dtype)
-    for a in range(n):
-        k, i, j = links[0][a], links[1][a], links[2][a]
-        za[a], ca[a], la[a] = z[k, i, j], c[k, i, j], lam[k]
-    return za, ca, la
+        v[first] = 0

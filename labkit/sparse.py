@@ -1,214 +1,148 @@
-"""Compiled loops over the few non-zero coefficients of one convolutional code."""
+"""Convolutional codes as lists of their few non-zero coefficients."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
+
+from labkit import atoms
+
+
+class Code(NamedTuple):
+    """The non-zero coefficients of one image: filters, rows and columns (int32), and values, ordered by row."""
+
+    k: np.ndarray
+    i: np.ndarray
+    j: np.ndarray
+    v: np.ndarray
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of a batch; `shape` is (B, K, H, W), what `dense()` has."""
+
+    codes: Sequence[Code]
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, z: Tensor) -> "Codes":
+        """The non-zero coefficients of z (B, K, H, W), on the CPU; of a mask, those that are set."""
+        values = z.float() if z.dtype == torch.bool else z
+        codes = []
+        for code in values:
+            i, j, k = code.permute(1, 2, 0).nonzero(as_tuple=True)
+            codes.append(Code(*(a.to(torch.int32).numpy() for a in (k, i, j)), code[k, i, j].numpy()))
+        return cls(codes, tuple(z.shape), values.dtype)
+
+    def dense(self) -> Tensor:
+        """All coefficients: (B, K, H, W)."""
+        z = torch.zeros(self.shape, dtype=self.dtype)
+        for one, code in zip(z.numpy(), self.codes, strict=True):
+            one[code.k, code.i, code.j] = code.v
+        return z
+
+
+def correlations(codes: Codes, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
+    """`conv.lag_gram` and `conv.cross` of codes and images x (B, C, H, W), in float64."""
+    (_, K, H, W), C = codes.shape, x.shape[1]
+    frame = atoms.frame(C, H, W, S)
+    # Each thread adds up its own share; the shares are added in order, so that a sum does not depend on who was faster.
+    shares = [range(first, len(x), torch.get_num_threads()) for first in range(min(len(x), torch.get_num_threads()))]
+    pixels = x.contiguous().numpy()
+
+    def add_up(share):
+        ztz, ztx = np.zeros((2 * S - 1, 2 * S - 1, K, K)), np.zeros((K, S * frame.run))
+        image = np.empty(frame.size, pixels.dtype)
+        for b in share:
+            atoms.put(pixels[b], image, frame)
+            _correlate(*codes.codes[b], image, ztz, ztx, frame)
+        return ztz, ztx
+
+    with ThreadPoolExecutor(max(len(shares), 1)) as pool:
+        parts = list(pool.map(add_up, shares)) or [add_up([])]
+    ztz, ztx = (torch.from_numpy(sum(a)) for a in zip(*parts, strict=True))
+    ztx = ztx.reshape(K, S, frame.run)[:, :, : S * C].reshape(K, S, S, C).permute(0, 3, 1, 2)
+    return ztz.permute(2, 3, 0, 1).contiguous(), ztx.contiguous()
 
 
 @njit(nogil=True, cache=True)
-def active(z):
-    """The non-zero coefficients of z (K, H, W): their filters, rows and columns, ordered by row."""
-    K, H, W = z.shape
-    row = np.zeros(H + 1, np.int64)
-    for k in range(K):
-        for i in range(H):
-            for j in range(W):
-                row[i + 1] += z[k, i, j] != 0
-    at = np.cumsum(row)
-    ak, ai, aj = np.empty(at[-1], np.int32), np.empty(at[-1], np.int32), np.empty(at[-1], np.int32)
-    for k in range(K):
-        for i in range(H):
-            for j in range(W):
-                if z[k, i, j] != 0:
-                    ak[at[i]], ai[at[i]], aj[at[i]] = k, i, j
-                    at[i] += 1
-    return ak, ai, aj
-
-
-@njit(nogil=True, cache=True)
-def nobody(like):
-    """The empty working set: see `grow`. `like` is any array of the number format in use."""
-    none = np.empty(0, np.int32)
-    return none, none, none, np.zeros(1, np.int64), none, np.empty(0, like.dtype)
-
-
-@njit(nogil=True, cache=True)
-def grow(links, keep, fk, fi, fj, gram, H, W):
-    """A working set with those members of `links` that are to be kept, and new ones.
-
-    A working set is (k, i, j, start, member, value): coefficients ordered by row, and for each the members closer
-    than S, as compressed rows of positions and correlations. Correlations of kept pairs are not looked up again: the
-    table is larger than a fast cache, and looking up is most of the cost.
-
-    keep        (n,) bool          which members stay
-    fk, fi, fj  (m,) int32         new coefficients, ordered by row
-    gram        (K, P, P, K)       correlations of the filters at all lags, P = 2S − 1
-    """
-    k0, i0, j0, start0, member0, value0 = links
-    P, K = gram.shape[1], gram.shape[0]
-    row = np.zeros(H + 1, np.int64)
-    for a in range(len(k0)):
-        row[i0[a] + 1] += keep[a]
-    for f in range(len(fk)):
-        row[fi[f] + 1] += 1
-    row = np.cumsum(row)
-    n = row[-1]
-    k, i, j = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
-    old = np.full(n, -1, np.int32)
-    new = np.full(len(k0), -1, np.int32)
-    at = row[:-1].copy()
-    for a in range(len(k0)):
-        if keep[a]:
-            b = at[i0[a]]
-            at[i0[a]] += 1
-            k[b], i[b], j[b], old[b], new[a] = k0[a], i0[a], j0[a], a, b
-    for f in range(len(fk)):
-        b = at[fi[f]]
-        at[fi[f]] += 1
-        k[b], i[b], j[b] = fk[f], fi[f], fj[f]
-
-    # Where the correlations of new members stand is written down first and read afterwards, in a loop so plain that
-    # the processor waits for many of them at once.
-    room = 96 * len(fk) + 64
-    one, other, place = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int64)
-    degree = np.zeros(n + 1, np.int64)
-    e = 0
-    for a in range(n):
-        if old[a] >= 0:
-            continue
-        for p in range(P):
-            ip = i[a] + p - P // 2
-            ip = ip % H if ip < 0 or ip >= H else ip
-            if e + 2 * (row[ip + 1] - row[ip]) * (1 + P // W) >= room:
-                room = 2 * room + 2 * (row[ip + 1] - row[ip]) * (1 + P // W)
-                one, other, place = _longer(one, room), _longer(other, room), _longer(place, room)
-            for b in range(row[ip], row[ip + 1]):
-                q = j[b] - j[a] + P // 2
-                if q < 0:
-                    q += W
-                elif q >= W:
-                    q -= W
-                while q < P:  # more than once only where the image is smaller than 2S − 1
-                    one[e], other[e], place[e] = a, b, ((k[a] * P + p) * P + q) * K + k[b]
-                    degree[a + 1] += 1
-                    degree[b + 1] += old[b] >= 0
-                    e += 1
-                    q += W
-    found = np.empty(e, gram.dtype)
-    table = gram.reshape(-1)
-    for t in range(e):
-        found[t] = table[place[t]]
-
-    for a in range(n):
-        if old[a] >= 0:
-            for t in range(start0[old[a]], start0[old[a] + 1]):
-                degree[a + 1] += new[member0[t]] >= 0
-    start = np.cumsum(degree)
-    member, value = np.empty(start[-1], np.int32), np.empty(start[-1], gram.dtype)
-    to = start[:-1].copy()
-    for a in range(n):
-        if old[a] >= 0:
-            for t in range(start0[old[a]], start0[old[a] + 1]):
-                b = new[member0[t]]
-                if b >= 0:
-                    member[to[a]], value[to[a]] = b, value0[t]
-                    to[a] += 1
-    for t in range(e):
-        a, b = one[t], other[t]
-        member[to[a]], value[to[a]] = b, found[t]
-        to[a] += 1
-        if old[b] >= 0:
-            member[to[b]], value[to[b]] = a, found[t]
-            to[b] += 1
-    return k, i, j, start, member, value
-
-
-@njit(nogil=True, cache=True)
-def _longer(a, n):
-    b = np.empty(n, a.dtype)
-    b[: len(a)] = a
-    return b
-
-
-@njit(nogil=True, cache=True)
-def subtract(k, i, j, v, d, r):
-    """r −= Σ v · (filter k moved to (i, j)), over lists of coefficients; r (C, H, W), d (K, C, S, S)."""
-    C, H, W = r.shape
-    S = d.shape[2]
-    for a in range(len(v)):
-        if v[a] == 0:
-            continue
-        for c in range(C):
-            for p in range(S):
-                ip = i[a] + p if i[a] + p < H else i[a] + p - H
-                if j[a] + S <= W:
-                    for q in range(S):
-                        r[c, ip, j[a] + q] -= v[a] * d[k[a], c, p, q]
-                else:
-                    for q in range(S):
-                        r[c, ip, (j[a] + q) % W] -= v[a] * d[k[a], c, p, q]
-
-
-@njit(nogil=True, cache=True)
-def correlate(z, x, ztz, ztx):
-    """Add the lag correlations of one code to ztz (K, K, P, P), and those of code and image to ztx (K, C, S, S)."""
-    H, W = z.shape[1:]
-    C, S = ztx.shape[1], ztx.shape[2]
-    P = 2 * S - 1
-    k, i, j = active(z)
+def _correlate(k, i, j, v, image, ztz, ztx, frame):
+    """Add the correlations of one code with itself to ztz (P, P, K, K), and with its image to ztx (K, S · run)."""
+    H, W, S = frame.H, frame.W, frame.S
+    atoms.wrap(image, frame)
     row = np.searchsorted(i, np.arange(H + 1))
     for a in range(len(k)):
-        v = z[k[a], i[a], j[a]]
-        for c in range(C):
-            for p in range(S):
-                for q in range(S):
-                    ztx[k[a], c, p, q] += v * x[c, (i[a] + p) % H, (j[a] + q) % W]
-        for p in range(P):
-            ip = (i[a] + p - S + 1) % H
-            for b in range(row[ip], row[ip + 1]):
+        for p in range(S):
+            y = i[a] + p if i[a] + p < H else i[a] + p - H
+            at = y * frame.row + (j[a] + S - 1) * frame.C
+            for q in range(S * frame.C):
+                ztx[k[a], p * frame.run + q] += v[a] * image[at + q]
+        for p in range(2 * S - 1):
+            y = (i[a] + p - S + 1) % H
+            for b in range(row[y], row[y + 1]):
                 q = (j[b] - j[a] + S - 1) % W
-                while q < P:
-                    ztz[k[a], k[b], p, q] += v * z[k[b], ip, j[b]]
+                while q < 2 * S - 1:  # more than once only where the image is smaller than 2S − 1
+                    ztz[p, q, k[a], k[b]] += v[a] * v[b]
                     q += W
 
 
-@njit(nogil=True, cache=True)
-def project(g, support, gram, d, tol, out):
-    """Orthogonal projection of g (C, H, W) onto the span of the shifted filters in `support` (K, H, W), into `out`.
+def project(g: Tensor, support: Codes, d: Tensor, tol: float) -> Tensor:
+    """Orthogonal projection of each image g (B, C, H, W) onto the span of the atoms in its code, whatever their values.
 
-    Conjugate gradients on the normal equations of the active atoms; stops at a relative residual of `tol`.
+    Conjugate gradients on the normal equations of those atoms, down to a relative residual of `tol`.
     """
-    H, W = support.shape[1:]
-    C, S = d.shape[1], d.shape[2]
-    out[:] = 0
-    fk, fi, fj = active(support)
-    n = len(fk)
-    if n == 0:
-        return
-    k, i, j, start, member, value = grow(nobody(d), np.empty(0, np.bool_), fk, fi, fj, gram, H, W)
-    v, rest = np.zeros(n), np.zeros(n)
+    _, C, H, W = g.shape
+    frame, filters = atoms.frame(C, H, W, d.shape[-1]), atoms.layout(d)
+    g = g.contiguous()
+    out = torch.empty_like(g)
+    pixels, results = g.numpy(), out.numpy()
+
+    def one(b):
+        _project(pixels[b], *support.codes[b][:3], filters, frame, tol, results[b])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(one, range(len(g))))
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _project(g, k, i, j, filters, frame, tol, out):
+    n = len(k)
+    image = np.empty(frame.H * frame.row, g.dtype)
+    atoms.put(g, image, frame)
+    atoms.wrap(image, frame)
+    rest, v = np.empty(n, g.dtype), np.zeros(n, g.dtype)
+    rho = 0.0
     for a in range(n):
-        for c in range(C):
-            for p in range(S):
-                for q in range(S):
-                    rest[a] += d[k[a], c, p, q] * g[c, (i[a] + p) % H, (j[a] + q) % W]
-    direction = rest.copy()
-    moved = np.empty(n)
-    rho = np.dot(rest, rest)
+        rest[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
+        rho += float(rest[a]) ** 2
+    direction, moved = rest.copy(), np.empty(n, g.dtype)
     goal = tol * tol * rho
     for _ in range(4 * n):
         if rho <= goal or rho == 0:
             break
+        image[:] = 0
+        atoms.add_all(filters, k, i, j, direction, image, frame)
+        curve = 0.0
         for a in range(n):
-            s = 0.0
-            for t in range(start[a], start[a + 1]):
-                s += value[t] * direction[member[t]]
-            moved[a] = s
-        curve = np.dot(direction, moved)
+            moved[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
+            curve += float(moved[a]) * float(direction[a])
         if curve <= 0:
             break
-        step = rho / curve
-        v += step * direction
-        rest -= step * moved
-        last, rho = rho, np.dot(rest, rest)
-        direction = rest + (rho / last) * direction
-    subtract(k, i, j, -v, d, out)
+        step, last = rho / curve, rho
+        rho = 0.0
+        for a in range(n):
+            v[a] += step * direction[a]
+            rest[a] -= step * moved[a]
+            rho += float(rest[a]) ** 2
+        for a in range(n):
+            direction[a] = rest[a] + rho / last * direction[a]
+    image[:] = 0
+    atoms.add_all(filters, k, i, j, v, image, frame)
+    atoms.take(image, out, frame)

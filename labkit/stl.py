@@ -1,6 +1,5 @@
 """The Sparse Transformation Layer (STL): an image's low-pass part, and the sparse code of the rest."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from labkit import cbpdn, conv, metrics, sparse
 from labkit.data import check_pixels
 from labkit.errors import InputError
+from labkit.sparse import Codes
 from labkit.split import extend, split
 
 BACKWARDS = ("exact", "identity", "none")
@@ -90,46 +90,38 @@ class SparseTransform(nn.Module):
 
 
 class _SparseMap(torch.autograd.Function):
-    """high ↦ D z(high), in chunks so that memory does not grow with the batch."""
+    """high ↦ D z(high); on a GPU, where codes are dense, in chunks so that memory does not grow with the batch."""
 
     @staticmethod
     def forward(ctx, high, layer):
-        pixels = high[0].numel() * len(layer.d) * high.element_size() // high.shape[1]
-        size = max(1, 128 * 2**20 // pixels)
-        out, supports = torch.empty_like(high), []
-        for i in range(0, len(high), size):
-            z = layer._solve(high[i : i + size].detach()).z
-            out[i : i + size] = conv.synthesize(z, layer.d.to(high.dtype))
-            if high.requires_grad:
-                supports.append(z != 0)
-        ctx.layer, ctx.supports, ctx.size = layer, supports, size
-        return out
+        size = len(high)
+        if high.is_cuda:
+            size = max(1, 128 * 2**20 // (high[0, 0].numel() * len(layer.d) * high.element_size()))
+        found = [layer._solve(part.detach()) for part in high.split(max(size, 1))]
+        ctx.layer = layer
+        ctx.supports = [f.code if isinstance(f.code, Codes) else f.code != 0 for f in found if high.requires_grad]
+        ctx.sizes = [len(f.gap) for f in found]
+        return torch.cat([f.synthesis for f in found])
 
     @staticmethod
     def backward(ctx, grad):
         if ctx.layer.backward_mode == "none":
             raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
         d = ctx.layer.d.to(grad.dtype)
-        parts = grad.split(ctx.size)
-        return torch.cat([project(g, s, d) for g, s in zip(parts, ctx.supports, strict=True)]), None
+        return torch.cat([project(g, s, d) for g, s in zip(grad.split(ctx.sizes), ctx.supports, strict=True)]), None
 
 
-def project(g: Tensor, support: Tensor, d: Tensor, *, tol: float | None = None) -> Tensor:
+def project(g: Tensor, support: Tensor | Codes, d: Tensor, *, tol: float | None = None) -> Tensor:
     """Orthogonal projection of each image onto the span of its active atoms: the Jacobian of the sparse map.
 
     g        (B, C, H, W)  images or gradients
-    support  (B, K, H, W)  bool, which shifted filters of d (K, C, S, S) are active
+    support  (B, K, H, W)  bool, which shifted filters of d (K, C, S, S) are active; or the codes that say so
     tol      relative residual at which conjugate gradients stop; by default 1e-4, or 1e-12 in float64
     """
     tol = tol or (1e-12 if g.dtype == torch.float64 else 1e-4)
     if g.is_cuda:
         return _project_dense(g, support.to(g.dtype), d, tol)
-    filters, gram = d.contiguous().numpy(), conv.gram(d).permute(0, 2, 3, 1).contiguous().numpy()
-    g, out = g.contiguous(), torch.empty_like(g, memory_format=torch.contiguous_format)
-    pixels, masks, results = g.numpy(), support.numpy().astype(np.uint8), out.numpy()
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(lambda i: sparse.project(pixels[i], masks[i], gram, filters, tol, results[i]), range(len(g))))
-    return out
+    return sparse.project(g, support if isinstance(support, Codes) else Codes.of(support), d, tol)
 
 
 def _project_dense(g, mask, d, tol, max_iter=200) -> Tensor:
