@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit import cdl, classifiers, data
-from labkit.data import Images
+from labkit.data import Images, settle
 from labkit.recipes import ClassifierRecipe, DataRecipe, DictionaryRecipe, TransformRecipe
 from labkit.stl import SparseTransform
 from labkit.store import Store, key
@@ -51,7 +51,7 @@ class Workbench:
         """The learned filters, and the objective per image of every batch on the way there."""
         train = self.images(recipe.data, "train")
 
-        def build(_scratch):
+        def build(scratch):
             objectives = []
             with self._bar("learning filters", "batch") as bar:
 
@@ -61,7 +61,7 @@ class Workbench:
                     bar.set_postfix(objective=f"{progress.objective:.3f}")
                     bar.update()
 
-                d = cdl.learn(train, recipe, callback=show)
+                d = cdl.learn(train, recipe, callback=show, checkpoint=scratch)
             return {"d": d}, {"objectives": objectives}
 
         found = self.store.fetch("dictionary", recipe, build, digest=train.digest)
@@ -86,7 +86,7 @@ class Workbench:
 
         def build(scratch):
             layer = self.transform(recipe)
-            chunks = {}
+            seen = torch.empty(train.x.shape, dtype=torch.half)
             with self._bar("projecting training images", "image", total=len(train)) as bar:
                 for start in range(0, len(train), _PROJECTED_AT_ONCE):
                     file = scratch / f"{start:09d}.safetensors"
@@ -95,13 +95,13 @@ class Workbench:
                             x = layer(train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)).half().cpu()
                         save_file({"x": x.contiguous()}, file.with_suffix(".new"))
                         file.with_suffix(".new").rename(file)
-                    chunks[file.stem] = load_file(file)["x"]
-                    bar.update(len(chunks[file.stem]))
-            return chunks, {"images": len(train)}
+                    x = load_file(file)["x"]
+                    seen[start : start + len(x)] = x
+                    bar.update(len(x))
+            return {"x": seen}, {"images": len(train)}
 
         found = self.store.fetch("projected", recipe, build, digest=train.digest)
-        x = torch.cat([found.tensors[name] for name in sorted(found.tensors)]).float()
-        return Images(x, train.y, train.classes, f"{train.digest}:{found.key}")
+        return Images(settle(found.tensors["x"]), train.y, train.classes, f"{train.digest}:{found.key}")
 
     def classifier(self, recipe: ClassifierRecipe) -> nn.Module:
         """The trained network, in evaluation mode, on the device. Maps images in [0, 1] to logits."""

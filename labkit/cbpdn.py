@@ -33,6 +33,11 @@ class Solution:
         """The codes, dense: (B, K, H, W)."""
         return self.code.dense() if isinstance(self.code, Codes) else self.code
 
+    def objective(self, x: Tensor, lam: float | Tensor) -> Tensor:
+        """`objective` of these codes for the images x they are of: (B,)."""
+        l1 = self.code.l1() if isinstance(self.code, Codes) else self.code.abs().flatten(1).sum(1)
+        return 0.5 * (x - self.synthesis).square().flatten(1).sum(1) + lam * l1
+
 
 def objective(z: Tensor, x: Tensor, d: Tensor, lam: float | Tensor) -> Tensor:
     """½‖x − Σₖ dₖ ∗ zₖ‖² + λ‖z‖₁ for each image: (B,). Shapes as in `solve`."""
@@ -93,6 +98,12 @@ def solve(
         start = None if z0 is None else Codes.of(z0)
         codes, synthesis, gap, trace = encode.solve(x.contiguous(), d, lam, start, gap_tol, max_iter)
         return Solution(codes, synthesis, gap.to(x.dtype), len(trace) - 1, trace)
+
+
+def prepare() -> None:
+    """Have the solver's loops compiled now (and announced), rather than in the middle of something."""
+    x, d = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 2, 2)
+    solve(x, d, 1.0, method="cd")
 
 
 def _checked(x, d, lam, z0) -> Tensor:

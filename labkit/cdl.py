@@ -7,16 +7,21 @@ processes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit import cbpdn, conv
+from labkit import cbpdn, consensus, conv
+from labkit import checkpoint as checkpoint_file
 from labkit.errors import InputError
-from labkit.recipes import DictionaryRecipe
+from labkit.recipes import DictionaryRecipe, canonical
 from labkit.sparse import Codes
 from labkit.split import extend, split
+
+METHODS = ("online", "batch", "consensus")
+_FAR = 1e300  # an objective that any other is below, and that JSON can hold
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,15 @@ class Stats:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where `learn` stands: batches done of all, and the objective per image of the latest batch before its update."""
+    """Where `learn` stands: batches done of all, and objectives per image, each under the filters it was coded with.
+
+    objective  of the latest batch; held, of the images kept aside, after a whole pass (otherwise None)
+    """
 
     done: int
     total: int
     objective: float
+    held: float | None = None
 
 
 def statistics(z: Tensor | Codes, x: Tensor, S: int) -> Stats:
@@ -79,38 +88,110 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = 50) -> Tensor:
     return point.to(d.dtype)
 
 
-def learn(images, recipe: DictionaryRecipe, *, callback: Callable[[Progress], None] | None = None) -> Tensor:
+def learn(
+    images,
+    recipe: DictionaryRecipe,
+    *,
+    callback: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> Tensor:
     """A dictionary of K unit-norm filters (K, C, S, S) for the high-pass part of natural images.
 
-    Alternates between codes of a batch with fixed filters and filters with fixed codes (paper, Section 3.3), online
-    after Mairal et al. (JMLR 2010): the statistics remember about one pass over the images, so that codes made with
-    an old dictionary fade. Starts from image patches; a filter that no code uses is replaced by a patch that is coded
-    badly.
+    Alternates between codes with fixed filters and filters with fixed codes (paper, Section 3.3). `recipe.method` is
 
-    images    `data.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
-    callback  called with a Progress after every batch
+    "online"     filters are updated after every batch, from statistics that remember about one pass, so that codes
+                 made with old filters fade (Mairal et al., JMLR 2010)
+    "batch"      filters are updated once a pass, from the statistics of all images
+    "consensus"  the same, but filters by consensus ADMM in the Fourier domain, as in the paper (`consensus.update`);
+                 its memory grows with the number and the size of the images
+
+    Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops before
+    `recipe.passes` when a pass lowers the objective of `recipe.held` images kept aside by less than the share
+    `recipe.stop`.
+
+    images      `data.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
+    callback    called with a Progress after every batch
+    checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
     """
+    if recipe.method not in METHODS:
+        raise InputError(f"unknown method {recipe.method!r} of learning; choose from {', '.join(METHODS)}")
+    chosen, aside = _drawn(images, recipe)
+    batches = -(-len(chosen) // recipe.batch)
+    run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
+    file = Path(checkpoint) / "learning.safetensors" if checkpoint is not None else None
+    found = checkpoint_file.read(file, run) if file else None
+    if found:
+        tensors, facts = found
+        d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
+        memory = Stats(**tensors, count=facts["count"]) if tensors else None
+    else:
+        d, done, best, over, memory = start(images, recipe), 0, _FAR, False, None
+    for step in range(done, recipe.passes):
+        if over:
+            break
+        # A generator for each pass, and not one for all: the random state need not be part of a checkpoint.
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        memory, coded = memory if recipe.method == "online" else None, []
+        for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
+            x = _high(images.x[part], recipe)
+            solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
+            if recipe.method == "consensus":
+                coded.append((solution.z, x))
+            else:
+                fresh = statistics(solution.code, x, recipe.S)
+                memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
+            last, held = n + 1 == batches, None
+            if recipe.method == "consensus" and last:
+                z, x_all = (torch.cat(parts) for parts in zip(*coded, strict=True))
+                d = consensus.update(d, z, x_all)
+                d = _revive(d, z.square().sum((0, 2, 3)), x - solution.synthesis, generator)
+            elif recipe.method == "online" or last:
+                d = _revive(update(d, memory), _use(memory), x - solution.synthesis, generator)
+            if last and len(aside):
+                held = _held(d, images.x[aside], recipe)
+                over, best = held > (1 - recipe.stop) * best, min(best, held)
+            if callback:
+                reached = float(solution.objective(x, recipe.lam).mean())
+                callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
+        if file:
+            kept = {} if memory is None else {"ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
+            facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count if memory else 0}
+            checkpoint_file.write(file, run, {"d": d, **kept}, facts)
+    return _unit(d)
+
+
+def start(images, recipe: DictionaryRecipe) -> Tensor:
+    """The filters `learn` starts from: patches of the high-pass images that it draws."""
+    chosen, _ = _drawn(images, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
+    return patches(_high(images.x[chosen[: 4 * recipe.batch]], recipe), recipe.K, recipe.S, generator)
+
+
+def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
+    """The positions of the images to learn from, and of those to keep aside."""
     count = min(recipe.images, len(images.x))
     if count == 0:
         raise InputError("a dictionary cannot be learned from no images")
-    chosen = torch.randperm(len(images.x), generator=generator)[:count]
-    batches = -(-count // recipe.batch)
-    d = _patches(_high(images.x[chosen[: 4 * recipe.batch]], recipe), recipe.K, recipe.S, generator)
-    memory, done = None, 0
-    for _ in range(recipe.passes):
-        order = chosen[torch.randperm(count, generator=generator)]
-        for part in order.split(recipe.batch):
-            x = _high(images.x[part], recipe)
-            solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
-            fresh = statistics(solution.code, x, recipe.S)
-            memory = fresh if memory is None else (1 - 1 / batches) * memory + fresh
-            reached = cbpdn.objective(solution.z, x, d, recipe.lam)
-            d = _revive(update(d, memory), memory, x - solution.synthesis, generator)
-            done += 1
-            if callback:
-                callback(Progress(done, batches * recipe.passes, float(reached.mean())))
-    return _unit(d)
+    drawn = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(recipe.seed))
+    return drawn[:count], drawn[count : count + recipe.held]
+
+
+def _fade(recipe: DictionaryRecipe, batches: int) -> float:
+    """What the statistics keep when a batch is added: all of it, or what makes them remember about one pass."""
+    return 1 - 1 / batches if recipe.method == "online" else 1.0
+
+
+def _use(memory: Stats) -> Tensor:
+    """How much each filter is used: Σ z², (K,)."""
+    S = (memory.ztz.shape[-1] + 1) // 2
+    return memory.ztz[:, :, S - 1, S - 1].diagonal()
+
+
+def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
+    """The objective per image of images that were not learned from."""
+    x = _high(x, recipe)
+    solution = cbpdn.solve(x, _unit(d), recipe.lam, gap_tol=recipe.gap_tol)
+    return float(solution.objective(x, recipe.lam).mean())
 
 
 def _high(x: Tensor, recipe: DictionaryRecipe) -> Tensor:
@@ -118,7 +199,7 @@ def _high(x: Tensor, recipe: DictionaryRecipe) -> Tensor:
     return high if recipe.boundary == "circular" else extend(high, recipe.S - 1)
 
 
-def _patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
+def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
     """K patches of S×S from images x, of unit norm, the liveliest of ten times as many."""
     H, W = x.shape[-2:]
     if min(H, W) < S:
@@ -132,15 +213,13 @@ def _patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
     return _unit(patches[lively[torch.randperm(len(lively), generator=generator)[:K]]])
 
 
-def _revive(d: Tensor, memory: Stats, residual: Tensor, generator: torch.Generator) -> Tensor:
-    """Replace filters that the codes in memory do not use by patches of what is left unexplained."""
-    K, S = len(d), d.shape[-1]
-    use = memory.ztz[torch.arange(K), torch.arange(K), S - 1, S - 1]
+def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator) -> Tensor:
+    """Replace filters that the codes do not use by patches of what is left unexplained."""
     dead = use <= 1e-6 * use.mean()
     if not dead.any():
         return d
     d = d.clone()
-    d[dead] = _patches(residual, int(dead.sum()), S, generator)
+    d[dead] = patches(residual, int(dead.sum()), d.shape[-1], generator)
     return d
 
 

@@ -1,19 +1,14 @@
 """Classifiers: torchvision's VGG networks at any width, and their training."""
 
-import hashlib
-import json
 import math
-import os
-import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from labkit import checkpoint as checkpoint_file
 from labkit.data import Images
 from labkit.errors import InputError
 from labkit.recipes import ClassifierRecipe, canonical
@@ -131,7 +126,7 @@ def train(
     optimizer = _optimizer(model, recipe)
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
     file = Path(checkpoint) / _FILE if checkpoint is not None else None
-    first = _resume(file, run, model, optimizer) if file is not None and file.exists() else 0
+    first = _resume(file, run, model, optimizer) if file is not None else 0
     if first == 0:
         model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
 
@@ -174,7 +169,7 @@ def train(
                 accuracy=f"{right / len(images):.3f}",
             )
             if file is not None:
-                _save(file, run, epoch + 1, model, optimizer)
+                checkpoint_file.write(file, run, _state(model, optimizer), {"epochs": epoch + 1})
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
@@ -273,37 +268,12 @@ def _state(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
     return {**{f"model.{name}": t for name, t in model.state_dict().items()}, **momentum}
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _save(file: Path, run: dict, epochs: int, model: nn.Module, optimizer: torch.optim.SGD) -> None:
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _state(model, optimizer).items()}
-    facts = {**run, "epochs": epochs, "digest": _digest(tensors)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    # Tensors and scalars in one file, so that one rename replaces both or neither.
-    save_file(tensors, fresh, metadata={"training": json.dumps(facts)})
-    os.replace(fresh, file)
-
-
 def _resume(file: Path, run: dict, model: nn.Module, optimizer: torch.optim.SGD) -> int:
     """Restores the state in `file`; returns the number of epochs it has behind it, 0 when it cannot be used."""
-    try:
-        with safe_open(file, "pt") as stored:
-            facts = json.loads((stored.metadata() or {})["training"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        if facts["digest"] != _digest(tensors):
-            raise ValueError("its digest is wrong")
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        warnings.warn(f"training starts anew: {file} is damaged ({error})", stacklevel=3)
+    found = checkpoint_file.read(file, run)
+    if found is None:
         return 0
-    if any(facts[name] != value for name, value in run.items()):
-        warnings.warn(f"training starts anew: {file} is of another recipe or other images", stacklevel=3)
-        return 0
+    tensors, facts = found
     parts = {"model.": {}, "momentum.": {}}
     for name, tensor in tensors.items():
         part = name.partition(".")[0] + "."

@@ -31,7 +31,8 @@ class Lazy:
     """Images that become floats when asked for: indexed like a float32 tensor (N, C, H, W), but much smaller.
 
     `lazy[index]` takes an int, a slice, a list of ints, or an index or mask tensor, and returns a float32 tensor in
-    [0, 1]. `pixels` gives the 8-bit images (n, C, H, W) at positions (n,): from memory, or decoded from files.
+    [0, 1]. `pixels` gives the images (n, C, H, W) at positions (n,), from memory or decoded from files: in 8 bits, or
+    in [0, 1] in half precision.
     """
 
     dtype = torch.float32
@@ -50,15 +51,15 @@ class Lazy:
         """The images at positions (n,): as floats or bytes in memory where they are few enough."""
         shape = torch.Size((len(at), *self.shape[1:]))
         if shape.numel() <= BYTES_LIMIT:
-            return _settle(self.pixels(at))
+            return settle(self.pixels(at))
         return Lazy(shape, lambda inner: self.pixels(at[inner]))
 
 
 def _float(pixels: Tensor) -> Tensor:
-    return pixels.float().div_(255)
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
 
 
-def _settle(pixels: Tensor) -> Tensor | Lazy:
+def settle(pixels: Tensor) -> Tensor | Lazy:
     return _float(pixels) if 4 * pixels.numel() <= FLOAT_LIMIT else Lazy(pixels.shape, pixels.__getitem__)
 
 
@@ -222,7 +223,7 @@ def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -
         size = (ask.resolution, ask.resolution)
         parts = [functional.interpolate(p.float(), size, mode="bilinear", antialias=True) for p in pixels.split(1000)]
         pixels = torch.cat([part.round().clamp(0, 255).byte() for part in parts])
-    return Images(_settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
+    return Images(settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
 def _from_files(ask: _Ask, source: imagefiles.Source, files: imagefiles.Part, classes: Sequence[str]) -> Images:
@@ -234,7 +235,7 @@ def _from_files(ask: _Ask, source: imagefiles.Source, files: imagefiles.Part, cl
     def pixels(at: Tensor) -> Tensor:
         return imagefiles.pixels(source, [chosen[i] for i in at.tolist()], scan.shape, ask.resolution)
 
-    x = Lazy(scan.shape, pixels) if scan.pixels is None else _settle(scan.pixels)
+    x = Lazy(scan.shape, pixels) if scan.pixels is None else settle(scan.pixels)
     return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
 
 
@@ -273,7 +274,7 @@ def _photos(ask: _Ask) -> Images:
         crop = found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
         out[:] = np.asarray(crop).transpose(2, 0, 1)
     y, classes = torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS)
-    return Images(_settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
+    return Images(settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
 def _cifar10(ask: _Ask) -> Images:

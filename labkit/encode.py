@@ -5,7 +5,9 @@ Only the last pass over an image, which certifies, must be exact. Where the proc
 """
 
 import itertools
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float
 
     Returns Codes, what they synthesize (B, C, H, W), duality gaps (B,) in float64, and the trace.
     """
+    _announce()
     batch, trace = _Batch(x, d, lam, start, gap_tol, max_iter), []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         while batch.refill(pool):
@@ -43,11 +46,21 @@ def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float
             list(pool.map(work, range(pieces)))
             for b in live:
                 trace.extend([0.0] * (batch.passes[b] - len(trace)))
-                gap = batch.gap[b] / batch.half[b] if batch.half[b] > 0 else 0.0
+                gap = float(batch.gap[b] / batch.half[b]) if batch.half[b] > 0 else 0.0
                 trace[batch.passes[b] - 1] = max(trace[batch.passes[b] - 1], gap)
             batch.retire()
     codes = Codes(batch.codes, (len(x), len(d), *x.shape[2:]), x.dtype)
     return codes, x - batch.rest, torch.from_numpy(batch.gap).clamp_min(0), tuple(trace)
+
+
+def _announce() -> None:
+    """Say so when the loops will be compiled first: numba does it silently, and keeps the result on disk."""
+    loop = descent.advance
+    if loop.signatures:
+        return
+    kept = Path(loop.stats.cache_path).glob("descent.advance-*.nbi")
+    if not any(file.stat().st_mtime > Path(descent.__file__).stat().st_mtime for file in kept):
+        print("labkit: compiling its loops for this machine (about ten seconds, once)", file=sys.stderr, flush=True)
 
 
 class _Batch:
@@ -69,7 +82,7 @@ class _Batch:
         self.codes, self.rest = [None] * B, torch.empty_like(x)
         self.gap, self.best = np.zeros(B), np.full(B, np.inf)
         self.passes, self.stuck, self.done = np.zeros(B, int), np.zeros(B, int), np.zeros(B, bool)
-        self.rough = np.full(B, _HAS_ROUGH and x.dtype == torch.float32)
+        self.rough = np.full(B, _HAS_ROUGH and x.dtype == torch.float32 and max_iter > 0)
         if start is not None:
             scale = alive.numpy()
             self.codes = [code._replace(v=code.v * scale[code.k]) for code in start.codes]

@@ -6,6 +6,7 @@ processes or the place of the data. Nesting gives the tree of what depends on wh
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,8 +29,9 @@ class DataRecipe:
 class DictionaryRecipe:
     """How one convolutional dictionary is learned (paper, Eq. 2; the paper's K, S and λ are the defaults).
 
-    `images` training images are drawn and read `passes` times in batches of `batch`. Fields below `lam` are
-    choices on which the paper is silent.
+    `images` training images are drawn and read up to `passes` times in batches of `batch`; `held` others are kept
+    aside, and learning stops when a pass lowers their objective by less than the share `stop`. `method` is one of
+    `cdl.METHODS`. Fields below `lam` are choices on which the paper is silent.
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -43,8 +45,11 @@ class DictionaryRecipe:
     passes: int = 4
     batch: int = 50
     gap_tol: float = 0.02
+    method: str = "online"
+    held: int = 50
+    stop: float = 0.002
     seed: int = 0
-    version: int = 1
+    version: int = 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class TransformRecipe:
     pad: int = 16
     boundary: str = "circular"
     gap_tol: float = 0.01
-    version: int = 1
+    version: int = 2
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,8 @@ def plain(recipe: Any, digest: str = "") -> Any:
         return [plain(item, digest) for item in recipe]
     if isinstance(recipe, dict):
         return {key: plain(item, digest) for key, item in recipe.items()}
+    if isinstance(recipe, float) and not math.isfinite(recipe):
+        return str(recipe)  # JSON has no infinity, but no low-pass part at all is one (`split`)
     return recipe
 
 

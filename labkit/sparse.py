@@ -47,48 +47,58 @@ class Codes:
             one[code.k, code.i, code.j] = code.v
         return z
 
+    def l1(self) -> Tensor:
+        """‖z‖₁ of each image: (B,)."""
+        return torch.tensor([float(np.abs(code.v).sum()) for code in self.codes], dtype=self.dtype)
+
+    def active(self) -> Tensor:
+        """‖z‖₀ of each image: (B,), int64."""
+        return torch.tensor([len(code.v) for code in self.codes])
+
 
 def correlations(codes: Codes, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
     """`conv.lag_gram` and `conv.cross` of codes and images x (B, C, H, W), in float64."""
     (_, K, H, W), C = codes.shape, x.shape[1]
     frame = atoms.frame(C, H, W, S)
-    # Each thread adds up its own share; the shares are added in order, so that a sum does not depend on who was faster.
-    shares = [range(first, len(x), torch.get_num_threads()) for first in range(min(len(x), torch.get_num_threads()))]
-    pixels = x.contiguous().numpy()
+    pixels, ztz, ztx = x.contiguous().numpy(), np.zeros((K, K, 2 * S - 1, 2 * S - 1)), np.zeros((K, S, S, C))
+    threads = torch.get_num_threads()
 
-    def add_up(share):
-        ztz, ztx = np.zeros((2 * S - 1, 2 * S - 1, K, K)), np.zeros((K, S * frame.run))
+    # Each thread adds up the rows of its own filters, over all images in order: one table for all, and no race.
+    def add_up(first):
         image = np.empty(frame.size, pixels.dtype)
-        for b in share:
-            atoms.put(pixels[b], image, frame)
-            _correlate(*codes.codes[b], image, ztz, ztx, frame)
-        return ztz, ztx
+        for code, pixel in zip(codes.codes, pixels, strict=True):
+            atoms.put(pixel, image, frame)
+            _correlate(*code, image, ztz, ztx, frame, first, threads)
 
-    with ThreadPoolExecutor(max(len(shares), 1)) as pool:
-        parts = list(pool.map(add_up, shares)) or [add_up([])]
-    ztz, ztx = (torch.from_numpy(sum(a)) for a in zip(*parts, strict=True))
-    ztx = ztx.reshape(K, S, frame.run)[:, :, : S * C].reshape(K, S, S, C).permute(0, 3, 1, 2)
-    return ztz.permute(2, 3, 0, 1).contiguous(), ztx.contiguous()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(add_up, range(threads)))
+    return torch.from_numpy(ztz), torch.from_numpy(ztx).permute(0, 3, 1, 2).contiguous()
 
 
 @njit(nogil=True, cache=True)
-def _correlate(k, i, j, v, image, ztz, ztx, frame):
-    """Add the correlations of one code with itself to ztz (P, P, K, K), and with its image to ztx (K, S · run)."""
+def _correlate(k, i, j, v, image, ztz, ztx, frame, first, step):
+    """Add the correlations of one code with itself to ztz (K, K, P, P), and with its image to ztx (K, S, S, C).
+
+    Only those of filters `first`, `first + step`, …
+    """
     H, W, S = frame.H, frame.W, frame.S
     atoms.wrap(image, frame)
     row = np.searchsorted(i, np.arange(H + 1))
     for a in range(len(k)):
+        if k[a] % step != first:
+            continue
         for p in range(S):
             y = i[a] + p if i[a] + p < H else i[a] + p - H
             at = y * frame.row + (j[a] + S - 1) * frame.C
-            for q in range(S * frame.C):
-                ztx[k[a], p * frame.run + q] += v[a] * image[at + q]
+            for q in range(S):
+                for c in range(frame.C):
+                    ztx[k[a], p, q, c] += v[a] * image[at + q * frame.C + c]
         for p in range(2 * S - 1):
             y = (i[a] + p - S + 1) % H
             for b in range(row[y], row[y + 1]):
                 q = (j[b] - j[a] + S - 1) % W
                 while q < 2 * S - 1:  # more than once only where the image is smaller than 2S − 1
-                    ztz[p, q, k[a], k[b]] += v[a] * v[b]
+                    ztz[k[a], k[b], p, q] += v[a] * v[b]
                     q += W
 
 

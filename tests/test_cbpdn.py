@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import oracles
 import pytest
@@ -6,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from labkit import cbpdn, conv, metrics
+from labkit import cbpdn, conv, encode, metrics
 from labkit.errors import InputError
 from labkit.stl import SparseTransform, load_dictionary
 
@@ -74,6 +78,16 @@ def test_any_shape_is_solved_to_its_gap(C, H, W, K, S, share, single, seed):
     assert (found.gap <= 1e-3 * 0.5 * x.square().flatten(1).sum(1)).all()
     true = cbpdn.duality_gap(found.z.double(), x.double(), d.double(), lam.double())
     assert_close(found.gap.double(), true, rtol=1e-2, atol=1e-4 * float(x.square().sum()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_orthonormal_filters_are_soft_thresholding_in_their_basis(method):
+    """Filters of one pixel that rotate the channels: with all their shifts they are an orthonormal basis."""
+    x, _ = problem(C=4)
+    Q = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=x.dtype))[0]
+    z = cbpdn.solve(x, Q.T[:, :, None, None].contiguous(), 0.3, method=method, gap_tol=1e-12).z
+    seen = torch.einsum("ck,bchw->bkhw", Q, x)
+    assert_close(z, torch.sign(seen) * (seen.abs() - 0.3).clamp_min(0), atol=1e-6, rtol=0)
 
 
 def test_both_methods_agree_per_image_lambda_and_norms():
@@ -162,3 +176,50 @@ def test_bad_input_is_explained(change, words):
     call = {"x": torch.zeros(1, 3, 8, 8), "d": d, "lam": 0.2, **change}
     with pytest.raises(InputError, match=words):
         cbpdn.solve(call.pop("x"), call.pop("d"), call.pop("lam"), **call)
+
+
+@pytest.mark.parametrize("rough", [True, False])
+def test_passes_in_bfloat16_change_nothing_that_is_certified(rough, monkeypatch):
+    """Whether or not the processor is one on which they are used."""
+    monkeypatch.setattr(encode, "_HAS_ROUGH", rough)
+    x, d = problem(3, 3, 20, 17, 9, 4, torch.float32)
+    lam = 0.2 * cbpdn.lambda_max(x, d)
+    best = cbpdn.solve(x.double(), d.double(), lam.double(), gap_tol=1e-9).objective(x, lam)
+    for tol in (0.1, 1e-2, 1e-4):
+        found = cbpdn.solve(x, d, lam, gap_tol=tol)
+        assert (found.gap <= tol * 0.5 * x.square().flatten(1).sum(1)).all()
+        reached = cbpdn.objective(found.z, x, d, lam)
+        assert (reached - found.gap <= best * (1 + 1e-5)).all()
+        assert_close(found.objective(x, lam), reached, rtol=1e-5, atol=0)
+        assert_close(found.synthesis, conv.synthesize(found.z, d), atol=1e-5, rtol=0)
+
+
+def test_a_batch_larger_than_the_window_is_solved_image_by_image_alike(monkeypatch):
+    x, d = problem(9, dtype=torch.float64)
+    whole = cbpdn.solve(x, d, 0.4, gap_tol=1e-6)
+    monkeypatch.setattr(encode, "_WINDOW_BYTES", 1)
+    monkeypatch.setattr(encode, "_CALL_BYTES", 1)
+    few = cbpdn.solve(x, d, 0.4, gap_tol=1e-6)
+    assert_close(few.z, whole.z, atol=1e-6, rtol=0)
+    assert few.iterations == whole.iterations
+
+
+def test_a_limit_on_passes_is_kept_and_the_gap_is_that_of_the_code():
+    x, d = problem(dtype=torch.float32)
+    for limit in (0, 1, 3):
+        found = cbpdn.solve(x, d, 0.3, gap_tol=1e-6, max_iter=limit)
+        assert found.iterations == limit
+        assert (found.gap >= 0).all()
+        assert_close(found.gap, cbpdn.duality_gap(found.z, x, d, 0.3), rtol=1e-3, atol=1e-4)
+
+
+def test_the_first_compilation_is_announced(tmp_path):
+    code = "from labkit import cbpdn; cbpdn.prepare()"
+    said = []
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        said.append(run.stderr)
+    assert "compiling" in said[0] and said[1] == ""

@@ -165,11 +165,11 @@ def test_a_killed_process_can_be_resumed(tmp_path):
         import sys
         sys.path.insert(0, sys.argv[2])
         from test_classifiers import TINY, classifiers, replace, stripes, trained
-        real = classifiers._save
+        real = classifiers.checkpoint_file.write
         def save(*arguments):
             real(*arguments)
             print("saved", flush=True)
-        classifiers._save = save
+        classifiers.checkpoint_file.write = save
         trained(stripes(40), replace(TINY, epochs=400), checkpoint=sys.argv[1])
     """)
     here = os.path.dirname(__file__)

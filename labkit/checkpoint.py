@@ -1,0 +1,48 @@
+"""Checkpoints: where a long computation stands, in one file that is whole or absent."""
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write(file: Path, run: dict, tensors: dict[str, Tensor], facts: dict) -> None:
+    """Replace `file` by these tensors and plain facts; `run` says what computation they belong to."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    # Tensors and scalars in one file, so that one rename replaces both or neither.
+    described = json.dumps({"run": run, "facts": facts, "digest": _digest(tensors)})
+    save_file(tensors, fresh, metadata={"checkpoint": described})
+    os.replace(fresh, file)
+
+
+def read(file: Path, run: dict) -> tuple[dict[str, Tensor], dict] | None:
+    """Tensors and facts of a checkpoint of the same `run`; None, with a warning unless there is none, otherwise."""
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, "pt") as stored:
+            described = json.loads((stored.metadata() or {})["checkpoint"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        if described["digest"] != _digest(tensors):
+            raise ValueError("its digest is wrong")
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        warnings.warn(f"starting anew: {file} is damaged ({error})", stacklevel=3)
+        return None
+    if described["run"] != run:
+        warnings.warn(f"starting anew: {file} is of another recipe or other images", stacklevel=3)
+        return None
+    return tensors, described["facts"]
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
