@@ -55,13 +55,14 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _report(options: argparse.Namespace) -> int:
-    from labkit import reports
+    from labkit import cbpdn, reports
 
     settings = reports.Settings(options.profile, options.dataset, options.resolution, options.data_root, options.store)
     if options.cell_timeout is not None and options.cell_timeout <= 0:
         raise InputError(f"--cell-timeout is a number of seconds above 0; got {options.cell_timeout}")
     source = options.notebook_dir or reports.NOTEBOOKS
     plan = reports.check(settings, options.out, notebooks=source, only=options.notebooks.split(","))
+    cbpdn.prepare()  # here, where its announcement is no stray line on a page
     print(f"{len(plan)} notebooks, profile {settings.profile}, data set {settings.dataset} -> {options.out}")
     entries = reports.run(settings, options.out, plan, cell_timeout=options.cell_timeout)
     print(f"report: {options.out / 'index.html'}")
@@ -90,7 +91,8 @@ def _profiles(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "Time coding beside sporco's solver and the least any solver must do; write bench.json and bench.md."
+    text = """Time coding and learning beside sporco's and the least any solver must do; write bench.json and bench.md.
+    Takes about twenty minutes, nearly all of them sporco's."""
     parser = commands.add_parser("bench", help="measure the speeds the lab claims", description=text)
     parser.add_argument("--dataset", default="photos", help="whose images to code (default: %(default)s)")
     parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")

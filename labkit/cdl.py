@@ -21,6 +21,7 @@ from labkit.sparse import Codes
 from labkit.split import extend, split
 
 METHODS = ("online", "batch", "consensus")
+_UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
 _FAR = 1e300  # an objective that any other is below, and that JSON can hold
 
 
@@ -146,7 +147,7 @@ def learn(
                 d = consensus.update(d, z, x_all)
                 d = _revive(d, z.square().sum((0, 2, 3)), x - solution.synthesis, generator)
             elif recipe.method == "online" or last:
-                d = _revive(update(d, memory), _use(memory), x - solution.synthesis, generator)
+                d = _revive(update(d, memory, max_iter=_UPDATES), _use(memory), x - solution.synthesis, generator)
             if last and len(aside):
                 held = _held(d, images.x[aside], recipe)
                 over, best = held > (1 - recipe.stop) * best, min(best, held)

@@ -129,6 +129,56 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     return _clean(fig)
 
 
+def race(rows: pd.DataFrame) -> Figure:
+    """Gap against seconds an image for every solver (`solvers.race`)."""
+    styles = {"cd": ("#0072b2", "o", "cd: ours, CPU"), "admm": ("#e69f00", "s", "admm: ours, CPU and GPU")}
+    fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for solver, part in rows.groupby("solver", sort=False):
+        colour, marker, label = styles.get(solver, ("#5c5c5c", "D", f"{solver}: the reference"))
+        ax.loglog(1e3 * part.seconds, part.gap, marker=marker, color=colour, label=f"{label} (n = {part.n.iloc[0]})")
+    ax.axhline(1e-2, color="#999999", linewidth=0.8, linestyle=":")
+    ax.annotate("the lab's setting", (1, 1e-2), (-4, 3), xycoords=("axes fraction", "data"), fontsize=8, ha="right",
+                textcoords="offset points", color="#666666")  # fmt: skip
+    ax.set(xlabel="milliseconds an image", ylabel="gap / ½‖x‖², largest of all images")
+    ax.grid(which="major", alpha=0.25)
+    ax.legend(frameon=False)
+    return _clean(fig)
+
+
+def costs(rows: pd.DataFrame) -> Figure:
+    """Milliseconds and active coefficients an image against each quantity that was varied (`solvers.costs`)."""
+    names = {"K": "K, filters", "S": "S, pixels a side", "lam": "λ", "resolution": "resolution, pixels a side"}
+    groups = list(rows.groupby("what", sort=False))
+    fig, axes = plt.subplots(
+        1, len(groups), figsize=(2.9 * len(groups) + 0.6, 3.2), squeeze=False, layout="constrained"
+    )
+    for ax, (name, part) in zip(axes[0], groups, strict=True):
+        ax.loglog(part.value, part.ms, "o-", color="#0072b2", label="milliseconds")
+        ax.loglog(part.value, part.active, "s--", color="#d55e00", label="active coefficients")
+        ax.set_xticks(part.value, [f"{v:g}" for v in part.value])
+        ax.set_xticks([], minor=True)
+        ax.set_xlabel(names[name])
+        ax.grid(which="major", alpha=0.25)
+    axes[0, 0].set_ylabel("an image")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return _clean(fig)
+
+
+def exactness(rows: pd.DataFrame) -> Figure:
+    """PSNR of T(x) to its converged self against the gap at which the solver stops (`solvers.exactness`)."""
+    fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    ax.semilogx(rows.tolerance, rows.psnr, "o-", color="#0072b2", label="mean")
+    ax.semilogx(rows.tolerance, rows.worst, "v--", color="#d55e00", label="worst image")
+    ax.axhline(48.1, color="#999999", linewidth=0.8, linestyle=":")
+    ax.annotate("one step of 8-bit pixels", (1, 48.1), (-4, 3), xycoords=("axes fraction", "data"), fontsize=8,
+                ha="right", textcoords="offset points", color="#666666")  # fmt: skip
+    ax.invert_xaxis()
+    ax.set(xlabel="gap / ½‖x‖² at which the solver stops", ylabel="PSNR to the converged T(x), dB")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    return _clean(fig)
+
+
 def save(fig: Figure, out: str | Path, name: str) -> Figure:
     """Write a figure as PNG into the folder `out` (nothing when it is empty), and hand it back for display."""
     if str(out):

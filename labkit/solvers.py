@@ -55,6 +55,13 @@ def race(
     return pd.DataFrame(rows)
 
 
+def first(rows: pd.DataFrame, gap: float) -> pd.DataFrame:
+    """Of a race, the fastest setting of each solver that reaches `gap`: solver, ms an image, ratio to the fastest."""
+    ready = rows[rows.gap <= gap].sort_values("seconds").groupby("solver").head(1)
+    ready = ready.assign(ms=1e3 * ready.seconds, ratio=ready.seconds / ready.seconds.min())
+    return ready[["solver", "ms", "ratio", "gap", "n"]].reset_index(drop=True)
+
+
 def costs(
     x: Tensor, sweeps: Mapping[str, Sequence[float]], *, K: int = 64, S: int = 8, lam: float = 0.2,
     gap_tol: float = 1e-2, progress: bool = True,
