@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import recipes
+from labkit import artifacts_cli, recipes
 from labkit.errors import InputError
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -16,7 +16,7 @@ Command = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 when a notebook failed, 2 for bad input, 130 when interrupted."""
+    """Run one command; return 0, 1 when a notebook failed or an artifact is damaged, 2 for bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""))
     parser.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -109,7 +109,7 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench)
+COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench, artifacts_cli.add)
 
 if __name__ == "__main__":
     sys.exit(main())

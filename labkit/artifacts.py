@@ -8,11 +8,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import cdl, classifiers, data
+from labkit import cdl, classifiers, dae, data, networks
 from labkit.data import Images, settle
-from labkit.recipes import ClassifierRecipe, DataRecipe, DictionaryRecipe, TransformRecipe
+from labkit.errors import InputError
+from labkit.recipes import (
+    ClassifierRecipe,
+    ClusterRecipe,
+    DaeRecipe,
+    DataRecipe,
+    DictionaryRecipe,
+    StrataRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+)
 from labkit.stl import SparseTransform
 from labkit.store import Store, key
+from labkit.strata import Strata, StratifiedTransform
 
 _PROJECTED_AT_ONCE = 1000
 
@@ -50,10 +61,14 @@ class Workbench:
     def dictionary_run(self, recipe: DictionaryRecipe) -> tuple[Tensor, list[float]]:
         """The learned filters, and the objective per image of every batch on the way there."""
         train = self.images(recipe.data, "train")
+        return self._learned(recipe, recipe, train, train.digest, "learning filters")
+
+    def _learned(self, named, recipe: DictionaryRecipe, train: Images, digest: str, what: str):
+        """Filters learned from `train` by `recipe`, kept in the store under `named`; and the objectives."""
 
         def build(scratch):
             objectives = []
-            with self._bar("learning filters", "batch") as bar:
+            with self._bar(what, "batch") as bar:
 
                 def show(progress: cdl.Progress):
                     objectives.append(progress.objective)
@@ -64,13 +79,60 @@ class Workbench:
                 d = cdl.learn(train, recipe, callback=show, checkpoint=scratch)
             return {"d": d}, {"objectives": objectives}
 
-        found = self.store.fetch("dictionary", recipe, build, digest=train.digest)
+        found = self.store.fetch("dictionary", named, build, digest=digest)
         return found.tensors["d"], found.facts["objectives"]
 
-    def transform(self, recipe: TransformRecipe, *, backward: str = "exact") -> SparseTransform:
-        """The Sparse Transformation Layer with its learned dictionary, in evaluation mode, on the device."""
+    def autoencoder(self, recipe: DaeRecipe) -> tuple[dae.Autoencoder, dict]:
+        """The trained denoising autoencoder, and the facts of its training."""
+        train = self.images(recipe.data, "train")
+        model = dae.build(recipe, train.x.shape[1])
+
+        def build(scratch):
+            facts = dae.train(model, train, recipe, checkpoint=scratch, progress=self.progress, device=self.device)
+            return {name: t.cpu() for name, t in model.state_dict().items()}, facts
+
+        found = self.store.fetch("autoencoder", recipe, build, digest=train.digest)
+        model.load_state_dict(found.tensors)
+        return model.eval().requires_grad_(False).to(self.device), found.facts
+
+    def strata(self, recipe: StrataRecipe) -> Strata:
+        """The clusters of the training images, fitted on them alone, on the device."""
+        train = self.images(recipe.dae.data, "train")
+        fresh = Strata(self.autoencoder(recipe.dae)[0], recipe)
+
+        def build(_scratch):
+            fitted = fresh.fit(train, progress=self.progress)
+            return {name: t.cpu() for name, t in fitted.state_dict().items()}, {"sizes": fitted.sizes()}
+
+        found = self.store.fetch("strata", recipe, build, digest=train.digest)
+        fresh.load_state_dict(found.tensors)
+        return fresh.eval().requires_grad_(False).to(self.device)
+
+    def cluster_dictionary(self, recipe: StratifiedRecipe, cluster: int) -> Tensor:
+        """The filters of one cluster, learned from its training images alone."""
+        if recipe.data != recipe.strata.dae.data:
+            raise InputError("strata and dictionaries must come from the same images; use one DataRecipe for both")
+        train, strata = self.images(recipe.data, "train"), self.strata(recipe.strata)
+        mine = train[torch.nonzero(strata.labels.cpu() == cluster)[:, 0]]
+        named = ClusterRecipe(recipe.strata, cluster, recipe.transform.dictionary)
+        what = f"learning filters of cluster {cluster + 1}"
+        return self._learned(named, recipe.transform.dictionary, mine, train.digest, what)[0]
+
+    def transform(
+        self, recipe: TransformRecipe | StratifiedRecipe, *, backward: str = "exact"
+    ) -> SparseTransform | StratifiedTransform:
+        """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device."""
+        if isinstance(recipe, TransformRecipe):
+            return self._layer(recipe, self.dictionary(recipe.dictionary), backward)
+        layers = [
+            self._layer(recipe.transform, self.cluster_dictionary(recipe, m), backward)
+            for m in range(recipe.strata.clusters)
+        ]
+        return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
+
+    def _layer(self, recipe: TransformRecipe, d: Tensor, backward: str) -> SparseTransform:
         layer = SparseTransform(
-            self.dictionary(recipe.dictionary),
+            d,
             lam=recipe.lam,
             lowpass=recipe.lowpass,
             pad=recipe.pad,
@@ -80,9 +142,9 @@ class Workbench:
         )
         return layer.eval().to(self.device)
 
-    def projected(self, recipe: TransformRecipe) -> Images:
+    def projected(self, recipe: TransformRecipe | StratifiedRecipe) -> Images:
         """T(x) of all training images, computed once in chunks that survive a kill, kept in half precision."""
-        train = self.images(recipe.dictionary.data, "train")
+        train = self.images(recipe.data, "train")
 
         def build(scratch):
             layer = self.transform(recipe)
@@ -107,7 +169,9 @@ class Workbench:
         """The trained network, in evaluation mode, on the device. Maps images in [0, 1] to logits."""
         train = self.images(recipe.data, "train")
         channels, resolution = train.x.shape[1], train.x.shape[-1]
-        model = classifiers.build(recipe, len(train.classes), channels, resolution)
+        model = networks.build(recipe, len(train.classes), channels, resolution)
+        if recipe.weights:
+            return networks.load(model, recipe.weights).requires_grad_(False).to(self.device)
 
         def build(scratch):
             seen = train if recipe.transform is None else self.projected(recipe.transform)

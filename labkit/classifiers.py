@@ -1,4 +1,4 @@
-"""Classifiers: torchvision's VGG networks at any width, and their training."""
+"""Classifiers: training, and decisions in batches."""
 
 import math
 from pathlib import Path
@@ -11,83 +11,14 @@ from tqdm.auto import tqdm
 from labkit import checkpoint as checkpoint_file
 from labkit.data import Images
 from labkit.errors import InputError
+from labkit.networks import Classifier, classes_of
+from labkit.precision import has_bfloat16
 from labkit.recipes import ClassifierRecipe, canonical
-from labkit.vision import torchvision
-
-NETWORKS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
 _FILE = "training.safetensors"
-
-
-class Classifier(nn.Module):
-    """A network that takes images as they are: (B, C, H, W) in [0, 1] -> logits (B, classes).
-
-    The normalisation is part of the model, so that attacks, defenses and measures share one pixel range.
-
-    mean, std  (C, 1, 1) buffers, per channel, of the training images; 0 and 1 until trained
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, channels: int):
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network((x - self.mean) / self.std)
-
-
-def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int) -> Classifier:
-    """An untrained network, its weights drawn from `recipe.seed`.
-
-    It is torchvision's VGG with batch normalisation, layer for layer, with `recipe.width` times its channels, and
-    one change: torchvision flattens 7×7 features into two layers of 4,096 units (124 of VGG-16's 138 million
-    parameters), made for 224 pixels and 1,000 classes; here a global average and one linear layer follow the
-    convolutions, which fits every resolution from 32 pixels on.
-
-    channels    of the images: 1 grey, 3 colour
-    resolution  of the images, in pixels; at least 32, because five poolings halve it
-
-    Raises InputError when the network is unknown or the images are too small for it.
-    """
-    if recipe.network not in NETWORKS:
-        raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
-    if resolution < 32:
-        raise InputError(
-            f"{recipe.network} needs images of at least 32 pixels and got {resolution}; "
-            "enlarge them with resolution=32 (--resolution 32)"
-        )
-    if not 0 < recipe.width <= 4:
-        raise InputError(f"the width of a network is a factor in (0, 4], got {recipe.width:g}")
-    vgg = torchvision.models.vgg
-    # Made without storage and filled below: torch's constructors would draw from the global random state.
-    with torch.device("meta"):
-        plan = [n if n == "M" else max(1, round(n * recipe.width)) for n in vgg.cfgs[NETWORKS[recipe.network]]]
-        network = vgg.VGG(vgg.make_layers(plan, batch_norm=True), init_weights=False)
-        network.features[0] = nn.Conv2d(channels, plan[0], kernel_size=3, padding=1)
-        network.avgpool = nn.AdaptiveAvgPool2d(1)
-        network.classifier = nn.Linear(plan[-2], classes)
-    _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
-    return Classifier(network, channels)
-
-
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """torchvision's initial weights for VGG, drawn from `generator`."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01, generator=generator)
-            nn.init.zeros_(module.bias)
 
 
 def train(
@@ -119,7 +50,7 @@ def train(
     steps_per_epoch = math.ceil(len(images) / recipe.batch)
     total = steps_per_epoch * recipe.epochs
 
-    half = _bfloat16(device)
+    half = has_bfloat16(device)
     # Measured on CPUs: with the channels last, bfloat16 convolutions are a fifth faster and float32 ones half as fast.
     layout = torch.channels_last if half or device.type == "cuda" else torch.contiguous_format
     model.to(device, memory_format=layout).train()
@@ -206,7 +137,7 @@ def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
-    channels, classes = len(model.mean), model.network.classifier.out_features
+    channels, classes = len(model.mean), classes_of(model)
     if len(images) < 2:
         raise InputError(f"training needs at least two images, got {len(images)}")
     if images.x.shape[1] != channels:
@@ -248,14 +179,6 @@ def _schedule(done: float) -> float:
     if done < _WARMUP:
         return done / _WARMUP
     return (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP))) / 2
-
-
-def _bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16; where it does not, emulation is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capable = torch.cpu.get_capabilities()
-    return bool(capable.get("amx_bf16") or capable.get("avx512_bf16"))
 
 
 def _state(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:

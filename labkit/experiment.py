@@ -16,7 +16,7 @@ from labkit.attacks import ATTACKS
 from labkit.budget import Budget
 from labkit.classifiers import predict
 from labkit.errors import InputError
-from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, Profile, TransformRecipe
+from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, Profile, StratifiedRecipe, TransformRecipe
 from labkit.split import split
 from labkit.stl import SparseTransform
 
@@ -35,7 +35,7 @@ class Attempt:
     """
 
     victim: ClassifierRecipe
-    defense: TransformRecipe | None
+    defense: TransformRecipe | StratifiedRecipe | None
     attack: AttackRecipe
     knowledge: str
     version: int = 1
@@ -46,7 +46,7 @@ class Case:
     """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge."""
 
     classifier: ClassifierRecipe
-    defense: TransformRecipe | None
+    defense: TransformRecipe | StratifiedRecipe | None
     attack: AttackRecipe
     knowledge: str = "classifier"
     version: int = 1
@@ -67,24 +67,25 @@ class Case:
 
 
 def grid(profile: Profile) -> list[Case]:
-    """The defense tables' cases: no defense and STL, vanilla and retrained, every attack of the profile.
+    """The defense tables' cases: no defense and the profile's defenses, vanilla and retrained, every attack.
 
     A retrained network is judged against two attackers, because the paper does not say which it means: one who has an
     undefended copy ("transfer"), and one who has the retrained weights ("classifier"). The strongest iterative attack
     is repeated by attackers who know about T.
     """
-    plain, retrained, T = profile.classifier, profile.retrained(), profile.transform
-    cases = []
+    plain, cases = profile.classifier, []
     for attack in profile.attacks:
         cases.append(Case(plain, None, attack))
-        cases.append(Case(plain, T, attack))
-        if attack.name == "clean":
-            cases.append(Case(retrained, T, attack))
-            continue
-        cases += [Case(retrained, T, attack, knowledge) for knowledge in ("transfer", "classifier")]
-        if attack.name == "bim":
-            for knowledge in ("identity", "exact"):
-                cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
+        for T in profile.defenses:
+            retrained = profile.retrained(T)
+            cases.append(Case(plain, T, attack))
+            if attack.name == "clean":
+                cases.append(Case(retrained, T, attack))
+                continue
+            cases += [Case(retrained, T, attack, knowledge) for knowledge in ("transfer", "classifier")]
+            if attack.name == "bim":
+                for knowledge in ("identity", "exact"):
+                    cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
     return cases
 
 
@@ -169,7 +170,7 @@ def _settings(case: Case, bench: Workbench) -> dict:
         "n": len(test),
         "classifier": f"{network.network} ×{network.width:g}",
         "retrained": network.transform is not None,
-        "defense": "STL" if case.defense else "No Defense",
+        "defense": case.defense.label if case.defense else "No Defense",
         "attack": case.attack.label,
         "budget": case.attack.dissimilarity,
         "knowledge": "–" if case.attack.name == "clean" else case.knowledge,

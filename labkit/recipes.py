@@ -64,10 +64,90 @@ class TransformRecipe:
     gap_tol: float = 0.01
     version: int = 2
 
+    label = "STL"  # the paper's name in tables
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.dictionary.data
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, known by its content; made by `networks.fingerprint`."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class DaeRecipe:
+    """The denoising autoencoder whose features make the clusters: three blocks of `width` channels and their mirror.
+
+    noise  standard deviation of the Gaussian noise, for pixels in [0, 1]
+    held   share of the training images that is kept aside to measure the reconstruction on
+    """
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    width: int = 32
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 1e-3
+    noise: float = 0.15
+    held: float = 0.05
+    seed: int = 0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class StrataRecipe:
+    """The clusters of the training images (paper, Section 3.4), and how an image is voted to one of them.
+
+    clusters    M: 4 for CIFAR-10 and ImageNet-10 in the paper, 10 for ImageNet
+    components  of the principal component analysis before k-means; fewer where there are fewer features or images
+    neighbours  k of the vote, on which the paper is silent
+    """
+
+    dae: DaeRecipe = field(default_factory=DaeRecipe)
+    clusters: int = 4
+    components: int = 128
+    neighbours: int = 15
+    seed: int = 0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class StratifiedRecipe:
+    """STL (cluster): an image is voted to a cluster, and coded with the dictionary learned from that cluster alone.
+
+    `transform` says how each cluster's dictionary is learned (from up to `images` images of the cluster) and used.
+    """
+
+    strata: StrataRecipe = field(default_factory=StrataRecipe)
+    transform: TransformRecipe = field(default_factory=TransformRecipe)
+    version: int = 1
+
+    label = "STL (cluster)"
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.transform.data
+
+
+@dataclass(frozen=True)
+class ClusterRecipe:
+    """The dictionary of one cluster, counted from 0, of a StratifiedRecipe."""
+
+    strata: StrataRecipe
+    cluster: int
+    dictionary: DictionaryRecipe
+
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
-    """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla")."""
+    """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla").
+
+    With `weights`, it is not trained but loaded, and the fields of training count for nothing.
+    """
 
     data: DataRecipe = field(default_factory=DataRecipe)
     network: str = "vgg16"
@@ -77,9 +157,10 @@ class ClassifierRecipe:
     lr: float = 0.05
     weight_decay: float = 5e-4
     augment: bool = True
-    transform: TransformRecipe | None = None
+    transform: TransformRecipe | StratifiedRecipe | None = None
+    weights: Weights | None = None
     seed: int = 0
-    version: int = 1
+    version: int = 2
 
 
 @dataclass(frozen=True)
@@ -107,20 +188,28 @@ class Profile:
     name: str
     data: DataRecipe
     transform: TransformRecipe
+    stratified: StratifiedRecipe
     classifier: ClassifierRecipe
     attacks: tuple[AttackRecipe, ...]
 
-    def retrained(self) -> ClassifierRecipe:
+    @property
+    def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
+        """What the defense tables put before the classifier."""
+        return self.transform, self.stratified
+
+    def retrained(self, transform: TransformRecipe | StratifiedRecipe | None = None) -> ClassifierRecipe:
         """The same classifier, trained on T(x) (paper, Section 3.5)."""
-        return replace(self.classifier, transform=self.transform)
+        return replace(self.classifier, transform=transform or self.transform)
 
 
-def _profile(name: str, *, train, test, dictionary: dict, classifier: dict, bim_steps: int) -> Profile:
+def _profile(name: str, *, train, test, dictionary: dict, dae: dict, strata: dict, classifier, bim_steps) -> Profile:
     data = DataRecipe(train=train, test=test)
+    transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
     return Profile(
         name=name,
         data=data,
-        transform=TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary)),
+        transform=transform,
+        stratified=StratifiedRecipe(StrataRecipe(DaeRecipe(data, **dae), **strata), transform),
         classifier=ClassifierRecipe(data=data, **classifier),
         attacks=(
             AttackRecipe("clean", 0.0, 0),
@@ -137,6 +226,8 @@ SMOKE = _profile(
     test=60,
     bim_steps=3,
     dictionary=dict(K=12, images=60, passes=1, batch=30),
+    dae=dict(width=8, epochs=1),
+    strata=dict(clusters=2, components=16, neighbours=5),
     classifier=dict(width=0.125, epochs=3, batch=32),
 )
 QUICK = _profile(
@@ -145,6 +236,8 @@ QUICK = _profile(
     test=500,
     bim_steps=10,
     dictionary=dict(images=400, passes=4),
+    dae=dict(epochs=5),
+    strata=dict(),
     classifier=dict(width=0.25, epochs=8),
 )
 LAB = _profile(
@@ -153,6 +246,8 @@ LAB = _profile(
     test=2000,
     bim_steps=20,
     dictionary=dict(images=2000, passes=6),
+    dae=dict(epochs=10),
+    strata=dict(),
     classifier=dict(width=0.25, epochs=30),
 )
 PAPER = _profile(
@@ -161,6 +256,8 @@ PAPER = _profile(
     test=None,
     bim_steps=20,
     dictionary=dict(images=10_000, passes=10),
+    dae=dict(epochs=20),
+    strata=dict(),
     classifier=dict(width=1.0, epochs=100),
 )
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
@@ -195,6 +292,8 @@ def plain(recipe: Any, digest: str = "") -> Any:
     """
     if digest and isinstance(recipe, DataRecipe):
         return {"recipe": "Images", "digest": digest}
+    if isinstance(recipe, Weights):
+        return {"recipe": "Weights", "digest": recipe.digest}
     if dataclasses.is_dataclass(recipe):
         fields = {f.name: plain(getattr(recipe, f.name), digest) for f in dataclasses.fields(recipe)}
         return {"recipe": type(recipe).__name__, **fields}

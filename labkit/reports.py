@@ -40,12 +40,12 @@ def check(
     parameters = {**dataclasses.asdict(settings), "out": ""}
     plan = {path: runner.inspect(path, parameters) for path in _select(notebooks, only)}
     if images:
-        from labkit import classifiers, data  # brings torch: two seconds that a misspelled profile need not wait
+        from labkit import data, networks  # brings torch: two seconds that a misspelled profile need not wait
 
         for split in ("train", "test"):
             found = data.load_recipe(profile.data, split, data_root=settings.data_root or None)
         # Images too small for the network, and so for its filters, cost a second here and minutes later.
-        classifiers.build(profile.classifier, len(found.classes), found.x.shape[1], min(found.x.shape[2:]))
+        networks.build(profile.classifier, len(found.classes), found.x.shape[1], min(found.x.shape[2:]))
     return plan
 
 

@@ -21,17 +21,34 @@ _AWARE = ("identity", "exact")
 
 def filters(d: Tensor, title: str = "") -> Figure:
     """A dictionary (K, C, S, S) as a mosaic, each filter scaled to fill the range around mid-grey (paper, Figure 8)."""
-    K, C, S, _ = d.shape
-    across = int(np.ceil(np.sqrt(1.6 * K)))
-    down = -(-K // across)
-    scaled = 0.5 + 0.5 * d / d.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    board = torch.ones(max(C, 1), down * (S + 1) + 1, across * (S + 1) + 1)
-    for k in range(K):
-        i, j = divmod(k, across)
-        board[:, 1 + i * (S + 1) : (i + 1) * (S + 1), 1 + j * (S + 1) : (j + 1) * (S + 1)] = scaled[k].clamp(0, 1)
+    K, _, S, _ = d.shape
+    board = _mosaic(_scaled(d), across=int(np.ceil(np.sqrt(1.6 * K))))
     fig, ax = plt.subplots(figsize=(7, 7 * board.shape[1] / board.shape[2] + 0.4), layout="constrained")
     _image(ax, board)
     ax.set_title(title or f"{K} filters of {S}×{S} pixels", fontsize=11)
+    return _done(fig)
+
+
+def course(lines: dict[str, Sequence[float]], ylabel: str) -> Figure:
+    """Numbers by epoch, one line per name."""
+    fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+    for (name, values), colour, marker in zip(lines.items(), ("#0072b2", "#d55e00", "#009e73"), "osD", strict=False):
+        ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, label=name)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.legend(frameon=False)
+    return _clean(fig)
+
+
+def strata(samples: Sequence[Tensor], dictionaries: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """Sample images of each cluster beside its dictionary, one row per cluster (paper, Figure 10)."""
+    rows = len(samples)
+    fig, axes = plt.subplots(rows, 2, squeeze=False, figsize=(9, 2.1 * rows), layout="constrained", width_ratios=(2, 1))
+    for (left, right), x, d, title in zip(axes, samples, dictionaries, titles, strict=True):
+        _image(left, _mosaic(x, across=-(-len(x) // 3)))
+        _image(right, _mosaic(_scaled(d), across=int(np.ceil(np.sqrt(1.6 * len(d))))))
+        left.set_title(title, fontsize=9, loc="left")
+        right.set_title(f"its {len(d)} filters", fontsize=9, loc="left")
     return _done(fig)
 
 
@@ -141,7 +158,7 @@ def race(rows: pd.DataFrame) -> Figure:
                 textcoords="offset points", color="#666666")  # fmt: skip
     ax.set(xlabel="milliseconds an image", ylabel="gap / ½‖x‖², largest of all images")
     ax.grid(which="major", alpha=0.25)
-    ax.legend(frameon=False)
+    fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return _clean(fig)
 
 
@@ -185,6 +202,21 @@ def save(fig: Figure, out: str | Path, name: str) -> Figure:
         Path(out).mkdir(parents=True, exist_ok=True)
         fig.savefig(Path(out) / f"{name}.png", dpi=150)
     return fig
+
+
+def _scaled(d: Tensor) -> Tensor:
+    """Filters to be looked at: each fills the range around mid-grey."""
+    return 0.5 + 0.5 * d / d.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def _mosaic(x: Tensor, across: int) -> Tensor:
+    """Images (n, C, H, W) side by side with a white pixel between them, `across` to a row: (C, rows, columns)."""
+    n, C, H, W = x.shape
+    board = torch.ones(C, -(-n // across) * (H + 1) + 1, across * (W + 1) + 1)
+    for k in range(n):
+        i, j = divmod(k, across)
+        board[:, 1 + i * (H + 1) : (i + 1) * (H + 1), 1 + j * (W + 1) : (j + 1) * (W + 1)] = x[k].clamp(0, 1)
+    return board
 
 
 def _image(ax, x: Tensor) -> None:

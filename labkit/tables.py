@@ -104,29 +104,53 @@ def _by_attacker(rows: pd.DataFrame):
 
 def reading(rows: pd.DataFrame) -> str:
     """What the rows say, in sentences made from them: Markdown, one bullet per question."""
-    lines = []
+    defenses = [name for name in dict.fromkeys(rows.defense) if name != "No Defense"]
     clean = rows[rows.attack == "Clean"].set_index(["defense", "retrained"])
-    bare, kept, again = (clean.loc[key] for key in (("No Defense", False), ("STL", False), ("STL", True)))
-    lines.append(
-        f"**Price on clean images.** The undefended network is right on {cell(bare)}; with T in front of it on "
-        f"{cell(kept)}, and retrained on T(x) on {cell(again)}."
-    )
+    price = [f"The undefended network is right on {cell(clean.loc[('No Defense', False)])}"]
+    for name in defenses:
+        price.append(
+            f"with {name} in front of it on {cell(clean.loc[(name, False)])}, and retrained on its images on "
+            f"{cell(clean.loc[(name, True)])}"
+        )
+    lines = ["**Price on clean images.** " + "; ".join(price) + "."]
     for attack in dict.fromkeys(rows[rows.attack != "Clean"].attack):
         part = rows[rows.attack == attack]
         bare = part[part.defense == "No Defense"].iloc[0]
         words = [f"**{attack}** (reached: {bare.dissimilarity:.3f}) leaves the undefended network {cell(bare)}"]
-        for row in part[part.defense == "STL"].itertuples():
-            verdict = "better" if row.low > bare.high else "worse" if row.high < bare.low else "not told apart"
+        for row in part[part.defense != "No Defense"].itertuples():
+            verdict = _verdict(row, bare, "better", "worse")
             kind = "retrained" if row.retrained else "vanilla"
-            words.append(f"STL, {kind}, attacker has {threat.SHORT[row.knowledge]}: {cell(row)} ({verdict})")
+            words.append(f"{row.defense}, {kind}, attacker has {threat.SHORT[row.knowledge]}: {cell(row)} ({verdict})")
         lines.append("; ".join(words) + ".")
-    blind = rows[rows.knowledge.isin(["transfer", "classifier"]) & (rows.defense == "STL")]
+    lines += [_retraining(rows, name) for name in defenses]
+    blind = rows[rows.knowledge.isin(["transfer", "classifier"])]
     aware = rows[rows.knowledge.isin(["identity", "exact"])]
     if len(aware):
         worst = aware.loc[aware.accuracy.idxmin()]
-        same = blind[(blind.attack == worst.attack) & (blind.retrained == worst.retrained)].accuracy.max()
+        alike = (blind.attack == worst.attack) & (blind.retrained == worst.retrained) & (blind.defense == worst.defense)
         lines.append(
-            f"**What the attacker knew decides.** The same {worst.attack} leaves {same:.3f} when its author did not "
-            f"know about T, and {cell(worst)} when it had: {threat.SHORT[worst.knowledge]}."
+            f"**What the attacker knew decides.** The same {worst.attack} leaves {worst.defense} "
+            f"{blind[alike].accuracy.max():.3f} when its author did not know about T, and {cell(worst)} when it had: "
+            f"{threat.SHORT[worst.knowledge]}."
         )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _retraining(rows: pd.DataFrame, defense: str) -> str:
+    """Whether retraining helps against attackers who do not know T, attack by attack."""
+    mine = rows[(rows.defense == defense) & (rows.attack != "Clean")]
+    vanilla = mine[~mine.retrained & (mine.knowledge == "classifier")].set_index("attack")
+    words = []
+    for knowledge in ("transfer", "classifier"):
+        again = mine[mine.retrained & (mine.knowledge == knowledge)]
+        verdicts = [
+            f"{row.attack} {_verdict(row, vanilla.loc[row.attack], 'yes', 'no, it hurts')}"
+            for row in again.itertuples()
+        ]
+        if verdicts:
+            words.append(f"attacker has {threat.SHORT[knowledge]}: {', '.join(verdicts)}")
+    return f"**Does retraining help {defense}** by more than the intervals? {'; '.join(words)}."
+
+
+def _verdict(row, other, better: str, worse: str) -> str:
+    return better if row.low > other.high else worse if row.high < other.low else "not told apart"

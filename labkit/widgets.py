@@ -1,6 +1,8 @@
 """The ipywidgets glue of the dashboards: controls wired to functions that are tested elsewhere."""
 
+import base64
 import io
+import json
 import threading
 import traceback
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from dataclasses import replace
 
 import ipywidgets as w
 import numpy as np
+import plotly.graph_objects as go
 import torch
 from PIL import Image
 from torch import Tensor
@@ -65,6 +68,33 @@ def png(x: Tensor, side: int = 256) -> bytes:
     stream = io.BytesIO()
     picture.resize([scale * n for n in picture.size], Image.NEAREST).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+class HoverMap(w.HBox):
+    """A chart of `charts.clusters` that shows, beside it, the picture of the point that is pointed at.
+
+    Where widgets cannot run, as in a report's page, it is the chart alone.
+    """
+
+    def __init__(self, figure: go.Figure):
+        self.figure = go.FigureWidget(figure)
+        self.picture = w.Image(format="jpeg", layout=w.Layout(width="128px", height="128px", margin="60px 0 0 0"))
+        self.picture.add_class("labkit-pixels")
+        self.name = w.Label("Point at a dot")
+        for trace in self.figure.data:
+            trace.on_hover(self.show)
+        super().__init__([self.figure, w.VBox([self.picture, self.name])])
+
+    def show(self, trace, points, _state=None) -> None:
+        if points.point_inds:
+            i = points.point_inds[0]
+            self.picture.value = base64.b64decode(trace.customdata[i].partition(",")[2])
+            self.name.value = trace.text[i]
+
+    def _repr_mimebundle_(self, **options):
+        # JupyterLab takes the widget, which is its first choice; a page takes the chart.
+        chart = json.loads(self.figure.to_json())
+        return {**super()._repr_mimebundle_(**options), "application/vnd.plotly.v1+json": chart}
 
 
 class ProjectionExplorer:

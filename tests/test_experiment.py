@@ -1,6 +1,6 @@
 """The whole pipeline, small: real images, real training, real attacks."""
 
-from dataclasses import replace
+import itertools
 
 import pandas as pd
 import pytest
@@ -14,26 +14,17 @@ from labkit.stl import SparseTransform
 
 
 @pytest.fixture(scope="module")
-def lab():
-    small = recipes.rebase(recipes.SMOKE, recipes.DataRecipe("fashion", train=1000, test=100))
-    return replace(small, classifier=replace(small.classifier, epochs=6, width=0.125, batch=32))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return Workbench(tmp_path_factory.mktemp("store"), progress=False)
-
-
-@pytest.fixture(scope="module")
 def rows(lab, bench):
     return experiment.run(experiment.grid(lab), bench)
 
 
 def test_one_row_per_case_and_every_question_asked(rows, lab):
-    assert len(rows) == len(experiment.grid(lab)) == 3 + 3 * 4 + 4
+    assert len(rows) == len(experiment.grid(lab)) == 1 + 2 * 2 + 3 * (1 + 2 * 3) + 2 * 4
     assert rows.recipe.is_unique and (rows.n == 100).all()
     asked = set(zip(rows.defense, rows.retrained, rows.knowledge, strict=True))
-    assert {("STL", True, k) for k in ("transfer", "classifier", "identity", "exact")} <= asked
+    for defense in ("STL", "STL (cluster)"):
+        assert {(defense, True, k) for k in ("transfer", "classifier", "identity", "exact")} <= asked
+        assert {(defense, False, k) for k in ("classifier", "identity", "exact")} <= asked
     assert not ((rows.defense == "No Defense") & rows.retrained).any()
 
 
@@ -58,8 +49,8 @@ def test_training_and_attacks_work(rows):
 
 
 def test_an_attacker_who_knows_more_does_no_worse(rows):
-    for retrained in (False, True):
-        mine = rows[(rows.defense == "STL") & (rows.attack == "BIM-0.03") & (rows.retrained == retrained)]
+    for defense, retrained in itertools.product(("STL", "STL (cluster)"), (False, True)):
+        mine = rows[(rows.defense == defense) & (rows.attack == "BIM-0.03") & (rows.retrained == retrained)]
         by = mine.set_index("knowledge").accuracy
         assert by["exact"] <= by["classifier"] + 0.05
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -41,3 +42,30 @@ def test_a_figure_is_shown_once():
 
     show.learning([1.0, 2.0], 1)
     assert not plt.get_fignums()
+
+
+def test_a_race_has_a_line_per_solver_in_milliseconds():
+    rows = pd.DataFrame(
+        [("cd", 0.001, 0.1, 9), ("cd", 0.002, 0.01, 9), ("sporco", 0.5, 0.05, 2)],
+        columns=["solver", "seconds", "gap", "n"],
+    )
+    fig = show.race(rows)
+    ours, theirs, level = fig.axes[0].lines
+    assert list(ours.get_xdata()) == [1.0, 2.0] and list(ours.get_ydata()) == [0.1, 0.01]
+    assert "n = 2" in theirs.get_label() and list(level.get_ydata()) == [0.01, 0.01]
+
+
+def test_costs_have_a_panel_per_quantity():
+    rows = pd.DataFrame(
+        [("K", 16, 1.0, 200.0, 3), ("K", 64, 2.0, 210.0, 3), ("lam", 0.2, 2.0, 210.0, 3)],
+        columns=["what", "value", "ms", "active", "n"],
+    )
+    fig = show.costs(rows)
+    assert [ax.get_xlabel() for ax in fig.axes] == ["K, filters", "λ"]
+    assert [list(line.get_ydata()) for line in fig.axes[0].lines] == [[1.0, 2.0], [200.0, 210.0]]
+
+
+def test_exactness_shows_mean_and_worst():
+    rows = pd.DataFrame([(0.1, 30.0, 25.0, 4), (0.01, 50.0, 44.0, 4)], columns=["tolerance", "psnr", "worst", "n"])
+    mean, worst, _ = show.exactness(rows).axes[0].lines
+    assert list(mean.get_ydata()) == [30, 50] and list(worst.get_ydata()) == [25, 44]

@@ -67,7 +67,10 @@ def test_reading_compares_by_intervals():
     text = tables.reading(rows())
     assert "STL, vanilla, attacker has the weights, not T: 0.500 [0.460, 0.540] (better)" in text
     assert "0.110 [0.070, 0.150] (not told apart)" in text
-    assert "leaves 0.660 when its author did not know about T, and 0.110" in text
+    assert "leaves STL 0.660 when its author did not know about T, and 0.110" in text
+    assert (
+        "**Does retraining help STL** by more than the intervals? attacker has an undefended copy: BIM-0.03 yes" in text
+    )
 
 
 def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
