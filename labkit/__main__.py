@@ -16,7 +16,7 @@ Command = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 when a notebook failed or an artifact is damaged, 2 for bad input, 130 interrupted."""
+    """Run one command; return 0, 1 for a failed notebook or a damaged artifact, 2 for bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""))
     parser.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import experiment, metrics
+from labkit import attempts, metrics
 from labkit.artifacts import Workbench
 from labkit.recipes import Profile
 from labkit.split import split
@@ -30,7 +30,7 @@ def stability(lab: Profile, bench: Workbench) -> pd.DataFrame:
     for attack in lab.attacks:
         if attack.name == "clean":
             continue
-        x_adv = experiment.adversarial(experiment.Attempt(lab.classifier, None, attack, "classifier"), bench)
+        x_adv = attempts.adversarial(attempts.Attempt(lab.classifier, None, attack, "classifier"), bench)
         size = (x_adv - x).flatten(1).norm(dim=1)
         noise = torch.randn(x.shape, generator=generator)
         noise = noise * (size / noise.flatten(1).norm(dim=1))[:, None, None, None]

@@ -12,11 +12,17 @@ from tqdm.auto import tqdm
 
 from labkit import metrics, threat
 from labkit.artifacts import Workbench
-from labkit.attacks import ATTACKS
-from labkit.budget import Budget
+from labkit.attempts import Attempt, adversarial
 from labkit.classifiers import predict
-from labkit.errors import InputError
-from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, Profile, StratifiedRecipe, TransformRecipe
+from labkit.recipes import (
+    AttackRecipe,
+    ClassifierRecipe,
+    DataRecipe,
+    Profile,
+    StratifiedRecipe,
+    TransformRecipe,
+    rebase,
+)
 from labkit.split import split
 from labkit.stl import SparseTransform
 
@@ -28,20 +34,6 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One set of adversarial images: against which network, seen how, by which attack.
-
-    `defense` is what the attacker takes into account: None unless the knowledge includes it.
-    """
-
-    victim: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | None
-    attack: AttackRecipe
-    knowledge: str
-    version: int = 1
-
-
-@dataclass(frozen=True)
 class Case:
     """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge."""
 
@@ -49,7 +41,7 @@ class Case:
     defense: TransformRecipe | StratifiedRecipe | None
     attack: AttackRecipe
     knowledge: str = "classifier"
-    version: int = 1
+    version: int = 2
 
     @property
     def data(self) -> DataRecipe:
@@ -89,6 +81,58 @@ def grid(profile: Profile) -> list[Case]:
     return cases
 
 
+def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> list[Case]:
+    """Everything that the attackers of a retrained network may know, at one size: the paper's Table 4 and beyond.
+
+    `size` and `norm` are Table 4's. On the profile's `adaptive.n` test images. The undefended network stands beside
+    them, attacked by someone who has its weights.
+    """
+    how = profile.adaptive
+    count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
+    small = rebase(profile, replace(profile.data, test=count))
+    clean = AttackRecipe("clean", 0.0, 0)
+    noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm)
+    cases = [Case(small.classifier, None, attack) for attack in (clean, noise, pgd)]
+    for T in small.defenses:
+        network = small.retrained(T)
+        cases += [Case(network, T, clean), Case(network, T, noise)]
+        cases += [Case(network, T, pgd, knowledge) for knowledge in ("transfer", "classifier")]
+        cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
+        cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
+        if isinstance(T, StratifiedRecipe):
+            cases.append(Case(network, T, pgd, "fixed-stratum"))
+        cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
+        if how.autoattack:
+            cases.append(Case(network, T, AttackRecipe("autoattack", size, how.steps, norm), "exact"))
+    return cases
+
+
+def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """For each network and defense, the share of images that stay right under every one of its cases.
+
+    Columns: defense, retrained, n, accuracy, low, high, attacks (how many), hardest (the case that alone leaves least).
+    """
+    groups: dict[tuple, list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.classifier, case.defense), []).append(case)
+    rows = []
+    for (network, defense), mine in groups.items():
+        y = bench.images(network.data, "test").y
+        right = [decisions(case, bench)[2] == y for case in mine]
+        found = metrics.accuracy(torch.stack(right).all(0))
+        hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
+        rows.append(
+            {
+                "defense": defense.label if defense else "No Defense",
+                "retrained": network.transform is not None,
+                **dict(zip(("accuracy", "low", "high", "n"), found, strict=True)),
+                "attacks": len(mine),
+                "hardest": f"{hardest.attack.label}, attacker has {threat.SHORT[hardest.knowledge]}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """One row per case: settings | accuracy low high dissimilarity psnr seconds recipe.
 
@@ -107,31 +151,6 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         )
         rows.append({**_settings(case, bench), **found.facts, "recipe": found.key})
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
-    """The attacked test images (n, C, H, W) of an attempt, from the store or made now."""
-    train, test = bench.images(attempt.victim.data, "train"), bench.images(attempt.victim.data, "test")
-    if attempt.attack.name == "clean":
-        return test.x[:]
-    if attempt.attack.name not in ATTACKS:
-        raise InputError(f"unknown attack {attempt.attack.name!r}; the known ones are clean, {', '.join(ATTACKS)}")
-
-    def build(_scratch):
-        defense = bench.transform(attempt.defense) if attempt.defense else None
-        model = threat.view(bench.classifier(attempt.victim), defense, attempt.knowledge)
-        attack = ATTACKS[attempt.attack.name]
-        budget = Budget.dissimilarity(attempt.attack.dissimilarity)
-        options = {"steps": attempt.attack.steps} if attempt.attack.name == "bim" else {}
-        parts, started = [], time.perf_counter()
-        for start in range(0, len(test), _BATCH):
-            x = test.x[start : start + _BATCH].to(bench.device)
-            y = test.y[start : start + _BATCH].to(bench.device)
-            parts.append(attack(model, x, y, budget=budget, **options).cpu())
-        return {"x_adv": torch.cat(parts)}, {"seconds": time.perf_counter() - started}
-
-    found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")
-    return found.tensors["x_adv"]
 
 
 def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,8 +191,8 @@ def _settings(case: Case, bench: Workbench) -> dict:
         "retrained": network.transform is not None,
         "defense": case.defense.label if case.defense else "No Defense",
         "attack": case.attack.label,
-        "budget": case.attack.dissimilarity,
-        "knowledge": "–" if case.attack.name == "clean" else case.knowledge,
+        "budget": case.attack.size,
+        "knowledge": "–" if case.attack.name in ("clean", "noise") else case.knowledge,
         "seed": network.seed,
     }
 

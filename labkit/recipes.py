@@ -167,18 +167,44 @@ class ClassifierRecipe:
 class AttackRecipe:
     """An attack by its name in `labkit.attacks`, how far it may go, and how long it tries.
 
-    dissimilarity  ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure; 0 stands for the clean image
+    size   in the unit of `norm`; 0 for the clean image
+    norm   "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
+           over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
+    steps  of iterative attacks; queries of those that only ask
     """
 
     name: str = "fgsm"
-    dissimilarity: float = 0.08
+    size: float = 0.08
     steps: int = 1
-    version: int = 1
+    norm: str = "dissimilarity"
+    restarts: int = 1
+    version: int = 2
 
     @property
     def label(self) -> str:
         """The name used in tables, as the paper writes it: `FGSM-0.08`, or `Clean`."""
-        return "Clean" if self.name == "clean" else f"{self.name.upper()}-{self.dissimilarity:.2f}"
+        if self.name == "clean":
+            return "Clean"
+        size = {
+            "l2": f"-L2-{self.size:g}",
+            "linf": f"-L∞-{self.size:.3f}",
+            "none": "",
+            "average": f"-{self.size:.2f} avg",
+        }
+        return self.name.upper() + size.get(self.norm, f"-{self.size:.2f}")
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """How hard the adaptive attackers try: on `n` test images, with so many steps of PGD, and so many queries.
+
+    autoattack  whether AutoAttack, which takes hours through T on a CPU, is among them
+    """
+
+    n: int | None = 200
+    steps: int = 20
+    queries: int = 100
+    autoattack: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,6 +217,7 @@ class Profile:
     stratified: StratifiedRecipe
     classifier: ClassifierRecipe
     attacks: tuple[AttackRecipe, ...]
+    adaptive: Adaptive
 
     @property
     def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
@@ -202,7 +229,9 @@ class Profile:
         return replace(self.classifier, transform=transform or self.transform)
 
 
-def _profile(name: str, *, train, test, dictionary: dict, dae: dict, strata: dict, classifier, bim_steps) -> Profile:
+def _profile(
+    name: str, *, train, test, dictionary: dict, dae: dict, strata: dict, classifier, bim_steps, adaptive
+) -> Profile:
     data = DataRecipe(train=train, test=test)
     transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
     return Profile(
@@ -217,6 +246,7 @@ def _profile(name: str, *, train, test, dictionary: dict, dae: dict, strata: dic
             AttackRecipe("fgsm", 0.08),
             AttackRecipe("bim", 0.03, bim_steps),
         ),
+        adaptive=Adaptive(**adaptive),
     )
 
 
@@ -225,6 +255,7 @@ SMOKE = _profile(
     train=600,
     test=60,
     bim_steps=3,
+    adaptive=dict(n=30, steps=3, queries=5),
     dictionary=dict(K=12, images=60, passes=1, batch=30),
     dae=dict(width=8, epochs=1),
     strata=dict(clusters=2, components=16, neighbours=5),
@@ -235,6 +266,7 @@ QUICK = _profile(
     train=8000,
     test=500,
     bim_steps=10,
+    adaptive=dict(),
     dictionary=dict(images=400, passes=4),
     dae=dict(epochs=5),
     strata=dict(),
@@ -245,20 +277,22 @@ LAB = _profile(
     train=None,
     test=2000,
     bim_steps=20,
+    adaptive=dict(n=1000, steps=100, queries=1000, autoattack=True),
     dictionary=dict(images=2000, passes=6),
     dae=dict(epochs=10),
     strata=dict(),
-    classifier=dict(width=0.25, epochs=30),
+    classifier=dict(width=0.25, epochs=30, batch=128, lr=0.1),
 )
 PAPER = _profile(
     "paper",
     train=None,
     test=None,
     bim_steps=20,
+    adaptive=dict(n=None, steps=100, queries=5000, autoattack=True),
     dictionary=dict(images=10_000, passes=10),
     dae=dict(epochs=20),
     strata=dict(),
-    classifier=dict(width=1.0, epochs=100),
+    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1),
 )
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 

@@ -15,8 +15,15 @@ from labkit import threat
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00", "paper": "#000000"}
-MARKERS = {"transfer": "o", "classifier": "s", "identity": "^", "exact": "D", "–": "o"}
-_AWARE = ("identity", "exact")
+MARKERS = {
+    "transfer": "o",
+    "classifier": "s",
+    "queries": "v",
+    "identity": "^",
+    "fixed-stratum": "P",
+    "exact": "D",
+    "–": "o",
+}
 
 
 def filters(d: Tensor, title: str = "") -> Figure:
@@ -108,7 +115,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     for ax, retrained in zip(axes, (False, True), strict=True):
         part = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
         for at, (defense, knowledge) in enumerate(lines):
-            blind = knowledge not in _AWARE
+            blind = knowledge not in threat.AWARE
             mine = part[(part.defense == defense) & part.knowledge.isin([knowledge, "–"] if blind else [knowledge])]
             if knowledge not in set(mine.knowledge):
                 continue
@@ -135,7 +142,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
             color=COLOURS[defense],
             marker=MARKERS[knowledge],
             linestyle="",
-            markerfacecolor="white" if knowledge in _AWARE else COLOURS[defense],
+            markerfacecolor="white" if knowledge in threat.AWARE else COLOURS[defense],
             label=f"{defense}: attacker has {threat.SHORT[knowledge]}",
         )
         for defense, knowledge in lines
@@ -144,6 +151,59 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     axes[0].set_ylabel("accuracy (95 % interval)")
     fig.suptitle(title, fontsize=11)
     return _clean(fig)
+
+
+def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:
+    """Accuracy with its interval against `value`, one line per defense and attacker (`probes.curve`)."""
+    fig, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for (defense, knowledge), part in rows.groupby(["defense", "knowledge"], sort=False):
+        aware = knowledge in threat.AWARE
+        ax.errorbar(
+            part.value,
+            part.accuracy,
+            yerr=[part.accuracy - part.low, part.high - part.accuracy],
+            color=COLOURS[defense],
+            marker=MARKERS[knowledge],
+            markerfacecolor="white" if aware else COLOURS[defense],
+            linestyle="--" if aware else "-",
+            capsize=2.5,
+            linewidth=1.2,
+            label=f"{defense}: attacker has {threat.SHORT[knowledge]}",
+        )
+    if log:
+        ax.set_xscale("log")
+        ax.set_xticks(sorted(set(rows.value)), [f"{v:g}" for v in sorted(set(rows.value))])
+        ax.set_xticks([], minor=True)
+    ax.set(xlabel=xlabel, ylabel="accuracy (95 % interval)", ylim=(-0.02, 1.02))
+    ax.grid(axis="y", alpha=0.25)
+    fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    return _clean(fig)
+
+
+def spectrum(rows: pd.DataFrame) -> Figure:
+    """Energy of changes against frequency (`probes.spectrum`)."""
+    fig, ax = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+    colours = ("#5c5c5c", "#0072b2", "#d55e00", "#009e73")
+    for (what, part), colour, marker in zip(rows.groupby("what", sort=False), colours, "osD^", strict=False):
+        ax.semilogy(part.frequency, part.energy, marker=marker, markersize=4, color=colour, label=what)
+    ax.set(xlabel="frequency, cycles a pixel", ylabel="share of the perturbation's energy")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    return _clean(fig)
+
+
+def panel(rows: pd.DataFrame, title: str = "") -> Figure:
+    """Red and green: one line per check (`checks.panel`), by colour, by sign, and in words."""
+    fig, ax = plt.subplots(figsize=(8.5, 0.3 * len(rows) + 0.6), layout="constrained")
+    for i, row in enumerate(rows.itertuples()):
+        green = row.verdict == "green"
+        ax.text(0.005, -i, "✓" if green else "✗", color="#00614a" if green else "#c00000", weight="bold", va="center")
+        ax.text(0.04, -i, row.check, va="center", fontsize=9, color="black" if green else "#c00000")
+        ax.text(0.50, -i, row.said, va="center", fontsize=8, color="#5c5c5c" if green else "#c00000")
+    ax.set(xlim=(0, 1), ylim=(-len(rows) + 0.4, 0.6))
+    ax.axis("off")
+    ax.set_title(title, fontsize=10, loc="left")
+    return _done(fig)
 
 
 def race(rows: pd.DataFrame) -> Figure:

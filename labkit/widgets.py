@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from labkit import experiment, metrics
+from labkit import attempts, metrics
 from labkit.artifacts import Workbench
 from labkit.classifiers import predict
 from labkit.errors import InputError
@@ -107,8 +107,8 @@ class ProjectionExplorer:
         self.network = bench.classifier(lab.classifier)
         self.layer = bench.transform(lab.transform)
         self.attacked = {
-            attack.label: experiment.adversarial(
-                experiment.Attempt(lab.classifier, None, replace(attack), "classifier"), bench
+            attack.label: attempts.adversarial(
+                attempts.Attempt(lab.classifier, None, replace(attack), "classifier"), bench
             )
             for attack in lab.attacks
         }

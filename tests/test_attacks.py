@@ -1,100 +1,472 @@
+import inspect
+import sys
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from labkit import attacks
-from labkit.attacks import ATTACKS
-from labkit.budget import Budget
+from labkit.attacks import ATTACKS, MINIMAL
+from labkit.attacks.common import LOSSES, normal
+from labkit.attacks.frequency import passed
+from labkit.budget import Budget, quantize
+from labkit.data import Images
+from labkit.errors import InputError
+from labkit.split import split
 
 BUDGETS = [Budget.dissimilarity(0.08), Budget.l2(0.4), Budget.linf(8 / 255)]
+AIMED = [name for name in ATTACKS if name not in ("noise", "universal")]
+GRADIENT = [name for name in AIMED if name != "square"]
+SHAPE = (3, 8, 7)
+QUICK = {
+    "cw": dict(searches=3, steps=60),
+    "autoattack": dict(steps=10, queries=40),
+    "square": dict(queries=60),
+    "universal": dict(pattern=torch.linspace(-1, 1, 3 * 8 * 7).reshape(SHAPE)),
+}
+
+
+def run(name, model, x, y, budget, **options):
+    return ATTACKS[name](model, x, y, budget=budget, **{**QUICK.get(name, {}), **options})
 
 
 class Linear(nn.Module):
-    """Two classes split by a hyperplane whose normal is known; clean inputs lie far from the range's ends."""
+    """Classes whose logits are linear in the pixels around grey, with known normals (classes, C, H, W)."""
 
-    def __init__(self, normal):
+    def __init__(self, normals, sharpness=1.0):
         super().__init__()
-        self.normal = normal
+        self.normals = nn.Parameter(normals)
+        self.sharpness = sharpness
 
     def forward(self, x):
-        score = ((x - 0.5) * self.normal).flatten(1).sum(1)
-        return torch.stack([score, -score], 1)
+        return self.sharpness * (x - 0.5).flatten(1) @ self.normals.flatten(1).T
+
+    def distance(self, x, y):
+        """To the nearest boundary, of any class, in L2."""
+        logits, rows = self(x), torch.arange(len(x))
+        gap = logits[rows, y][:, None] - logits
+        slope = self.sharpness * (self.normals[y][:, None] - self.normals).flatten(2).norm(dim=2)
+        ratio = gap / slope
+        ratio[rows, y] = torch.inf
+        return ratio.amin(1).detach()
 
 
-@pytest.fixture
-def setting():
+def setting(classes=2, B=6, sharpness=1.0):
+    """Images far from the ends of the range, all decided as the model decides them."""
     g = torch.Generator().manual_seed(0)
-    x = 0.5 + 0.2 * (torch.rand(6, 3, 8, 7, generator=g) - 0.5)
-    normal = torch.randn(3, 8, 7, generator=g)
-    model = Linear(normal)
+    x = 0.5 + 0.2 * (torch.rand(B, *SHAPE, generator=g) - 0.5)
+    normals = torch.randn(classes, *SHAPE, generator=g)
+    if classes == 2:
+        normals[1] = -normals[0]
+    model = Linear(normals, sharpness)
     return model, x, model(x).argmax(1)
+
+
+def fall(model, x, found, y):
+    """By how much the margin of a two-class model fell, as half the difference of logits."""
+    margin = lambda images: (model(images).gather(1, y[:, None]) - model(images).gather(1, 1 - y[:, None]))[:, 0] / 2  # noqa: E731
+    return (margin(x) - margin(found)).detach()
+
+
+def worst(model, p):
+    """The most a two-class model's score can fall for a perturbation of dual norm one."""
+    return float(model.normals[0].detach().norm(p))
+
+
+def norms(a):
+    return a.flatten(1).norm(dim=1)
+
+
+# --- what every attack keeps
+
+
+def test_all_have_one_signature():
+    for name, attack in ATTACKS.items():
+        assert attack.__name__ == name and getattr(attacks, name) is attack
+        parameters = inspect.signature(attack).parameters
+        assert list(parameters)[:3] == ["model", "x", "y"]
+        assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[3:])
+        default = parameters["budget"].default
+        assert default is None if name in MINIMAL else default is inspect.Parameter.empty
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_within_budget_range_and_finite(name, budget, setting):
-    model, x, y = setting
-    found = ATTACKS[name](model, x, y, budget=budget)
-    change = (found - x).flatten(1)
-    size = change.abs().amax(1) if budget.norm == "linf" else change.norm(dim=1)
-    assert torch.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
-    assert (size <= budget.radius(x) * (1 + 1e-5)).all()
-    assert not found.requires_grad
+def test_within_budget_range_and_finite(name, budget):
+    model, x, y = setting()
+    x[0] = 0  # black: a relative budget leaves it nothing
+    x[1, :, :4] = 0
+    x[2, :, 4:] = 1
+    y = model(x).argmax(1)
+    found = run(name, model, x, y, budget)
+    assert budget.holds(found, x).all() and not found.requires_grad and found.shape == x.shape
+    stored = quantize(found, x, budget)
+    assert budget.holds(stored, x).all()
+    assert model.normals.grad is None
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_linf_reaches_the_analytic_worst_case(name, setting):
-    """On a linear model the worst perturbation in the max norm is ε·sign(normal): score falls by ε‖normal‖₁."""
-    model, x, y = setting
-    budget = Budget.linf(0.03)
-    found = ATTACKS[name](model, x, y, budget=budget)
-    margin = lambda images: (model(images).gather(1, y[:, None]) - model(images).gather(1, 1 - y[:, None]))[:, 0] / 2  # noqa: E731
-    assert_close(margin(x) - margin(found), torch.full((6,), 0.03 * float(model.normal.abs().sum())), rtol=0.01, atol=0)
+def test_no_budget_is_the_image(name):
+    model, x, y = setting()
+    for budget in (Budget.l2(0.0), Budget.linf(0.0)):
+        assert torch.equal(run(name, model, x, y, budget), x)
 
 
-def test_fgsm_is_the_scaled_sign_pattern(setting):
-    model, x, y = setting
-    found = attacks.fgsm(model, x, y, budget=Budget.dissimilarity(0.05))
-    expected = -torch.where(y == 0, 1.0, -1.0)[:, None, None, None] * model.normal.sign()
-    length = 0.05 * x.flatten(1).norm(dim=1) / (3 * 8 * 7) ** 0.5
-    assert_close(found - x, expected * length[:, None, None, None], atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_one_at_a_time_or_all_together(name, budget):
+    model, x, y = setting(classes=5)
+    together = run(name, model, x, y, budget)
+    alone = torch.cat([run(name, model, x[i : i + 1], y[i : i + 1], budget) for i in range(len(x))])
+    assert_close(together, alone, atol=1e-5, rtol=0)
+    assert torch.equal(model(together).argmax(1), model(alone).argmax(1))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_budget_is_the_image(name, setting):
-    model, x, y = setting
-    assert torch.equal(ATTACKS[name](model, x, y, budget=Budget.l2(0.0)), x)
+def test_the_same_again_whatever_the_global_random_state(name):
+    model, x, y = setting(classes=5)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = run(name, model, x, y, BUDGETS[2])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(run(name, model, x, y, BUDGETS[2]), first)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_one_at_a_time_or_all_together(name, setting):
-    model, x, y = setting
-    budget = BUDGETS[0]
-    together = ATTACKS[name](model, x, y, budget=budget)
-    alone = torch.cat([ATTACKS[name](model, x[i : i + 1], y[i : i + 1], budget=budget) for i in range(6)])
-    assert_close(together, alone)
+@pytest.mark.parametrize("name", ["pgd", "noise", "lowfreq", "square"])
+def test_another_seed_draws_anew(name):
+    model, x, y = setting(classes=5)
+    options = dict(steps=1) if name in ("pgd", "lowfreq") else dict(queries=3) if name == "square" else {}
+    budget = Budget.linf(0.2)
+    one, other = (run(name, model, x, y, budget, seed=seed, **options) for seed in (0, 1))
+    assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_what_has_no_gradient_comes_back_unchanged(name, setting):
-    _, x, y = setting
-    flat = lambda images: images.flatten(1)[:, :2] * 0  # noqa: E731
+@pytest.mark.parametrize("name", AIMED)
+def test_what_cannot_be_attacked_comes_back_unchanged(name):
+    model, x, y = setting()
+    flat = lambda images: images.flatten(1)[:, :2] * 0 + torch.tensor([1.0, 0.0])  # noqa: E731
     broken = lambda images: images.flatten(1)[:, :2] * torch.nan  # noqa: E731
-    for model in (flat, broken):
-        assert torch.equal(ATTACKS[name](model, x, y, budget=BUDGETS[0]), x)
+    for answer in (flat, broken):
+        assert torch.equal(run(name, answer, x, torch.zeros_like(y), BUDGETS[0]), x)
+        if name in MINIMAL:
+            assert torch.equal(run(name, answer, x, torch.zeros_like(y), None), x)
     black = torch.zeros_like(x)
-    assert torch.equal(ATTACKS[name](setting[0], black, y, budget=BUDGETS[0]), black)
+    assert torch.equal(run(name, model, black, y, BUDGETS[0]), black)
 
 
-def test_more_steps_do_more_on_a_curved_loss():
-    """A loss whose gradient turns: one big step overshoots, small ones follow."""
+@pytest.mark.parametrize("name", [*MINIMAL, "square", "autoattack"])
+def test_wrong_to_begin_with_comes_back_unchanged(name):
+    model, x, y = setting()
+    assert torch.equal(run(name, model, x, 1 - y, Budget.l2(0.4)), x)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_budget_pixels_and_classes_are_checked(name):
+    model, x, y = setting()
+    if name not in MINIMAL:
+        with pytest.raises(InputError, match=f"{name} needs a budget"):
+            run(name, model, x, y, None)
+    with pytest.raises(InputError, match="divide 8-bit"):
+        run(name, model, x * 255, y, BUDGETS[0])
+    with pytest.raises(InputError, match="one class index"):
+        run(name, model, x, y[:2], BUDGETS[0])
+
+
+@pytest.mark.parametrize("name", GRADIENT)
+def test_a_view_without_gradients_is_said_to_have_none(name):
+    model, x, y = setting()
+    with pytest.raises(InputError, match="no gradient"):
+        run(name, lambda images: model(images).detach(), x, y, BUDGETS[0])
+
+
+# --- known answers
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd"])
+def test_linf_reaches_the_analytic_worst_case(name):
+    """On a linear model the worst perturbation in the max norm is ε·sign(normal): score falls by ε‖normal‖₁."""
+    model, x, y = setting()
+    found = run(name, model, x, y, Budget.linf(0.03))
+    assert_close(fall(model, x, found, y), torch.full((6,), 0.03 * worst(model, 1)), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("steps", [20, 100])
+def test_l2_reaches_the_analytic_worst_case(steps):
+    """In L2 it is ε·normal/‖normal‖: score falls by ε‖normal‖₂."""
+    model, x, y = setting()
+    budget = Budget.dissimilarity(0.05)
+    found = attacks.pgd(model, x, y, budget=budget, steps=steps)
+    assert_close(fall(model, x, found, y), budget.radius(x) * worst(model, 2), rtol=0.01, atol=0)
+
+
+def test_fgsm_is_the_scaled_sign_pattern():
+    model, x, y = setting()
+    found = attacks.fgsm(model, x, y, budget=Budget.dissimilarity(0.05))
+    expected = -torch.where(y == 0, 1.0, -1.0)[:, None, None, None] * model.normals[0].sign()
+    length = 0.05 * norms(x) / (3 * 8 * 7) ** 0.5
+    assert_close(found - x, (expected * length[:, None, None, None]).detach(), atol=1e-6, rtol=1e-4)
+
+
+def test_pixels_at_the_end_of_the_range_cost_no_step():
+    """On black pixels only brightening is open: score falls by ε times the norm of what is left of the normal."""
+    model, x, y = setting()
+    x[:, :, :5] = 0
+    y = model(x).argmax(1)
+    toward = model.normals[1 - y] - model.normals[y]
+    left = torch.where((x == 0) & (toward < 0), 0.0, toward / 2)
+    found = attacks.pgd(model, x, y, budget=Budget.l2(0.3), steps=100)
+    assert_close(fall(model, x, found, y), (0.3 * norms(left)).detach(), rtol=0.01, atol=0)
+
+
+def test_a_network_too_sure_for_cross_entropy_is_attacked_all_the_same():
+    """Logits 10⁴ apart: p_y rounds to 1, and the gradient of −log p_y to zero."""
+    model, x, y = setting(sharpness=1e4)
+    assert torch.equal(attacks.bim(model, x, y, budget=Budget.linf(0.03)), x)
+    expected = torch.full((6,), 1e4 * 0.03 * worst(model, 1))
+    found = attacks.pgd(model, x, y, budget=Budget.linf(0.03))
+    assert_close(fall(model, x, found, y), expected, rtol=0.01, atol=0)
+    assert (norms(attacks.ddn(model, x, y) - x) <= 1.05 * model.distance(x, y)).all()
+
+
+def test_log_odds_climb_where_cross_entropy_climbs():
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(7, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(5, (7,), generator=g)
+    slopes = {name: torch.autograd.grad(loss(logits, y).sum(), logits)[0] for name, loss in LOSSES.items()}
+    surprise = 1 - logits.softmax(1).gather(1, y[:, None])
+    assert_close(slopes["cross-entropy"], surprise * slopes["log-odds"])
+    with pytest.raises(InputError, match="log-odds"):
+        attacks.pgd(*setting(), budget=BUDGETS[0], loss="hinge")
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("name", MINIMAL)
+def test_the_nearest_hyperplane_is_found(name, classes):
+    model, x, y = setting(classes)
+    found = ATTACKS[name](model, x, y)
+    length, distance = norms(found - x), model.distance(x, y)
+    assert (model(found).argmax(1) != y).all()
+    assert (length >= distance * 0.999).all() and (length <= distance * 1.05).all()
+
+
+@pytest.mark.parametrize("name", MINIMAL)
+def test_a_budget_shortens_the_smallest_change(name):
+    """Longer ones end at the radius, on their way and not across; shorter ones stay as they are."""
+    model, x, y = setting(classes=5)
+    distance = model.distance(x, y)
+    budget = Budget.l2(float(distance.median()))
+    free, found = ATTACKS[name](model, x, y), ATTACKS[name](model, x, y, budget=budget)
+    short = norms(free - x) <= budget.size
+    assert 0 < short.sum() < len(x)
+    assert torch.equal(found[short], free[short])
+    share = (budget.size / norms(free - x))[~short, None, None, None]
+    assert_close(found[~short], x[~short] + share * (free - x)[~short], atol=1e-6, rtol=0)
+
+
+def test_confidence_asks_cw_for_more():
+    model, x, y = setting(classes=5)
+    found = attacks.cw(model, x, y, confidence=2.0)
+    logits = model(found)
+    rivals = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    assert (rivals - logits.gather(1, y[:, None])[:, 0] >= 2.0).all()
+
+
+# --- a loss that turns
+
+
+@pytest.fixture
+def curved():
     g = torch.Generator().manual_seed(1)
     x, y = torch.rand(16, 1, 6, 6, generator=g), torch.zeros(16, dtype=torch.long)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.Tanh(), nn.Linear(32, 2)).requires_grad_(False)
     for p in network.parameters():
         p.copy_(torch.randn(p.shape, generator=g))
+    return network, x, y
+
+
+def test_more_steps_do_more(curved):
+    """One big step overshoots, small ones follow."""
+    network, x, y = curved
     loss = lambda images: nn.functional.cross_entropy(network(images), y)  # noqa: E731
     budget = Budget.l2(1.5)
     one, many = (loss(attacks.bim(network, x, y, budget=budget, steps=s)) for s in (1, 40))
     assert loss(x) < one < many
+
+
+def test_restarts_never_undo(curved):
+    network, x, y = curved
+    budget = Budget.l2(0.6)
+    margin = lambda images: LOSSES["margin"](network(images), y)  # noqa: E731
+    found = [margin(attacks.pgd(network, x, y, budget=budget, steps=5, restarts=r)) for r in (0, 1, 4)]
+    assert torch.equal(found[0], margin(x))
+    assert (found[0] <= found[1]).all() and (found[1] <= found[2]).all() and (found[1] < found[2]).any()
+
+
+def test_stopping_fools_as_many_and_asks_less(curved):
+    network, x, y = curved
+    asked = []
+
+    def counted(images):
+        asked.append(len(images))
+        return network(images)
+
+    fooled, cost = [], []
+    for stop in (False, True):
+        asked.clear()
+        found = attacks.pgd(counted, x, y, budget=Budget.l2(0.6), restarts=2, stop=stop)
+        fooled.append((network(found).argmax(1) != y).sum())
+        cost.append(sum(asked))
+    assert fooled[0] == fooled[1] > 0 and cost[1] < cost[0] / 2
+
+
+# --- noise
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_noise_has_the_full_length_after_clipping(budget):
+    model, x, y = setting()
+    x[0, :, :5] = 0
+    found = attacks.noise(model, x, y, budget=budget)
+    assert_close(budget.length(found, x), budget.radius(x), rtol=1e-4, atol=0)
+
+
+def test_noise_is_normal_and_differs_between_images():
+    x = torch.rand(40, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    drawn = normal(x, 0).flatten(1)
+    assert abs(drawn.mean()) < 0.03 and abs(drawn.std() - 1) < 0.03
+    between = (drawn @ drawn.T / drawn.shape[1]).fill_diagonal_(0)
+    assert between.abs().max() < 0.15  # independent draws: standard deviation 0.03
+    assert torch.equal(normal(x.flip(0), 0).flip(0).flatten(1), drawn)
+
+
+def test_the_worst_of_many_draws_is_worse():
+    model, x, y = setting()
+    one, many = (fall(model, x, attacks.noise(model, x, y, budget=BUDGETS[1], draws=n), y) for n in (1, 30))
+    assert (many > one).all()
+
+
+# --- low frequencies
+
+
+def test_passed_waves_are_those_the_split_keeps():
+    """With a padding of half the image, cosine waves are the filter's eigenvectors; `passed` keeps the large gains."""
+    n, weight = 32, 5.0
+    t = torch.arange(n) + 0.5
+    for i, j in [(0, 0), (1, 2), (4, 1), (3, 3), (4, 4), (9, 0)]:
+        wave = torch.cos(torch.pi * i * t / n)[:, None] * torch.cos(torch.pi * j * t / n)[None, :]
+        low, _ = split(wave[None, None].double(), weight, n // 2)
+        gain = float((low * wave).sum() / wave.square().sum())
+        assert_close(low[0, 0], gain * wave.double(), atol=1e-6, rtol=0)
+        kept = passed(wave[None, None], weight, kept=0.5)[0, 0]
+        assert_close(kept, wave if gain >= 0.5 else torch.zeros_like(wave), atol=1e-5, rtol=0)
+
+
+def test_passed_is_an_orthogonal_projection():
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 3, 9, 11, generator=g, dtype=torch.float64) for _ in range(2))
+    assert_close(passed(passed(a)), passed(a))
+    assert_close((passed(a) * b).sum(), (a * passed(b)).sum())
+    assert 0 < passed(a).norm() < a.norm()
+    with pytest.raises(InputError, match="kept"):
+        passed(a, kept=0.0)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_lowfreq_stays_low_and_reaches_the_worst_case(budget):
+    """Among the passed waves, score falls by at most ε‖P normal‖₂ (L2); most of the change survives the filter."""
+    model, x, y = setting()
+    options = dict(weight=1.0, kept=0.4)
+    found = attacks.lowfreq(model, x, y, budget=budget, **options)
+    assert_close(passed(found - x, **options), found - x, atol=1e-5, rtol=0)
+    low, _ = split(found - x, 1.0, 4)
+    assert (norms(low) >= 0.38 * norms(found - x)).all()  # 0.4, but for the padding of a 7-pixel side
+    if budget.norm == "l2":
+        normal = passed(model.normals[:1], **options)
+        assert_close(fall(model, x, found, y), (budget.radius(x) * normal.norm()).detach(), rtol=0.01, atol=0)
+    else:
+        assert_close(budget.length(found, x), budget.radius(x), rtol=0.01, atol=0)
+
+
+# --- universal
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_one_pattern_for_one_class_is_the_normal(budget):
+    """All images in class 0 of a linear model: the worst common direction is away from its normal."""
+    model, x, _ = setting(B=40, sharpness=0.01)
+    images = Images(x, torch.zeros(40, dtype=torch.long), ("a", "b"), "")
+    pattern = attacks.fit_universal(model, images, budget=budget, batch=15, epochs=8)
+    normal = -model.normals[0].detach()
+    best = normal.sign() if budget.norm == "linf" else normal / normal.norm()
+    assert float((pattern * best).sum() / (pattern.norm() * best.norm())) > 0.99
+    again = attacks.fit_universal(model, images, budget=budget, batch=15, epochs=8)
+    assert torch.equal(pattern, again)
+    found = attacks.universal(model, x, images.y, budget=budget, pattern=pattern)
+    assert_close(budget.length(found, x), budget.radius(x), rtol=1e-4, atol=0)
+
+
+def test_images_that_are_wrong_no_longer_pull():
+    """Half the images are wrong by far and pull fifty times as hard at pixel 1; the pattern serves those at pixel 2."""
+
+    def model(x):
+        pixels = x.flatten(1)
+        far = pixels[:, 0].detach()  # 1 in one half, 0 in the other
+        score = far * (50 * pixels[:, 1] - 40) + (1 - far) * (pixels[:, 2] - 0.3)
+        return torch.stack([score, 0 * score], 1)
+
+    x = torch.full((20, 1, 4, 4), 0.5)
+    x[:10, 0, 0, 0], x[10:, 0, 0, 0] = 1, 0
+    images = Images(x, torch.zeros(20, dtype=torch.long), ("a", "b"), "")
+    pattern = attacks.fit_universal(model, images, budget=Budget.l2(0.1), epochs=3)
+    assert_close(pattern.flatten()[:3], torch.tensor([0.0, 0.0, -1.0]), atol=1e-3, rtol=0)
+
+
+def test_universal_needs_its_pattern():
+    model, x, y = setting()
+    with pytest.raises(InputError, match="fit_universal"):
+        attacks.universal(model, x, y, budget=BUDGETS[0])
+    with pytest.raises(InputError, match="fit one for these images"):
+        attacks.universal(model, x, y, budget=BUDGETS[0], pattern=torch.zeros(1, 8, 7))
+
+
+# --- through pyautoattack
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_square_and_autoattack_fool_what_lies_within_reach(norm):
+    """Beyond the analytic distance none can be fooled; AutoAttack fools all within it, Square most within thrice."""
+    model, x, y = setting(classes=5, B=12)
+    slope = (model.normals[y][:, None] - model.normals).flatten(2)
+    gap = model(x).gather(1, y[:, None]) - model(x)
+    ratio = gap / slope.norm(dim=2, p=2 if norm == "l2" else 1)
+    ratio[torch.arange(12), y] = torch.inf
+    distance = ratio.amin(1).detach()
+    size = float(distance.median())
+    budget = Budget(norm, size)
+    within = distance < 0.97 * size
+    found = attacks.autoattack(model, x, y, budget=budget, queries=100)
+    wrong = model(found).argmax(1) != y
+    assert wrong[within].all() and not wrong[distance > 1.001 * size].any() and within.any() and not within.all()
+    assert torch.equal(found[~wrong], x[~wrong])
+    triple = attacks.square(model, x, y, budget=Budget(norm, 3 * float(distance.max())), queries=400)
+    assert (model(triple).argmax(1) != y).float().mean() > 0.9
+
+
+def test_autoattack_versions():
+    model, x, y = setting(classes=5)
+    budget = Budget.l2(1.1 * float(model.distance(x, y).max()))
+    found = attacks.autoattack(model, x, y, budget=budget, version="rand", steps=10)
+    assert (model(found).argmax(1) != y).all()
+    with pytest.raises(InputError, match="standard, rand"):
+        attacks.autoattack(model, x, y, budget=budget, version="plus")
+
+
+@pytest.mark.parametrize("name", ["square", "autoattack"])
+def test_a_missing_library_is_named(name, monkeypatch):
+    monkeypatch.delitem(sys.modules, "labkit.attacks.adapters", raising=False)
+    monkeypatch.setitem(sys.modules, "pyautoattack.square", None)
+    model, x, y = setting()
+    with pytest.raises(InputError, match="pip install pyautoattack"):
+        run(name, model, x, y, BUDGETS[0])

@@ -1,13 +1,14 @@
 """The whole pipeline, small: real images, real training, real attacks."""
 
 import itertools
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
 
-from labkit import experiment, metrics, recipes
+from labkit import attempts, experiment, metrics, recipes, tables
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.stl import SparseTransform
@@ -31,7 +32,7 @@ def test_one_row_per_case_and_every_question_asked(rows, lab):
 def test_rows_agree_with_a_recount(rows, lab, bench):
     case = experiment.Case(lab.classifier, None, lab.attacks[2])
     test, network = bench.images(lab.data, "test"), bench.classifier(lab.classifier)
-    x_adv = experiment.adversarial(case.attempt(), bench)
+    x_adv = attempts.adversarial(case.attempt(), bench)
     with torch.no_grad():
         right = int((network(x_adv).argmax(1) == test.y).sum())
     row = rows[(rows.defense == "No Defense") & (rows.attack == "FGSM-0.08")].iloc[0]
@@ -116,5 +117,41 @@ def test_shrinkage_of_a_layer_that_keeps_everything(lab, bench):
 
 def test_unknown_attacks_are_named(lab, bench):
     case = experiment.Case(lab.classifier, None, recipes.AttackRecipe("magic"))
-    with pytest.raises(InputError, match="clean, fgsm, bim"):
+    with pytest.raises(InputError, match="clean, fgsm, bim, pgd"):
         experiment.run([case], bench)
+
+
+@pytest.fixture(scope="module")
+def adaptive(lab):
+    cases = experiment.adaptive(replace(lab, adaptive=replace(lab.adaptive, n=20)), size=0.05)
+    keep = ("clean", "noise", "pgd")
+    return [case for case in cases if case.attack.name in keep and case.knowledge != "transfer"]
+
+
+def test_the_adaptive_attackers_know_everything_in_turn(lab):
+    cases = experiment.adaptive(lab)
+    for T in lab.defenses:
+        mine = {(c.attack.name, c.knowledge) for c in cases if c.defense and c.defense.label == T.label}
+        asked = {("pgd", k) for k in ("transfer", "classifier", "identity", "exact")}
+        assert asked | {("square", "queries"), ("lowfreq", "exact")} <= mine
+        assert (("pgd", "fixed-stratum") in mine) == (T is lab.stratified)
+    assert {c.attack.norm for c in cases if c.attack.name == "pgd"} == {"linf"}
+    assert {c.data.test for c in cases} == {30}
+    assert any(c.attack.name == "autoattack" for c in experiment.adaptive(recipes.LAB))
+
+
+def test_the_worst_case_is_pointwise(adaptive, bench):
+    rows = experiment.run(adaptive, bench)
+    worst = experiment.worst(adaptive, bench).set_index("defense")
+    assert list(worst.index) == ["No Defense", "STL", "STL (cluster)"]
+    for name, mine in rows.groupby("defense"):
+        assert worst.accuracy[name] <= mine.accuracy.min()
+        assert worst.attacks[name] == len(mine) and worst.n[name] == 20
+    cases = [case for case in adaptive if case.defense is None]
+    y = bench.images(cases[0].data, "test").y
+    right = torch.stack([experiment.decisions(case, bench)[2] == y for case in cases]).all(0)
+    assert worst.accuracy["No Defense"] == float(right.double().mean())
+    table = tables.adaptive(rows)
+    assert list(table.columns) == ["source", "attack", "attacker has", "No Defense", "STL", "STL (cluster)"]
+    assert "0.19" in table[table.source != "ours"]["STL (cluster)"].tolist()
+    assert set(table[table.attack.str.startswith("NOISE")]["attacker has"]) == {"nothing"}

@@ -80,7 +80,7 @@ def test_the_list_is_what_was_built(store):
         (DictionaryRecipe(), "K=64 S=8 lam=0.2"),
         (DictionaryRecipe(seed=3, version=0), "K=64 S=8 lam=0.2 seed=3 version=0"),
         (ClassifierRecipe(epochs=3), "vgg16 width=0.25 epochs=3"),
-        (AttackRecipe(), "fgsm dissimilarity=0.08 steps=1"),
+        (AttackRecipe(), "fgsm size=0.08 steps=1"),
         (TransformRecipe(FIRST, lowpass=float("inf")), "lam=0.2 lowpass=inf pad=16 dictionary(K=12 S=8 lam=0.2)"),
     ],
 )

@@ -69,3 +69,37 @@ def test_exactness_shows_mean_and_worst():
     rows = pd.DataFrame([(0.1, 30.0, 25.0, 4), (0.01, 50.0, 44.0, 4)], columns=["tolerance", "psnr", "worst", "n"])
     mean, worst, _ = show.exactness(rows).axes[0].lines
     assert list(mean.get_ydata()) == [30, 50] and list(worst.get_ydata()) == [25, 44]
+
+
+def test_curves_have_a_line_per_attacker():
+    rows = pd.DataFrame(
+        [("STL", k, v, 1 - v, 0.9 - v, 1.1 - v) for k in ("classifier", "exact") for v in (0.1, 0.2)],
+        columns=["defense", "knowledge", "value", "accuracy", "low", "high"],
+    )
+    fig = show.curves(rows, "size", log=True)
+    lines = [bars.lines[0] for bars in fig.axes[0].containers]
+    assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.8], [0.9, 0.8]]
+    assert [line.get_linestyle() for line in lines] == ["-", "--"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "STL: attacker has the weights, not T", "STL: attacker has all, exact gradient",
+    ]  # fmt: skip
+
+
+def test_a_spectrum_and_a_course_draw_their_numbers():
+    rows = pd.DataFrame([("a", 0.1, 0.5), ("a", 0.3, 0.2), ("b", 0.1, 0.4)], columns=["what", "frequency", "energy"])
+    assert [list(line.get_ydata()) for line in show.spectrum(rows).axes[0].lines] == [[0.5, 0.2], [0.4]]
+    assert list(show.course({"loss": [3.0, 2.0]}, "error").axes[0].lines[0].get_ydata()) == [3, 2]
+
+
+def test_a_panel_marks_what_is_red():
+    rows = pd.DataFrame([("a", "green", "fine"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
+    texts = [text.get_text() for text in show.panel(rows, "x").axes[0].texts]
+    assert texts == ["✓", "a", "fine", "✗", "b", "2 of 3"]
+
+
+def test_strata_stand_beside_their_filters():
+    x, d = torch.rand(2, 4, 3, 6, 6), torch.randn(2, 5, 3, 4, 4)
+    fig = show.strata(x, d, ["cluster 1", "cluster 2"])
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["cluster 1", "its 5 filters", "cluster 2", "its 5 filters"]
+    board = np.asarray(fig.axes[2].images[0].get_array())
+    assert np.allclose(board[1:7, 1:7], x[1, 0].movedim(0, -1).numpy())

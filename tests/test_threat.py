@@ -46,3 +46,49 @@ def test_what_each_attacker_sees_and_differentiates(parts, knowledge, input_scal
 def test_unknown_knowledge_is_named(parts):
     with pytest.raises(InputError, match="known kinds are transfer, classifier"):
         threat.view(*parts[:2], "psychic")
+
+
+def test_an_attacker_with_queries_gets_answers_and_no_gradient(parts):
+    classifier, defense, x = parts
+    model = threat.view(classifier, defense, "queries")
+    assert_close(model(x), classifier(x / 2))
+    assert not model(x.requires_grad_()).requires_grad
+
+
+class Coin(nn.Module):
+    """Doubles an image or leaves it black, each time it is asked."""
+
+    stochastic = True
+
+    def __init__(self):
+        super().__init__()
+        self.heads = False
+
+    def forward(self, x):
+        self.heads = not self.heads
+        return 2 * x if self.heads else 0 * x
+
+
+def test_a_random_defense_is_expected_over_its_draws(parts):
+    classifier, _, x = parts
+    model = threat.view(classifier, Coin(), "exact", draws=4)
+    mean = (classifier(2 * x).softmax(1) + classifier(0 * x).softmax(1)) / 2
+    assert_close(model(x).softmax(1), mean)
+    assert_close(model(x).exp().sum(1), torch.ones(2))
+    x = x.clone().requires_grad_()
+    (seen,) = torch.autograd.grad(model(x)[:, 0].exp().sum(), x)
+    y = x.detach().clone().requires_grad_()
+    (half,) = torch.autograd.grad(classifier(2 * y).softmax(1)[:, 0].sum() / 2, y)
+    assert_close(seen, half)
+
+
+def test_a_vote_can_be_held(lab, bench):
+    T, network = bench.transform(lab.stratified), bench.classifier(lab.classifier)
+    x = bench.images(lab.data, "test").x[:6]
+    for stratum in (0, 1):
+        model = threat.view(network, T, "fixed-stratum", stratum=stratum)
+        assert_close(model(x), network(T(x, torch.full((6,), stratum))))
+    with pytest.raises(InputError, match="stratum="):
+        threat.view(network, T, "fixed-stratum")
+    one = bench.transform(lab.transform)
+    assert_close(threat.view(network, one, "fixed-stratum")(x), threat.view(network, one, "exact")(x))

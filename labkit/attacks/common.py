@@ -1,0 +1,131 @@
+"""What the attacks share: losses and their gradients for each image, and draws that depend on that image alone."""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.budget import Budget
+from labkit.data import check_pixels
+from labkit.errors import InputError
+
+Model = Callable[[Tensor], Tensor]
+
+
+def check(name: str, x: Tensor, y: Tensor, budget: Budget | None, *, uncapped: bool = False) -> None:
+    """Raises InputError unless x holds pixels, y a class for each image, and a budget is given where one is needed."""
+    check_pixels(x)
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise InputError(f"{name} needs one class index for each of {len(x)} images, got {tuple(y.shape)} {y.dtype}")
+    if budget is None and not uncapped:
+        raise InputError(
+            f"{name} needs a budget, such as Budget.dissimilarity(0.08); "
+            "only attacks that look for the smallest change (deepfool, cw, ddn) run without one"
+        )
+
+
+def column(a: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1)."""
+    return a[:, None, None, None]
+
+
+def norm(change: Tensor) -> Tensor:
+    """L2 norm of each image: (B,)."""
+    return change.flatten(1).norm(dim=1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest logit of another class less that of class y: (B,), positive where the decision is wrong."""
+    return _others(logits, y).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """log (1 − p_y) / p_y: (B,). The direction of its gradient is that of the cross-entropy.
+
+    ∇ cross-entropy = (1 − p_y) ∇ log-odds. Where a network is sure, float32 rounds p_y to 1 and loses the gradient
+    of the former; the latter has none of that factor.
+    """
+    return _others(logits, y).logsumexp(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """−log p_y: (B,), as torch computes it."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+LOSSES = {"cross-entropy": cross_entropy, "log-odds": log_odds, "margin": margin}
+
+
+def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if name not in LOSSES:
+        raise InputError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+def _others(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.scatter(1, y[:, None], -torch.inf)
+
+
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Which decisions are wrong: (B,). A network that answers NaN has decided nothing."""
+    return (logits.argmax(1) != y) & logits.isfinite().all(1)
+
+
+@torch.no_grad()
+def decide(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Which images the model takes for another class than y: (B,)."""
+    return fooled(model(x), y)
+
+
+def ascent(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits (B, classes), and each image's gradient of its own loss (B, C, H, W): zero where it is not finite."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        # Summed, not averaged: an image's gradient must not depend on what else is in the batch.
+        total = loss(logits, y).sum()
+    return logits.detach(), differentiate(total, x)
+
+
+def differentiate(total: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
+    """Gradient of a number with respect to images x; zero where it is not finite. `again` keeps the graph."""
+    if not total.requires_grad:
+        raise InputError("what the attacker sees gives no gradient; use square or noise, which need none")
+    (gradient,) = torch.autograd.grad(total, x, retain_graph=again)
+    return finite(gradient)
+
+
+def finite(a: Tensor) -> Tensor:
+    """a with zeros for what is not a finite number."""
+    return torch.nan_to_num(a, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def free(direction: Tensor, x: Tensor) -> Tensor:
+    """`direction` without the pixels that stand at an end of [0, 1] and would be pushed out of it.
+
+    Clipping takes those moves away again; left in, they use up most of an L2 step on a picture with a black ground.
+    """
+    return direction * ~(((x <= 0) & (direction < 0)) | ((x >= 1) & (direction > 0)))
+
+
+def unit(direction: Tensor) -> Tensor:
+    """`direction` with each image's L2 norm one; zero stays zero."""
+    # Two steps: the square of a gradient of 1e-30 is no float32, and a normal one must not be clamped.
+    direction = direction / column(direction.flatten(1).abs().amax(1).clamp_min(1e-38))
+    return direction / column(norm(direction).clamp_min(1e-12))
+
+
+def normal(x: Tensor, seed: int | str) -> Tensor:
+    """Standard normal noise (B, C, H, W), for each image drawn from the seed and that image's own pixels.
+
+    So an image gets the same noise alone as in any batch, in any order, on any device; and different images get
+    independent noise.
+    """
+    drawn = []
+    for image in x.detach().float().cpu():
+        digest = hashlib.blake2b(f"{seed}:".encode() + image.contiguous().numpy().tobytes(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        drawn.append(torch.randn(image.shape, generator=generator))
+    return torch.stack(drawn).to(x)

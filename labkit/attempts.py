@@ -1,0 +1,130 @@
+"""Attempts: sets of adversarial images, made batch by batch, resumable, and kept in the store."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit import threat
+from labkit.artifacts import Workbench
+from labkit.attacks import ATTACKS, MINIMAL, fit_universal
+from labkit.budget import Budget, at_average
+from labkit.errors import InputError
+from labkit.recipes import AttackRecipe, ClassifierRecipe, StratifiedRecipe, TransformRecipe
+from labkit.strata import StratifiedTransform
+
+_BATCH = 250
+_FITTED_ON = 500  # training images for a universal perturbation
+_NORMS = ("dissimilarity", "average", "l2", "linf", "none")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One set of adversarial images: against which network, seen how, by which attack.
+
+    `defense` is what the attacker takes into account: None unless the knowledge includes it.
+    """
+
+    victim: ClassifierRecipe
+    defense: TransformRecipe | StratifiedRecipe | None
+    attack: AttackRecipe
+    knowledge: str
+    version: int = 2
+
+
+def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
+    """The attacked test images (n, C, H, W) of an attempt, from the store or made now.
+
+    Made in batches that survive a kill, under a bar that shows the accuracy so far in the attacker's own eyes.
+    """
+    train, test = bench.images(attempt.victim.data, "train"), bench.images(attempt.victim.data, "test")
+    attack = attempt.attack
+    if attack.name == "clean":
+        return test.x[:]
+    if attack.name not in ATTACKS:
+        raise InputError(f"unknown attack {attack.name!r}; the known ones are clean, {', '.join(ATTACKS)}")
+    if attack.norm not in _NORMS:
+        raise InputError(f"unknown norm {attack.norm!r}; the known ones are {', '.join(_NORMS)}")
+
+    def build(scratch):
+        system, started = _System(attempt, bench), time.perf_counter()
+        budget, options = _budget(attack, test.x), _options(attack, system, bench)
+        parts, right = [], 0
+        bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
+        for start in bar:
+            x, y = (part[start : start + _BATCH].to(bench.device) for part in (test.x, test.y))
+            file = Path(scratch) / f"{start:09d}.safetensors"
+            if not file.is_file():
+                made = system.attack(x, y, budget, options)
+                save_file({"x_adv": made.cpu().contiguous()}, file.with_suffix(".new"))
+                file.with_suffix(".new").rename(file)
+            parts.append(load_file(file)["x_adv"])
+            right += system.right(parts[-1].to(bench.device), y)
+            bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
+        x_adv = torch.cat(parts)
+        if attack.norm == "average":
+            x_adv = at_average(x_adv, test.x[:], attack.size)
+        return {"x_adv": x_adv}, {"seconds": time.perf_counter() - started}
+
+    found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")
+    return found.tensors["x_adv"]
+
+
+class _System:
+    """What an attempt attacks: the view of its attacker, cluster by cluster where the vote is held."""
+
+    def __init__(self, attempt: Attempt, bench: Workbench):
+        self.attempt = attempt
+        self.network = bench.classifier(attempt.victim)
+        self.defense = bench.transform(attempt.defense) if attempt.defense else None
+
+    def view(self, stratum: int | None = None) -> torch.nn.Module:
+        return threat.view(self.network, self.defense, self.attempt.knowledge, stratum=stratum)
+
+    def attack(self, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
+        attack = ATTACKS[self.attempt.attack.name]
+        if not self._held():
+            return attack(self.view(), x, y, budget=budget, **options)
+        made, home = x.clone(), self.defense.strata.vote(x)
+        for stratum in home.unique().tolist():
+            mine = home == stratum
+            made[mine] = attack(self.view(stratum), x[mine], y[mine], budget=budget, **options)
+        return made
+
+    @torch.no_grad()
+    def right(self, x_adv: Tensor, y: Tensor) -> int:
+        system = threat.judged(self.network, self.defense)
+        return int((system(x_adv).argmax(1) == y).sum())
+
+    def _held(self) -> bool:
+        return self.attempt.knowledge == "fixed-stratum" and isinstance(self.defense, StratifiedTransform)
+
+
+def _budget(attack: AttackRecipe, x) -> Budget | None:
+    if attack.norm == "none" or (attack.norm == "average" and attack.name in MINIMAL):
+        return None
+    if attack.norm == "average":
+        return Budget.average(attack.size, x[:])
+    return {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}[attack.norm](attack.size)
+
+
+def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
+    """What a recipe's steps and restarts mean to each attack."""
+    if attack.name in ("bim", "ddn", "cw", "deepfool"):
+        return {"steps": attack.steps}
+    if attack.name in ("pgd", "lowfreq"):
+        return {"steps": attack.steps, "restarts": attack.restarts}
+    if attack.name == "square":
+        return {"queries": attack.steps}
+    if attack.name == "noise":
+        return {"draws": attack.steps}
+    if attack.name == "universal":
+        train = bench.images(system.attempt.victim.data, "train")
+        images = train[: min(len(train), _FITTED_ON)]
+        budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else _budget(attack, train.x)
+        return {"pattern": fit_universal(system.view(), images, budget=budget)}
+    return {}

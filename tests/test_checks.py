@@ -1,0 +1,101 @@
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from labkit import checks
+from labkit.stl import SparseTransform
+
+
+class Linear(nn.Module):
+    """Two classes, told apart by the mean of the image: every attack on it has a known end."""
+
+    def __init__(self, scale=40.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        score = self.scale * (x.flatten(1).mean(1) - 0.5)
+        return torch.stack([-score, score], 1)
+
+
+def images(n=12):
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 2
+    return (0.35 + 0.3 * y[:, None, None, None] + 0.1 * torch.rand(n, 1, 8, 8, generator=g)), y
+
+
+def verdicts(network, defense=None, **options):
+    x, y = images()
+    rows = checks.run(network.eval(), defense, x, y, steps=5, queries=20, **options)
+    return rows.set_index("check")
+
+
+def test_a_sound_evaluation_is_green():
+    rows = verdicts(Linear())
+    assert set(rows.verdict) == {"green"}, rows[rows.verdict == "red"]
+    d = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+    T = SparseTransform(d / d.flatten(1).norm(dim=1)[:, None, None, None], lam=0.05)
+    behind = verdicts(Linear(), T)
+    assert {"knowing T beats not knowing it", "the exact gradient beats BPDA"} <= set(behind.index)
+    assert behind.verdict["finite differences agree"] == "green"
+
+
+class Deaf(nn.Module):
+    """A defense whose gradient says nothing: rounding to eight levels, differentiated as it is."""
+
+    stochastic = False
+
+    def forward(self, x):
+        return (x * 8).round() / 8
+
+
+class Lying(Linear):
+    """Its gradient points the wrong way."""
+
+    def forward(self, x):
+        right = super().forward(x)
+        return right.detach() - (right - right.detach())
+
+
+def test_masked_gradients_turn_red():
+    rows = verdicts(Linear(), Deaf())
+    assert rows.verdict["no gradient is exactly zero"] == "red"
+    assert rows.verdict["no bound leaves no accuracy"] == "red"
+    assert verdicts(Linear(), Deaf(), size=0.6).verdict["the exact gradient beats BPDA"] == "red"
+    wrong = verdicts(Lying())
+    assert wrong.verdict["finite differences agree"] == "red"
+
+
+def test_probabilities_and_training_turn_red():
+    class Odds(Linear):
+        def forward(self, x):
+            return super().forward(x).softmax(1)
+
+    assert verdicts(Odds()).verdict["the attacker sees logits of a network at rest"] == "red"
+
+
+class Crowd(Linear):
+    """Sees more light when an image comes alone."""
+
+    def forward(self, x):
+        return super().forward(x + 0.4 * (len(x) == 1))
+
+
+def test_verdicts_that_depend_on_the_batch_turn_red():
+    assert verdicts(Crowd()).verdict["an image's verdict does not depend on the batch"] == "red"
+
+
+def test_a_summary_names_what_is_red():
+    rows = pd.DataFrame([("a", "green", "1"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
+    assert checks.summary(rows) == "RED, so read with care: b (2 of 3)."
+    assert checks.summary(rows[:1]) == "All 1 checks of the attack are green."
+
+
+@pytest.mark.slow
+def test_a_panel_is_measured_once_and_kept(lab, bench, monkeypatch):
+    audit = checks.Audit(lab.classifier, lab.transform, n=12, steps=3, queries=10)
+    rows = checks.panel(audit, bench)
+    assert len(rows) >= 12 and set(rows.verdict) <= {"green", "red"}
+    monkeypatch.setattr(checks, "run", lambda *a, **k: pytest.fail("measured again"))
+    pd.testing.assert_frame_equal(checks.panel(audit, bench), rows)
