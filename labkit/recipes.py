@@ -201,7 +201,7 @@ class Adaptive:
     autoattack  whether AutoAttack, which takes hours through T on a CPU, is among them
     """
 
-    n: int | None = 200
+    n: int | None = 100
     steps: int = 20
     queries: int = 100
     autoattack: bool = False

@@ -119,7 +119,9 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
             mine = part[(part.defense == defense) & part.knowledge.isin([knowledge, "–"] if blind else [knowledge])]
             if knowledge not in set(mine.knowledge):
                 continue
-            where = np.array([attacks.index(a) for a in mine.attack]) + 0.13 * (at - (len(lines) - 1) / 2)
+            where = np.array([attacks.index(a) for a in mine.attack]) + min(0.13, 0.8 / len(lines)) * (
+                at - (len(lines) - 1) / 2
+            )
             ax.errorbar(
                 where,
                 mine.accuracy,
@@ -218,7 +220,7 @@ def race(rows: pd.DataFrame) -> Figure:
                 textcoords="offset points", color="#666666")  # fmt: skip
     ax.set(xlabel="milliseconds an image", ylabel="gap / ½‖x‖², largest of all images")
     ax.grid(which="major", alpha=0.25)
-    fig.legend(loc="outside lower center", ncols=3, frameon=False)
+    fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     return _clean(fig)
 
 

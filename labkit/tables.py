@@ -62,17 +62,10 @@ def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
     for (attack, knowledge), group in rows.groupby(["attack", "knowledge"], sort=False):
         cells = {row.defense: cell(row) for row in group.itertuples()}
         lines.append({"source": "ours", "attack": attack, "attacker has": threat.SHORT[knowledge], **cells})
-    printed = paper.table("4")
-    for name in defenses:
-        if name in printed.index:
-            lines.append(
-                {
-                    "source": "paper, Table 4",
-                    "attack": "BPDA, L∞ 0.031",
-                    "attacker has": threat.SHORT["identity"],
-                    name: f"{printed.loc[name].iloc[-1]:.2f}",
-                }
-            )
+    printed = paper.table("4").iloc[:, -1]
+    theirs = {name: f"{printed[name]:.2f}" for name in defenses if name in printed.index}
+    bpda = {"source": "paper, Table 4", "attack": "BPDA, L∞ 0.031", "attacker has": threat.SHORT["identity"]}
+    lines.append({**bpda, **theirs})
     return pd.DataFrame(lines, columns=["source", "attack", "attacker has", *defenses]).fillna("")
 
 
@@ -87,11 +80,14 @@ def caption(rows: pd.DataFrame, table: str, note: str = "") -> str:
     sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
     known = [k for k in threat.KNOWLEDGE if k in set(rows.knowledge)]
     attackers = "; ".join(f"“{threat.SHORT[k]}”: {threat.KNOWLEDGE[k]}" for k in known)
+    sized = "Sizes are relative L2 dissimilarities."
+    if rows.attack.str.contains("L∞").any():
+        sized = "Sizes are L∞, for pixels in [0, 1]."
     return (
         f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; "
         f"{', '.join(sorted(set(rows.classifier)))}. {note} "
         "Brackets: 95 % Wilson intervals; the recipe hash behind each number stands in rows.csv. "
-        f"Attackers: {attackers}. Sizes are relative L2 dissimilarities. "
+        f"Attackers: {attackers}. {sized} "
         f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
         "images and another network, so read each block against its own “No Defense” line. The paper does not say "
         "which attacker its retrained rows faced."
