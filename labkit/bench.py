@@ -172,7 +172,10 @@ def _learning(source: dict, count: int, iterations: int) -> dict:
 def _alone(work, source: dict, n: int) -> dict:
     """The record of `work(source, n)` in a process of its own, with its peak memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (work, source, n, torch.get_num_threads()))
+        found = pool.apply(_measured, (work, source, n, torch.get_num_threads()))
+        pool.close()
+        pool.join()  # let it tidy up after itself, where leaving the block would kill it
+        return found
 
 
 def _measured(work, source: dict, n: int, threads: int) -> dict:
