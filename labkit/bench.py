@@ -51,7 +51,7 @@ def run(
         "learning": _learning(source, learned, iterations),
         "projecting": _alone(_project_all, source, many[0]),
         "learning_many": _alone(_learn_many, source, many[1]),
-        "settings": {"K": K, "S": S, "lambda": LAM, "data": dataset, "threads": torch.get_num_threads()},
+        "settings": {"K": K, "S": S, "lambda": LAM, "data": _named(dataset), "threads": torch.get_num_threads()},
         "machine": {"processor": platform.machine(), **provenance.versions("torch", "numba", "sporco")},
     }
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,12 @@ def markdown(record: dict) -> str:
         lines.append(f"| {name} | {r['n']:,} | {r['seconds']:.0f} | {r['peak_gib']:.2f} |")
     lines += ["", "Ratios were taken in one process; seconds are those of the machine at hand.", ""]
     return "\n".join(lines)
+
+
+def _named(dataset: str) -> str:
+    """A data set without the way to its folder, which is nobody else's business."""
+    kind, _, path = dataset.partition(":")
+    return f"{kind}:{Path(path).name}" if path else kind
 
 
 def _coding(high: Tensor, d: Tensor, size: int) -> dict:
