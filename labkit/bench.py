@@ -97,7 +97,8 @@ def markdown(record: dict) -> str:
         "",
         f"From {learning['images']} images of 32×32, {learning['iterations']} iterations of sporco; held out: "
         f"{learning['n_held']} test images. All start from the same patches, with objective {learning['start']:.3f}. "
-        "Ours is measured against the better of sporco's.",
+        "Ours is measured against the better of sporco's; its time is that of the whole run with so many passes, "
+        "without the shorter runs that were tried first.",
         "",
         "## Many images",
         "",
@@ -117,7 +118,7 @@ def _named(dataset: str) -> str:
     return f"{kind}:{Path(path).name}" if path else kind
 
 
-def _coding(high: Tensor, d: Tensor, size: int) -> dict:
+def _coding(high: Tensor, d: Tensor, size: int, repeat: int = 3) -> dict:
     cbpdn.solve(high[:2], d, LAM)  # warm
     ours = seconds(lambda: cbpdn.solve(high, d, LAM))
     z = cbpdn.solve(high, d, LAM).z
@@ -127,7 +128,8 @@ def _coding(high: Tensor, d: Tensor, size: int) -> dict:
         seconds(lambda: (conv.analyze(last, d), conv.synthesize(other, d))),
     )
     n = min(len(high), max(2, 8 * 32**2 // size**2))
-    theirs, codes = peers.code(high[:n], d, LAM)
+    peers.code(high[:1], d, LAM)  # warm, too
+    theirs, codes = min((peers.code(high[:n], d, LAM) for _ in range(repeat)), key=lambda run: run[0])
     mine = cbpdn.objective(z[:n], high[:n], d, LAM).sum()
     return {
         "size": size, "channels": high.shape[1], "n": len(high), "n_sporco": n,

@@ -29,7 +29,7 @@ class Audit:
     size: float = 0.08
     steps: int = 20
     queries: int = 200
-    version: int = 2
+    version: int = 3
 
 
 def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
@@ -104,7 +104,7 @@ def run(
     zero = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
     note("no gradient is exactly zero", zero <= 0.01, f"{zero:.1%} of the images")
     worst = _slopes(white, x[:4], y[:4])
-    note("finite differences agree", worst <= 0.02, f"median relative error {worst:.1e}, in float64, codes converged")
+    note("finite differences agree", worst <= 0.02, f"largest relative error {worst:.1e}, in float64, codes converged")
     inside = bool(budget.holds(x_adv, x).all())
     note("attacked images are images within the size", inside, "finite, in [0, 1], measured after clipping")
     with torch.no_grad():
@@ -130,7 +130,7 @@ def summary(rows: pd.DataFrame) -> str:
 
 
 def _slopes(model: nn.Module, x: Tensor, y: Tensor, step: float = 1e-6) -> float:
-    """Median relative error of the gradient along a random direction, per image, against a central difference.
+    """Largest relative error of the gradient along a random direction, per image, against a central difference.
 
     In float64 and with converged codes: at the lab's own gap, T is only nearly differentiable.
     """
@@ -147,4 +147,4 @@ def _slopes(model: nn.Module, x: Tensor, y: Tensor, step: float = 1e-6) -> float
     with torch.no_grad():
         ahead, behind = (log_odds(model(x + s * direction), y) for s in (step, -step))
     measured = (ahead - behind) / (2 * step)
-    return float(((slope - measured).abs() / measured.abs().clamp_min(1e-6)).median())
+    return float(((slope - measured).abs() / measured.abs().clamp_min(1e-6)).max())
