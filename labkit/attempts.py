@@ -33,7 +33,7 @@ class Attempt:
     defense: TransformRecipe | StratifiedRecipe | None
     attack: AttackRecipe
     knowledge: str
-    version: int = 2
+    version: int = 3
 
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:

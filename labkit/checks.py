@@ -29,7 +29,7 @@ class Audit:
     size: float = 0.08
     steps: int = 20
     queries: int = 200
-    version: int = 3
+    version: int = 4
 
 
 def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:

@@ -179,10 +179,11 @@ def _sweep(filters, k, i, j, v, la, residual, frame, tol, max_sweeps):
     for _ in range(max_sweeps):
         most = la[0] * 0
         for a in range(len(v)):
-            c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
-            move = c - max(min(c + v[a], la[a]), -la[a])
-            if abs(move) > _MOVE * tol:
-                v[a] += move
+            best = v[a] + atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
+            best -= max(min(best, la[a]), -la[a])  # an exact zero where it is one: the gradient asks what is active
+            move = best - v[a]
+            if abs(move) > _MOVE * tol or (best == 0 and move != 0):
+                v[a] = best
                 atoms.add(filters, k[a], i[a], j[a], -move, residual, frame)
                 most = max(most, abs(move))
         if most <= tol:

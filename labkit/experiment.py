@@ -41,7 +41,7 @@ class Case:
     defense: TransformRecipe | StratifiedRecipe | None
     attack: AttackRecipe
     knowledge: str = "classifier"
-    version: int = 2
+    version: int = 3
 
     @property
     def data(self) -> DataRecipe:

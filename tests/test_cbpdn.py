@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from labkit import cbpdn, conv, encode, metrics
 from labkit.errors import InputError
+from labkit.split import split
 from labkit.stl import SparseTransform, load_dictionary
 
 METHODS = ["cd", "admm"]
@@ -223,3 +224,14 @@ def test_the_first_compilation_is_announced(tmp_path):
         )  # fmt: skip
         said.append(run.stderr)
     assert "compiling" in said[0] and said[1] == ""
+
+
+def test_what_is_not_active_is_exactly_zero(lab, bench):
+    # A coefficient that rounding leaves at 1e-19 counts as active for T's gradient, and turns it.
+    layer = bench.transform(lab.transform).double()
+    high = split(bench.images(lab.data, "test").x[:32].double())[1]
+    code = cbpdn.solve(high, layer.d, layer.lam, gap_tol=1e-14)
+    slack = 1 - conv.analyze(high - code.synthesis, layer.d).abs() / layer.lam
+    active = code.z != 0
+    assert active.any(dim=(1, 2, 3)).all()
+    assert slack[active].abs().max() < 1e-5
