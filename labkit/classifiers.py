@@ -9,16 +9,19 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from labkit import checkpoint as checkpoint_file
+from labkit.attacks import ATTACKS
+from labkit.budget import Budget
 from labkit.data import Images
 from labkit.errors import InputError
 from labkit.networks import Classifier, classes_of
 from labkit.precision import has_bfloat16
-from labkit.recipes import ClassifierRecipe, canonical
+from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
 _FILE = "training.safetensors"
+_BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
 
 
 def train(
@@ -35,7 +38,9 @@ def train(
     Stochastic gradient descent with Nesterov's momentum on the cross-entropy; the step size rises linearly for a
     quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass images that have been
     projected; augmentation (random shifts by up to an eighth of the image, mirrored edges, random horizontal flips)
-    comes after it.
+    comes after it. With `recipe.adversarial`, a part of each batch is then replaced by adversarial images, made
+    against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
+    attacked, and no gradient passes T.
 
     checkpoint  folder that holds the state after the last whole epoch. A run that was killed, called again on a
                 `model` from the same `build`, goes on from there and ends bit for bit as if never interrupted
@@ -72,7 +77,8 @@ def train(
     with bar:
         for epoch in range(first, recipe.epochs):
             # A generator for each epoch, and not one for all: the random state need not be part of a checkpoint.
-            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+            seed = recipe.seed * 1_000_003 + epoch
+            generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(len(images), generator=generator)
             loss_sum, right = 0.0, 0
             # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
@@ -83,9 +89,12 @@ def train(
                 x = x.to(device, memory_format=layout)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * _schedule((epoch * steps_per_epoch + step + 1) / total)
+                weights = None
+                if recipe.adversarial:
+                    x, weights = _mixed(model, x, y, recipe.adversarial, half, seed)
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     logits = model(x)
-                loss = functional.cross_entropy(logits.float(), y)
+                loss = _loss(logits.float(), y, weights)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -149,6 +158,58 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
             "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
             f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
         )
+    if how := recipe.adversarial:
+        if how.attack not in (known := _options(how, 0)):
+            raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")
+        if how.norm not in _BUDGETS:
+            raise InputError(f"adversarial training in the norm {how.norm!r} is not offered; use {', '.join(_BUDGETS)}")
+        if not (0 < how.share <= 1 and 0 < how.weight < math.inf and how.steps >= 1):
+            raise InputError(
+                "adversarial training needs 0 < share <= 1, weight > 0 and steps >= 1, "
+                f"got {how.share:g}, {how.weight:g} and {how.steps}"
+            )
+
+
+def _mixed(
+    model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, half: bool, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The batch with its first images made adversarial, and each image's weight in the loss (B,).
+
+    They are made with the network in evaluation mode, on which the papers are silent: in training mode an image's
+    gradient would depend on the others, and each step of an attack would move the averages that batch normalisation
+    keeps. So the attack is on the function that will be judged. The loss is then taken in training mode, on clean and
+    adversarial images together, as Kurakin et al. (2017) ask for.
+    """
+
+    def answers(x: Tensor) -> Tensor:
+        # A context of its own for each call: autocast keeps weights it has cast, without their gradient if in no_grad.
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            return model(x).float()
+
+    count = math.ceil(how.share * len(x))
+    model.eval()
+    made = ATTACKS[how.attack](
+        answers, x[:count], y[:count], budget=_BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]
+    )
+    model.train()
+    weights = torch.ones(len(x), device=x.device)
+    weights[:count] = how.weight
+    return torch.cat([made, x[count:]]), weights
+
+
+def _options(how: AdversarialTraining, seed: int) -> dict[str, dict]:
+    """The attacks that are cheap enough to train with, and what they are told."""
+    return {"fgsm": {}, "bim": {"steps": how.steps}, "pgd": {"steps": how.steps, "seed": seed}}
+
+
+def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy, weighted as in Kurakin et al. (2017, Section 3): (Σ clean + λ Σ adversarial) / (m − k + λ k).
+
+    That is for k of m images adversarial, and λ their weight.
+    """
+    if weights is None:
+        return functional.cross_entropy(logits, y)
+    return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
 
 
 def _chunks(x):

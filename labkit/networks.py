@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from labkit.errors import InputError
 from labkit.recipes import ClassifierRecipe, Weights
+from labkit.thermometer import Thermometer
 from labkit.vision import torchvision
 
 VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
@@ -25,19 +26,22 @@ class Classifier(nn.Module):
     The normalisation is part of the model, so that attacks, defenses and measures share one pixel range.
 
     mean, std  (C, 1, 1) buffers, per channel, of the training images; 0 and 1 until trained
+    levels     0, or how many levels of a thermometer encoding (`thermometer`) take the place of the normalisation;
+               `network` then takes C · levels channels
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, channels: int):
+    def __init__(self, network: nn.Module, channels: int, levels: int = 0):
         super().__init__()
         self.network = network
+        self.encode = Thermometer(levels) if levels else None
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network((x - self.mean) / self.std)
+        return self.network(self.encode(x) if self.encode else (x - self.mean) / self.std)
 
 
 def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int) -> Classifier:
@@ -48,10 +52,12 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     of 4,096 units (124 of VGG-16's 138 million parameters), a global average and one linear layer. ResNet: below 128
     pixels its first convolution is 3×3 without stride and without pooling after it, as is usual for CIFAR-10.
 
+    With `recipe.levels`, the first convolution is for images in thermometer encoding, which the Classifier applies.
+
     channels    of the images: 1 grey, 3 colour
     resolution  of the images, in pixels; at least 32, because five steps halve it
 
-    Raises InputError when the network is unknown or the images are too small for it.
+    Raises InputError when the network is unknown, the images are too small for it, or the levels are too few.
     """
     if recipe.network not in NETWORKS:
         raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
@@ -62,12 +68,14 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
         )
     if not 0 < recipe.width <= 4:
         raise InputError(f"the width of a network is a factor in (0, 4], got {recipe.width:g}")
+    if recipe.levels and recipe.levels < 2:
+        raise InputError(f"a thermometer encoding needs at least 2 levels, or 0 for none; got {recipe.levels}")
     # Made without storage and filled below: torch's constructors would draw from the global random state.
     with torch.device("meta"):
         make = _resnet if recipe.network == "resnet50" else _vgg
-        network = make(recipe, classes, channels, resolution)
+        network = make(recipe, classes, channels * (recipe.levels or 1), resolution)
     _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
-    return Classifier(network, channels)
+    return Classifier(network, channels, recipe.levels)
 
 
 def load(model: Classifier, weights: Weights) -> Classifier:

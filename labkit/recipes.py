@@ -1,4 +1,4 @@
-"""Recipes: frozen settings of everything that can be built, and the four profiles that bundle them.
+"""Recipes: frozen settings of everything that can be built.
 
 A recipe names everything that changes an artifact and nothing else: never the device, the number of
 processes or the place of the data. Nesting gives the tree of what depends on what; `store` hashes it.
@@ -7,11 +7,12 @@ processes or the place of the data. Nesting gives the tree of what depends on wh
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labkit.errors import InputError
+# Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
+# it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
+LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class DictionaryRecipe:
 
 @dataclass(frozen=True)
 class TransformRecipe:
-    """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it."""
+    """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
+
+    dim  share of the low-pass part's contrast, about each image's mean, that T hands on; the paper's T hands on all
+    """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
     lam: float = 0.2
@@ -62,9 +66,13 @@ class TransformRecipe:
     pad: int = 16
     boundary: str = "circular"
     gap_tol: float = 0.01
+    dim: float = field(default=1.0, metadata=LATER)
     version: int = 2
 
-    label = "STL"  # the paper's name in tables
+    @property
+    def label(self) -> str:
+        """The paper's name in tables."""
+        return "STL" if self.dim == 1 else f"STL (low-pass ×{self.dim:g})"
 
     @property
     def data(self) -> DataRecipe:
@@ -126,7 +134,11 @@ class StratifiedRecipe:
     transform: TransformRecipe = field(default_factory=TransformRecipe)
     version: int = 1
 
-    label = "STL (cluster)"
+    @property
+    def label(self) -> str:
+        """The paper's name in tables."""
+        dim = self.transform.dim
+        return "STL (cluster)" if dim == 1 else f"STL (cluster, low-pass ×{dim:g})"
 
     @property
     def data(self) -> DataRecipe:
@@ -143,10 +155,40 @@ class ClusterRecipe:
 
 
 @dataclass(frozen=True)
+class AdversarialTraining:
+    """Part of every batch is replaced by adversarial images made against the network as it is at that moment.
+
+    Kurakin, Goodfellow & Bengio, "Adversarial machine learning at scale", ICLR 2017, Section 3: half of each batch,
+    and 0.3 as the weight of an adversarial image's loss beside a clean one's. They draw the attack's size anew for
+    each image; the paper's comparison (Table 8) trains with FGSM at dissimilarity 0.08, which are the defaults here.
+    `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)` is that of Madry et al. (ICLR 2018), and what
+    thermometer encoding is published with.
+
+    attack  "fgsm", "bim" or "pgd", of `labkit.attacks`, against the true classes. Kurakin et al. find that a network
+            may then read the class off what a one-step attack has done ("label leaking"): its accuracy under FGSM,
+            with which it was trained, does not tell how robust it is
+    norm    "dissimilarity", "l2" or "linf", as for AttackRecipe
+    steps   of "bim" and "pgd"
+    share   of each batch that is adversarial
+    weight  of the loss of an adversarial image; that of a clean one is 1
+    """
+
+    attack: str = "fgsm"
+    size: float = 0.08
+    norm: str = "dissimilarity"
+    steps: int = 1
+    share: float = 0.5
+    weight: float = 0.3
+
+
+@dataclass(frozen=True)
 class ClassifierRecipe:
     """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla").
 
     With `weights`, it is not trained but loaded, and the fields of training count for nothing.
+
+    levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
+    adversarial  how adversarial images are mixed into its training; None for not at all
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -157,10 +199,65 @@ class ClassifierRecipe:
     lr: float = 0.05
     weight_decay: float = 5e-4
     augment: bool = True
-    transform: TransformRecipe | StratifiedRecipe | None = None
+    transform: "TransformRecipe | StratifiedRecipe | DefenseRecipe | None" = None
     weights: Weights | None = None
+    levels: int = field(default=0, metadata=LATER)
+    adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
     seed: int = 0
     version: int = 2
+
+    @property
+    def label(self) -> str:
+        """The name of a defense that lies in the network itself, as the paper writes it; "" for none."""
+        return "TE" if self.levels else "Adv Training" if self.adversarial else ""
+
+    @property
+    def undefended(self) -> "ClassifierRecipe":
+        """The same network without any defense in it or before it."""
+        return replace(self, transform=None, levels=0, adversarial=None)
+
+
+@dataclass(frozen=True)
+class DefenseRecipe:
+    """A competitor by its name in `labkit.defenses`, fitted to training images where it needs any.
+
+    options  what differs from its published settings, as (keyword, value) pairs
+    like     the STL whose mean PSNR on training images a plain blur is given
+    victim   the network whose activations a detector looks at
+    """
+
+    name: str
+    data: DataRecipe = field(default_factory=DataRecipe)
+    options: tuple[tuple[str, Any], ...] = ()
+    like: TransformRecipe | None = None
+    victim: ClassifierRecipe | None = None
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        """The paper's name in tables, where it has one."""
+        name = _DEFENSES.get(self.name, self.name)
+        told = dict(self.options)
+        return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
+
+
+_DEFENSES = {
+    "jpeg": "JPEG",
+    "bits": "Bit depth",
+    "median": "Median",
+    "lowpass": "Blur of STL's PSNR",
+    "nlm": "Non-local means",
+    "tvm": "TVM",
+    "quilting": "Quilting",
+    "crops": "Crop-Ens",
+    "deflection": "PD-Ens",
+    "magnet": "MagNet",
+    "magnet-detector": "MagNet detector",
+    "pixeldefend": "PixelDefend",
+    "d3": "D3",
+    "sap": "SAP",
+    "lid": "LID",
+}
 
 
 @dataclass(frozen=True)
@@ -171,6 +268,7 @@ class AttackRecipe:
     norm   "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
            over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
     steps  of iterative attacks; queries of those that only ask
+    draws  of a random defense for each gradient, by an attacker who knows it (expectation over transformation)
     """
 
     name: str = "fgsm"
@@ -178,6 +276,7 @@ class AttackRecipe:
     steps: int = 1
     norm: str = "dissimilarity"
     restarts: int = 1
+    draws: int = field(default=20, metadata=LATER)
     version: int = 2
 
     @property
@@ -194,122 +293,6 @@ class AttackRecipe:
         return self.name.upper() + size.get(self.norm, f"-{self.size:.2f}")
 
 
-@dataclass(frozen=True)
-class Adaptive:
-    """How hard the adaptive attackers try: on `n` test images, with so many steps of PGD, and so many queries.
-
-    autoattack  whether AutoAttack, which takes hours through T on a CPU, is among them
-    """
-
-    n: int | None = 100
-    steps: int = 20
-    queries: int = 100
-    autoattack: bool = False
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's."""
-
-    name: str
-    data: DataRecipe
-    transform: TransformRecipe
-    stratified: StratifiedRecipe
-    classifier: ClassifierRecipe
-    attacks: tuple[AttackRecipe, ...]
-    adaptive: Adaptive
-
-    @property
-    def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
-        """What the defense tables put before the classifier."""
-        return self.transform, self.stratified
-
-    def retrained(self, transform: TransformRecipe | StratifiedRecipe | None = None) -> ClassifierRecipe:
-        """The same classifier, trained on T(x) (paper, Section 3.5)."""
-        return replace(self.classifier, transform=transform or self.transform)
-
-
-def _profile(
-    name: str, *, train, test, dictionary: dict, dae: dict, strata: dict, classifier, bim_steps, adaptive
-) -> Profile:
-    data = DataRecipe(train=train, test=test)
-    transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
-    return Profile(
-        name=name,
-        data=data,
-        transform=transform,
-        stratified=StratifiedRecipe(StrataRecipe(DaeRecipe(data, **dae), **strata), transform),
-        classifier=ClassifierRecipe(data=data, **classifier),
-        attacks=(
-            AttackRecipe("clean", 0.0, 0),
-            AttackRecipe("fgsm", 0.04),
-            AttackRecipe("fgsm", 0.08),
-            AttackRecipe("bim", 0.03, bim_steps),
-        ),
-        adaptive=Adaptive(**adaptive),
-    )
-
-
-SMOKE = _profile(
-    "smoke",
-    train=600,
-    test=60,
-    bim_steps=3,
-    adaptive=dict(n=30, steps=3, queries=5),
-    dictionary=dict(K=12, images=60, passes=1, batch=30),
-    dae=dict(width=8, epochs=1),
-    strata=dict(clusters=2, components=16, neighbours=5),
-    classifier=dict(width=0.125, epochs=3, batch=32),
-)
-QUICK = _profile(
-    "quick",
-    train=8000,
-    test=500,
-    bim_steps=10,
-    adaptive=dict(),
-    dictionary=dict(images=400, passes=4),
-    dae=dict(epochs=5),
-    strata=dict(),
-    classifier=dict(width=0.25, epochs=8),
-)
-LAB = _profile(
-    "lab",
-    train=None,
-    test=2000,
-    bim_steps=20,
-    adaptive=dict(n=1000, steps=100, queries=1000, autoattack=True),
-    dictionary=dict(images=2000, passes=6),
-    dae=dict(epochs=10),
-    strata=dict(),
-    classifier=dict(width=0.25, epochs=30, batch=128, lr=0.1),
-)
-PAPER = _profile(
-    "paper",
-    train=None,
-    test=None,
-    bim_steps=20,
-    adaptive=dict(n=None, steps=100, queries=5000, autoattack=True),
-    dictionary=dict(images=10_000, passes=10),
-    dae=dict(epochs=20),
-    strata=dict(),
-    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1),
-)
-PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
-
-
-def profile(name: str, *, dataset: str | None = None, resolution: int | None = None) -> Profile:
-    """A profile by name ("" is $LABKIT_PROFILE, or quick), on another data set or at another resolution if asked for.
-
-    Raises InputError naming the known profiles when `name` is not one of them.
-    """
-    name = name or os.environ.get("LABKIT_PROFILE") or "quick"
-    if name not in PROFILES:
-        raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
-    chosen = PROFILES[name]
-    data = replace(chosen.data, name=dataset or chosen.data.name, resolution=resolution or None)
-    return rebase(chosen, data)
-
-
 def rebase(recipe: Any, data: DataRecipe) -> Any:
     """The same recipe with every DataRecipe inside it replaced by `data`."""
     if isinstance(recipe, DataRecipe):
@@ -323,14 +306,19 @@ def plain(recipe: Any, digest: str = "") -> Any:
     """A recipe as nested dicts, lists and scalars, each dataclass tagged with its class in `"recipe"`.
 
     With `digest`, each DataRecipe becomes that digest: an artifact depends on the images, not on where they lie.
+    Fields marked LATER are left out while they have their default.
     """
     if digest and isinstance(recipe, DataRecipe):
         return {"recipe": "Images", "digest": digest}
     if isinstance(recipe, Weights):
         return {"recipe": "Weights", "digest": recipe.digest}
     if dataclasses.is_dataclass(recipe):
-        fields = {f.name: plain(getattr(recipe, f.name), digest) for f in dataclasses.fields(recipe)}
-        return {"recipe": type(recipe).__name__, **fields}
+        told = {
+            f.name: plain(getattr(recipe, f.name), digest)
+            for f in dataclasses.fields(recipe)
+            if not (f.metadata.get("later") and getattr(recipe, f.name) == f.default)
+        }
+        return {"recipe": type(recipe).__name__, **told}
     if isinstance(recipe, (tuple, list)):
         return [plain(item, digest) for item in recipe]
     if isinstance(recipe, dict):

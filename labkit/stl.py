@@ -19,6 +19,9 @@ BOUNDARIES = ("circular", "reflect")
 class SparseTransform(nn.Module):
     """T(x) = clip(low(x) + Σₖ dₖ ∗ zₖ), with z the CBPDN code of the high-pass part of x (paper, Section 3.2).
 
+    With dim < 1, mean + dim · (low − mean) stands for low, the mean being that of each image's and channel's low-pass
+    part. The sparse map never pushes images apart, but the low-pass part passes T as it is; dimming narrows that way.
+
     d         (K, C, S, S)  dictionary; `load_dictionary` reads a stored one
     lam       λ of Eq. 2, for pixels in [0, 1]
     lowpass   weight of the low-pass filter (`split`), and `pad` its padding
@@ -28,6 +31,7 @@ class SparseTransform(nn.Module):
               "none": asking for a gradient raises RuntimeError
     boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
     gap_tol, method  as in `cbpdn.solve`
+    dim       share of the low-pass part's contrast that T hands on; 1 is the paper's T
 
     Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
     smaller than a filter.
@@ -36,7 +40,17 @@ class SparseTransform(nn.Module):
     stochastic = False
 
     def __init__(
-        self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto"
+        self,
+        d,
+        *,
+        lam=0.2,
+        lowpass=5.0,
+        pad=16,
+        backward="exact",
+        boundary="circular",
+        gap_tol=1e-2,
+        method="auto",
+        dim=1.0,
     ):
         super().__init__()
         conv.check(d)
@@ -44,16 +58,19 @@ class SparseTransform(nn.Module):
             raise InputError(f"unknown backward {backward!r}; choose from {', '.join(BACKWARDS)}")
         if boundary not in BOUNDARIES:
             raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
+        if not 0 <= dim <= 1:
+            raise InputError(f"dim is the share of the low-pass part's contrast that is kept, in [0, 1]; got {dim:g}")
         self.register_buffer("d", d.detach().clone())
         self.lam, self.lowpass, self.pad = lam, lowpass, pad
         self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
+        self.dim = dim
 
     def fit(self, images) -> "SparseTransform":
         """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
         return self
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, cbpdn.Solution]:
-        """Low-pass part, high-pass part (both as x) and the code of the latter, for looking at."""
+        """Low-pass part (not dimmed), high-pass part (both as x) and the code of the latter, for looking at."""
         self._check(x)
         low, high = split(x, self.lowpass, self.pad)
         return low, high, self._solve(self._wide(high))
@@ -66,11 +83,18 @@ class SparseTransform(nn.Module):
             return x + moved
         low, high = split(x, self.lowpass, self.pad)
         sparse = self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:])
-        return (low + sparse).clamp(0, 1)
+        return (self._dimmed(low) + sparse).clamp(0, 1)
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
-        return f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}, backward={self.backward_mode!r}"
+        dim = "" if self.dim == 1 else f", dim={self.dim}"
+        return f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}, backward={self.backward_mode!r}"
+
+    def _dimmed(self, low: Tensor) -> Tensor:
+        if self.dim == 1:  # to the last bit what it was
+            return low
+        mean = low.mean((-2, -1), keepdim=True)
+        return mean + self.dim * (low - mean)
 
     def _solve(self, high: Tensor) -> cbpdn.Solution:
         return cbpdn.solve(high, self.d.to(high.dtype), self.lam, gap_tol=self.gap_tol, method=self.method)

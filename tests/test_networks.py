@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from labkit import networks
 from labkit.errors import InputError
 from labkit.recipes import ClassifierRecipe, canonical
+from labkit.thermometer import encode
 from labkit.vision import torchvision
 
 VGG = ClassifierRecipe(width=1 / 16)
@@ -48,6 +49,19 @@ def test_normalisation_is_inside():
     plain = model((x - mean) / std)
     model.mean.copy_(mean), model.std.copy_(std)
     assert_close(model(x), plain)
+
+
+@pytest.mark.parametrize("recipe", [VGG, RESNET], ids=["vgg16", "resnet50"])
+def test_a_thermometer_takes_the_place_of_the_normalisation(recipe):
+    model = networks.build(replace(recipe, levels=16), 4, 3, 32).eval()
+    model.mean += 0.25
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(x), model.network(encode(x, 16)))
+    assert torch.equal(model(x), model((x * 16).floor() / 16 + 1 / 32))
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    assert first.in_channels == 48 and networks.classes_of(model) == 4
+    (gradient,) = torch.autograd.grad(model(x.requires_grad_())[:, 0].sum(), x)
+    assert gradient.any()
 
 
 def test_input_gradient_is_the_derivative():
@@ -122,6 +136,8 @@ def test_bad_files_of_weights_are_explained(tmp_path, capsys):
     known = networks.fingerprint(path)
     with pytest.raises(InputError, match="another network"):
         networks.load(model, known)
+    with pytest.raises(InputError, match="another network"):
+        networks.load(networks.build(replace(VGG, levels=16), 5, 3, 32), known)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="has changed"):
         networks.load(model, known)
@@ -163,6 +179,8 @@ def test_a_download_that_fails_is_explained(monkeypatch):
         (lambda: networks.build(replace(VGG, network="vgg17"), 2, 1, 32), "vgg11, vgg13, vgg16, vgg19, resnet50"),
         (lambda: networks.build(VGG, 2, 1, 28), "resolution=32"),
         (lambda: networks.build(replace(VGG, width=0), 2, 1, 32), "width"),
+        (lambda: networks.build(replace(VGG, levels=1), 2, 1, 32), "at least 2 levels"),
+        (lambda: networks.build(replace(VGG, levels=-3), 2, 1, 32), "at least 2 levels"),
         (lambda: networks.pretrained("vgg17"), "vgg16 and resnet50"),
     ],
 )

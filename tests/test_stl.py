@@ -4,7 +4,9 @@ import torch
 from torch.testing import assert_close
 
 from labkit import cbpdn, conv
+from labkit.artifacts import Workbench
 from labkit.errors import InputError
+from labkit.recipes import TransformRecipe
 from labkit.split import split
 from labkit.stl import SparseTransform, _project_dense, load_dictionary, project
 
@@ -30,6 +32,22 @@ def test_a_huge_lambda_leaves_the_low_pass_part():
     assert_close(SparseTransform(dictionary(), lam=1e3)(x), split(x)[0].clamp(0, 1))
 
 
+def test_a_dimmed_low_pass_part_has_less_contrast_about_the_same_mean():
+    x, d = images(), dictionary()
+    low, high = split(x)
+    code = conv.synthesize(cbpdn.solve(high, d, 0.2, gap_tol=1e-8).z, d)
+    mean = torch.stack([channel.mean() for image in low for channel in image]).view(2, 3, 1, 1)
+    assert_close(SparseTransform(d, gap_tol=1e-8, dim=0.25)(x), (0.75 * mean + 0.25 * low + code).clamp(0, 1))
+    assert_close(SparseTransform(d, lam=1e3, dim=0.0)(x), mean.expand_as(x))
+
+
+def test_dim_is_part_of_the_recipe(tmp_path, monkeypatch):
+    bench, x, d = Workbench(tmp_path), images().float(), dictionary().float()
+    monkeypatch.setattr(bench, "dictionary", lambda recipe: d)
+    for dim in (1.0, 0.5):
+        assert_close(bench.transform(TransformRecipe(dim=dim))(x), SparseTransform(d, dim=dim)(x))
+
+
 def test_projection_never_pushes_images_apart():
     """Firm non-expansiveness of the sparse map: ⟨Tx − Ty, x − y⟩ ≥ ‖Tx − Ty‖² (one dictionary, no low-pass)."""
     T = SparseTransform(dictionary(), lam=0.1, lowpass=float("inf"), gap_tol=1e-8)
@@ -39,8 +57,9 @@ def test_projection_never_pushes_images_apart():
         assert (moved * (x - y)).sum() >= moved.square().sum() * (1 - 1e-4)
 
 
-def test_gradcheck():
-    T = SparseTransform(dictionary(K=3, C=2), lam=0.15, gap_tol=1e-13)
+@pytest.mark.parametrize("dim", [1.0, 0.4])
+def test_gradcheck(dim):
+    T = SparseTransform(dictionary(K=3, C=2), lam=0.15, gap_tol=1e-13, dim=dim)
     x = (images(1, 2, 7, 6) * 0.3 + 0.35).requires_grad_()
     assert torch.autograd.gradcheck(T, x, eps=1e-6, atol=1e-4)
 
@@ -78,8 +97,11 @@ def test_project_on_nothing_and_on_dependent_atoms():
 
 def test_backward_modes():
     x = images(1).requires_grad_()
-    (g,) = torch.autograd.grad(SparseTransform(dictionary(), backward="identity")(x).sum(), x)
-    assert_close(g, torch.ones_like(x))
+    for dim in (1.0, 0.5):
+        T = SparseTransform(dictionary(), backward="identity", dim=dim)
+        (g,) = torch.autograd.grad(T(x).sum(), x)
+        assert_close(g, torch.ones_like(x))
+        assert_close(T(x), SparseTransform(dictionary(), dim=dim)(x))
     with pytest.raises(RuntimeError, match="none"):
         torch.autograd.grad(SparseTransform(dictionary(), backward="none")(x).sum(), x)
 
@@ -134,6 +156,12 @@ def test_missing_and_truncated_files_are_refused(tmp_path):
 def test_unknown_choices_are_named(change):
     with pytest.raises(InputError, match="choose from"):
         SparseTransform(dictionary(), **change)
+
+
+@pytest.mark.parametrize("dim", [-0.1, 1.5, float("nan")])
+def test_dim_is_a_share(dim):
+    with pytest.raises(InputError, match="share of the low-pass"):
+        SparseTransform(dictionary(), dim=dim)
 
 
 def test_wrong_images_are_refused():

@@ -1,0 +1,158 @@
+"""Pixel deflection: pixels that matter little take their neighbours' values, and wavelets smooth what that leaves."""
+
+import math
+
+import numpy as np
+import torch
+from skimage.restoration import denoise_wavelet
+from torch import Tensor, nn
+from torch.nn import functional
+
+from labkit.defenses.base import Around
+from labkit.errors import InputError
+from labkit.networks import Classifier
+
+_CLASSES = 5  # whose activation maps the robust one sums
+
+
+class PixelDeflection(Around):
+    """Prakash, Moran, Garber, DiLillo & Storer, "Deflecting adversarial attacks with pixel deflection", CVPR 2018.
+
+    A pixel drawn at random takes the value of another one drawn from the window around it: seldom where the robust
+    class-activation map (R-CAM) is high, always where it is lowest. Then wavelet coefficients are soft-thresholded
+    (BayesShrink) in YCbCr, or, for another number of channels than three, channel by channel.
+
+    deflections  how many pixels are drawn, with replacement, whatever the image's size: of 224×224 pixels, for which
+                 200 was published, that is 0.4 %; of 64×64 it is 5 %, and of 32×32 almost a fifth
+    window       farthest that a value comes from, in pixels up, down and sideways; windows end at the border
+    sigma        standard deviation of the noise that the wavelets assume, for pixels in [0, 1]
+    draws        of which the system of `around` averages the probabilities; it answers with their logarithm
+
+    Left open there, and chosen here: whole pixels are deflected, as the text says (the authors' script moves one
+    channel at a time); a value is that of the image before any deflection; the wavelet is scikit-image's default,
+    Haar's; the ensemble ("PD-Ens") is of 10 draws.
+
+    The wavelets are scikit-image's, and so not differentiable: gradients pass them unchanged (BPDA), follow the
+    deflected values to where they came from, and ignore that the map depends on the image.
+    """
+
+    stochastic = True
+    differentiable = False
+    smallest = 2
+
+    def __init__(self, deflections: int = 200, window: int = 10, sigma: float = 0.04, *, draws: int = 10):
+        super().__init__()
+        if deflections < 0 or window < 1 or draws < 1 or sigma <= 0:
+            raise InputError(
+                "pixel deflection needs deflections ≥ 0, window ≥ 1, sigma > 0 and draws ≥ 1, got "
+                f"{deflections}, {window}, {sigma:g} and {draws}"
+            )
+        self.deflections, self.window, self.sigma, self.draws = deflections, window, sigma, draws
+
+    def around(self, classifier: nn.Module) -> nn.Module:
+        return _Deflected(self, classifier)
+
+    def sample(self, x: Tensor) -> Tensor:
+        """x cleaned once, as if every pixel mattered alike: there is no map before there is a classifier."""
+        return self.clean(x, x.new_zeros(len(x), *x.shape[2:]))
+
+    def clean(self, x: Tensor, activation: Tensor) -> Tensor:
+        """Images x (B, C, H, W) deflected where their maps (B, H, W) in [0, 1] are low, and smoothed."""
+        self._check(x)
+        deflected = self.deflect(x, activation)
+        # The difference is nothing but its gradient.
+        return smooth(deflected, self.sigma) + (deflected - deflected.detach())
+
+    def deflect(self, x: Tensor, activation: Tensor) -> Tensor:
+        """The first step alone."""
+        B, C, H, W = x.shape
+        chance = (1 - activation).flatten(1).double().cpu()
+        # Rounding must not leave a map without a pixel to draw.
+        chance = torch.where(chance.sum(1, keepdim=True) > 0, chance, 1.0)
+        if not self.deflections:
+            return x
+        to = torch.multinomial(chance, self.deflections, replacement=True, generator=self.generator)
+        rows, columns = self._near(to // W, H), self._near(to % W, W)
+        source = torch.arange(H * W).repeat(B, 1).numpy()
+        # By numpy, which promises that of several values for one pixel the last stays.
+        source[np.arange(B)[:, None], to.numpy()] = (rows * W + columns).numpy()
+        source = torch.from_numpy(source).to(x.device)[:, None].expand(-1, C, -1)
+        return x.flatten(2).gather(2, source).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"deflections={self.deflections}, window={self.window}, sigma={self.sigma}, draws={self.draws}"
+
+    def _near(self, at: Tensor, side: int) -> Tensor:
+        """For each coordinate one within the window and the image, all equally likely."""
+        first = (at - self.window).clamp_min(0)
+        count = (at + self.window).clamp_max(side - 1) - first + 1
+        drawn = torch.rand(at.shape, generator=self.generator, dtype=torch.float64)
+        return first + (drawn * count).long()
+
+
+class _Deflected(nn.Module):
+    """Images (B, C, H, W) -> log of the mean probabilities (B, classes) over the draws."""
+
+    def __init__(self, defense: PixelDeflection, classifier: nn.Module):
+        super().__init__()
+        self.defense, self.classifier = defense, classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.defense._check(x)
+        activation = robust_activation(self.classifier, x)
+        draws = (self.defense.clean(x, activation) for _ in range(self.defense.draws))
+        # Logarithms throughout: probabilities of confident networks round to 0.
+        opinions = torch.stack([self.classifier(draw).log_softmax(1) for draw in draws])
+        return opinions.logsumexp(0) - math.log(len(opinions))
+
+
+@torch.no_grad()
+def smooth(x: Tensor, sigma: float) -> Tensor:
+    """Images x (B, C, H, W) in [0, 1], each denoised by scikit-image's wavelets."""
+    colour = {"channel_axis": 0, "convert2ycbcr": True} if x.shape[1] == 3 else {"channel_axis": 0}
+    # In double precision, because a flat channel is told from its noise by division by its range.
+    seen = x.detach().double().cpu().numpy()
+    shrunk = [denoise_wavelet(image, sigma, mode="soft", method="BayesShrink", **colour) for image in seen]
+    return torch.from_numpy(np.stack(shrunk)).to(x).clamp(0, 1)
+
+
+def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
+    """R-CAM: the activation maps of the five likeliest classes, by weights 1/2, 1/4, … 1/32, and scaled to [0, 1].
+
+    classifier  a `Classifier`, or a module that holds one
+    x           (B, C, H, W) images
+
+    Returns (B, H, W), enlarged bilinearly from the features' resolution; 0 where the map is the same everywhere, as it
+    always is for a VGG at 32 pixels, whose features are one pixel. The map of a class sums the last convolutional
+    features, each weighted by what its mean adds to the logit. Where a linear layer follows the global average, as in
+    our networks, that is the class's row of this layer (Zhou et al., "Learning deep features for discriminative
+    localization", CVPR 2016); for torchvision's own VGG it is the gradient (Grad-CAM).
+
+    Raises InputError when there is no `Classifier` inside.
+    """
+    model = next((module for module in classifier.modules() if isinstance(module, Classifier)), None)
+    if model is None or not hasattr(model.network, "avgpool"):
+        raise InputError(
+            "pixel deflection steers by the last features of a labkit.networks.Classifier, got "
+            f"{type(classifier).__name__}; build one by networks.build"
+        )
+    seen = []
+    hook = model.network.avgpool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        with torch.no_grad():
+            classifier(x)
+    finally:
+        hook.remove()
+    features = seen[-1].requires_grad_()
+    *_, head = model.network.children()
+    with torch.enable_grad():
+        logits = head(torch.flatten(model.network.avgpool(features), 1))
+        top = logits.topk(min(_CLASSES, logits.shape[1]), 1).values
+        # Maps are linear in the logits, so that one gradient holds them all.
+        shares = 0.5 ** torch.arange(1, top.shape[1] + 1, device=top.device)
+        (weights,) = torch.autograd.grad((top * shares).sum(), features)
+    maps = (weights.sum((2, 3), keepdim=True) * features.detach()).sum(1, keepdim=True)
+    maps = functional.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    # A map that differs by rounding only says nothing.
+    return torch.where(high - low > 1e-6 * high.abs(), (maps - low) / (high - low).clamp_min(1e-30), 0.0)

@@ -1,0 +1,206 @@
+"""Local intrinsic dimensionality (LID) of an image's features, layer by layer, by which attacked images stand out."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from labkit.data import Images
+from labkit.defenses.base import Detector
+from labkit.errors import InputError
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+_AT_ONCE = 100
+_EXACT, _FAST = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist"
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh)
+_STAGE = re.compile(r"(.+\.)?layer\d+")  # as torchvision's ResNets name them
+# A layer that answers all images alike has no dimension; the estimate ends at 1,000 rather than at infinity.
+_FLATTEST = 1e-3
+
+
+class LID(Detector):
+    """ "Characterizing adversarial subspaces using local intrinsic dimensionality" (Ma et al., ICLR 2018).
+
+    In every layer the dimension of the data around an image is estimated from its distances to the images of a
+    minibatch (`dimension`). Logistic regression on these numbers tells clean and noisy images from attacked
+    ones (Algorithm 1). The noise is Gaussian and, image by image, as long in L2 as the attack's change.
+
+    neighbours  k, how many of the nearest count: 20 for CIFAR-10
+    batch       images in the minibatch: 100
+    rate        share of clean images that may be rejected; published are areas under the curve, and no threshold
+    held        share of the training images that sets the threshold, and on which nothing is fitted
+
+    Published detectors are fitted to one attack, FGSM for those that are to know others; it is passed to `fit`. The
+    layers are here the outputs of all activations, or of the residual stages where a network has stages, and the
+    logits; published are all layers. The publication draws a new minibatch for every hundred images; here it is drawn
+    once, so that what is said of an image does not depend on other images, nor on the draw. No image counts as its own
+    neighbour. As in the authors' code, the regression sees images that the classifier gets right.
+
+    `score` is the log-odds of "attacked". It needs the classifier that LID was fitted to, which is not part of the
+    state: after loading, `around(classifier)` gives it back.
+
+    reference       (batch, C, H, W)  the minibatch, and `answers` (batch, classes), what the classifier says of it
+    weight, bias    (layers,) and (), of the regression
+    """
+
+    reference: Tensor
+    answers: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, neighbours: int = 20, batch: int = 100, rate: float = 0.05, *, held: float = 0.3):
+        super().__init__(rate)
+        if not 2 <= neighbours < batch or not 0 < held < 1:
+            raise InputError(
+                "LID needs at least 2 neighbours, a batch of more images than that, and held in (0, 1), got "
+                f"{neighbours}, {batch} and {held:g}"
+            )
+        self.neighbours, self.batch, self.held = neighbours, batch, held
+        for name in ("reference", "answers", "weight"):
+            self.register_buffer(name, torch.empty(0))
+        self.register_buffer("bias", torch.zeros(()))
+        self._classifier: tuple[nn.Module, ...] = ()  # in a tuple: a module would become part of the state
+        self._features: list[Tensor] = []  # of the reference images, until they or the classifier move
+
+    @torch.no_grad()
+    def fit(self, images: Images, *, classifier: nn.Module, attack: Attack, progress: bool = False) -> Self:
+        """Learns what attacked images look like to this classifier. Returns self.
+
+        images      training images alone
+        classifier  images (B, C, H, W) -> logits, in evaluation mode, where this detector is
+        attack      attack(classifier, x, y) -> x_adv, what the detector learns to detect
+        """
+        order = torch.randperm(len(images), generator=self.generator)
+        n = math.ceil(self.held * (len(images) - self.batch))
+        if len(images) < 2 * self.batch or n * self.rate < 1:
+            raise InputError(
+                f"LID needs at least {2 * self.batch} images, and {math.ceil(1 / self.rate)} of them held out for a "
+                f"false-positive rate of {self.rate:g}, got {len(images)} and {max(n, 0)}; give more images"
+            )
+        reference, held, kept = order.split([self.batch, n, len(images) - self.batch - n])
+        self.reference = images.x[reference].to(self.bias)
+        self._use(classifier)
+        self.answers = classifier(self.reference)
+
+        parts = [*kept.split(_AT_ONCE)]
+        clean, noisy, attacked = [], [], []
+        for at in tqdm(parts, desc="attacking for LID", unit="batch", disable=not progress, delay=2):
+            x, y = images.x[at].to(self.bias), images.y[at].to(self.bias.device)
+            right = classifier(x).argmax(1) == y
+            if not right.any():
+                continue
+            x, y = x[right], y[right]
+            with torch.enable_grad():
+                x_adv = attack(classifier, x, y).detach()
+            for found, seen in ((clean, x), (noisy, self._noisy(x, x_adv)), (attacked, x_adv)):
+                found.append(self.dimensions(seen).cpu())
+        if not clean:
+            raise InputError("LID learns from images that the classifier gets right, and it gets none right; train it")
+        self._regress(torch.cat(clean + noisy).double().numpy(), torch.cat(attacked).double().numpy())
+        held = tqdm(held.split(_AT_ONCE), desc="calibrating LID", unit="batch", disable=not progress, delay=2)
+        self.calibrate(torch.cat([self.score(images.x[at].to(self.bias)) for at in held]))
+        return self
+
+    def score(self, x: Tensor) -> Tensor:
+        """Log-odds (B,) of each image x (B, C, H, W) being attacked."""
+        return self.dimensions(x) @ self.weight.to(x.dtype) + self.bias
+
+    def dimensions(self, x: Tensor) -> Tensor:
+        """LID (B, layers) of images x (B, C, H, W) in each layer, with the logits last; differentiable."""
+        self._check_fitted(bool(len(self.reference)))
+        self._check(x, self.reference.shape[1])
+        reference = self.reference.to(x.dtype)
+        if x.shape[1:] != reference.shape[1:]:
+            raise InputError(
+                f"LID compares with images of {tuple(reference.shape[2:])} pixels and got {tuple(x.shape[2:])}; "
+                "fit it to images of that size"
+            )
+        if not self._classifier:
+            raise InputError("LID has no classifier; call around(classifier) with the one that it was fitted to")
+        if not self._features or self._features[0].device != x.device or self._features[0].dtype != x.dtype:
+            with torch.no_grad():
+                parts = [layers(self._classifier[0], part) for part in reference.split(_AT_ONCE)]
+            self._features = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        with torch.no_grad():
+            # By differences, so that 0 is 0. For features the much faster inner products do: other images are far away.
+            own = torch.cdist(x.flatten(1), reference.flatten(1), compute_mode=_EXACT) == 0
+        seen = layers(self._classifier[0], x)
+        pairs = zip(seen, self._features, strict=True)
+        found = [dimension(torch.cdist(a, b, compute_mode=_FAST), self.neighbours, own) for a, b in pairs]
+        return torch.stack(found, 1)
+
+    def around(self, classifier: nn.Module) -> nn.Module:
+        self._check_fitted(bool(len(self.reference)))
+        with torch.no_grad():
+            answers = classifier(self.reference)
+        if answers.shape != self.answers.shape or not torch.allclose(answers, self.answers, rtol=1e-2, atol=1e-2):
+            raise InputError("LID was fitted to another classifier, or to this one before its training; fit it again")
+        self._use(classifier)
+        return super().around(classifier)
+
+    def extra_repr(self) -> str:
+        return f"neighbours={self.neighbours}, batch={self.batch}, rate={self.rate:g}"
+
+    def _use(self, classifier: nn.Module) -> None:
+        self._classifier, self._features = (classifier,), []
+
+    def _noisy(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=self.generator).to(x)
+        length = (x_adv - x).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+        return (x + length[:, None, None, None] * noise).clamp(0, 1)
+
+    def _regress(self, normal: np.ndarray, attacked: np.ndarray) -> None:
+        features = np.concatenate([normal, attacked])
+        scaler = StandardScaler().fit(features)
+        regression = LogisticRegression(max_iter=1000)
+        regression.fit(scaler.transform(features), np.repeat([0, 1], [len(normal), len(attacked)]))
+        # Of the features themselves: the scaling is folded into weight and bias.
+        weight = regression.coef_[0] / scaler.scale_
+        self.weight = torch.as_tensor(weight).to(self.bias)
+        self.bias.fill_(float(regression.intercept_[0] - weight @ scaler.mean_))
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        # How many images, classes and layers there are is known only once fitted, so take the sizes from there.
+        for name in ("reference", "answers", "weight"):
+            stored = state_dict.get(prefix + name)
+            if stored is not None:
+                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        self._classifier, self._features = (), []
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def layers(classifier: nn.Module, x: Tensor) -> list[Tensor]:
+    """Outputs (B, features) of the residual stages of a network, or else of its activations, and its logits."""
+    modules = [module for name, module in classifier.named_modules() if _STAGE.fullmatch(name)]
+    modules = modules or [module for module in classifier.modules() if isinstance(module, _ACTIVATIONS)]
+    outputs = []
+    hooks = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
+    try:
+        outputs.append(classifier(x))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [output.flatten(1) for output in outputs]
+
+
+def dimension(r: Tensor, k: int, own: Tensor | None = None) -> Tensor:
+    """The maximum-likelihood estimate of LID, −(1/k Σᵢ log rᵢ/rₖ)⁻¹, from the k smallest distances.
+
+    So estimated by Amsaleg et al., "Estimating local intrinsic dimensionality", KDD 2015, and used by Ma et al.
+
+    r    (B, N)  distances of B points to N others
+    own  (B, N)  bool, where the two are the same point, which is no neighbour
+    """
+    r = r.clamp_min(torch.finfo(r.dtype).tiny)
+    if own is not None:
+        r = r.masked_fill(own, torch.inf)
+    nearest = r.topk(k, largest=False, sorted=True).values
+    return -1 / (nearest / nearest[:, -1:]).log().mean(1).clamp_max(-_FLATTEST)

@@ -1,0 +1,162 @@
+"""MagNet: an autoencoder of natural images, which reforms what it is given and rejects what it cannot rebuild."""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from labkit.dae import corrupt
+from labkit.data import Images, Lazy
+from labkit.defenses.base import Defense, Detector
+from labkit.errors import InputError
+
+_BATCHES = 2000
+_AT_ONCE = 500
+_PIXELS = 32**2  # of the images for which the strength of the regularisation was published
+
+
+class MagNet(Defense):
+    """The reformer of "MagNet: a two-pronged defense against adversarial examples" (Meng & Chen, CCS 2017).
+
+    x is replaced by its reconstruction. The autoencoder is the one published for CIFAR-10: three 3×3 convolutions,
+    each followed by a sigmoid, the first two with `width` channels, the last with those of the image. It learns to
+    undo Gaussian noise, by Adam on the mean squared error.
+
+    noise           standard deviation of the noise, which is drawn anew for every batch
+    width           channels of the hidden layers: 3 as in the authors' code, which is for MNIST, and in what others
+                    made of it for CIFAR-10. With 32, images are rebuilt better, at ten times the cost of a batch
+    epochs          published are 400 of 176 batches, hours on a CPU. By default as many as 2,000 batches take, however
+                    many images there are
+    lr              of Adam; published is 1e-3, his own. With 1e-2, 1,000 batches reach on CIFAR-10 the 27 dB that
+                    otherwise take 5,000; for the published schedule ask for lr=1e-3, epochs=400
+    batch           images in one step
+    regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors'
+                    code; larger images count as much as those
+
+    The publication leaves the initial weights open; they are Glorot's, as in the library that its authors used.
+    """
+
+    def __init__(self, *, noise=0.025, width=3, epochs: int | None = None, lr=1e-2, batch=256, regularisation=1e-9):
+        super().__init__()
+        if noise < 0 or width < 1 or (epochs is not None and epochs < 1) or lr <= 0 or batch < 1 or regularisation < 0:
+            raise InputError(
+                "MagNet needs width, epochs and batch >= 1, lr > 0, noise and regularisation >= 0, got "
+                f"{width}, {epochs}, {batch}, {lr:g}, {noise:g} and {regularisation:g}"
+            )
+        self.noise, self.width, self.epochs = noise, width, epochs
+        self.lr, self.batch, self.regularisation = lr, batch, regularisation
+        self.register_module("autoencoder", None)
+        # Knows where the defense was moved to before there is an autoencoder to tell.
+        self.register_buffer("here", torch.empty(0), persistent=False)
+
+    def fit(self, images: Images, *, progress: bool = False) -> Self:
+        """Trains the autoencoder on these images, which must be training images alone. Returns self."""
+        self.autoencoder = self._build(images.x.shape[1])
+        for layer in self.autoencoder[::2]:
+            # Drawn on the CPU, and in single precision, whatever the device.
+            drawn = torch.empty(layer.weight.shape)
+            nn.init.xavier_uniform_(drawn, generator=self.generator)
+            layer.weight.data.copy_(drawn)
+            nn.init.zeros_(layer.bias)
+        self.autoencoder.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(self.autoencoder.parameters(), lr=self.lr)
+        steps = math.ceil(len(images) / self.batch)
+        epochs = math.ceil(_BATCHES / steps) if self.epochs is None else self.epochs
+        bar = tqdm(total=steps * epochs, desc="training MagNet", unit="batch", disable=not progress, delay=2)
+        with bar, torch.enable_grad():
+            for epoch in range(epochs):
+                error = 0.0
+                for at in torch.randperm(len(images), generator=self.generator).split(self.batch):
+                    x = images.x[at]
+                    # Measured on a CPU: with the channels last, a batch takes a third of the time.
+                    seen = corrupt(x, self.noise, self.generator).to(self.here, memory_format=torch.channels_last)
+                    energy = 0.0
+                    for layer in self.autoencoder:
+                        seen = layer(seen)
+                        if isinstance(layer, nn.Sigmoid):
+                            energy = energy + seen.square().sum(1).mean() * _PIXELS
+                    loss = functional.mse_loss(seen, x.to(self.here))
+                    optimizer.zero_grad()
+                    (loss + self.regularisation * energy).backward()
+                    optimizer.step()
+                    error += loss.item() * len(at)
+                    bar.update()
+                if not math.isfinite(error):
+                    raise InputError(f"MagNet diverged in epoch {epoch + 1}; choose a learning rate below {self.lr:g}")
+                bar.set_postfix(epoch=f"{epoch + 1}/{epochs}", error=f"{error / len(images):.5f}")
+        self.autoencoder.to(memory_format=torch.contiguous_format).requires_grad_(False)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_fitted(self.autoencoder is not None)
+        self._check(x, self.autoencoder[0].in_channels)
+        return self.autoencoder(x)
+
+    def extra_repr(self) -> str:
+        return f"noise={self.noise:g}, width={self.width}, epochs={self.epochs}, lr={self.lr:g}"
+
+    def _build(self, channels: int) -> nn.Sequential:
+        with torch.device("meta"):  # torch's constructors would draw from the global random state
+            layers = [
+                nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+                for inputs, outputs in ((channels, self.width), (self.width, self.width), (self.width, channels))
+            ]
+        net = nn.Sequential(*(module for layer in layers for module in (layer, nn.Sigmoid())))
+        return net.to_empty(device=self.here.device).to(self.here.dtype).requires_grad_()
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        # For how many channels it was fitted is known only once fitted, so build what is to be filled.
+        stored = state_dict.get(prefix + "autoencoder.0.weight")
+        if stored is not None:
+            self.width = len(stored)
+            self.autoencoder = self._build(stored.shape[1]).requires_grad_(False)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class MagNetDetector(Detector):
+    """MagNet's detector by reconstruction error: ‖x − AE(x)‖ₚᵖ a pixel value (Meng & Chen, CCS 2017).
+
+    rate      share of clean images that may be rejected
+    p         of the norm; 1 for CIFAR-10
+    held      share of the training images that sets the threshold and does not train the autoencoder
+    reformer  the `MagNet` that is trained and measured: for CIFAR-10 detector and reformer have the same structure.
+              `detector.around(nn.Sequential(detector.reformer, classifier))` is both prongs together
+
+    Published beside it are detectors by the divergence between what the classifier says of x and of AE(x); they need
+    the classifier and are not part of this one.
+    """
+
+    def __init__(self, rate: float = 0.001, *, p: float = 1, held: float = 0.1, reformer: MagNet | None = None):
+        super().__init__(rate)
+        if p <= 0 or not 0 < held < 1:
+            raise InputError(f"MagNetDetector needs p > 0 and held in (0, 1), got {p:g} and {held:g}")
+        self.p, self.held = p, held
+        self.reformer = MagNet() if reformer is None else reformer
+
+    def fit(self, images: Images, *, progress: bool = False) -> Self:
+        """Trains the autoencoder on most of these training images and sets the threshold by the rest. Returns self."""
+        order = torch.randperm(len(images), generator=self.generator)
+        held, kept = order.split([n := math.ceil(self.held * len(images)), len(images) - n])
+        if n * self.rate < 1 or not len(kept):  # said before the training rather than after it
+            raise InputError(
+                f"a false-positive rate of {self.rate:g} needs at least {math.ceil(1 / self.rate)} held-out images, "
+                f"and {self.held:g} of {len(images)} images are {n}; ask for a larger rate or give more images"
+            )
+        self.reformer.generator = self.generator
+        self.reformer.fit(images[kept], progress=progress)
+        self.calibrate(self._scores(images.x, held).to(self.threshold))
+        return self
+
+    def score(self, x: Tensor) -> Tensor:
+        """Mean over the pixel values of |x − AE(x)|ᵖ: (B,)."""
+        return (x - self.reformer(x)).abs().pow(self.p).mean((1, 2, 3))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}, p={self.p:g}, held={self.held:g}"
+
+    @torch.no_grad()
+    def _scores(self, x: Tensor | Lazy, at: Tensor) -> Tensor:
+        return torch.cat([self.score(x[part].to(self.threshold)).cpu() for part in at.split(_AT_ONCE)])

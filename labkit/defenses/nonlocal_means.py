@@ -1,0 +1,65 @@
+"""Non-local means: each pixel becomes a mean of the pixels nearby that are surrounded alike."""
+
+import warnings
+
+import numpy as np
+import torch
+from skimage.restoration import denoise_nl_means, estimate_sigma
+from torch import Tensor
+
+from labkit.defenses.base import Defense
+from labkit.errors import InputError
+
+_STRENGTH = 0.8
+
+
+class NonLocalMeans(Defense):
+    """Buades, Coll & Morel, "A non-local algorithm for image denoising", CVPR 2005, by scikit-image's fast mode.
+
+    patch_size      pixels a side of the patches that are compared, all channels together
+    patch_distance  how many pixels away, along each axis, patches are looked for
+    h               distance of patches, in pixel units, at which weights have fallen to 1/e. None means .8 times the
+                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994), as in
+                    scikit-image's example of the fast mode; the other two defaults are from there as well
+
+    An attack is not Gaussian noise and a clean image still has texture: the estimate is what a user without any
+    knowledge of the attack would take. An image without any noise is returned as it is. Not differentiable.
+    """
+
+    differentiable = False
+
+    def __init__(self, patch_size=5, patch_distance=6, h=None):
+        super().__init__()
+        if patch_size < 1 or patch_distance < 1:
+            raise InputError(
+                "non-local means needs patch_size ≥ 1 and patch_distance ≥ 1, got "
+                f"{patch_size} and {patch_distance} pixels"
+            )
+        if h is not None and not h > 0:
+            raise InputError(f"the distance h of non-local means must be positive, got {h:g}")
+        self.patch_size, self.patch_distance, self.h = patch_size, patch_distance, h
+        self.smallest = max(5, patch_size)  # the estimate of the noise needs five
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        images = x.movedim(1, -1).double().cpu().numpy()
+        cleaned = np.stack([self._clean(image) for image in images])
+        return torch.from_numpy(cleaned).movedim(-1, 1).clamp(0, 1).to(x).contiguous()
+
+    def extra_repr(self) -> str:
+        return f"patch_size={self.patch_size}, patch_distance={self.patch_distance}, h={self.h}"
+
+    def _clean(self, image: np.ndarray) -> np.ndarray:
+        h = self.h or _STRENGTH * _noise(image)
+        if not h:
+            return image
+        cleaned = denoise_nl_means(image, self.patch_size, self.patch_distance, h, fast_mode=True, channel_axis=-1)
+        return cleaned.reshape(image.shape)  # a single channel was squeezed away
+
+
+def _noise(image: np.ndarray) -> float:
+    """Standard deviation of the noise of an image (H, W, C), the mean over channels; a constant channel has none."""
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the median of nothing, which a constant channel leaves
+        return float(np.nan_to_num(estimate_sigma(image, channel_axis=-1)).mean())

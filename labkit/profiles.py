@@ -1,0 +1,182 @@
+"""Profiles: the four sizes of the whole lab, from a test's seconds to a GPU's hours."""
+
+import os
+from dataclasses import dataclass, replace
+
+from labkit.errors import InputError
+from labkit.recipes import (
+    AttackRecipe,
+    ClassifierRecipe,
+    DaeRecipe,
+    DataRecipe,
+    DictionaryRecipe,
+    StrataRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+    rebase,
+)
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """How hard the adaptive attackers try: on `n` test images, with so many steps of PGD, and so many queries.
+
+    autoattack  whether AutoAttack, which takes hours through T on a CPU, is among them
+    """
+
+    n: int | None = 100
+    steps: int = 20
+    queries: int = 100
+    autoattack: bool = False
+
+
+# Atoms and sparsity of the three that the paper names.
+_D3 = tuple(("d3", (("atoms", atoms), ("sparsity", k))) for atoms, k in ((40_000, 5), (10_000, 5), (10_000, 4)))
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """How many test images the competitors are asked about, by what an image costs them, and what else they get.
+
+    fast, slow, slowest  test images (`rivals` says who is which); None means all
+    trained              whether networks are trained for those that need one of their own
+    draws                of a random defense for each gradient of an attacker who knows it
+    options              what differs from published settings: (name, options of its DefenseRecipe); twice is two rows
+    """
+
+    fast: int | None
+    slow: int
+    slowest: int
+    trained: bool = True
+    draws: int = 20
+    options: tuple[tuple[str, tuple], ...] = (_D3[1], _D3[2])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's."""
+
+    name: str
+    data: DataRecipe
+    transform: TransformRecipe
+    stratified: StratifiedRecipe
+    classifier: ClassifierRecipe
+    attacks: tuple[AttackRecipe, ...]
+    adaptive: Adaptive
+    rivals: Rivals
+
+    @property
+    def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
+        """What the defense tables put before the classifier."""
+        return self.transform, self.stratified
+
+    def retrained(self, transform: TransformRecipe | StratifiedRecipe | None = None) -> ClassifierRecipe:
+        """The same classifier, trained on T(x) (paper, Section 3.5)."""
+        return replace(self.classifier, transform=transform or self.transform)
+
+
+def _profile(
+    name: str, *, train, test, dictionary: dict, dae: dict, strata: dict, classifier, bim_steps, adaptive, rivals
+) -> Profile:
+    data = DataRecipe(train=train, test=test)
+    transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
+    return Profile(
+        name=name,
+        data=data,
+        transform=transform,
+        stratified=StratifiedRecipe(StrataRecipe(DaeRecipe(data, **dae), **strata), transform),
+        classifier=ClassifierRecipe(data=data, **classifier),
+        attacks=(
+            AttackRecipe("clean", 0.0, 0),
+            AttackRecipe("fgsm", 0.04),
+            AttackRecipe("fgsm", 0.08),
+            AttackRecipe("bim", 0.03, bim_steps),
+        ),
+        adaptive=Adaptive(**adaptive),
+        rivals=rivals,
+    )
+
+
+SMOKE = _profile(
+    "smoke",
+    train=600,
+    test=60,
+    bim_steps=3,
+    adaptive=dict(n=30, steps=3, queries=5),
+    rivals=Rivals(
+        fast=20,
+        slow=4,
+        slowest=2,
+        draws=2,
+        options=(
+            ("d3", (("atoms", 200), ("sparsity", 4))),
+            ("magnet", (("epochs", 1),)),
+            ("magnet-detector", (("epochs", 1), ("rate", 0.1))),
+            ("quilting", (("patches", 2000),)),
+            ("crops", (("crops", 4), ("patches", 2000))),
+            ("deflection", (("draws", 2),)),
+            ("pixeldefend", (("epochs", 1),)),
+        ),
+    ),
+    dictionary=dict(K=12, images=60, passes=1, batch=30),
+    dae=dict(width=8, epochs=1),
+    strata=dict(clusters=2, components=16, neighbours=5),
+    classifier=dict(width=0.125, epochs=3, batch=32),
+)
+QUICK = _profile(
+    "quick",
+    train=8000,
+    test=500,
+    bim_steps=10,
+    adaptive=dict(),
+    rivals=Rivals(
+        fast=100,
+        slow=24,
+        slowest=8,
+        trained=False,
+        draws=5,
+        options=(("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet-detector", (("rate", 0.005),))),
+    ),
+    dictionary=dict(images=400, passes=4),
+    dae=dict(epochs=5),
+    strata=dict(),
+    classifier=dict(width=0.25, epochs=8),
+)
+LAB = _profile(
+    "lab",
+    train=None,
+    test=2000,
+    bim_steps=20,
+    adaptive=dict(n=1000, steps=100, queries=1000, autoattack=True),
+    rivals=Rivals(fast=1000, slow=200, slowest=100),
+    dictionary=dict(images=2000, passes=6),
+    dae=dict(epochs=10),
+    strata=dict(),
+    classifier=dict(width=0.25, epochs=30, batch=128, lr=0.1),
+)
+PAPER = _profile(
+    "paper",
+    train=None,
+    test=None,
+    bim_steps=20,
+    adaptive=dict(n=None, steps=100, queries=5000, autoattack=True),
+    rivals=Rivals(fast=None, slow=1000, slowest=200, options=_D3),
+    dictionary=dict(images=10_000, passes=10),
+    dae=dict(epochs=20),
+    strata=dict(),
+    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1),
+)
+PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
+
+
+def profile(name: str, *, dataset: str | None = None, resolution: int | None = None) -> Profile:
+    """A profile by name ("" is $LABKIT_PROFILE, or quick), on another data set or at another resolution if asked for.
+
+    Raises InputError naming the known profiles when `name` is not one of them.
+    """
+    name = name or os.environ.get("LABKIT_PROFILE") or "quick"
+    if name not in PROFILES:
+        raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
+    chosen = PROFILES[name]
+    data = replace(chosen.data, name=dataset or chosen.data.name, resolution=resolution or None)
+    return rebase(chosen, data)
