@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, recipes
+from labkit import artifacts_cli, profiles
 from labkit.errors import InputError
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Run the numbered notebooks in order and write one page each, their tables, an index and a manifest."
     parser = commands.add_parser("report", help="notebooks to a browsable report", description=text)
-    parser.add_argument("--profile", default="quick", help=f"{', '.join(recipes.PROFILES)} (default: %(default)s)")
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(profiles.PROFILES)} (default: %(default)s)")
     parser.add_argument(
         "--dataset",
         default="fashion",
@@ -79,7 +79,7 @@ def _add_profiles(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _profiles(options: argparse.Namespace) -> int:
     rows = [("profile", "train", "test", "K", "S", "lambda", "images", "passes", "classifier", "epochs", "BIM steps")]
-    for name, profile in recipes.PROFILES.items():
+    for name, profile in profiles.PROFILES.items():
         d, c = profile.transform.dictionary, profile.classifier
         steps = next(attack.steps for attack in profile.attacks if attack.name == "bim")
         counts = (profile.data.train or "all", profile.data.test or "all", d.K, d.S, d.lam, d.images, d.passes)

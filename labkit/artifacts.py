@@ -8,14 +8,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import cdl, classifiers, dae, data, networks
+from labkit import cdl, classifiers, dae, data, defenses, metrics, networks
+from labkit.attacks import fgsm
+from labkit.budget import Budget
 from labkit.data import Images, settle
+from labkit.defenses import Defense
 from labkit.errors import InputError
 from labkit.recipes import (
     ClassifierRecipe,
     ClusterRecipe,
     DaeRecipe,
     DataRecipe,
+    DefenseRecipe,
     DictionaryRecipe,
     StrataRecipe,
     StratifiedRecipe,
@@ -26,6 +30,7 @@ from labkit.store import Store, key
 from labkit.strata import Strata, StratifiedTransform
 
 _PROJECTED_AT_ONCE = 1000
+_COMPARED = 200  # training images whose PSNR another defense is brought to
 
 
 class Workbench:
@@ -119,9 +124,14 @@ class Workbench:
         return self._learned(named, recipe.transform.dictionary, mine, train.digest, what)[0]
 
     def transform(
-        self, recipe: TransformRecipe | StratifiedRecipe, *, backward: str = "exact"
-    ) -> SparseTransform | StratifiedTransform:
-        """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device."""
+        self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe, *, backward: str = "exact"
+    ) -> SparseTransform | StratifiedTransform | Defense:
+        """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device.
+
+        Of a DefenseRecipe, the competitor.
+        """
+        if isinstance(recipe, DefenseRecipe):
+            return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
             return self._layer(recipe, self.dictionary(recipe.dictionary), backward)
         layers = [
@@ -129,6 +139,31 @@ class Workbench:
             for m in range(recipe.strata.clusters)
         ]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
+
+    def defense(self, recipe: DefenseRecipe) -> Defense:
+        """A competitor, fitted to the training images, on the device."""
+        train, options = self.images(recipe.data, "train"), dict(recipe.options)
+        if recipe.like:
+            options["psnr"] = self.fidelity(recipe.like)
+        defense = defenses.build(recipe.name, **options)
+
+        def build(scratch):
+            how = {"progress": self.progress} | ({"checkpoint": scratch} if defense.resumable else {})
+            if recipe.victim:
+                how |= {"classifier": self.classifier(recipe.victim), "attack": _watched_for}
+            fitted = defense.to(self.device).fit(train, **how)
+            return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
+
+        if type(defense).fit is not Defense.fit:
+            defense.load_state_dict(self.store.fetch("defense", recipe, build, digest=train.digest).tensors)
+        return defense.eval().requires_grad_(False).to(self.device)
+
+    def fidelity(self, recipe: TransformRecipe | StratifiedRecipe) -> float:
+        """Mean PSNR of T(x) over the first training images, in dB."""
+        train, layer = self.images(recipe.data, "train"), self.transform(recipe)
+        x = train.x[:_COMPARED].to(self.device)
+        with torch.no_grad():
+            return float(metrics.psnr(layer(x), x).mean())
 
     def _layer(self, recipe: TransformRecipe, d: Tensor, backward: str) -> SparseTransform:
         layer = SparseTransform(
@@ -139,10 +174,11 @@ class Workbench:
             boundary=recipe.boundary,
             gap_tol=recipe.gap_tol,
             backward=backward,
+            dim=recipe.dim,
         )
         return layer.eval().to(self.device)
 
-    def projected(self, recipe: TransformRecipe | StratifiedRecipe) -> Images:
+    def projected(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Images:
         """T(x) of all training images, computed once in chunks that survive a kill, kept in half precision."""
         train = self.images(recipe.data, "train")
 
@@ -153,8 +189,9 @@ class Workbench:
                 for start in range(0, len(train), _PROJECTED_AT_ONCE):
                     file = scratch / f"{start:09d}.safetensors"
                     if not file.is_file():
+                        x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
                         with torch.no_grad():
-                            x = layer(train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)).half().cpu()
+                            x = (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half().cpu()
                         save_file({"x": x.contiguous()}, file.with_suffix(".new"))
                         file.with_suffix(".new").rename(file)
                     x = load_file(file)["x"]
@@ -190,3 +227,8 @@ class Workbench:
 
     def _bar(self, what: str, unit: str, total: int | None = None):
         return tqdm(desc=what, unit=unit, total=total, disable=not self.progress, delay=2)
+
+
+def _watched_for(model, x: Tensor, y: Tensor) -> Tensor:
+    """The attack that a detector is shown while it is fitted: the paper's FGSM-0.08."""
+    return fgsm(model, x, y, budget=Budget.dissimilarity(0.08))

@@ -13,12 +13,14 @@ from labkit import threat
 from labkit.artifacts import Workbench
 from labkit.attacks import ATTACKS, MINIMAL, fit_universal
 from labkit.budget import Budget, at_average
+from labkit.defenses.base import Detector
 from labkit.errors import InputError
-from labkit.recipes import AttackRecipe, ClassifierRecipe, StratifiedRecipe, TransformRecipe
+from labkit.recipes import AttackRecipe, ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
 from labkit.strata import StratifiedTransform
 
 _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation
+_ATTACKED_SEED = 0  # of a random defense while it is attacked; it is judged on other draws
 _NORMS = ("dissimilarity", "average", "l2", "linf", "none")
 
 
@@ -30,7 +32,7 @@ class Attempt:
     """
 
     victim: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | None
+    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
     attack: AttackRecipe
     knowledge: str
     version: int = 3
@@ -75,33 +77,37 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
 
 
 class _System:
-    """What an attempt attacks: the view of its attacker, cluster by cluster where the vote is held."""
+    """What an attempt attacks: the view of its attacker, group by group where it differs between images."""
 
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
         self.network = bench.classifier(attempt.victim)
         self.defense = bench.transform(attempt.defense) if attempt.defense else None
+        if getattr(self.defense, "stochastic", False):
+            self.defense.seeded(_ATTACKED_SEED)
 
-    def view(self, stratum: int | None = None) -> torch.nn.Module:
-        return threat.view(self.network, self.defense, self.attempt.knowledge, stratum=stratum)
+    def view(self, **group) -> torch.nn.Module:
+        draws = self.attempt.attack.draws
+        return threat.view(self.network, self.defense, self.attempt.knowledge, draws=draws, **group)
 
     def attack(self, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
-        attack = ATTACKS[self.attempt.attack.name]
-        if not self._held():
-            return attack(self.view(), x, y, budget=budget, **options)
-        made, home = x.clone(), self.defense.strata.vote(x)
-        for stratum in home.unique().tolist():
-            mine = home == stratum
-            made[mine] = attack(self.view(stratum), x[mine], y[mine], budget=budget, **options)
+        attack, made = ATTACKS[self.attempt.attack.name], x.clone()
+        for mine, group in self._groups(x, y):
+            made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
         return made
 
     @torch.no_grad()
     def right(self, x_adv: Tensor, y: Tensor) -> int:
-        system = threat.judged(self.network, self.defense)
-        return int((system(x_adv).argmax(1) == y).sum())
+        return int(threat.withstood(threat.judged(self.network, self.defense)(x_adv), y, self.defense).sum())
 
-    def _held(self) -> bool:
-        return self.attempt.knowledge == "fixed-stratum" and isinstance(self.defense, StratifiedTransform)
+    def _groups(self, x: Tensor, y: Tensor):
+        """Which images are attacked together, and what their view has to be told."""
+        if self.attempt.knowledge == "fixed-stratum" and isinstance(self.defense, StratifiedTransform):
+            home = self.defense.strata.vote(x)
+            return [(home == m, {"stratum": m}) for m in home.unique().tolist()]
+        if isinstance(self.defense, Detector):
+            return [(y == c, {"label": c}) for c in y.unique().tolist()]
+        return [(slice(None), {})]
 
 
 def _budget(attack: AttackRecipe, x) -> Budget | None:

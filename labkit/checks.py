@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -13,10 +13,12 @@ from labkit.artifacts import Workbench
 from labkit.attacks import fgsm, noise, pgd, square
 from labkit.attacks.common import ascent, log_odds
 from labkit.budget import Budget
-from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe
+from labkit.profiles import Profile
+from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
 
 _SIZES = (0.02, 0.08, 0.3)
+_CHECKED = 60  # images: a dozen attacks are run on them
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
 
     found = bench.store.fetch("checks", audit, build, digest=f"{train.digest}:{test.digest}")
     return pd.DataFrame(found.facts["rows"])
+
+
+def audits(profile: Profile) -> dict[str, Audit]:
+    """What is checked beside the tables of a profile: the undefended network, and each retrained one behind its T."""
+    how = profile.adaptive
+    count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
+    small = rebase(profile, replace(profile.data, test=count))
+    effort = {"n": min(_CHECKED, count or _CHECKED), "steps": how.steps, "queries": how.queries}
+    every = {"No Defense": Audit(small.classifier, None, **effort)}
+    return every | {T.label: Audit(small.retrained(T), T, **effort) for T in small.defenses}
+
+
+def verdicts(profile: Profile, bench: Workbench) -> str:
+    """For the caption of a table: the summary of each of its `audits`."""
+    found = {name: summary(panel(audit, bench)) for name, audit in audits(profile).items()}
+    return "Checks of the attacks. " + " ".join(f"{name}: {said}" for name, said in found.items())
 
 
 def run(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from labkit import attempts, metrics
 from labkit.artifacts import Workbench
-from labkit.recipes import Profile
+from labkit.profiles import Profile
 from labkit.split import split
 
 _BATCH = 250

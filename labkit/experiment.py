@@ -14,11 +14,13 @@ from labkit import metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import Attempt, adversarial
 from labkit.classifiers import predict
+from labkit.defenses.base import Around
+from labkit.profiles import Profile
 from labkit.recipes import (
     AttackRecipe,
     ClassifierRecipe,
     DataRecipe,
-    Profile,
+    DefenseRecipe,
     StratifiedRecipe,
     TransformRecipe,
     rebase,
@@ -27,6 +29,7 @@ from labkit.split import split
 from labkit.stl import SparseTransform
 
 _BATCH = 250
+_JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
     "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "recipe",
@@ -38,7 +41,7 @@ class Case:
     """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge."""
 
     classifier: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | None
+    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
     attack: AttackRecipe
     knowledge: str = "classifier"
     version: int = 3
@@ -47,11 +50,17 @@ class Case:
     def data(self) -> DataRecipe:
         return self.classifier.data
 
+    @property
+    def label(self) -> str:
+        """The defense as tables name it: what stands before the network, and what lies in it."""
+        before = self.defense.label if self.defense else ""
+        return " + ".join(filter(None, (before, self.classifier.label))) or "No Defense"
+
     def attempt(self) -> Attempt:
         """What has to be attacked for this case; cases that differ only in what is judged share one."""
         victim, defense = self.classifier, self.defense
         if self.knowledge == "transfer":
-            victim = _vanilla(victim)
+            victim = victim.undefended
         if self.knowledge in ("transfer", "classifier"):
             defense = None
         knowledge = "classifier" if defense is None else self.knowledge
@@ -116,14 +125,13 @@ def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     for case in cases:
         groups.setdefault((case.classifier, case.defense), []).append(case)
     rows = []
-    for (network, defense), mine in groups.items():
-        y = bench.images(network.data, "test").y
-        right = [decisions(case, bench)[2] == y for case in mine]
+    for (network, _), mine in groups.items():
+        right = [decisions(case, bench)[2] for case in mine]
         found = metrics.accuracy(torch.stack(right).all(0))
         hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
         rows.append(
             {
-                "defense": defense.label if defense else "No Defense",
+                "defense": hardest.label,
                 "retrained": network.transform is not None,
                 **dict(zip(("accuracy", "low", "high", "n"), found, strict=True)),
                 "attacks": len(mine),
@@ -154,22 +162,31 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 
 
 def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
-    """Images as attacked, as the classifier gets them, and the classes it gives them: x_adv, T(x_adv), labels."""
+    """x_adv, T(x_adv), right: images as attacked, as the network gets them (n, C, H, W), which are withstood (n,).
+
+    Where a defense is no map of images, the classifier gets them as they are.
+    """
     x_adv = adversarial(case.attempt(), bench)
-    seen = x_adv
-    if case.defense:
-        layer = bench.transform(case.defense)
+    defense = bench.transform(case.defense) if case.defense else None
+    if getattr(defense, "stochastic", False):
+        defense.seeded(_JUDGED_SEED)
+    parts, y = x_adv.split(_BATCH), bench.images(case.data, "test").y
+    seen, before = x_adv, None
+    if defense is not None and not isinstance(defense, Around):
         with torch.no_grad():
-            seen = torch.cat([layer(part.to(bench.device)).cpu() for part in x_adv.split(_BATCH)])
-    return x_adv, seen, predict(bench.classifier(case.classifier), seen).argmax(1).cpu()
+            seen = torch.cat([defense(part.to(bench.device)).cpu() for part in parts])
+    else:
+        before = defense
+    logits = predict(threat.judged(bench.classifier(case.classifier), before), seen, batch=_BATCH)
+    return x_adv, seen, threat.withstood(logits.cpu(), y, defense, attacked=case.attack.name != "clean")
 
 
 def _measure(case: Case, bench: Workbench) -> dict:
     started = time.perf_counter()
     test = bench.images(case.data, "test")
-    x_adv, seen, labels = decisions(case, bench)
+    x_adv, seen, right = decisions(case, bench)
     x = test.x[:]
-    found = metrics.accuracy(labels == test.y)
+    found = metrics.accuracy(right)
     psnr = float(metrics.psnr(seen, x).mean())
     return {
         "accuracy": found.value,
@@ -189,7 +206,7 @@ def _settings(case: Case, bench: Workbench) -> dict:
         "n": len(test),
         "classifier": f"{network.network} ×{network.width:g}",
         "retrained": network.transform is not None,
-        "defense": case.defense.label if case.defense else "No Defense",
+        "defense": case.label,
         "attack": case.attack.label,
         "budget": case.attack.size,
         "knowledge": "–" if case.attack.name in ("clean", "noise") else case.knowledge,
@@ -197,15 +214,11 @@ def _settings(case: Case, bench: Workbench) -> dict:
     }
 
 
-def _vanilla(recipe: ClassifierRecipe) -> ClassifierRecipe:
-    return replace(recipe, transform=None)
-
-
 def shrinkage(layers: dict[float, SparseTransform], x: Tensor, x_adv: Tensor) -> pd.DataFrame:
     """How much of a perturbation each layer leaves, one row per λ (paper, Section 3.1, Condition 2).
 
     kept             mean over images of ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖
-    low-pass share   share of the perturbation's energy in the low-pass part, which T hands on as it is
+    low-pass share   share of the perturbation's energy in the low-pass part, which T hands on without coding it
     """
     rows = []
     for lam, layer in layers.items():
@@ -250,11 +263,11 @@ def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tens
 def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     """Accuracy of a case for each true class, with its interval, the hardest hit first."""
     test = bench.images(case.data, "test")
-    _, _, labels = decisions(case, bench)
+    right = decisions(case, bench)[2]
     rows = []
     for c, name in enumerate(test.classes):
         mine = test.y == c
         if mine.any():
-            found = metrics.accuracy(labels[mine] == c)
+            found = metrics.accuracy(right[mine])
             rows.append({"class": name, "n": found.n, "accuracy": found.value, "low": found.low, "high": found.high})
     return pd.DataFrame(rows).sort_values("accuracy", kind="stable").round(3).reset_index(drop=True)

@@ -27,7 +27,7 @@ _MAX_TABLE = (20, 12)  # rows and columns of a table that the index shows; a lar
 class Settings:
     """What every notebook of one report is given, as plain scalars.
 
-    profile     name of a recipes.Profile
+    profile     name of a profiles.Profile
     dataset     as for `data.load`
     resolution  side of the images in pixels, 0 for as stored
     data_root   folder of downloaded data sets, "" for the default

@@ -11,7 +11,7 @@ import nbformat
 from tqdm import tqdm
 
 import labkit
-from labkit import recipes, runner
+from labkit import profiles, runner
 from labkit.errors import InputError
 from labkit.report_folder import ReportFolder, Settings, duration
 
@@ -29,7 +29,7 @@ def check(
     """
     if settings.resolution < 0:
         raise InputError(f"resolution is a side in pixels, 0 for as stored; got {settings.resolution}")
-    profile = recipes.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
+    profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
     near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not near.is_dir():
         raise InputError(f"{near} is a file; --out names a folder")

@@ -155,6 +155,63 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     return _clean(fig)
 
 
+def rivals(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
+    """Every defense on a line of its own: clean, under `attack` by who does not know it, and by who does (`rivals`)."""
+    kinds = {
+        "clean images": (rows.attack == "Clean", "o", "#5c5c5c", "#5c5c5c"),
+        f"{attack}, attacker does not know it": (
+            (rows.attack == attack) & ~rows.knowledge.isin(threat.AWARE), "s", "#0072b2", "#0072b2",
+        ),
+        f"{attack}, attacker knows it": (
+            (rows.attack == attack) & rows.knowledge.isin(threat.AWARE), "D", "#d55e00", "white",
+        ),
+    }  # fmt: skip
+    names = list(dict.fromkeys(rows.defense))
+    fig, ax = plt.subplots(figsize=(8, 0.36 * len(names) + 1.4), layout="constrained")
+    for at, (label, (chosen, marker, colour, face)) in enumerate(kinds.items()):
+        part = rows[chosen]
+        ax.errorbar(
+            part.accuracy,
+            [names.index(name) + 0.22 * (at - 1) for name in part.defense],
+            xerr=[part.accuracy - part.low, part.high - part.accuracy],
+            fmt=marker,
+            color=colour,
+            markerfacecolor=face,
+            markersize=5.5,
+            capsize=2,
+            linewidth=1,
+            label=label,
+        )
+    for at in range(1, len(names), 2):
+        ax.axhspan(at - 0.5, at + 0.5, color="#f3f3f3", zorder=0)
+    counts = rows.drop_duplicates("defense").set_index("defense").n
+    ax.set_yticks(range(len(names)), [f"{name} (n = {counts[name]:,})" for name in names])
+    ax.set(xlabel="accuracy (95 % interval)", xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.25)
+    fig.suptitle(title, fontsize=11)
+    fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    return _clean(fig)
+
+
+def gallery(pairs: dict[str, Tensor], notes: dict[str, Sequence[str]], *, across: int = 6) -> Figure:
+    """For each name two pictures (2, C, H, W) side by side, clean and attacked, with a line of notes under each."""
+    names = list(pairs)
+    rows = -(-len(names) // across)
+    fig, axes = plt.subplots(
+        rows, 2 * across, squeeze=False, figsize=(2.3 * across, 1.65 * rows + 0.3), layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.set_visible(False)
+    for at, name in enumerate(names):
+        for side in range(2):
+            ax = axes[at // across, 2 * (at % across) + side]
+            ax.set_visible(True)
+            _image(ax, pairs[name][side])
+            ax.set_xlabel(notes[name][side], fontsize=6.5, labelpad=2)
+        axes[at // across, 2 * (at % across)].set_title(name, fontsize=8.5, loc="left")
+    return _done(fig)
+
+
 def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:
     """Accuracy with its interval against `value`, one line per defense and attacker (`probes.curve`)."""
     fig, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")

@@ -6,6 +6,8 @@ import pandas as pd
 
 from labkit import paper, threat
 
+_KNOWN = "attacker knows the defense"
+
 
 def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
     """Our accuracies above the paper's: one line per defense and attacker, one column per attack.
@@ -28,6 +30,29 @@ def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
             values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
             lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "not said", **values})
     return pd.DataFrame(lines, columns=["source", "defense", "attacker has", *attacks]).fillna("")
+
+
+def rivals(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does.
+
+    rows   from `experiment.run(rivals.cases(…))`
+    table  the paper's, whose lines stand below ours, for the defenses that it has
+    """
+    printed, lines = paper.table(table), []
+    blind = rows[~rows.knowledge.isin(threat.AWARE)]
+    attacks = list(dict.fromkeys(blind.attack))
+    for (defense, n), mine in blind.groupby(["defense", "n"], sort=False):
+        cells = {row.attack: cell(row) for row in mine.itertuples()}
+        aware = rows[(rows.defense == defense) & rows.knowledge.isin(threat.AWARE)]
+        known = {
+            f"{row.attack}, {_KNOWN}": f"{cell(row)} ({threat.SHORT[row.knowledge]})" for row in aware.itertuples()
+        }
+        lines.append({"source": "ours", "defense": defense, "n": f"{n:,}", **cells, **known})
+    for defense in dict.fromkeys(blind.defense):
+        if defense in printed.index:
+            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
+            lines.append({"source": f"paper, Table {table}", "defense": defense, "n": "not said", **values})
+    return pd.DataFrame(lines).fillna("")
 
 
 def retention(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
@@ -74,8 +99,11 @@ def cell(row) -> str:
     return f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]"
 
 
-def caption(rows: pd.DataFrame, table: str, note: str = "") -> str:
-    """What a reader must know to judge the table: data, n, network, attackers, and how the paper's differ."""
+def caption(rows: pd.DataFrame, table: str, note: str = "", checks: str = "") -> str:
+    """What a reader must know to judge the table: data, n, network, attackers, and how the paper's differ.
+
+    checks  what `checks.verdicts` says of the attacks: whether the numbers can be trusted
+    """
     printed = paper.table(table).attrs
     sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
     known = [k for k in threat.KNOWLEDGE if k in set(rows.knowledge)]
@@ -90,8 +118,8 @@ def caption(rows: pd.DataFrame, table: str, note: str = "") -> str:
         f"Attackers: {attackers}. {sized} "
         f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
         "images and another network, so read each block against its own “No Defense” line. The paper does not say "
-        "which attacker its retrained rows faced."
-    )
+        f"which attacker its retrained rows faced. {checks}"
+    ).rstrip()
 
 
 def view(frame: pd.DataFrame):

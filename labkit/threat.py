@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from labkit.defenses.base import Around, Detector
 from labkit.errors import InputError
 from labkit.strata import StratifiedTransform
 
@@ -29,12 +30,23 @@ AWARE = ("queries", "identity", "fixed-stratum", "exact")  # those who reckon wi
 
 
 def judged(classifier: nn.Module, defense: nn.Module | None) -> nn.Module:
-    """What decides in the end: the classifier behind its defense, in evaluation mode."""
+    """What decides in the end: the classifier behind its defense, in evaluation mode.
+
+    Where the defense is a `Detector`, there is one logit more than there are classes, and the last says "attacked".
+    """
+    if isinstance(defense, Around):
+        return defense.around(classifier).eval()
     return nn.Sequential(defense or nn.Identity(), classifier).eval()
 
 
 def view(
-    classifier: nn.Module, defense: nn.Module | None, knowledge: str, *, draws: int = 1, stratum: int | None = None
+    classifier: nn.Module,
+    defense: nn.Module | None,
+    knowledge: str,
+    *,
+    draws: int = 1,
+    stratum: int | None = None,
+    label: int | None = None,
 ) -> nn.Module:
     """What the attacker differentiates: a module from images in [0, 1] to logits.
 
@@ -43,8 +55,11 @@ def view(
     draws      how often a random defense is asked for each answer; the answers' probabilities are averaged (expectation
                over transformation). It is judged on fresh draws
     stratum    for "fixed-stratum", the cluster of all the images that will be asked about
+    label      for a `Detector`, the class of all the images that will be asked about: to be rejected is then as good
+               as to be seen for what one is, and one attack has to fool both classifier and detector (joint objective)
 
-    Raises InputError for an unknown kind of knowledge, or when "fixed-stratum" comes without its stratum.
+    Raises InputError for an unknown kind of knowledge, when a stratum or label is needed and missing, or when "exact"
+    is asked of a defense whose own gradient says nothing.
     """
     if knowledge not in KNOWLEDGE:
         raise InputError(f"unknown knowledge {knowledge!r}; the known kinds are {', '.join(KNOWLEDGE)}")
@@ -54,10 +69,30 @@ def view(
         if stratum is None:
             raise InputError('"fixed-stratum" attacks images cluster by cluster; pass stratum=')
         defense = defense.transforms[stratum]
-    system = judged(classifier, _StraightThrough(defense) if knowledge == "identity" else defense)
+    if knowledge in ("exact", "fixed-stratum") and not getattr(defense, "differentiable", True):
+        name = type(defense).__name__
+        raise InputError(f'{name} has no gradient of its own; attack it as "identity" (BPDA) or "queries"')
+    around = isinstance(defense, Around)  # where such a one has no gradient, it puts an approximation in itself
+    system = judged(classifier, _StraightThrough(defense) if knowledge == "identity" and not around else defense)
+    if isinstance(defense, Detector):
+        if label is None:
+            raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")
+        system = _Joint(system, label)
     if draws > 1 and getattr(defense, "stochastic", False):
         system = _Expectation(system, draws)
     return _Answers(system) if knowledge == "queries" else system
+
+
+def withstood(logits: Tensor, y: Tensor, defense: nn.Module | None, *, attacked: bool = True) -> Tensor:
+    """Which images (B,) the judged system gets right, given its logits and their classes y (B,).
+
+    An attacked image that a `Detector` rejects counts as withstood; a clean one that it rejects is a mistake.
+    """
+    decided = logits.argmax(1)
+    right = decided == y
+    if attacked and isinstance(defense, Detector):
+        right |= decided == logits.shape[1] - 1
+    return right
 
 
 class _Answers(nn.Module):
@@ -82,6 +117,19 @@ class _Expectation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         answers = torch.stack([self.system(x).log_softmax(1) for _ in range(self.draws)])
         return answers.logsumexp(0) - math.log(self.draws)
+
+
+class _Joint(nn.Module):
+    """Logits of classes alone, for images of one class: that class has the better of its own and of "attacked"."""
+
+    def __init__(self, system: nn.Module, label: int):
+        super().__init__()
+        self.system, self.label = system, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        *classes, attacked = self.system(x).unbind(1)
+        classes[self.label] = torch.maximum(classes[self.label], attacked)
+        return torch.stack(classes, 1)
 
 
 class _StraightThrough(nn.Module):

@@ -19,7 +19,7 @@ from labkit import attempts, metrics
 from labkit.artifacts import Workbench
 from labkit.classifiers import predict
 from labkit.errors import InputError
-from labkit.recipes import Profile
+from labkit.profiles import Profile
 
 
 class Latest:

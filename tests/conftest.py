@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from labkit import recipes
+from labkit import profiles, recipes
 from labkit.artifacts import Workbench
 
 
 @pytest.fixture(scope="session")
 def lab():
-    small = recipes.rebase(recipes.SMOKE, recipes.DataRecipe("fashion", train=1000, test=100))
+    small = recipes.rebase(profiles.SMOKE, recipes.DataRecipe("fashion", train=1000, test=100))
     return replace(small, classifier=replace(small.classifier, epochs=6, width=0.125, batch=32))
 
 

@@ -11,7 +11,7 @@ import pytest
 from small_notebooks import save
 
 import labkit
-from labkit import recipes
+from labkit import profiles
 from labkit.__main__ import COMMANDS, main
 
 
@@ -61,8 +61,8 @@ def test_profiles_prints_the_recipes(capsys):
     assert main(["profiles"]) == 0
     head, *rows = (re.split(r"  +", line) for line in capsys.readouterr().out.splitlines())
     table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    assert list(table) == list(recipes.PROFILES)
-    for name, profile in recipes.PROFILES.items():
+    assert list(table) == list(profiles.PROFILES)
+    for name, profile in profiles.PROFILES.items():
         assert table[name]["K"] == str(profile.transform.dictionary.K)
         assert table[name]["images"] == str(profile.transform.dictionary.images)
         assert table[name]["epochs"] == str(profile.classifier.epochs)

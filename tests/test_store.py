@@ -15,7 +15,8 @@ import torch
 
 import labkit
 from labkit.errors import InputError
-from labkit.recipes import SMOKE, DataRecipe, DictionaryRecipe, canonical, profile
+from labkit.profiles import SMOKE, profile
+from labkit.recipes import DataRecipe, DictionaryRecipe, canonical
 from labkit.store import Store, flaws, key, locked, read
 
 RECIPE = DictionaryRecipe()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labkit import metrics, recipes, widgets
+from labkit import metrics, profiles, recipes, widgets
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 
@@ -54,7 +54,7 @@ def test_pixels_survive_as_png(channels):
 
 
 def test_moving_lambda_changes_what_is_shown(tmp_path):
-    lab = recipes.rebase(recipes.SMOKE, recipes.DataRecipe("fashion", train=200, test=10))
+    lab = recipes.rebase(profiles.SMOKE, recipes.DataRecipe("fashion", train=200, test=10))
     lab = replace(lab, classifier=replace(lab.classifier, epochs=1))
     explorer = widgets.ProjectionExplorer(lab, Workbench(tmp_path, progress=False))
     assert explorer.work.settled()

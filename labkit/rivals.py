@@ -1,0 +1,132 @@
+"""The competitors' rows: which defenses stand beside STL, on how many images, and what their attackers know."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from labkit import defenses, metrics, threat
+from labkit.artifacts import Workbench
+from labkit.attempts import adversarial
+from labkit.defenses.base import Around
+from labkit.experiment import Case
+from labkit.profiles import Profile
+from labkit.recipes import (
+    AdversarialTraining,
+    AttackRecipe,
+    ClassifierRecipe,
+    DefenseRecipe,
+    TransformRecipe,
+    rebase,
+)
+
+_PUBLISHED = (
+    "tvm", "quilting", "crops", "deflection", "magnet", "pixeldefend", "d3", "sap", "magnet-detector",
+)  # fmt: skip
+_SLOW = ("quilting", "crops", "deflection", "d3")
+_SLOWEST = ("pixeldefend",)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A network, what stands before or around it, and on how many test images the two are judged; None means all."""
+
+    network: ClassifierRecipe
+    defense: DefenseRecipe | TransformRecipe | None
+    n: int | None
+
+    @property
+    def aware(self) -> str | None:
+        """What an attacker who knows the defense does: its exact gradient, BPDA where it has none.
+
+        None where the defense lies in the network: there the weights are all there is to know.
+        """
+        if self.defense is None:
+            return None
+        if isinstance(self.defense, DefenseRecipe):
+            blur = {"psnr": 30.0} if self.defense.like else {}  # any will do to ask for a gradient
+            built = defenses.build(self.defense.name, **dict(self.defense.options), **blur)
+            return "exact" if built.differentiable else "identity"
+        return "exact"
+
+
+def rivals(lab: Profile) -> list[Rival]:
+    """Every competitor of the paper, the sober baselines, and STL beyond the paper."""
+    how, network = lab.rivals, lab.classifier
+
+    def before(name: str, **more) -> list[Rival]:
+        n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
+        settings = [options for other, options in how.options if other == name] or [()]
+        return [Rival(network, DefenseRecipe(name, lab.data, options, **more), n) for options in settings]
+
+    rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(name)]
+    rows += before("lowpass", like=lab.transform)
+    rows += [row for name in _PUBLISHED for row in before(name)]
+    rows += before("lid", victim=network)
+    if how.trained:
+        harden, dimmed = AdversarialTraining(), replace(lab.transform, dim=0.5)
+        encode = AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
+        rows += [
+            Rival(replace(network, adversarial=harden), None, how.fast),
+            Rival(replace(network, adversarial=encode, levels=16), None, how.fast),
+            Rival(replace(lab.retrained(), adversarial=harden), lab.transform, how.fast),
+            Rival(lab.retrained(dimmed), dimmed, how.fast),
+        ]
+    return rows
+
+
+def cases(lab: Profile) -> list[Case]:
+    """What the competitors are asked: the profile's attacks by those who do not know them, the strongest by who does.
+
+    The undefended network, on as many images as the fast ones, comes first.
+    """
+    asked = []
+    for rival in [Rival(lab.classifier, None, lab.rivals.fast), *rivals(lab)]:
+        mine = [Case(rival.network, rival.defense, attack) for attack in lab.attacks]
+        if rival.aware:
+            mine.append(Case(rival.network, rival.defense, _strongest(lab), rival.aware))
+        fewer = replace(lab.data, test=_least(rival.n, lab.data.test))
+        asked += [rebase(case, fewer) for case in mine]
+    return asked
+
+
+def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Pairs and notes for `show.gallery`: one image, clean and under FGSM, as each defense hands it on.
+
+    The first test image that the undefended network has right clean and wrong attacked (by someone who knows no
+    defense), or the first of all. Notes give the class that the judged system decides for, and the PSNR to the clean
+    image; a defense that stands around the network hands on no image of its own.
+    """
+    few = rebase(lab, replace(lab.data, test=_least(lab.rivals.fast, lab.data.test)))
+    test, network = bench.images(few.data, "test"), bench.classifier(lab.classifier)
+    attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
+    with torch.no_grad():
+        turned = (network(test.x).argmax(1) == test.y) & (network(attacked).argmax(1) != test.y)
+    one = int(turned.int().argmax())
+    x = torch.stack([test.x[one], attacked[one]])
+    pairs, notes = {}, {}
+    own = [Rival(lab.classifier, T, None) for T in lab.defenses]
+    for rival in [Rival(lab.classifier, None, None), *own, *rivals(lab)]:
+        defense = bench.transform(rival.defense) if rival.defense else None
+        if getattr(defense, "stochastic", False):
+            defense.seeded(0)
+        maps = defense is not None and not isinstance(defense, Around)
+        with torch.no_grad():
+            seen = defense(x) if maps else x
+            decided = threat.judged(bench.classifier(rival.network), None if maps else defense)(seen).argmax(1)
+        name = Case(rival.network, rival.defense, few.attacks[0]).label
+        near = metrics.psnr(seen, x[:1].expand_as(x)).tolist()
+        said = [test.classes[c] if c < len(test.classes) else "rejected" for c in decided.tolist()]
+        pairs[name] = seen
+        fidelity = ["unchanged" if dB == math.inf else f"{dB:.1f} dB" for dB in near]
+        notes[name] = [f"{word}\n{words}" for word, words in zip(said, fidelity, strict=True)]
+    return pairs, notes
+
+
+def _strongest(lab: Profile) -> AttackRecipe:
+    return replace(next(attack for attack in lab.attacks if attack.name == "bim"), draws=lab.rivals.draws)
+
+
+def _least(n: int | None, available: int | None) -> int | None:
+    return min((k for k in (n, available) if k is not None), default=None)
