@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from labkit import threat
 from labkit.artifacts import Workbench
 from labkit.attacks import ATTACKS, MINIMAL, fit_universal
-from labkit.budget import Budget, at_average
+from labkit.budget import Budget, at_average, quantize
 from labkit.defenses.base import Detector
 from labkit.errors import InputError
 from labkit.recipes import AttackRecipe, ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
@@ -70,6 +70,8 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
         x_adv = torch.cat(parts)
         if attack.norm == "average":
             x_adv = at_average(x_adv, test.x[:], attack.size)
+        if attack.stored:
+            x_adv = quantize(x_adv, test.x[:], None if attack.norm == "average" else budget)
         return {"x_adv": x_adv}, {"seconds": time.perf_counter() - started}
 
     found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")

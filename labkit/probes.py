@@ -34,6 +34,18 @@ def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def rounding(
+    classifier: ClassifierRecipe, attacks: Sequence[AttackRecipe], bench: Workbench, *, steps: int = 50
+) -> pd.DataFrame:
+    """`experiment.run` for attacks on the undefended network, as made and after rounding to 8 bits: what files keep.
+
+    To `attacks` come two that look for the smallest change, DeepFool and DDN, and stop at the boundary.
+    """
+    minimal = [AttackRecipe(name, 0.0, steps, "none") for name in ("deepfool", "ddn")]
+    tried = [replace(attack, stored=stored) for attack in (*attacks, *minimal) for stored in (False, True)]
+    return experiment.run([experiment.Case(classifier, None, attack) for attack in tried], bench)
+
+
 def curve(
     classifier: ClassifierRecipe,
     defenses: Sequence[tuple[TransformRecipe | StratifiedRecipe | None, str]],

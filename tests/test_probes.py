@@ -34,3 +34,11 @@ def test_a_curve_has_a_row_for_every_value(lab, bench):
     assert list(rows.value) == [0.02, 0.2, 0.02, 0.2] == list(rows.budget)
     assert list(rows.defense) == ["No Defense"] * 2 + ["STL"] * 2
     assert rows.accuracy[0] > rows.accuracy[1]
+
+
+def test_rounding_undoes_what_stops_at_the_boundary_and_not_what_fills_a_size(lab, bench):
+    rows = probes.rounding(lab.classifier, [AttackRecipe("fgsm", 0.2)], bench, steps=30)
+    accuracy = rows.set_index("attack").accuracy
+    assert len(rows) == 6 and accuracy["DDN"] <= 0.01 and accuracy["DEEPFOOL"] <= 0.01
+    assert accuracy["DDN, 8 bits"] > accuracy["DDN"] + 0.05
+    assert abs(accuracy["FGSM-0.20, 8 bits"] - accuracy["FGSM-0.20"]) <= 0.03
