@@ -27,6 +27,7 @@ from labkit.recipes import (
 )
 from labkit.split import split
 from labkit.stl import SparseTransform
+from labkit.store import Artifact
 
 _BATCH = 250
 _JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
@@ -44,7 +45,7 @@ class Case:
     defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
     attack: AttackRecipe
     knowledge: str = "classifier"
-    version: int = 3
+    version: int = 4
 
     @property
     def data(self) -> DataRecipe:
@@ -126,7 +127,7 @@ def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         groups.setdefault((case.classifier, case.defense), []).append(case)
     rows = []
     for (network, _), mine in groups.items():
-        right = [decisions(case, bench)[2] for case in mine]
+        right = [_row(case, bench).tensors["right"].bool() for case in mine]
         found = metrics.accuracy(torch.stack(right).all(0))
         hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
         rows.append(
@@ -153,10 +154,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     cases = list(cases)
     rows = []
     for case in tqdm(cases, desc="measuring", unit="case", disable=not bench.progress, delay=2):
-        train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
-        found = bench.store.fetch(
-            "row", case, lambda _, case=case: ({}, _measure(case, bench)), digest=f"{train.digest}:{test.digest}"
-        )
+        found = _row(case, bench)
         rows.append({**_settings(case, bench), **found.facts, "recipe": found.key})
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -181,14 +179,21 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
     return x_adv, seen, threat.withstood(logits.cpu(), y, defense, attacked=case.attack.name != "clean")
 
 
-def _measure(case: Case, bench: Workbench) -> dict:
+def _row(case: Case, bench: Workbench) -> Artifact:
+    """What is kept of a case: the facts of its row, and which images were withstood."""
+    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
+    digest = f"{train.digest}:{test.digest}"
+    return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=digest)
+
+
+def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     started = time.perf_counter()
     test = bench.images(case.data, "test")
     x_adv, seen, right = decisions(case, bench)
     x = test.x[:]
     found = metrics.accuracy(right)
     psnr = float(metrics.psnr(seen, x).mean())
-    return {
+    return {"right": right.byte()}, {
         "accuracy": found.value,
         "low": found.low,
         "high": found.high,

@@ -7,6 +7,7 @@ import pandas as pd
 from labkit import paper, threat
 
 _KNOWN = "attacker knows the defense"
+_ALL = "right under all of these"
 
 
 def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
@@ -32,12 +33,13 @@ def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["source", "defense", "attacker has", *attacks]).fillna("")
 
 
-def rivals(rows: pd.DataFrame, table: str) -> pd.DataFrame:
-    """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does.
+def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does, and all.
 
-    rows   from `experiment.run(rivals.cases(…))`
+    rows   from `experiment.run(rivals.cases(…))`, and `worst` from `experiment.worst` of the same
     table  the paper's, whose lines stand below ours, for the defenses that it has
     """
+    least = worst.set_index("defense")
     printed, lines = paper.table(table), []
     blind = rows[~rows.knowledge.isin(threat.AWARE)]
     attacks = list(dict.fromkeys(blind.attack))
@@ -47,12 +49,14 @@ def rivals(rows: pd.DataFrame, table: str) -> pd.DataFrame:
         known = {
             f"{row.attack}, {_KNOWN}": f"{cell(row)} ({threat.SHORT[row.knowledge]})" for row in aware.itertuples()
         }
+        known[_ALL] = cell(least.loc[defense])
         lines.append({"source": "ours", "defense": defense, "n": f"{n:,}", **cells, **known})
     for defense in dict.fromkeys(blind.defense):
         if defense in printed.index:
             values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
             lines.append({"source": f"paper, Table {table}", "defense": defense, "n": "not said", **values})
-    return pd.DataFrame(lines).fillna("")
+    columns = dict.fromkeys(name for line in lines for name in line if name != _ALL)
+    return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
 
 
 def retention(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
