@@ -151,7 +151,8 @@ class Workbench:
             how = {"progress": self.progress} | ({"checkpoint": scratch} if defense.resumable else {})
             if recipe.victim:
                 how |= {"classifier": self.classifier(recipe.victim), "attack": _watched_for}
-            fitted = defense.to(self.device).fit(train, **how)
+            # A blur of as many dB is one on the same images.
+            fitted = defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
             return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
 
         if type(defense).fit is not Defense.fit:
@@ -175,6 +176,7 @@ class Workbench:
             gap_tol=recipe.gap_tol,
             backward=backward,
             dim=recipe.dim,
+            bits=recipe.bits,
         )
         return layer.eval().to(self.device)
 

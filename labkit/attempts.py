@@ -20,7 +20,6 @@ from labkit.strata import StratifiedTransform
 
 _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation
-_ATTACKED_SEED = 0  # of a random defense while it is attacked; it is judged on other draws
 _NORMS = ("dissimilarity", "average", "l2", "linf", "none")
 
 
@@ -61,6 +60,7 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
             x, y = (part[start : start + _BATCH].to(bench.device) for part in (test.x, test.y))
             file = Path(scratch) / f"{start:09d}.safetensors"
             if not file.is_file():
+                system.seeded(start)
                 made = system.attack(x, y, budget, options)
                 save_file({"x_adv": made.cpu().contiguous()}, file.with_suffix(".new"))
                 file.with_suffix(".new").rename(file)
@@ -85,8 +85,12 @@ class _System:
         self.attempt = attempt
         self.network = bench.classifier(attempt.victim)
         self.defense = bench.transform(attempt.defense) if attempt.defense else None
+        self.seeded(0)
+
+    def seeded(self, start: int) -> None:
+        """Draws of a random defense for the batch from `start`, whatever was drawn before; it is judged on others."""
         if getattr(self.defense, "stochastic", False):
-            self.defense.seeded(_ATTACKED_SEED)
+            self.defense.seeded(start)
 
     def view(self, **group) -> torch.nn.Module:
         draws = self.attempt.attack.draws
@@ -124,7 +128,9 @@ def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
     """What a recipe's steps and restarts mean to each attack."""
     if attack.name in ("bim", "ddn", "cw", "deepfool"):
         return {"steps": attack.steps}
-    if attack.name in ("pgd", "lowfreq"):
+    if attack.name == "pgd":
+        return {"steps": attack.steps, "restarts": attack.restarts, "loss": attack.loss}
+    if attack.name == "lowfreq":
         return {"steps": attack.steps, "restarts": attack.restarts}
     if attack.name == "square":
         return {"queries": attack.steps}

@@ -21,6 +21,7 @@ from labkit.sparse import Codes
 from labkit.split import extend, split
 
 METHODS = ("online", "batch", "consensus")
+NORMS = ("whole", "channel")
 _UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
 _FAR = 1e300  # an objective that any other is below, and that JSON can hold
 
@@ -69,8 +70,10 @@ def loss(d: Tensor, stats: Stats) -> Tensor:
     return 0.5 * stats.xtx - (d * stats.ztx).sum() + 0.5 * (d * _normal(d, _spectrum(stats.ztz))).sum()
 
 
-def update(d: Tensor, stats: Stats, *, max_iter: int = 50) -> Tensor:
+def update(d: Tensor, stats: Stats, *, max_iter: int = 50, norm: str = "whole") -> Tensor:
     """Filters that minimise `loss` subject to ‖dₖ‖ ≤ 1, started from d (K, C, S, S).
+
+    With norm "channel", subject to ‖dₖ,c‖ ≤ 1 for every channel c.
 
     Accelerated projected gradient (FISTA, with restart) on the statistics. Without the constraint, of which Eq. 2 of
     the paper says nothing, the codes could shrink to nothing while the filters grow.
@@ -80,7 +83,7 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = 50) -> Tensor:
     step = 1 / max(_largest(spectrum), 1e-30)
     momentum = 1.0
     for _ in range(max_iter):
-        moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx))
+        moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx), norm)
         if ((ahead - moved) * (moved - point)).sum() > 0:
             momentum = 1.0
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
@@ -96,7 +99,7 @@ def learn(
     callback: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> Tensor:
-    """A dictionary of K unit-norm filters (K, C, S, S) for the high-pass part of natural images.
+    """A dictionary of K unit-norm filters (K, C, S, S) for the high-pass part of natural images (see `recipe.norm`).
 
     Alternates between codes with fixed filters and filters with fixed codes (paper, Section 3.3). `recipe.method` is
 
@@ -116,6 +119,10 @@ def learn(
     """
     if recipe.method not in METHODS:
         raise InputError(f"unknown method {recipe.method!r} of learning; choose from {', '.join(METHODS)}")
+    if recipe.norm not in NORMS:
+        raise InputError(f"unknown norm {recipe.norm!r} of filters; choose from {', '.join(NORMS)}")
+    if recipe.method == "consensus" and recipe.norm != "whole":
+        raise InputError('the method "consensus" has the norm "whole" built in; choose "online" or "batch"')
     chosen, aside = _drawn(images, recipe)
     batches = -(-len(chosen) // recipe.batch)
     run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
@@ -147,7 +154,8 @@ def learn(
                 d = consensus.update(d, z, x_all)
                 d = _revive(d, z.square().sum((0, 2, 3)), x - solution.synthesis, generator)
             elif recipe.method == "online" or last:
-                d = _revive(update(d, memory, max_iter=_UPDATES), _use(memory), x - solution.synthesis, generator)
+                d = update(d, memory, max_iter=_UPDATES, norm=recipe.norm)
+                d = _revive(d, _use(memory), x - solution.synthesis, generator)
             if last and len(aside):
                 held = _held(d, images.x[aside], recipe)
                 over, best = held > (1 - recipe.stop) * best, min(best, held)
@@ -158,7 +166,7 @@ def learn(
             kept = {} if memory is None else {"ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
             facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count if memory else 0}
             checkpoint_file.write(file, run, {"d": d, **kept}, facts)
-    return _unit(d)
+    return _unit(d, recipe.norm)
 
 
 def start(images, recipe: DictionaryRecipe) -> Tensor:
@@ -191,7 +199,7 @@ def _use(memory: Stats) -> Tensor:
 def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
     """The objective per image of images that were not learned from."""
     x = _high(x, recipe)
-    solution = cbpdn.solve(x, _unit(d), recipe.lam, gap_tol=recipe.gap_tol)
+    solution = cbpdn.solve(x, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
     return float(solution.objective(x, recipe.lam).mean())
 
 
@@ -246,9 +254,17 @@ def _largest(spectrum: Tensor) -> float:
     return float(torch.linalg.eigvalsh(spectrum).max())
 
 
-def _into_ball(d: Tensor) -> Tensor:
-    return d / d.flatten(1).norm(dim=1).clamp_min(1)[:, None, None, None]
+def _into_ball(d: Tensor, norm: str = "whole") -> Tensor:
+    return d / _norms(d, norm).clamp_min(1)
 
 
-def _unit(d: Tensor) -> Tensor:
-    return d / d.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+def _unit(d: Tensor, norm: str = "whole") -> Tensor:
+    # Of "channel", the longest channel gets unit norm: were each of them stretched to it, every filter would be grey.
+    return d / _norms(d, norm).amax(1, keepdim=True).clamp_min(1e-12)
+
+
+def _norms(d: Tensor, norm: str) -> Tensor:
+    """Norms of filters (K, C, S, S): of the whole filter (K, 1, 1, 1), or of each channel (K, C, 1, 1)."""
+    if norm == "whole":
+        return d.flatten(1).norm(dim=1)[:, None, None, None]
+    return d.flatten(2).norm(dim=2)[..., None, None]

@@ -5,9 +5,14 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
+from plotly.subplots import make_subplots
 from torch import Tensor
+
+from labkit import show
+from labkit.tradeoff import CHOICES
 
 # Okabe & Ito's colours without yellow, which no white page shows, then darker twins; and as many shapes.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c5c5c", "#00496f", "#8a3d00", "#00614a")
@@ -46,6 +51,90 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
         yaxis={"title": "second principal component", "zeroline": False},
     )
     return fig
+
+
+def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
+    """Accuracies with their 95 % intervals against one choice, and below them the PSNR of T(x) (`tradeoff.sweep`)."""
+    rows = rows[rows.what == what]
+    fig = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=(0.68, 0.32), vertical_spacing=0.06)
+    for asked, part in rows.groupby("asked", sort=False):
+        name, colour, _, face = show.ASKED[asked]
+        marker = {"color": face, "symbol": _ASKED[asked], "size": 9, "line": {"color": colour, "width": 2}}
+        how = {"name": name.format(part.attack.iloc[0]), "line": {"color": colour}, "marker": marker}
+        fig.add_scatter(**_line(part.value, part.accuracy, part.low, part.high), **how, row=1, col=1)
+    part = rows[rows.asked == "clean"]
+    how = {"name": "T(x)", "showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
+    fig.add_scatter(**_line(part.value, part.fidelity, part.fidelity_low, part.fidelity_high), **how, row=2, col=1)
+    fig.update_xaxes(**_axis(what, list(part.value)))
+    fig.update_xaxes(title=CHOICES[what][0], row=2, col=1)
+    fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
+    fig.update_yaxes(title="PSNR of T(x), dB", row=2, col=1)
+    fig.update_layout(**_LOOK, title=show.setting(rows), height=560, legend={"orientation": "h", "y": -0.16})
+    return fig
+
+
+def intervals(rows: pd.DataFrame) -> go.Figure:
+    """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`interval_map`).
+
+    A disc is the accuracy on clean images, a square that on attacked ones, each with its 95 % interval as a thin line;
+    the bar between them is the characteristic interval.
+    Short, high and far to the right is good. Pointing at either tells both, with their 95 % intervals.
+    """
+    fig = go.Figure()
+    for row in rows.sort_values("psnr").itertuples():
+        colour = show.COLOURS.get(row.defense, "#8c8c8c")
+        told = (
+            f"<b>{row.defense}</b>, n = {row.n:,}<br>PSNR {row.psnr:.1f} dB<br>"
+            f"clean {row.clean:.3f} [{row.clean_low:.3f}, {row.clean_high:.3f}]<br>"
+            f"attacked {row.attacked:.3f} [{row.attacked_low:.3f}, {row.attacked_high:.3f}]"
+        )
+        fig.add_scatter(
+            x=[row.psnr, row.psnr],
+            y=[row.clean, row.attacked],
+            error_y={
+                "type": "data",
+                "array": [row.clean_high - row.clean, row.attacked_high - row.attacked],
+                "arrayminus": [row.clean - row.clean_low, row.attacked - row.attacked_low],
+                "thickness": 0.8,
+                "width": 3,
+            },
+            mode="lines+markers",
+            name=row.defense,
+            line={"color": colour, "width": 4 if row.defense in show.COLOURS else 2},
+            marker={"color": colour, "symbol": ["circle", "square"], "size": 9},
+            hovertemplate=told + "<extra></extra>",
+            showlegend=False,
+        )
+    for defense, psnr, top, place in show.named(rows):
+        colour = show.COLOURS.get(defense, "#444444")
+        shared = {"x": place, "xanchor": "center", "yanchor": "bottom", "showarrow": False}
+        fig.add_annotation(**shared, y=1.1, text=defense, textangle=-90, font={"size": 11, "color": colour})
+        fig.add_shape(type="line", x0=place, y0=1.1, x1=psnr, y1=top, line={"color": "#bbbbbb", "width": 0.8})
+    fig.update_layout(
+        **_LOOK,
+        title=show.map_title(rows),
+        height=620,
+        xaxis={"title": "PSNR of T(x_adv) to x, dB"},
+        yaxis={"title": "accuracy", "range": (-0.02, 1.48), "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]},
+    )
+    return fig
+
+
+def _line(x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series) -> dict:
+    """A line with markers and, as bars, the interval of every point."""
+    errors = {"type": "data", "array": high - y, "arrayminus": y - low, "thickness": 1.2, "width": 4}
+    return {"x": list(x), "y": y, "error_y": errors, "mode": "lines+markers"}
+
+
+def _axis(what: str, values: Sequence) -> dict:
+    if what not in show.NUMERIC:
+        return {"type": "category"}
+    ticks = {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
+    return {**ticks, "type": show.NUMERIC[what]}
+
+
+_LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
+_ASKED = {"clean": "circle", "attacked": "square", "aware": "diamond"}
 
 
 def _uri(x: Tensor, side: int = 96) -> str:

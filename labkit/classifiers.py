@@ -86,6 +86,8 @@ def train(
                 x, y = images.x[batch], images.y[batch].to(device)
                 if recipe.augment:
                     x = augment(x, generator)
+                if recipe.erase:
+                    x = erase(x, recipe.erase, generator)
                 x = x.to(device, memory_format=layout)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * _schedule((epoch * steps_per_epoch + step + 1) / total)
@@ -137,6 +139,21 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     return pixels[torch.arange(B)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Each image of x (B, C, H, W) with a square of `share` of its sides at a random place, its own mean inside.
+
+    "Cutout" (DeVries & Taylor, 2017), which keeps a network from resting on a single part of an object. The middle of
+    the square lies anywhere in the image, so that some of it may lie outside.
+    """
+    B, _, H, W = x.shape
+    inside = []
+    for size in (H, W):
+        middle = torch.rand(B, 1, generator=generator) * size
+        inside.append((torch.arange(size) + 0.5 - middle).abs() <= share * size / 2)
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(square, x.mean((2, 3), keepdim=True), x)
+
+
 def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:
     """(B, size) positions 0 … size − 1, moved by up to size // 8 and mirrored back at either end."""
     reach = size // 8
@@ -158,6 +175,8 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
             "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
             f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
         )
+    if not 0 <= recipe.erase < 1:
+        raise InputError(f"the erased share of an image's sides lies in [0, 1), got {recipe.erase:g}")
     if how := recipe.adversarial:
         if how.attack not in (known := _options(how, 0)):
             raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")

@@ -109,6 +109,8 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
         cases += [Case(network, T, pgd, knowledge) for knowledge in ("transfer", "classifier")]
         cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
         cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
+        # Another loss and more starts, which cost little and leave AutoAttack nothing to add (measured).
+        cases.append(Case(network, T, replace(pgd, loss="margin", restarts=3), "exact"))
         if isinstance(T, StratifiedRecipe):
             cases.append(Case(network, T, pgd, "fixed-stratum"))
         cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))

@@ -1,7 +1,7 @@
 """Profiles: the four sizes of the whole lab, from a test's seconds to a GPU's hours."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from labkit.errors import InputError
 from labkit.recipes import (
@@ -53,6 +53,32 @@ class Rivals:
 
 
 @dataclass(frozen=True)
+class Tradeoff:
+    """What notebook 06 varies, on `n` test images (None means all), and the values it tries.
+
+    lam      of the paper's Figure 5, in front of a vanilla network
+    K, S, M  of its Figure 7; M = 1 is one dictionary for all
+    retrained  whether a network is trained for each of these, as in Figure 7, or the vanilla one kept
+    silent   choices of which the paper does not speak (`tradeoff.CHOICES`), and what else they could be
+    """
+
+    n: int | None = 100
+    retrained: bool = False
+    lam: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
+    K: tuple[int, ...] = (16, 64, 128)
+    S: tuple[int, ...] = (4, 8, 12)
+    M: tuple[int, ...] = (1, 2, 4)
+    silent: tuple[tuple[str, tuple], ...] = (
+        ("lowpass", (1.0, 20.0, float("inf"))),
+        ("pad", (0,)),
+        ("boundary", ("reflect",)),
+        ("norm", ("channel",)),
+        ("gap_tol", (0.1, 0.001)),
+        ("bits", (8,)),
+    )
+
+
+@dataclass(frozen=True)
 class Profile:
     """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's."""
 
@@ -64,6 +90,7 @@ class Profile:
     attacks: tuple[AttackRecipe, ...]
     adaptive: Adaptive
     rivals: Rivals
+    tradeoff: Tradeoff = field(default_factory=Tradeoff)
 
     @property
     def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
@@ -76,7 +103,18 @@ class Profile:
 
 
 def _profile(
-    name: str, *, train, test, dictionary: dict, dae: dict, strata: dict, classifier, bim_steps, adaptive, rivals
+    name: str,
+    *,
+    train,
+    test,
+    dictionary: dict,
+    dae: dict,
+    strata: dict,
+    classifier,
+    bim_steps,
+    adaptive,
+    rivals,
+    tradeoff=Tradeoff(),
 ) -> Profile:
     data = DataRecipe(train=train, test=test)
     transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
@@ -94,6 +132,7 @@ def _profile(
         ),
         adaptive=Adaptive(**adaptive),
         rivals=rivals,
+        tradeoff=tradeoff,
     )
 
 
@@ -118,6 +157,9 @@ SMOKE = _profile(
             ("pixeldefend", (("epochs", 1),)),
         ),
     ),
+    tradeoff=Tradeoff(
+        n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,)))
+    ),
     dictionary=dict(K=12, images=60, passes=1, batch=30),
     dae=dict(width=8, epochs=1),
     strata=dict(clusters=2, components=16, neighbours=5),
@@ -134,8 +176,15 @@ QUICK = _profile(
         slow=24,
         slowest=8,
         trained=False,
-        draws=5,
-        options=(("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet-detector", (("rate", 0.005),))),
+        draws=2,
+        options=(
+            ("d3", (("atoms", 2000), ("sparsity", 5))),
+            ("magnet", (("epochs", 15),)),
+            ("magnet-detector", (("epochs", 15), ("rate", 0.005))),
+            ("quilting", (("patches", 100_000),)),
+            ("crops", (("crops", 10), ("patches", 100_000))),
+            ("pixeldefend", (("epochs", 1),)),
+        ),
     ),
     dictionary=dict(images=400, passes=4),
     dae=dict(epochs=5),
@@ -149,10 +198,11 @@ LAB = _profile(
     bim_steps=20,
     adaptive=dict(n=1000, steps=100, queries=1000, autoattack=True),
     rivals=Rivals(fast=1000, slow=200, slowest=100),
+    tradeoff=Tradeoff(n=1000, retrained=True, lam=(0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)),
     dictionary=dict(images=2000, passes=6),
     dae=dict(epochs=10),
     strata=dict(),
-    classifier=dict(width=0.25, epochs=30, batch=128, lr=0.1),
+    classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25),
 )
 PAPER = _profile(
     "paper",
@@ -161,10 +211,18 @@ PAPER = _profile(
     bim_steps=20,
     adaptive=dict(n=None, steps=100, queries=5000, autoattack=True),
     rivals=Rivals(fast=None, slow=1000, slowest=200, options=_D3),
+    tradeoff=Tradeoff(
+        n=None,
+        retrained=True,
+        lam=(0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8),
+        K=(16, 32, 64, 128, 256),
+        S=(4, 6, 8, 12, 16),
+        M=(1, 2, 4, 8),
+    ),
     dictionary=dict(images=10_000, passes=10),
     dae=dict(epochs=20),
     strata=dict(),
-    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1),
+    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1, erase=0.25),
 )
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 

@@ -33,6 +33,9 @@ class DictionaryRecipe:
     `images` training images are drawn and read up to `passes` times in batches of `batch`; `held` others are kept
     aside, and learning stops when a pass lowers their objective by less than the share `stop`. `method` is one of
     `cdl.METHODS`. Fields below `lam` are choices on which the paper is silent.
+
+    norm  "whole": a filter has unit norm over all its channels, as in the authors' released dictionaries; "channel":
+          each channel of a filter by itself, as in Eq. 2 (`cdl.NORMS`)
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -49,6 +52,7 @@ class DictionaryRecipe:
     method: str = "online"
     held: int = 50
     stop: float = 0.002
+    norm: str = field(default="whole", metadata=LATER)
     seed: int = 0
     version: int = 2
 
@@ -57,7 +61,8 @@ class DictionaryRecipe:
 class TransformRecipe:
     """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
 
-    dim  share of the low-pass part's contrast, about each image's mean, that T hands on; the paper's T hands on all
+    dim   share of the low-pass part's contrast, about each image's mean, that T hands on; the paper's T hands on all
+    bits  a channel to which T(x) is rounded, as a file of pixels would be; 0 for not rounded
     """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
@@ -67,6 +72,7 @@ class TransformRecipe:
     boundary: str = "circular"
     gap_tol: float = 0.01
     dim: float = field(default=1.0, metadata=LATER)
+    bits: int = field(default=0, metadata=LATER)
     version: int = 2
 
     @property
@@ -187,6 +193,7 @@ class ClassifierRecipe:
 
     With `weights`, it is not trained but loaded, and the fields of training count for nothing.
 
+    erase        side of a square that is blanked in each training image, as a share of the image's; 0 for none
     levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
     adversarial  how adversarial images are mixed into its training; None for not at all
     """
@@ -201,6 +208,7 @@ class ClassifierRecipe:
     augment: bool = True
     transform: "TransformRecipe | StratifiedRecipe | DefenseRecipe | None" = None
     weights: Weights | None = None
+    erase: float = field(default=0.0, metadata=LATER)
     levels: int = field(default=0, metadata=LATER)
     adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
     seed: int = 0
@@ -269,6 +277,8 @@ class AttackRecipe:
            over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
     steps  of iterative attacks; queries of those that only ask
     draws  of a random defense for each gradient, by an attacker who knows it (expectation over transformation)
+    loss   of "pgd": "log-odds" or "margin" (`attacks.common`)
+    stored whether the images are rounded to 8 bits in the end, as a file would, and still within the size
     """
 
     name: str = "fgsm"
@@ -277,6 +287,8 @@ class AttackRecipe:
     norm: str = "dissimilarity"
     restarts: int = 1
     draws: int = field(default=20, metadata=LATER)
+    loss: str = field(default="log-odds", metadata=LATER)
+    stored: bool = field(default=False, metadata=LATER)
     version: int = 2
 
     @property
@@ -290,7 +302,8 @@ class AttackRecipe:
             "none": "",
             "average": f"-{self.size:.2f} avg",
         }
-        return self.name.upper() + size.get(self.norm, f"-{self.size:.2f}")
+        more = "" if self.loss == "log-odds" else f", {self.loss}"
+        return self.name.upper() + size.get(self.norm, f"-{self.size:.2f}") + more + ", 8 bits" * self.stored
 
 
 def rebase(recipe: Any, data: DataRecipe) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 from labkit import defenses, metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
+from labkit.classifiers import predict
 from labkit.defenses.base import Around
 from labkit.experiment import Case
 from labkit.profiles import Profile
@@ -26,6 +27,7 @@ _PUBLISHED = (
 )  # fmt: skip
 _SLOW = ("quilting", "crops", "deflection", "d3")
 _SLOWEST = ("pixeldefend",)
+_OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def rivals(lab: Profile) -> list[Rival]:
     def before(name: str, **more) -> list[Rival]:
         n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
         settings = [options for other, options in how.options if other == name] or [()]
-        return [Rival(network, DefenseRecipe(name, lab.data, options, **more), n) for options in settings]
+        own = _OWN.get((name, lab.data.name), ())
+        return [Rival(network, DefenseRecipe(name, lab.data, own + options, **more), n) for options in settings]
 
     rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(name)]
     rows += before("lowpass", like=lab.transform)
@@ -102,7 +105,7 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
     test, network = bench.images(few.data, "test"), bench.classifier(lab.classifier)
     attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
     with torch.no_grad():
-        turned = (network(test.x).argmax(1) == test.y) & (network(attacked).argmax(1) != test.y)
+        turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, attacked).argmax(1) != test.y)
     one = int(turned.int().argmax())
     x = torch.stack([test.x[one], attacked[one]])
     pairs, notes = {}, {}
@@ -113,8 +116,8 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
             defense.seeded(0)
         maps = defense is not None and not isinstance(defense, Around)
         with torch.no_grad():
-            seen = defense(x) if maps else x
-            decided = threat.judged(bench.classifier(rival.network), None if maps else defense)(seen).argmax(1)
+            seen = defense(x.to(bench.device)).cpu() if maps else x
+            decided = predict(threat.judged(bench.classifier(rival.network), None if maps else defense), seen).argmax(1)
         name = Case(rival.network, rival.defense, few.attacks[0]).label
         near = metrics.psnr(seen, x[:1].expand_as(x)).tolist()
         said = [test.classes[c] if c < len(test.classes) else "rejected" for c in decided.tolist()]

@@ -9,9 +9,11 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from labkit import threat
+from labkit.tradeoff import CHOICES
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00", "paper": "#000000"}
@@ -24,6 +26,13 @@ MARKERS = {
     "exact": "D",
     "–": "o",
 }
+# Who was asked in a sweep: name, colour, marker, and what fills it, hollow where the attacker knows T.
+ASKED = {
+    "clean": ("clean", "#5c5c5c", "o", "#5c5c5c"),
+    "attacked": ("{}, attacker does not know T", "#0072b2", "s", "#0072b2"),
+    "aware": ("{}, attacker differentiates T", "#d55e00", "D", "white"),
+}
+NUMERIC = {"lam": "log", "K": "log", "S": "linear", "M": "linear"}  # the axis of a choice; all others are words
 
 
 def filters(d: Tensor, title: str = "") -> Figure:
@@ -313,6 +322,78 @@ def exactness(rows: pd.DataFrame) -> Figure:
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     return _clean(fig)
+
+
+def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
+    """Accuracies with their 95 % intervals against one choice, and below them the PSNR of T(x) (`tradeoff.sweep`)."""
+    rows = rows[rows.what == what]
+    fig, (ax, below) = plt.subplots(2, 1, sharex=True, figsize=(7.5, 5.6), height_ratios=(2.1, 1), layout="constrained")
+    for asked, part in rows.groupby("asked", sort=False):
+        name, colour, marker, face = ASKED[asked]
+        label = name.format(part.attack.iloc[0])
+        _bars(ax, what, part, ("accuracy", "low", "high"), colour, marker, face, label)
+    clean = rows[rows.asked == "clean"]
+    _bars(below, what, clean, ("fidelity", "fidelity_low", "fidelity_high"), "#000000", "o", "#000000", None)
+    ax.set(ylabel="accuracy (95 % interval)", ylim=(-0.02, 1.02))
+    below.set(xlabel=CHOICES[what][0], ylabel="PSNR of T(x), dB")
+    if what in NUMERIC:
+        below.set_xscale(NUMERIC[what])
+        below.set_xticks(clean.value, [f"{v:g}" for v in clean.value])
+        below.set_xticks([], minor=True)
+    for each in (ax, below):
+        each.grid(axis="y", alpha=0.25)
+    ax.set_title(setting(rows), fontsize=10)
+    fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    return _clean(fig)
+
+
+def intervals(rows: pd.DataFrame) -> Figure:
+    """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`interval_map`)."""
+    fig, ax = plt.subplots(figsize=(9, 5.8), layout="constrained")
+    for row in rows.itertuples():
+        colour = COLOURS.get(row.defense, "#8c8c8c")
+        ax.plot([row.psnr] * 2, [row.clean, row.attacked], color=colour, linewidth=3 if row.defense in COLOURS else 1.5)
+        for name, marker in (("clean", "o"), ("attacked", "s")):
+            value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
+            whiskers = {"yerr": [[value - low], [high - value]], "elinewidth": 0.6, "capsize": 2}
+            ax.errorbar(row.psnr, value, **whiskers, fmt=marker, color=colour)
+    for defense, psnr, top, place in named(rows):
+        ax.plot([place, psnr], [1.1, top], color="#bbbbbb", linewidth=0.6, zorder=0)
+        colour = COLOURS.get(defense, "#444444")
+        ax.text(place, 1.11, defense, rotation=90, ha="center", va="bottom", fontsize=8, color=colour)
+    ax.set(xlabel="PSNR of T(x_adv) to x, dB", ylabel="accuracy", ylim=(-0.02, 1.5), yticks=np.linspace(0, 1, 6))
+    ax.grid(axis="y", alpha=0.25)
+    ax.set_title(map_title(rows), fontsize=10)
+    return _clean(fig)
+
+
+def setting(rows: pd.DataFrame) -> str:
+    """One line on what a sweep was measured with."""
+    first = rows.iloc[0]
+    network = "retrained for each" if first.retrained else "vanilla"
+    return f"{first.data}, n = {first.n:,}, {first.classifier}, {network}"
+
+
+def map_title(rows: pd.DataFrame) -> str:
+    """One line on what the markers of `intervals` are, and on how many images."""
+    counts = sorted(set(rows.n))
+    several = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
+    return f"disc: clean; square: FGSM-0.08, defense unknown; thin: 95 % interval; n = {several}"
+
+
+def named(rows: pd.DataFrame) -> list[tuple[str, float, float, float]]:
+    """For every defense of `intervals` its name, PSNR, upper end, and the place of its name, clear of the others."""
+    rows = rows.sort_values("psnr")
+    step = 0.026 * max(float(np.ptp(rows.psnr)), 1e-9) * np.arange(len(rows))
+    places = isotonic_regression(rows.psnr.to_numpy() - step).x + step  # the nearest places at least a step apart
+    return list(zip(rows.defense, rows.psnr, rows.high, places.tolist(), strict=True))
+
+
+def _bars(ax, what: str, part: pd.DataFrame, columns, colour: str, marker: str, face: str, label: str | None) -> None:
+    x = part.value if what in NUMERIC else part.value.map(str)
+    y, low, high = (part[column] for column in columns)
+    ax.errorbar(x, y, yerr=[y - low, high - y], color=colour, marker=marker, markerfacecolor=face, capsize=2.5,
+                linewidth=1.2, label=label)  # fmt: skip
 
 
 def save(fig: Figure, out: str | Path, name: str) -> Figure:

@@ -32,6 +32,8 @@ class SparseTransform(nn.Module):
     boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
     gap_tol, method  as in `cbpdn.solve`
     dim       share of the low-pass part's contrast that T hands on; 1 is the paper's T
+    bits      a channel to which T(x) is rounded; 0 for not. A staircase has no slope to speak of, so gradients pass
+              the rounding unchanged
 
     Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
     smaller than a filter.
@@ -51,6 +53,7 @@ class SparseTransform(nn.Module):
         gap_tol=1e-2,
         method="auto",
         dim=1.0,
+        bits=0,
     ):
         super().__init__()
         conv.check(d)
@@ -60,10 +63,12 @@ class SparseTransform(nn.Module):
             raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
         if not 0 <= dim <= 1:
             raise InputError(f"dim is the share of the low-pass part's contrast that is kept, in [0, 1]; got {dim:g}")
+        if bits not in range(17):
+            raise InputError(f"T(x) is rounded to 1 to 16 bits a channel, or to none at all with 0; got {bits}")
         self.register_buffer("d", d.detach().clone())
         self.lam, self.lowpass, self.pad = lam, lowpass, pad
         self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
-        self.dim = dim
+        self.dim, self.bits = dim, bits
 
     def fit(self, images) -> "SparseTransform":
         """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
@@ -83,18 +88,27 @@ class SparseTransform(nn.Module):
             return x + moved
         low, high = split(x, self.lowpass, self.pad)
         sparse = self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:])
-        return (self._dimmed(low) + sparse).clamp(0, 1)
+        return self._rounded((self._dimmed(low) + sparse).clamp(0, 1))
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
         dim = "" if self.dim == 1 else f", dim={self.dim}"
-        return f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}, backward={self.backward_mode!r}"
+        bits = f", bits={self.bits}" if self.bits else ""
+        return (
+            f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}{bits}, backward={self.backward_mode!r}"
+        )
 
     def _dimmed(self, low: Tensor) -> Tensor:
         if self.dim == 1:  # to the last bit what it was
             return low
         mean = low.mean((-2, -1), keepdim=True)
         return mean + self.dim * (low - mean)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        if not self.bits:
+            return x
+        steps = 2**self.bits - 1
+        return x + ((x * steps).round() / steps - x).detach()
 
     def _solve(self, high: Tensor) -> cbpdn.Solution:
         return cbpdn.solve(high, self.d.to(high.dtype), self.lam, gap_tol=self.gap_tol, method=self.method)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import conv2d, pad
 from torch.testing import assert_close
 
 from labkit import cbpdn, cdl, consensus, conv
@@ -56,25 +57,75 @@ def test_update_meets_its_constraint_and_its_optimality():
     assert cdl.loss(found, stats) < cdl.loss(cdl._into_ball(0.9 * found), stats)
 
 
+def test_update_may_hold_each_channel_to_the_norm():
+    """The same optimality, in a set that is larger: a filter of C full channels has norm √C."""
+    x, z, d = sparse_images()
+    stats = cdl.statistics(0.3 * z, x, S)
+    found = cdl.update(d, stats, max_iter=2000, norm="channel")
+    channels = found.flatten(2).norm(dim=2)
+    assert (channels <= 1 + 1e-9).all() and (found.flatten(1).norm(dim=1) > 1.1).any()
+    gradient = cdl._normal(found, cdl._spectrum(stats.ztz)) - stats.ztx
+    step = found - 1e-3 * gradient
+    for k, c in itertools.product(range(K), range(C)):  # channel by channel, nothing is to be gained
+        expected = step[k, c] / max(1.0, float(step[k, c].norm()))
+        assert_close(expected, found[k, c], atol=1e-7, rtol=0)
+    assert cdl.loss(found, stats) < cdl.loss(cdl.update(d, stats, max_iter=2000), stats)
+
+
+def test_of_channels_the_longest_is_of_unit_norm():
+    images = SimpleNamespace(x=sparse_images(20)[0])
+    recipe = DictionaryRecipe(K=K, S=S, lam=0.1, lowpass=float("inf"), images=20, passes=3, batch=10)
+    learned = {norm: cdl.learn(images, replace(recipe, norm=norm)) for norm in cdl.NORMS}
+    assert_close(learned["channel"].flatten(2).norm(dim=2).amax(1), torch.ones(K, dtype=torch.float64))
+    assert_close(learned["whole"].flatten(1).norm(dim=1), torch.ones(K, dtype=torch.float64))
+    grey = SimpleNamespace(x=images.x[:, :1])
+    assert_close(cdl.learn(grey, replace(recipe, norm="channel")), cdl.learn(grey, recipe))
+
+
+def test_norms_are_told_apart():
+    images = SimpleNamespace(x=torch.rand(4, 1, 8, 8))
+    with pytest.raises(InputError, match="whole, channel"):
+        cdl.learn(images, DictionaryRecipe(K=4, S=3, images=4, norm="magic"))
+    with pytest.raises(InputError, match="built in"):
+        cdl.learn(images, DictionaryRecipe(K=4, S=3, images=4, norm="channel", method="consensus"))
+
+
 def test_learning_lowers_the_held_out_objective_and_keeps_unit_norm():
-    x, _, truth = sparse_images(60)
     held, _, _ = sparse_images(10, seed=9)
-    images = SimpleNamespace(x=x)
-    # Twice as many filters as made the images, so that a local minimum still has room for all of them.
+    images = SimpleNamespace(x=sparse_images(60)[0])
     recipe = DictionaryRecipe(K=2 * K, S=S, lam=0.05, lowpass=float("inf"), images=50, passes=1, batch=10, held=0)
-
-    def reached(d):
-        return float(cbpdn.objective(cbpdn.solve(held, d, 0.05, gap_tol=1e-3).z, held, d, 0.05).mean())
-
     seen = []
     few = cdl.learn(images, recipe, callback=seen.append)
     assert [p.done for p in seen] == [1, 2, 3, 4, 5] and seen[0].total == 5
     many = cdl.learn(images, replace(recipe, passes=12))
     assert_close(many.flatten(1).norm(dim=1), torch.ones(2 * K, dtype=many.dtype))
-    assert reached(many) < reached(few)
-    # From some starts it ends in a worse minimum, as any alternation may; not from all.
-    others = [cdl.learn(images, replace(recipe, passes=12, seed=seed)) for seed in (1, 2, 3)]
-    assert min(map(reached, [many, *others])) < 1.1 * reached(truth)
+    assert reached(many, held) < 0.9 * reached(few, held)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_learning_finds_the_filters_that_made_the_images_from_any_start(seed):
+    """With room for six times as many. With twice as many, where it ends depends on the start (1.1 to 1.4 times the
+    objective of the true filters): an alternation is stuck where two of them are told by one.
+    """
+    held, _, truth = sparse_images(10, seed=9)
+    images = SimpleNamespace(x=sparse_images(60)[0])
+    recipe = DictionaryRecipe(
+        K=6 * K, S=S, lam=0.05, lowpass=float("inf"), images=50, passes=12, batch=10, held=0, seed=seed
+    )
+    start, found = cdl.start(images, recipe), cdl.learn(images, recipe)
+    assert reached(start, held) > 1.3 * reached(truth, held)
+    assert reached(found, held) < 1.02 * reached(truth, held)
+    assert nearest(truth, start).min() < 0.85
+    assert nearest(truth, found).min() > 0.95
+
+
+def reached(d, held):
+    return float(cbpdn.objective(cbpdn.solve(held, d, 0.05, gap_tol=1e-3).z, held, d, 0.05).mean())
+
+
+def nearest(truth, d):
+    """Of each true filter, the largest correlation with any of d, shifted anyhow and of either sign."""
+    return conv2d(pad(truth, [S - 1] * 4), d).abs().amax((1, 2, 3))
 
 
 @pytest.mark.parametrize("method", cdl.METHODS)

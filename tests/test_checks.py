@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from labkit import checks
+from labkit import checks, experiment
 from labkit.stl import SparseTransform
 
 
@@ -90,6 +92,37 @@ def test_a_summary_names_what_is_red():
     rows = pd.DataFrame([("a", "green", "1"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
     assert checks.summary(rows) == "RED, so read with care: b (2 of 3)."
     assert checks.summary(rows[:1]) == "All 1 checks of the attack are green."
+
+
+def test_what_is_audited_beside_the_tables(lab):
+    """The undefended network, and each retrained one behind what it was trained on: as `experiment.adaptive` asks."""
+    found = checks.audits(lab)
+    assert list(found) == ["No Defense", "STL", "STL (cluster)"]
+    assert [audit.defense and audit.defense.label for audit in found.values()] == [None, "STL", "STL (cluster)"]
+    for audit in found.values():
+        assert audit.classifier.transform == audit.defense and audit.classifier.data.test == 30
+        assert (audit.n, audit.steps, audit.queries) == (30, lab.adaptive.steps, lab.adaptive.queries)
+        assert audit.defense is None or audit.defense.data == audit.classifier.data
+    network = found["STL"].classifier
+    assert network in {case.classifier for case in experiment.adaptive(lab)}
+
+
+@pytest.mark.parametrize("asked, test, images", [(None, None, None), (None, 40, 40), (1000, None, 1000), (50, 40, 40)])
+def test_no_more_is_audited_than_there_is(lab, asked, test, images):
+    profile = replace(lab, data=replace(lab.data, test=test), adaptive=replace(lab.adaptive, n=asked))
+    for audit in checks.audits(profile).values():
+        assert audit.classifier.data.test == images and audit.n == min(60, images or 60)
+
+
+def test_a_caption_has_a_verdict_for_each_audit(lab, monkeypatch):
+    """Told from hand-made panels: one all green, one with a red row."""
+    rows = pd.DataFrame([("a", "green", "1"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
+    doubtful = checks.audits(lab)["STL"]
+    monkeypatch.setattr(checks, "panel", lambda audit, bench: rows if audit == doubtful else rows[:1])
+    assert checks.verdicts(lab, None) == (
+        "Checks of the attacks. No Defense: All 1 checks of the attack are green. "
+        "STL: RED, so read with care: b (2 of 3). STL (cluster): All 1 checks of the attack are green."
+    )
 
 
 @pytest.mark.slow

@@ -278,3 +278,15 @@ def test_learns_on_cuda():
     model = trained(images, replace(TINY, epochs=8), device="cuda")
     assert next(model.parameters()).is_cuda and model.mean.is_cuda
     assert torch.equal(classifiers.predict(model, images.x).argmax(1), images.y)
+
+
+def test_an_erased_square_has_its_size_its_place_is_random_and_the_rest_stays():
+    x = torch.rand(400, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    erased = classifiers.erase(x, 0.25, torch.Generator().manual_seed(1))
+    changed = (erased != x).all(1)
+    assert torch.equal(changed, (erased != x).any(1))  # in all channels or in none
+    assert changed.flatten(1).sum(1).max() == 16  # four pixels a side, fewer at a border
+    assert (changed.any(2).sum(1) <= 4).all() and (changed.any(1).sum(1) <= 4).all()
+    assert changed.any(0).all()  # everywhere, sometimes
+    assert_close(erased.movedim(1, -1)[changed], x.mean((2, 3))[:, None, None].expand(-1, 16, 16, -1)[changed])
+    assert torch.equal(classifiers.erase(x, 0.25, torch.Generator().manual_seed(1)), erased)

@@ -10,6 +10,7 @@ from labkit.recipes import (
     LATER,
     AdversarialTraining,
     ClassifierRecipe,
+    DictionaryRecipe,
     StratifiedRecipe,
     TransformRecipe,
     canonical,
@@ -47,7 +48,7 @@ def test_a_later_field_is_told_only_where_it_is_not_its_default():
     ids=["classifier", "transform", "stratified", "retrained"],
 )
 def test_names_from_before_the_later_fields_still_hold(recipe, name):
-    """As the store named them when these recipes had no `dim`, `levels` and `adversarial`."""
+    """As the store named them when these recipes had no `dim`, `bits`, `norm`, `levels` and `adversarial`."""
     assert key(recipe, "abc") == name
 
 
@@ -60,6 +61,8 @@ def test_each_later_field_changes_the_name():
         ClassifierRecipe(adversarial=replace(adversarial, size=0.1)),
         ClassifierRecipe(transform=TransformRecipe()),
         ClassifierRecipe(transform=TransformRecipe(dim=0.5)),
+        ClassifierRecipe(transform=TransformRecipe(bits=8)),
+        ClassifierRecipe(transform=TransformRecipe(DictionaryRecipe(norm="channel"))),
     ]
     assert len({key(recipe, "abc") for recipe in recipes}) == len(recipes)
     assert json.loads(canonical(recipes[2]))["adversarial"]["recipe"] == "AdversarialTraining"

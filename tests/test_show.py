@@ -103,3 +103,42 @@ def test_strata_stand_beside_their_filters():
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["cluster 1", "its 5 filters", "cluster 2", "its 5 filters"]
     board = np.asarray(fig.axes[2].images[0].get_array())
     assert np.allclose(board[1:7, 1:7], x[1, 0].movedim(0, -1).numpy())
+
+
+def test_competitors_have_a_line_each_and_a_marker_for_each_question():
+    rows = pd.DataFrame(
+        [
+            ("No Defense", 1000, "Clean", "–", 0.9), ("No Defense", 1000, "BIM-0.03", "classifier", 0.2),
+            ("TVM", 50, "Clean", "–", 0.7), ("TVM", 50, "BIM-0.03", "classifier", 0.6),
+            ("TVM", 50, "FGSM-0.08", "classifier", 0.5), ("TVM", 50, "BIM-0.03", "exact", 0.1),
+        ],
+        columns=["defense", "n", "attack", "knowledge", "accuracy"],
+    ).assign(low=lambda rows: rows.accuracy - 0.05, high=lambda rows: rows.accuracy + 0.1)  # fmt: skip
+    fig = show.rivals(rows, "BIM-0.03", "here")
+    ax = fig.axes[0]
+    points = [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in ax.containers]
+    assert [[(round(float(x), 2), round(y)) for x, y in each] for each in points] == [
+        [(0.9, 0), (0.7, 1)], [(0.2, 0), (0.6, 1)], [(0.1, 1)],
+    ]  # fmt: skip
+    assert len({round(y, 2) for each in points for _, y in each}) == 5  # none hides another
+    ends = [segment[:, 0].tolist() for segment in ax.containers[2].lines[2][0].get_segments()]
+    assert np.allclose(ends, [[0.05, 0.2]])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["No Defense (n = 1,000)", "TVM (n = 50)"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "clean images", "BIM-0.03, attacker does not know it", "BIM-0.03, attacker knows it",
+    ]  # fmt: skip
+    assert ax.containers[2].lines[0].get_markerfacecolor() == "white" and fig.get_suptitle() == "here"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+
+
+def test_a_gallery_has_two_pictures_and_two_notes_for_each_name():
+    g = torch.Generator().manual_seed(0)
+    pairs = {name: torch.rand(2, 3, 6, 5, generator=g) for name in ("none", "TVM", "SAP")}
+    fig = show.gallery(pairs, {name: [f"{name} clean", f"{name} attacked"] for name in pairs}, across=2)
+    seen = [ax for ax in fig.axes if ax.get_visible()]
+    assert len(fig.axes) == 8 and len(seen) == 6
+    assert [ax.get_title(loc="left") for ax in seen] == ["none", "", "TVM", "", "SAP", ""]
+    assert [ax.get_xlabel() for ax in seen] == [f"{name} {kind}" for name in pairs for kind in ("clean", "attacked")]
+    drawn = [np.asarray(ax.images[0].get_array()) for ax in seen]
+    expected = [x.movedim(0, -1).numpy() for pair in pairs.values() for x in pair]
+    assert all(np.allclose(a, b) for a, b in zip(drawn, expected, strict=True))

@@ -41,11 +41,25 @@ def test_a_dimmed_low_pass_part_has_less_contrast_about_the_same_mean():
     assert_close(SparseTransform(d, lam=1e3, dim=0.0)(x), mean.expand_as(x))
 
 
-def test_dim_is_part_of_the_recipe(tmp_path, monkeypatch):
+def test_rounding_leaves_so_many_levels_and_the_gradient_alone():
+    x, d = images(), dictionary()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
+    for backward in ("exact", "identity"):
+        rounded, smooth = (SparseTransform(d, bits=bits, backward=backward) for bits in (2, 0))
+        assert_close(3 * rounded(x), (3 * smooth(x)).round())
+        inputs = x.clone().requires_grad_()
+        assert_close(3 * rounded(inputs), (3 * smooth(inputs)).round())
+        slopes = [torch.autograd.grad((T(inputs) * weights).sum(), inputs)[0] for T in (rounded, smooth)]
+        assert slopes[0].any() and torch.equal(*slopes)
+    with pytest.raises(InputError, match="1 to 16 bits"):
+        SparseTransform(d, bits=-1)
+
+
+def test_dim_and_bits_are_part_of_the_recipe(tmp_path, monkeypatch):
     bench, x, d = Workbench(tmp_path), images().float(), dictionary().float()
     monkeypatch.setattr(bench, "dictionary", lambda recipe: d)
-    for dim in (1.0, 0.5):
-        assert_close(bench.transform(TransformRecipe(dim=dim))(x), SparseTransform(d, dim=dim)(x))
+    for dim, bits in ((1.0, 0), (0.5, 0), (1.0, 3)):
+        assert_close(bench.transform(TransformRecipe(dim=dim, bits=bits))(x), SparseTransform(d, dim=dim, bits=bits)(x))
 
 
 def test_projection_never_pushes_images_apart():

@@ -5,17 +5,17 @@ from labkit import paper, show, tables
 from labkit.errors import InputError
 
 
+def row(defense, retrained, attack, knowledge, accuracy, n=500):
+    return {
+        "data": "fashion, 32×32", "n": n, "classifier": "vgg16 ×0.25", "retrained": retrained, "defense": defense,
+        "attack": attack, "budget": 0.03, "knowledge": knowledge, "seed": 0, "accuracy": accuracy,
+        "low": accuracy - 0.04, "high": accuracy + 0.04, "dissimilarity": 0.03, "psnr": 30.0, "seconds": 1.0,
+        "recipe": "0123456789abcdef",
+    }  # fmt: skip
+
+
 def rows():
     """Measured-looking rows with known numbers: clean and BIM, by attackers of three kinds."""
-
-    def row(defense, retrained, attack, knowledge, accuracy):
-        return {
-            "data": "fashion, 32×32", "n": 500, "classifier": "vgg16 ×0.25", "retrained": retrained, "defense": defense,
-            "attack": attack, "budget": 0.03, "knowledge": knowledge, "seed": 0, "accuracy": accuracy,
-            "low": accuracy - 0.04, "high": accuracy + 0.04, "dissimilarity": 0.03, "psnr": 30.0, "seconds": 1.0,
-            "recipe": "0123456789abcdef",
-        }  # fmt: skip
-
     return pd.DataFrame([
         row("No Defense", False, "Clean", "–", 0.9), row("STL", False, "Clean", "–", 0.8),
         row("STL", True, "Clean", "–", 0.88),
@@ -50,6 +50,59 @@ def test_every_line_carries_its_attacker_and_its_interval():
     assert vanilla[(vanilla.source == "ours") & (vanilla.defense == "STL")]["BIM-0.03"].tolist() == [
         "0.500 [0.460, 0.540]"
     ]
+
+
+def competitors():
+    """Rows as `rivals.cases` asks for them, one defense on fewer images, one attacked otherwise; and the worst."""
+    blind = [
+        row(defense, False, attack, knowledge, accuracy - less, n)
+        for defense, n, accuracy in (("No Defense", 1000, 0.9), ("TVM", 1000, 0.8), ("Quilting", 200, 0.7))
+        for attack, knowledge, less in (
+            ("Clean", "–", 0.0),
+            ("FGSM-0.08", "classifier", 0.2),
+            ("BIM-0.03", "classifier", 0.4),
+        )
+    ]
+    blind += [row("JPEG", False, "Clean", "–", 0.85, 1000), row("JPEG", False, "BIM-0.05", "classifier", 0.3, 1000)]
+    aware = [
+        row("TVM", False, "BIM-0.03", "exact", 0.1, 1000),
+        row("Quilting", False, "BIM-0.03", "identity", 0.2, 200),
+    ]
+    least = [row(name, False, "all", "–", accuracy, n) for name, accuracy, n in (
+        ("No Defense", 0.5, 1000), ("TVM", 0.09, 1000), ("Quilting", 0.1, 200), ("JPEG", 0.3, 1000),
+    )]  # fmt: skip
+    return pd.DataFrame(blind + aware), pd.DataFrame(least)
+
+
+def test_competitors_have_one_line_each_and_say_their_n():
+    frame = tables.rivals(*competitors(), "6a")
+    known = "BIM-0.03, attacker knows the defense"
+    asked = ["Clean", "FGSM-0.08", "BIM-0.03", known, "BIM-0.05", tables._ALL]
+    assert list(frame.columns) == ["source", "defense", "n", *asked]
+    ours = frame[frame.source == "ours"].set_index("defense")
+    assert ours.n.to_dict() == {"No Defense": "1,000", "TVM": "1,000", "Quilting": "200", "JPEG": "1,000"}
+    assert ours["BIM-0.03"].to_dict() == {
+        "No Defense": "0.500 [0.460, 0.540]", "TVM": "0.400 [0.360, 0.440]", "Quilting": "0.300 [0.260, 0.340]",
+        "JPEG": "",
+    }  # fmt: skip
+    assert ours[known].to_dict() == {
+        "No Defense": "", "TVM": "0.100 [0.060, 0.140] (all, exact gradient)",
+        "Quilting": "0.200 [0.160, 0.240] (all, BPDA)", "JPEG": "",
+    }  # fmt: skip
+    assert ours[tables._ALL].tolist() == [
+        "0.500 [0.460, 0.540]", "0.090 [0.050, 0.130]", "0.100 [0.060, 0.140]", "0.300 [0.260, 0.340]",
+    ]  # fmt: skip
+
+
+def test_competitors_stand_above_the_papers_lines():
+    frame = tables.rivals(*competitors(), "6a")
+    theirs = frame[frame.source == "paper, Table 6a"].set_index("defense")
+    printed = paper.table("6a")
+    assert list(theirs.index) == [name for name in ("No Defense", "TVM", "Quilting", "JPEG") if name in printed.index]
+    assert "TVM" in theirs.index and (theirs.n == "not said").all()
+    assert theirs.loc["TVM", "BIM-0.03"] == f"{printed.loc['TVM', 'BIM-0.03']:.4f}"
+    assert theirs.loc["TVM", "BIM-0.05"] == "not reported"
+    assert frame.index[frame.source == "ours"].max() < frame.index[frame.source != "ours"].min()
 
 
 def test_an_attack_the_paper_lacks_is_said_so():

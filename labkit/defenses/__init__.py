@@ -50,7 +50,7 @@ def build(name: str, **options) -> Defense:
     try:
         return DEFENSES[name](**options)
     except TypeError as error:
-        raise InputError(f"{name} cannot be set so ({error}); see labkit.defenses.{name}") from None
+        raise InputError(f"{name} cannot be set so ({error}); see {DEFENSES[name].__module__}") from None
 
 
 __all__ = [

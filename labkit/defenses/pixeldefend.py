@@ -35,6 +35,7 @@ class PixelDefend(Defense):
     """
 
     differentiable = False
+    resumable = True
 
     def __init__(
         self, epsilon: float = 16 / 255, *, width: int = 48, blocks: int = 6, mixtures: int = 5, epochs: int = 4

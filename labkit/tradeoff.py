@@ -1,0 +1,334 @@
+"""The trade-off: what λ, K, S, M and every choice on which the paper is silent cost and buy."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from labkit import apart, experiment, metrics, rivals, tables, threat
+from labkit.apart import Point
+from labkit.artifacts import Workbench
+from labkit.attempts import adversarial
+from labkit.classifiers import predict
+from labkit.errors import InputError
+from labkit.experiment import Case
+from labkit.profiles import Profile
+from labkit.recipes import AttackRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.stl import SparseTransform
+from labkit.strata import StratifiedTransform
+
+# What can be changed: what a reader calls it, and which recipe has it ("both": T and its dictionary).
+CHOICES = {
+    "lam": ("λ", "both"),
+    "K": ("K, filters", "dictionary"),
+    "S": ("S, pixels a side", "dictionary"),
+    "M": ("M, clusters", "strata"),
+    "lowpass": ("weight of the low-pass filter", "both"),
+    "pad": ("padding of the low-pass filter", "both"),
+    "boundary": ("boundary", "both"),
+    "norm": ("filters of unit norm", "dictionary"),
+    "gap_tol": ("gap at which the solver stops", "transform"),
+    "bits": ("bits T(x) is rounded to, 0 for none", "transform"),
+    "dim": ("share of the low-pass part handed on", "transform"),
+}
+# What the paper says happens as each grows (Sections 5.4 and C): -1 falls, 0 stays, 1 rises. Of M it says nothing.
+CLAIMS = {
+    "lam": {"clean": -1, "gap": -1},
+    "K": {"clean": 1, "attacked": -1},
+    "S": {"clean": 0, "attacked": 0},
+}
+_ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
+_BATCH = 100
+_MOST = 100.0  # dB; an image that T does not change counts with this
+_GROWS = ("lam", "K", "S", "M")
+
+
+def varied(recipe: TransformRecipe | StratifiedRecipe, what: str, value) -> TransformRecipe | StratifiedRecipe:
+    """T with one of CHOICES changed, in its dictionary as well where both have it; every cluster's, of a stratified T.
+
+    One cluster (M = 1) leaves nothing to vote on: that is the T with one dictionary for all.
+    Raises InputError when there is no such choice, or when M is asked of a T without clusters.
+    """
+    place = _choice(what)[1]
+    if isinstance(recipe, StratifiedRecipe):
+        if place != "strata":
+            return replace(recipe, transform=varied(recipe.transform, what, value))
+        return recipe.transform if value == 1 else replace(recipe, strata=replace(recipe.strata, clusters=value))
+    if place == "strata":
+        raise InputError("M counts the clusters of a StratifiedRecipe; a TransformRecipe has none")
+    changed = {what: value}
+    dictionary = recipe.dictionary if place == "transform" else replace(recipe.dictionary, **changed)
+    return replace(recipe, dictionary=dictionary, **({} if place == "dictionary" else changed))
+
+
+def own(lab: Profile, what: str):
+    """The value that the profile's T has."""
+    place, T = _choice(what)[1], lab.transform
+    return (
+        lab.stratified.strata.clusters if place == "strata" else getattr(T if hasattr(T, what) else T.dictionary, what)
+    )
+
+
+def sweep(
+    lab: Profile, bench: Workbench, what: str, values: Sequence[Any], *, retrained: bool = False, aware: bool = True
+) -> pd.DataFrame:
+    """Three rows of `experiment.run` for every value: clean, attacked by who does not know T, and by who does.
+
+    retrained  whether the network is trained anew on each T(x), as in the paper's Figure 7
+    aware      whether the attacker who knows T is asked
+
+    "attacked" is FGSM-0.08 by an attacker who has the network's weights and does not know T, as in the paper's Figures
+    5 to 7; "aware" the profile's strongest iterative attack, as large, by one who differentiates T exactly. There are
+    columns before `experiment.COLUMNS`: what, value, own (whether the profile's T has it), asked (as above); and after:
+
+    fidelity, fidelity_low, fidelity_high  PSNR of T(x) in dB, mean over images and its 95 % interval
+    active                                 share of the code's coefficients that are not zero
+    """
+    small = rebase(lab, replace(lab.data, test=_least(lab)))
+    x, found = bench.images(small.data, "test").x[:], []
+    for value in values:
+        T = varied(small.stratified if what == "M" else small.transform, what, value)
+        network = small.retrained(T) if retrained else small.classifier
+        cases = {
+            "clean": Case(network, T, AttackRecipe("clean", 0.0, 0)),
+            "attacked": Case(network, T, _fgsm(lab)),
+            "aware": Case(network, T, replace(lab.attacks[-1], size=_fgsm(lab).size), "exact"),
+        }
+        asked = ["clean", "attacked"] + ["aware"] * aware
+        rows = experiment.run([cases[name] for name in asked], bench)
+        for at, (name, column) in enumerate({"what": what, "value": value, "own": value == own(lab, what)}.items()):
+            rows.insert(at, name, column)
+        rows.insert(3, "asked", asked)
+        found.append(rows.assign(**_fidelity(bench.transform(T), x, bench)))
+    return pd.concat(found, ignore_index=True)
+
+
+def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """`sweep` of every choice on which the paper is silent, the profile's own value first; vanilla, clean and attacked.
+
+    Of grey images, the two norms of filters are one, and left out.
+    """
+    grey = bench.images(lab.data, "test").x.shape[1] == 1
+    tried = [(what, values) for what, values in lab.tradeoff.silent if not (what == "norm" and grey)]
+    return pd.concat(
+        [sweep(lab, bench, what, (own(lab, what), *values), aware=False) for what, values in tried], ignore_index=True
+    )
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per choice and value: PSNR of T(x), active coefficients, and each accuracy with its interval."""
+    lines = []
+    for (what, value), part in rows.groupby(["what", "value"], sort=False):
+        first = part.iloc[0]
+        psnr = Point(value, first.fidelity, first.fidelity_low, first.fidelity_high)
+        line = {
+            "choice": CHOICES[what][0],
+            "value": f"{apart.said(value)}{' (the lab’s)' if first.own else ''}",
+            "PSNR of T(x)": apart.told(psnr, " dB"),
+            "active, %": f"{100 * first.active:.3g}",
+        }
+        lines.append(line | {_asked(row): tables.cell(row) for row in part.itertuples()})
+    return pd.DataFrame(lines)
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """What a reader must know to judge a sweep: data, n, network, attackers."""
+    first = rows.iloc[0]
+    network = "retrained on T(x) for every value" if first.retrained else "vanilla: trained on natural images"
+    known = [f"“{threat.SHORT[k]}”: {threat.KNOWLEDGE[k]}" for k in threat.KNOWLEDGE if k in set(rows.knowledge)]
+    return (
+        f"{first.data}; n = {first.n:,} test images, the same for every value; {first.classifier}, {network}. "
+        "Brackets: 95 % intervals, Wilson's for accuracies, mean ± 1.96 standard errors for PSNR. "
+        f"Attackers: {'; '.join(known)}. Sizes are relative L2 dissimilarities."
+    )
+
+
+def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict]:
+    """Columns and notes for `show.strips`: one image, clean above and attacked below, as T of each value hands it on.
+
+    The first test image that the vanilla network has right clean and wrong under FGSM-0.08, or the first of all. Notes
+    give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).
+    """
+    small = rebase(lab, replace(lab.data, test=_least(lab)))
+    test, network = bench.images(small.data, "test"), bench.classifier(lab.classifier)
+    x, x_adv = test.x[:], adversarial(Case(small.classifier, None, _fgsm(lab)).attempt(), bench)
+    turned = (predict(network, x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
+    one = int(turned.int().argmax())
+    pair = torch.stack([x[one], x_adv[one]])
+    columns = {"image": pair}
+    for value in values:
+        layer = bench.transform(varied(small.stratified if what == "M" else small.transform, what, value))
+        with torch.no_grad():
+            columns[f"{_name(what)} = {apart.said(value)}"] = layer(pair.to(bench.device)).cpu()
+    notes = {}
+    for name, seen in columns.items():
+        decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
+        near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
+        notes[name] = [
+            f"{word}\n{dB:.1f} dB" if dB < _MOST else f"{word}\n" for word, dB in zip(decided, near, strict=True)
+        ]
+    return columns, notes
+
+
+def map_cases(lab: Profile) -> list[Case]:
+    """What `interval_map` needs of `experiment.grid` and `rivals.cases`: vanilla network, clean and FGSM-0.08."""
+    return [
+        case
+        for case in [*experiment.grid(lab), *rivals.cases(lab)]
+        if case.attack in (lab.attacks[0], _fgsm(lab))
+        and case.knowledge == "classifier"
+        and case.classifier == replace(lab.classifier, data=case.data)
+    ]
+
+
+def interval_map(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
+    """Where each defense lies on the paper's Figure 6: PSNR of T(x_adv) to x, and the characteristic interval.
+
+    rows  from `experiment.run(map_cases(lab))`, or of any more cases: those of a vanilla network are taken, and of an
+          attacker who does not know the defense; of a defense measured twice, those on more images
+
+    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low and _high), low and high (the interval).
+    A defense that hands on no image of its own has no place on this map; the undefended network has one, to compare.
+    """
+    plain = rows[~rows.retrained & ~rows.knowledge.isin(threat.AWARE)].sort_values("n", ascending=False, kind="stable")
+    lines = []
+    for defense in dict.fromkeys(rows.defense):
+        mine = plain[plain.defense == defense]
+        clean, attacked = (mine[mine.attack == name].head(1) for name in ("Clean", attack))
+        if clean.empty or attacked.empty or (clean.psnr.isna().item() and defense != "No Defense"):
+            continue
+        line = {"defense": defense, "n": attacked.n.item(), "psnr": attacked.psnr.item()}
+        for name, row in (("clean", clean), ("attacked", attacked)):
+            line |= {name: row.accuracy.item(), f"{name}_low": row.low.item(), f"{name}_high": row.high.item()}
+        lines.append(
+            line
+            | dict(zip(("low", "high"), metrics.characteristic_interval(line["clean"], line["attacked"]), strict=True))
+        )
+    return pd.DataFrame(lines)
+
+
+def reading(rows: pd.DataFrame, what: str) -> str:
+    """What the rows of `sweep` say of one choice, in sentences made from them: Markdown, one bullet each.
+
+    λ, K, S and M are read from the smallest to the largest value, and beside what the paper says of them; every other
+    choice against the value that the lab has. `apart` says when two numbers are told apart.
+    """
+    rows = rows[rows.what == what]
+    if what not in _GROWS:
+        return "\n".join(f"- {line}" for line in _beside_own(rows, what))
+    found, name = _measured(rows.sort_values("value", kind="stable")), _name(what)
+    lines = [f"**{_capital(words)}** {apart.course(points, name, unit)}." for words, unit, points in found.values()]
+    return "\n".join(f"- {line}" for line in [*lines, _claims(found, what)])
+
+
+def _measured(rows: pd.DataFrame) -> dict[str, tuple[str, str, list[Point]]]:
+    """What was measured, in the order of a sentence: what to call it, its unit, and the points."""
+    points = {
+        asked: [Point(*numbers) for numbers in zip(part.value, part.accuracy, part.low, part.high, strict=True)]
+        for asked, part in rows.groupby("asked", sort=False)
+    }
+    found = {asked: (_asked(rows[rows.asked == asked].iloc[0], "accuracy"), "", mine) for asked, mine in points.items()}
+    gap = [apart.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
+    clean = rows[rows.asked == "clean"]
+    psnr = zip(clean.value, clean.fidelity, clean.fidelity_low, clean.fidelity_high, strict=True)
+    return {
+        "psnr": ("the PSNR of T(x)", " dB", [Point(*numbers) for numbers in psnr]),
+        "clean": found.pop("clean"),
+        "attacked": found.pop("attacked"),
+        "gap": ("the gap between these two", "", gap),
+        **found,
+    }
+
+
+def _claims(found: dict, what: str) -> str:
+    """Whether what the paper says of a choice holds on these rows."""
+    if what not in CLAIMS:
+        return f"**The paper** gives no curve for {_name(what)}, so there is nothing to hold this against."
+    words, verdicts = [], set()
+    for measure, way in CLAIMS[what].items():
+        label, _, points = found[measure]
+        if way:
+            verdict = {way: "yes", -way: "no", 0: "not told apart"}[apart.moved(points[0], points[-1])]
+            words.append(f"{label} {apart.VERBS[way]}: {verdict}")
+        else:
+            alike = "yes" if apart.alike(points, _ALIKE) else "not told apart, nor surely so near"
+            verdict = "no" if apart.farthest(points) else alike
+            words.append(f"{label} stays within {_ALIKE:g}: {verdict}")
+        verdicts.add(verdict)
+    decided = "holds here" if verdicts == {"yes"} else "holds in part" if "yes" in verdicts else "does not hold here"
+    if verdicts.isdisjoint({"yes", "no"}):
+        decided = "is not decided by these rows"
+    return f"**The paper's statement {decided}.** As {_name(what)} grows, {'; '.join(words)}."
+
+
+def _beside_own(rows: pd.DataFrame, what: str) -> list[str]:
+    """Each value of a choice beside the lab's own."""
+    found, own_value = _measured(rows), rows[rows.own].value.iloc[0]
+    lines = []
+    for at, value in enumerate(dict.fromkeys(rows.value)):
+        if value == own_value:
+            continue
+        words = []
+        for measure, (label, unit, points) in found.items():
+            if measure != "gap":
+                mine = next(p for p in points if p.at == own_value)
+                verdict = {1: "higher", -1: "lower", 0: "not told apart"}[apart.moved(mine, points[at])]
+                words.append(f"{label} {apart.told(points[at], unit)} for {apart.told(mine, unit)} ({verdict})")
+        title = f"{_capital(CHOICES[what][0])}: {apart.said(value)} instead of {apart.said(own_value)}."
+        lines.append(f"**{title}** {_capital('; '.join(words))}.")
+    return lines
+
+
+def _fidelity(layer: SparseTransform | StratifiedTransform, x: Tensor, bench: Workbench) -> dict[str, float]:
+    """PSNR of T(x) with its interval, and the share of active coefficients."""
+    near, active, size = [], 0, 0
+    with torch.no_grad():
+        for part in x.split(_BATCH):
+            part = part.to(bench.device)
+            near.append(metrics.psnr(layer(part), part).clamp_max(_MOST).cpu())
+            for T, mine in _by_layer(layer, part):
+                z = T.parts(mine)[2].z
+                active, size = active + int(metrics.sparsity(z).sum()), size + z.numel()
+    psnr = torch.cat(near)
+    mean, half = float(psnr.mean()), 1.96 * float(psnr.std(correction=0)) / max(len(psnr) - 1, 1) ** 0.5
+    return {"fidelity": mean, "fidelity_low": mean - half, "fidelity_high": mean + half, "active": active / size}
+
+
+def _by_layer(layer: SparseTransform | StratifiedTransform, x: Tensor) -> list[tuple[SparseTransform, Tensor]]:
+    if isinstance(layer, SparseTransform):
+        return [(layer, x)]
+    home = layer.strata.vote(x)
+    return [(T, x[home == m]) for m, T in enumerate(layer.transforms) if (home == m).any()]
+
+
+def _choice(what: str) -> tuple[str, str]:
+    if what not in CHOICES:
+        raise InputError(f"there is no choice {what!r} of T; choose from {', '.join(CHOICES)}")
+    return CHOICES[what]
+
+
+def _fgsm(lab: Profile) -> AttackRecipe:
+    """The attack of the paper's Figures 5 and 6."""
+    return next((attack for attack in lab.attacks if attack.label == "FGSM-0.08"), AttackRecipe("fgsm", 0.08))
+
+
+def _least(lab: Profile) -> int | None:
+    return min((n for n in (lab.tradeoff.n, lab.data.test) if n is not None), default=None)
+
+
+def _asked(row, noun: str = "") -> str:
+    """A column's name, or the subject of a sentence: which images, by whom."""
+    if row.asked == "clean":
+        return f"clean {noun}".strip()
+    return f"{noun} under {row.attack}".strip() + f" (attacker has {threat.SHORT[row.knowledge]})"
+
+
+def _name(what: str) -> str:
+    return CHOICES[what][0].split(",")[0]
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:] if words[:1] != "λ" else words

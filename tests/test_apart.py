@@ -1,0 +1,53 @@
+"""Numbers with intervals: what is told apart, and what is said of it."""
+
+import pytest
+
+from labkit import apart
+from labkit.apart import Point
+from labkit.metrics import accuracy
+
+
+def point(at, number, half=0.05):
+    return Point(at, number, number - half, number + half)
+
+
+def test_intervals_that_meet_are_not_told_apart():
+    assert apart.moved(point(1, 0.3), point(2, 0.41)) == 1 == -apart.moved(point(2, 0.41), point(1, 0.3))
+    assert apart.moved(point(1, 0.3), point(2, 0.39)) == 0
+
+
+def test_the_difference_of_two_shares_is_newcombes():
+    """Newcombe 1998, Table II, example (a): 56/70 − 48/80, method 10: 0.0524 to 0.3339."""
+    a, b = (Point(0, found.value, found.low, found.high) for found in (accuracy(56, 70), accuracy(48, 80)))
+    gap = apart.difference(a, b)
+    assert gap.number == pytest.approx(0.2)
+    assert (gap.low, gap.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
+
+
+def test_the_farthest_two_keep_their_order():
+    points = [point(1, 0.5), point(2, 0.9), point(3, 0.1)]
+    assert apart.farthest(points) == (points[1], points[2])
+    assert apart.farthest([point(1, 0.5), point(2, 0.52)]) is None
+    assert apart.farthest([point(1, 0.5)]) is None
+
+
+def test_courses_rise_fall_turn_or_are_not_told_apart():
+    rising = [point(1, 0.1), point(2, 0.5), point(4, 0.9)]
+    assert apart.course(rising, "K") == "rises from 0.100 [0.050, 0.150] at K = 1 to 0.900 [0.850, 0.950] at K = 4"
+    assert apart.course(rising[::-1], "K").startswith("falls from 0.900")
+    hill = [point(1, 0.3), point(2, 0.8), point(4, 0.35)]
+    assert apart.course(hill, "K").startswith("rises from 0.300 [0.250, 0.350] at K = 1 to 0.800")
+    assert apart.course(hill, "K").endswith("but its ends are not told apart")
+    flat = [point(1, 0.3), point(2, 0.32)]
+    assert apart.course(flat, "K").startswith("is not told apart at any two values")
+
+
+def test_numbers_with_a_unit_have_one_digit():
+    assert apart.told(point(1, 25.04, 1.0), " dB") == "25.0 [24.0, 26.0] dB"
+    assert [apart.said(value) for value in (0.2, 64, float("inf"), "reflect")] == ["0.2", "64", "∞", "reflect"]
+
+
+def test_what_is_not_told_apart_need_not_be_alike():
+    few, many = ([point(at, number, half) for at, number in ((1, 0.5), (2, 0.52))] for half in (0.08, 0.02))
+    assert apart.farthest(few) is None and not apart.alike(few, 0.1)
+    assert apart.farthest(many) is None and apart.alike(many, 0.1) and not apart.alike(many, 0.04)

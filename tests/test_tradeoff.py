@@ -1,0 +1,264 @@
+"""What is varied, what is measured, and what is said of it."""
+
+import dataclasses
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit import experiment, metrics, profiles, recipes, tradeoff
+from labkit.errors import InputError
+from labkit.recipes import StratifiedRecipe, TransformRecipe
+from labkit.store import key
+
+
+def leaves(recipe, path=""):
+    """Every scalar of a nested recipe by its path."""
+    if not dataclasses.is_dataclass(recipe):
+        return {path: recipe}
+    found = {}
+    for field in dataclasses.fields(recipe):
+        found |= leaves(getattr(recipe, field.name), f"{path}.{field.name}".lstrip("."))
+    return found
+
+
+def changed(before, after):
+    old, new = leaves(before), leaves(after)
+    return {path: new[path] for path in new if new[path] != old[path]}
+
+
+VALUES = {
+    "lam": (0.1, {"lam", "dictionary.lam"}),
+    "K": (16, {"dictionary.K"}),
+    "S": (4, {"dictionary.S"}),
+    "lowpass": (1.0, {"lowpass", "dictionary.lowpass"}),
+    "pad": (0, {"pad", "dictionary.pad"}),
+    "boundary": ("reflect", {"boundary", "dictionary.boundary"}),
+    "norm": ("channel", {"dictionary.norm"}),
+    "gap_tol": (0.1, {"gap_tol"}),
+    "bits": (8, {"bits"}),
+    "dim": (0.5, {"dim"}),
+}
+
+
+def test_one_choice_is_changed_and_nothing_else():
+    assert set(VALUES) == set(tradeoff.CHOICES) - {"M"}
+    plain, stratified = TransformRecipe(), StratifiedRecipe()
+    for what, (value, places) in VALUES.items():
+        assert changed(plain, tradeoff.varied(plain, what, value)) == dict.fromkeys(places, value)
+        both = changed(stratified, tradeoff.varied(stratified, what, value))
+        assert both == {f"transform.{place}": value for place in places}
+    assert changed(stratified, tradeoff.varied(stratified, "M", 7)) == {"strata.clusters": 7}
+    assert tradeoff.varied(stratified, "M", 1) == stratified.transform
+
+
+def test_the_labs_own_values_change_nothing_and_keep_their_names():
+    lab = profiles.QUICK
+    for what in tradeoff.CHOICES:
+        T = lab.stratified if what == "M" else lab.transform
+        same = tradeoff.varied(T, what, tradeoff.own(lab, what))
+        assert same == T and key(same, "abc") == key(T, "abc")
+    names = {key(tradeoff.varied(lab.transform, what, value), "abc") for what, (value, _) in VALUES.items()}
+    assert len(names | {key(lab.transform, "abc")}) == len(VALUES) + 1
+
+
+def test_no_such_choice():
+    with pytest.raises(InputError, match="choose from lam, K"):
+        tradeoff.varied(TransformRecipe(), "lamda", 0.1)
+    with pytest.raises(InputError, match="a TransformRecipe has none"):
+        tradeoff.varied(TransformRecipe(), "M", 2)
+
+
+@pytest.fixture(scope="module")
+def swept(lab, bench):
+    return tradeoff.sweep(lab, bench, "lam", (0.01, 0.2, 20.0))
+
+
+def test_a_sweep_has_three_rows_for_every_value(swept, lab):
+    assert list(swept.value) == [0.01] * 3 + [0.2] * 3 + [20.0] * 3 and (swept.what == "lam").all()
+    assert list(swept.asked) == ["clean", "attacked", "aware"] * 3
+    assert list(swept[swept.own].value) == [0.2] * 3
+    assert list(swept.attack[:3]) == ["Clean", "FGSM-0.08", "BIM-0.08"]
+    assert list(swept.knowledge[:3]) == ["–", "classifier", "exact"]
+    assert (swept.n == lab.tradeoff.n).all() and not swept.retrained.any()
+    assert set(experiment.COLUMNS) < set(swept)
+
+
+def test_small_lambda_keeps_the_image_and_large_ones_lose_it(swept, lab, bench):
+    clean = swept[swept.asked == "clean"]
+    little, middle, much = clean.fidelity
+    assert little > 38 and little > middle + 10 and middle > much
+    assert clean.fidelity.tolist() == pytest.approx(clean.psnr.tolist(), rel=1e-5)
+    assert (clean.fidelity_low < clean.fidelity).all() and (clean.fidelity < clean.fidelity_high).all()
+    assert clean.active.is_monotonic_decreasing and clean.active.iloc[-1] == 0
+    small = recipes.rebase(lab, replace(lab.data, test=lab.tradeoff.n))
+    bare = experiment.run([experiment.Case(small.classifier, None, a) for a in (lab.attacks[0], lab.attacks[2])], bench)
+    first = swept.set_index("value").loc[0.01].set_index("asked")
+    for asked, accuracy in zip(("clean", "attacked"), bare.accuracy, strict=True):
+        assert abs(first.accuracy[asked] - accuracy) <= 0.101  # of 20 images, two
+
+
+def test_a_sweep_can_be_asked_of_retrained_networks(lab, bench):
+    rows = tradeoff.sweep(lab, bench, "K", (lab.transform.dictionary.K,), retrained=True, aware=False)
+    assert rows.retrained.all() and list(rows.asked) == ["clean", "attacked"] and rows.own.all()
+    small = recipes.rebase(lab, replace(lab.data, test=lab.tradeoff.n))
+    network = small.retrained(small.transform)
+    assert list(rows.recipe) == list(
+        experiment.run(
+            [experiment.Case(network, small.transform, a) for a in (lab.attacks[0], lab.attacks[2])], bench
+        ).recipe
+    )
+
+
+def test_clusters_are_counted_in_their_own_codes(lab, bench):
+    rows = tradeoff.sweep(lab, bench, "M", (1, 2), aware=False)
+    assert list(rows.defense) == ["STL"] * 2 + ["STL (cluster)"] * 2
+    T, x = bench.transform(lab.stratified), bench.images(lab.data, "test").x[: lab.tradeoff.n]
+    home, active = T.strata.vote(x), 0
+    for m, layer in enumerate(T.transforms):
+        active += int((layer.parts(x[home == m])[2].z != 0).sum())
+    K = lab.transform.dictionary.K
+    assert rows.active.iloc[-1] == pytest.approx(active / (K * x[:, 0].numel()))
+    with torch.no_grad():
+        assert rows.fidelity.iloc[-1] == pytest.approx(float(metrics.psnr(T(x), x).mean()), rel=1e-5)
+
+
+def test_what_the_paper_does_not_say_begins_with_the_labs_own(lab, bench):
+    few = replace(
+        lab, tradeoff=replace(lab.tradeoff, silent=(("norm", ("channel",)), ("gap_tol", (0.1,)), ("bits", (1,))))
+    )
+    rows = tradeoff.silent(few, bench)
+    assert list(dict.fromkeys(rows.what)) == ["gap_tol", "bits"]  # of grey images, the norms are one
+    assert list(dict.fromkeys(zip(rows.value, rows.own, strict=True))) == [
+        (0.01, True),
+        (0.1, False),
+        (0, True),
+        (1, False),
+    ]
+    table = tradeoff.table(rows)
+    assert list(table.value) == ["0.01 (the lab’s)", "0.1", "0 (the lab’s)", "1"]
+    assert table.clean[3] == f"{rows.accuracy[6]:.3f} [{rows.low[6]:.3f}, {rows.high[6]:.3f}]"
+    words = tradeoff.reading(rows, "bits")
+    assert words.startswith("- **Bits T(x) is rounded to, 0 for none: 1 instead of 0.** The PSNR of T(x) ")
+    assert words.count("\n") == 0 and "(lower)" in words
+    said = tradeoff.caption(rows)
+    assert f"n = {lab.tradeoff.n} test" in said and "vanilla" in said and "the weights, not T" in said
+
+
+def made(what, clean, attacked, psnr, values=(1, 2, 4), half=0.02):
+    """Rows of a sweep with these accuracies, all with intervals of ± `half`."""
+    rows = []
+    for at, value in enumerate(values):
+        for asked, accuracy in (("clean", clean[at]), ("attacked", attacked[at])):
+            rows.append(
+                {
+                    "what": what, "value": value, "own": at == 0, "asked": asked, "n": 100,
+                    "attack": "Clean" if asked == "clean" else "FGSM-0.08",
+                    "knowledge": "–" if asked == "clean" else "classifier",
+                    "accuracy": accuracy, "low": accuracy - half, "high": accuracy + half,
+                    "fidelity": psnr[at], "fidelity_low": psnr[at] - 1, "fidelity_high": psnr[at] + 1,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_reading_follows_from_its_rows():
+    words = tradeoff.reading(made("lam", (0.9, 0.8, 0.7), (0.3, 0.5, 0.6), (30, 25, 20)), "lam").split("\n")
+    assert (
+        words[0] == "- **The PSNR of T(x)** falls from 30.0 [29.0, 31.0] dB at λ = 1 to 20.0 [19.0, 21.0] dB at λ = 4."
+    )
+    assert words[1].startswith("- **Clean accuracy** falls from 0.900 [0.880, 0.920] at λ = 1 to 0.700")
+    assert words[2].startswith("- **Accuracy under FGSM-0.08 (attacker has the weights, not T)** rises from 0.300")
+    assert words[3].startswith("- **The gap between these two** falls from 0.600 [0.572, 0.628] at λ = 1 to 0.100")
+    assert words[4] == (
+        "- **The paper's statement holds here.** "
+        "As λ grows, clean accuracy falls: yes; the gap between these two falls: yes."
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "clean", "attacked", "said"),
+    [
+        ("lam", (0.9, 0.8, 0.7), (0.5, 0.4, 0.3), "holds in part.** As λ grows, clean accuracy falls: yes; the gap"),
+        ("lam", (0.9, 0.8, 0.7), (0.5, 0.4, 0.3), "these two falls: not told apart"),
+        ("lam", (0.7, 0.8, 0.9), (0.6, 0.5, 0.3), "does not hold here"),
+        ("lam", (0.7, 0.7, 0.7), (0.5, 0.5, 0.5), "is not decided by these rows"),
+        ("K", (0.7, 0.8, 0.9), (0.6, 0.5, 0.3), "holds here"),
+        ("S", (0.7, 0.71, 0.7), (0.3, 0.3, 0.3), "holds here.** As S grows, clean accuracy stays within 0.1: yes"),
+        ("S", (0.7, 0.9, 0.7), (0.3, 0.3, 0.3), "holds in part.** As S grows, clean accuracy stays within 0.1: no"),
+        ("S", (0.7, 0.74, 0.7), (0.3, 0.3, 0.3), "accuracy stays within 0.1: yes"),
+        ("S", (0.7, 0.735, 0.66), (0.4, 0.3, 0.35), "does not hold here"),
+        ("M", (0.7, 0.9, 0.7), (0.3, 0.3, 0.3), "gives no curve for M"),
+    ],
+)  # fmt: skip
+def test_the_papers_statement_is_held_against_the_rows(what, clean, attacked, said):
+    rows = made(what, clean, attacked, (30, 25, 20))
+    assert said in tradeoff.reading(rows, what).split("\n")[-1]
+    shuffled = rows.sample(frac=1, random_state=0)
+    assert tradeoff.reading(shuffled, what).split("\n")[-1] == tradeoff.reading(rows, what).split("\n")[-1]
+
+
+def test_too_few_images_decide_nothing():
+    rows = made("S", (0.7, 0.71, 0.7), (0.3, 0.3, 0.3), (30, 25, 20), half=0.08)
+    assert "is not decided by these rows" in tradeoff.reading(rows, "S")
+
+
+def test_other_choices_are_held_against_the_labs_own():
+    rows = made("boundary", (0.7, 0.71), (0.3, 0.4), (30, 20), values=("circular", "reflect"))
+    assert tradeoff.reading(rows, "boundary") == (
+        "- **Boundary: reflect instead of circular.** The PSNR of T(x) 20.0 [19.0, 21.0] dB for 30.0 [29.0, 31.0] dB "
+        "(lower); clean accuracy 0.710 [0.690, 0.730] for 0.700 [0.680, 0.720] (not told apart); accuracy under "
+        "FGSM-0.08 (attacker has the weights, not T) 0.400 [0.380, 0.420] for 0.300 [0.280, 0.320] (higher)."
+    )
+
+
+def test_the_map_takes_vanilla_networks_and_blind_attackers():
+    def row(defense, attack, accuracy, psnr, knowledge="classifier", n=100, retrained=False):
+        return (defense, n, retrained, attack, knowledge, accuracy, accuracy - 0.1, accuracy + 0.1, psnr)
+
+    rows = pd.DataFrame(
+        [
+            row("No Defense", "Clean", 0.9, None, "–"),
+            row("No Defense", "FGSM-0.08", 0.1, 27.0),
+            row("STL", "Clean", 0.5, 24.0, "–"),
+            row("STL", "FGSM-0.08", 0.6, 23.0),
+            row("STL", "FGSM-0.08", 0.7, 23.5, retrained=True),
+            row("STL", "FGSM-0.08", 0.0, 22.5, "exact"),
+            row("STL", "Clean", 0.51, 24.1, "–", n=20),
+            row("STL", "FGSM-0.08", 0.61, 23.1, n=20),
+            row("SAP", "Clean", 0.8, None, "–"),
+            row("SAP", "FGSM-0.08", 0.2, 27.0),
+            row("JPEG", "Clean", 0.85, 30.0, "–"),
+        ],
+        columns=["defense", "n", "retrained", "attack", "knowledge", "accuracy", "low", "high", "psnr"],
+    )
+    found = tradeoff.interval_map(rows.iloc[::-1]).set_index("defense").sort_index()
+    assert list(found.index) == ["No Defense", "STL"]  # SAP hands images on as they are; JPEG was not attacked
+    assert found.loc["STL", ["n", "psnr", "clean", "attacked", "low", "high"]].tolist() == [
+        100,
+        23.0,
+        0.5,
+        0.6,
+        0.5,
+        0.6,
+    ]
+    assert found.loc["No Defense", ["low", "high"]].tolist() == [0.1, 0.9]
+
+
+def test_the_map_asks_for_vanilla_networks_clean_and_attacked_once(lab):
+    cases = tradeoff.map_cases(lab)
+    assert {case.attack.label for case in cases} == {"Clean", "FGSM-0.08"} and len(cases) % 2 == 0
+    assert {case.knowledge for case in cases} == {"classifier"}
+    assert not any(case.classifier.transform or case.classifier.adversarial for case in cases)
+    assert {"No Defense", "STL", "STL (cluster)", "JPEG", "TVM"} <= {case.label for case in cases}
+
+
+def test_a_strip_has_a_column_for_every_value(lab, bench):
+    columns, notes = tradeoff.strip(lab, bench, "lam", (0.002, 20.0))
+    assert list(columns) == list(notes) == ["image", "λ = 0.002", "λ = 20"]
+    x, x_adv = columns["image"]
+    assert float(metrics.dissimilarity(x_adv[None], x[None])) <= 0.08 * (1 + 1e-5)
+    assert_close(columns["λ = 0.002"], columns["image"], atol=0.02, rtol=0)
+    assert notes["image"][0].endswith("\n") and all(note.endswith(" dB") for note in notes["λ = 20"])
