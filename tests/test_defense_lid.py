@@ -187,7 +187,8 @@ def test_it_is_stored_without_the_classifier_and_reproduces(fashion, classifier,
     again = LID(rate=0.1).fit(fashion[:1000], classifier=classifier, attack=fgsm)
     other = LID(rate=0.1).seeded(1).fit(fashion[:1000], classifier=classifier, attack=fgsm)
     state = detector.state_dict()
-    assert set(state) == {"threshold", "spread", "reference", "answers", "weight", "bias"} and not list(detector.parameters())
+    assert set(state) == {"threshold", "spread", "reference", "answers", "weight", "bias"}
+    assert not list(detector.parameters())
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in state.items())
     assert not torch.equal(other.reference, detector.reference)
 
