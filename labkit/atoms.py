@@ -181,3 +181,37 @@ def wrap(image, frame):
     for y in range(frame.H):
         for q in range(y * frame.row + first, y * frame.row + 2 * first):
             image[q + width] = image[q]
+
+
+@njit(nogil=True, cache=True)
+def solve(filters, k, i, j, rest, tol, rounds, frame):
+    """The v with ⟨atom, Σ v · atom⟩ = `rest` for every atom of a list, by conjugate gradients; `rest` is used up.
+
+    Down to a relative residual of `tol`, or for so many rounds.
+    """
+    n, image = len(rest), np.empty(frame.H * frame.row, rest.dtype)
+    v, direction, moved = np.zeros_like(rest), rest.copy(), np.empty_like(rest)
+    rho = 0.0
+    for a in range(n):
+        rho += float(rest[a]) ** 2
+    goal = tol * tol * rho
+    for _ in range(rounds):
+        if rho <= goal or rho == 0:
+            break
+        image[:] = 0
+        add_all(filters, k, i, j, direction, image, frame)
+        curve = 0.0
+        for a in range(n):
+            moved[a] = correlate(filters, k[a], i[a], j[a], image, frame)
+            curve += float(moved[a]) * float(direction[a])
+        if curve <= 0:
+            break
+        step, last = rho / curve, rho
+        rho = 0.0
+        for a in range(n):
+            v[a] += step * direction[a]
+            rest[a] -= step * moved[a]
+            rho += float(rest[a]) ** 2
+        for a in range(n):
+            direction[a] = rest[a] + rho / last * direction[a]
+    return v

@@ -7,13 +7,14 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit import cbpdn, cdl, conv, data, peers, provenance, stl
+from labkit import cbpdn, cdl, conv, data, defense_speed, peers, provenance, stl
 from labkit.recipes import DictionaryRecipe
 from labkit.solvers import seconds
 from labkit.split import split
@@ -25,7 +26,8 @@ _AT_ONCE = 500
 
 def run(
     out: str | Path, *, dataset: str = "photos", data_root: str | None = None, sizes=(32, 64, 224), images: int = 256,
-    learned: int = 200, iterations: int = 200, many: tuple[int, int] = (60_000, 10_000),
+    learned: int = 200, iterations: int = 200, many: tuple[int, int] = (60_000, 10_000), defended=(32, 64),
+    names: Sequence[str] | None = None,
 ) -> dict:  # fmt: skip
     """Times coding and learning with K = 64, S = 8, λ = 0.2 and writes bench.json and bench.md into `out`.
 
@@ -37,6 +39,8 @@ def run(
     Learning: sporco's `ConvBPDNDictLearn` from `learned` images of 32×32, and ours until the held-out objective is no
     higher than that. Two measurements in a process each, for their memory: projecting up to many[0] images of 32×32,
     and learning from up to many[1].
+
+    Defenses, at the sizes of `defended`, by their `names` in `labkit.defenses` (None for all): `defense_speed.table`.
     """
     cbpdn.prepare()
     source = {"dataset": dataset, "data_root": data_root}
@@ -51,6 +55,7 @@ def run(
         "learning": _learning(source, learned, iterations),
         "projecting": _alone(_project_all, source, many[0]),
         "learning_many": _alone(_learn_many, source, many[1]),
+        "defending": defense_speed.table(dataset, sizes=defended, data_root=data_root, names=names).to_dict("records"),
         "settings": {"K": K, "S": S, "lambda": LAM, "data": _named(dataset), "threads": torch.get_num_threads()},
         "machine": {"processor": platform.machine(), **provenance.versions("torch", "numba", "sporco")},
     }
@@ -108,8 +113,35 @@ def markdown(record: dict) -> str:
     for what, name in (("projecting", "T(x), gap 1e-2"), ("learning_many", "learning, one pass")):
         r = record[what]
         lines.append(f"| {name} | {r['n']:,} | {r['seconds']:.0f} | {r['peak_gib']:.2f} |")
+    lines += _defending(record["defending"])
     lines += ["", "Ratios were taken in one process; seconds are those of the machine at hand.", ""]
     return "\n".join(lines)
+
+
+def _defending(rows: list[dict]) -> list[str]:
+    """One line per defense, one column per size: images a second, and how many there were at once."""
+    sizes = list(dict.fromkeys(r["size"] for r in rows))
+    cells = {(r["defense"], r["size"]): f"{_rounded(r['per_second'])} (n = {r['images']})" for r in rows}
+    lines = [
+        "",
+        "## Defenses: images a second",
+        "",
+        f"| defense | {' | '.join(f'{size}×{size}' for size in sizes)} |",
+        "|---|" + "---|" * len(sizes),
+    ]
+    for name in dict.fromkeys(r["defense"] for r in rows):
+        lines.append(f"| {name} | {' | '.join(cells[name, size] for size in sizes)} |")
+    return [
+        *lines,
+        "",
+        "n images at once, of 4, 16, 64 and 256 the number at which it was fastest. SAP, PD-Ens (deflection), Crop-Ens "
+        "(crops) and the detectors are timed with the network that they stand around; the others alone.",
+    ]
+
+
+def _rounded(rate: float) -> str:
+    """Two digits: that much another run would give again."""
+    return f"{float(f'{rate:.2g}'):,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _named(dataset: str) -> str:

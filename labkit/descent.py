@@ -14,8 +14,8 @@ from labkit import atoms
 
 # Shares of the largest violation of optimality: what may enter, how well the working set is solved, and what is worth
 # a move. Entering fewer takes more passes, more of them a larger set; the set need not be solved better than the rest
-# will be known.
-_ENTER, _INNER, _MOVE = 0.25, 0.35, 0.25
+# will be known. And the relative residual of `_newton`.
+_ENTER, _INNER, _MOVE, _STEP = 0.25, 0.35, 0.25, 0.17
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -198,44 +198,20 @@ def _newton(filters, k, i, j, v, la, residual, frame):
     Coordinate descent crawls where filters are nearly dependent; conjugate gradients do not. The objective is
     quadratic as long as signs hold, so it falls all the way.
     """
-    n = len(v)
-    step, rest, moved = np.zeros(n, v.dtype), np.zeros(n, v.dtype), np.zeros(n, v.dtype)
-    rho = 0.0
-    for a in range(n):
-        if v[a] != 0:
-            c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
-            rest[a] = c - (la[a] if v[a] > 0 else -la[a])
-            rho += float(rest[a]) ** 2
-    direction, image = rest.copy(), np.empty_like(residual)
-    goal = 0.03 * rho
-    for _ in range(100):
-        if rho <= goal or rho == 0:
-            break
-        image[:] = 0
-        atoms.add_all(filters, k, i, j, direction, image, frame)
-        curve = 0.0
-        for a in range(n):
-            if v[a] != 0:
-                moved[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
-                curve += float(moved[a]) * float(direction[a])
-        if curve <= 0:
-            break
-        alpha, last = rho / curve, rho
-        rho = 0.0
-        for a in range(n):
-            step[a] += alpha * direction[a]
-            rest[a] -= alpha * moved[a]
-            rho += float(rest[a]) ** 2
-        for a in range(n):
-            direction[a] = rest[a] + rho / last * direction[a]
+    used = np.flatnonzero(v)
+    k, i, j, rest = k[used], i[used], j[used], np.empty(len(used), v.dtype)
+    for a, b in enumerate(used):
+        c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
+        rest[a] = c - (la[b] if v[b] > 0 else -la[b])
+    step = atoms.solve(filters, k, i, j, rest, _STEP, 100, frame)
     length, first = 1.0, -1
-    for a in range(n):
-        if v[a] * (v[a] + length * step[a]) < 0:
-            length, first = -v[a] / step[a], a
-    for a in range(n):
-        step[a] = -v[a] if a == first else length * step[a]
+    for a, b in enumerate(used):
+        if v[b] * (v[b] + length * step[a]) < 0:
+            length, first = -v[b] / step[a], a
+    for a, b in enumerate(used):
+        step[a] = -v[b] if a == first else length * step[a]
         if step[a] != 0:
-            v[a] += step[a]
+            v[b] += step[a]
             atoms.add(filters, k[a], i[a], j[a], -step[a], residual, frame)
     if first >= 0:
-        v[first] = 0
+        v[used[first]] = 0

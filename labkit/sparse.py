@@ -123,36 +123,12 @@ def project(g: Tensor, support: Codes, d: Tensor, tol: float) -> Tensor:
 
 @njit(nogil=True, cache=True)
 def _project(g, k, i, j, filters, frame, tol, out):
-    n = len(k)
-    image = np.empty(frame.H * frame.row, g.dtype)
+    image, rest = np.empty(frame.H * frame.row, g.dtype), np.empty(len(k), g.dtype)
     atoms.put(g, image, frame)
     atoms.wrap(image, frame)
-    rest, v = np.empty(n, g.dtype), np.zeros(n, g.dtype)
-    rho = 0.0
-    for a in range(n):
+    for a in range(len(k)):
         rest[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
-        rho += float(rest[a]) ** 2
-    direction, moved = rest.copy(), np.empty(n, g.dtype)
-    goal = tol * tol * rho
-    for _ in range(4 * n):
-        if rho <= goal or rho == 0:
-            break
-        image[:] = 0
-        atoms.add_all(filters, k, i, j, direction, image, frame)
-        curve = 0.0
-        for a in range(n):
-            moved[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
-            curve += float(moved[a]) * float(direction[a])
-        if curve <= 0:
-            break
-        step, last = rho / curve, rho
-        rho = 0.0
-        for a in range(n):
-            v[a] += step * direction[a]
-            rest[a] -= step * moved[a]
-            rho += float(rest[a]) ** 2
-        for a in range(n):
-            direction[a] = rest[a] + rho / last * direction[a]
+    v = atoms.solve(filters, k, i, j, rest, tol, 4 * len(k), frame)
     image[:] = 0
     atoms.add_all(filters, k, i, j, v, image, frame)
     atoms.take(image, out, frame)

@@ -1,15 +1,18 @@
 import json
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from labkit import bench, cbpdn, peers
+from labkit import bench, cbpdn, defense_speed, peers
 
 
-def test_a_small_bench_is_written_and_fair(tmp_path):
+def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
+    monkeypatch.setattr(defense_speed, "_BATCHES", (2, 4))
     record = bench.run(
-        tmp_path, dataset="fashion", sizes=(16,), images=2, learned=8, iterations=3, many=(30, 20)
+        tmp_path, dataset="fashion", sizes=(16,), images=2, learned=8, iterations=3, many=(30, 20),
+        defended=(32, 40), names=("bits", "sap"),
     )  # fmt: skip
     assert json.loads((tmp_path / "bench.json").read_text()) == record
     row = record["coding"][0]
@@ -25,6 +28,47 @@ def test_a_small_bench_is_written_and_fair(tmp_path):
     text = (tmp_path / "bench.md").read_text()
     assert f"{row['sporco_ms'] / row['ours_ms']:.0f}×" in text and "16×16×1" in text
     assert f"{mine['held']:.3f}" in text
+    defending = record["defending"]
+    assert [(r["defense"], r["size"]) for r in defending] == [
+        (name, size) for size in (32, 40) for name in ("network alone", "STL", "bits", "sap")
+    ]
+    rate = {r["defense"]: r["per_second"] for r in defending if r["size"] == 32}
+    assert rate["bits"] > rate["network alone"] > 0 and min(rate.values()) > 0
+    section = text.split("## Defenses: images a second")[1]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| network alone", "| STL", "| bits", "| sap"]
+    assert lines[0] == "| defense | 32×32 | 40×40 |" and all(line.count("(n = ") == 2 for line in lines[2:])
+
+
+def test_rates_are_printed_to_two_digits():
+    rows = [
+        {"defense": name, "size": 32, "images": 64, "per_second": rate}
+        for name, rate in (("a", 123_456.0), ("b", 45.6), ("c", 7.89), ("d", 0.123))
+    ]
+    told = [line.split(" | ")[1] for line in bench._defending(rows) if line.startswith("| ")][1:]
+    assert told == ["120,000 (n = 64) |", "46 (n = 64) |", "7.9 (n = 64) |", "0.12 (n = 64) |"]
+
+
+def test_a_defense_is_warm_and_given_the_batch_that_suits_it(monkeypatch):
+    """One that takes a while for any batch is timed on many; one that takes long for an image, on few."""
+    seen = []
+
+    class Sleeper(torch.nn.Module):
+        def __init__(self, batch, image):
+            super().__init__()
+            self.batch, self.image = batch, image
+
+        def forward(self, x):
+            seen.append(len(x))
+            time.sleep(self.batch + self.image * len(x))
+
+    x = torch.zeros(300, 1, 2, 2)
+    monkeypatch.setattr(defense_speed, "_ENOUGH", 0.2)
+    found = defense_speed._timed(Sleeper(0.25, 1e-5), x)
+    assert found["images"] == 256 and seen[0] == 2 and 500 < found["per_second"] < 256 / 0.25
+    seen.clear()
+    assert defense_speed._timed(Sleeper(0, 0.02), x[:20])["images"] in (4, 16)
+    assert max(seen) == 16  # which takes 0.32 seconds, and 0.2 are enough
 
 
 @pytest.mark.peer
