@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import cbpdn, cdl, conv, data, defense_speed, peers, provenance, stl
-from labkit.recipes import DictionaryRecipe
+from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
 from labkit.split import split
 
@@ -56,7 +56,7 @@ def run(
         "projecting": _alone(_project_all, source, many[0]),
         "learning_many": _alone(_learn_many, source, many[1]),
         "defending": defense_speed.table(dataset, sizes=defended, data_root=data_root, names=names).to_dict("records"),
-        "settings": {"K": K, "S": S, "lambda": LAM, "data": _named(dataset), "threads": torch.get_num_threads()},
+        "settings": {"K": K, "S": S, "lambda": LAM, "data": DataRecipe(dataset).label, "threads": torch.get_num_threads()},
         "machine": {"processor": platform.machine(), **provenance.versions("torch", "numba", "sporco")},
     }
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -142,12 +142,6 @@ def _defending(rows: list[dict]) -> list[str]:
 def _rounded(rate: float) -> str:
     """Two digits: that much another run would give again."""
     return f"{float(f'{rate:.2g}'):,.0f}" if rate >= 10 else f"{rate:.2g}"
-
-
-def _named(dataset: str) -> str:
-    """A data set without the way to its folder, which is nobody else's business."""
-    kind, _, path = dataset.partition(":")
-    return f"{kind}:{Path(path).name}" if path else kind
 
 
 def _coding(high: Tensor, d: Tensor, size: int, repeat: int = 3) -> dict:

@@ -209,7 +209,7 @@ def _settings(case: Case, bench: Workbench) -> dict:
     test = bench.images(case.data, "test")
     network = case.classifier
     return {
-        "data": f"{case.data.name}, {test.x.shape[-1]}×{test.x.shape[-2]}",
+        "data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}",
         "n": len(test),
         "classifier": f"{network.network} ×{network.width:g}",
         "retrained": network.transform is not None,

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 # Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
@@ -24,6 +25,12 @@ class DataRecipe:
     train: int | None = None
     test: int | None = None
     seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name as tables give it: a folder without the way to it, which is nobody else's business."""
+        kind, _, path = self.name.partition(":")
+        return f"{kind}:{Path(path).name}" if path else kind
 
 
 @dataclass(frozen=True)

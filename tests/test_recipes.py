@@ -10,6 +10,7 @@ from labkit.recipes import (
     LATER,
     AdversarialTraining,
     ClassifierRecipe,
+    DataRecipe,
     DictionaryRecipe,
     StratifiedRecipe,
     TransformRecipe,
@@ -73,3 +74,8 @@ def test_a_dimmed_low_pass_part_is_in_the_label():
     dimmed = TransformRecipe(dim=0.5)
     assert dimmed.label == "STL (low-pass ×0.5)"
     assert StratifiedRecipe(transform=dimmed).label == "STL (cluster, low-pass ×0.5)"
+
+
+def test_a_folder_is_named_without_the_way_to_it():
+    assert DataRecipe("folder:../some/where/cats.zip").label == "folder:cats.zip"
+    assert DataRecipe("folder:/a/b/").label == "folder:b" and DataRecipe("fashion").label == "fashion"
