@@ -56,7 +56,13 @@ def run(
         "projecting": _alone(_project_all, source, many[0]),
         "learning_many": _alone(_learn_many, source, many[1]),
         "defending": defense_speed.table(dataset, sizes=defended, data_root=data_root, names=names).to_dict("records"),
-        "settings": {"K": K, "S": S, "lambda": LAM, "data": DataRecipe(dataset).label, "threads": torch.get_num_threads()},
+        "settings": {
+            "K": K,
+            "S": S,
+            "lambda": LAM,
+            "data": DataRecipe(dataset).label,
+            "threads": torch.get_num_threads(),
+        },
         "machine": {"processor": platform.machine(), **provenance.versions("torch", "numba", "sporco")},
     }
     Path(out).mkdir(parents=True, exist_ok=True)
