@@ -91,8 +91,8 @@ def _profiles(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = """Time coding and learning beside sporco's and the least any solver must do; write bench.json and bench.md.
-    Takes about twenty minutes, nearly all of them sporco's."""
+    text = """Time coding and learning beside sporco's and the least any solver must do, and every defense beside STL;
+    write bench.json and bench.md. Takes about half an hour, most of it sporco's."""
     parser = commands.add_parser("bench", help="measure the speeds the lab claims", description=text)
     parser.add_argument("--dataset", default="photos", help="whose images to code (default: %(default)s)")
     parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
