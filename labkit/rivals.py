@@ -82,10 +82,10 @@ def rivals(lab: Profile) -> list[Rival]:
 def cases(lab: Profile) -> list[Case]:
     """What the competitors are asked: the profile's attacks by those who do not know them, the strongest by who does.
 
-    The undefended network, on as many images as the fast ones, comes first.
+    The undefended network and STL, on as many images as the fast ones, come first.
     """
-    asked = []
-    for rival in [Rival(lab.classifier, None, lab.rivals.fast), *rivals(lab)]:
+    asked, first = [], [Rival(lab.classifier, T, lab.rivals.fast) for T in (None, *lab.defenses)]
+    for rival in [*first, *rivals(lab)]:
         mine = [Case(rival.network, rival.defense, attack) for attack in lab.attacks]
         if rival.aware:
             mine.append(Case(rival.network, rival.defense, _strongest(lab), rival.aware))
