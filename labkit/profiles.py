@@ -69,11 +69,11 @@ class Tradeoff:
     S: tuple[int, ...] = (4, 8, 12)
     M: tuple[int, ...] = (1, 2, 4)
     silent: tuple[tuple[str, tuple], ...] = (
-        ("lowpass", (1.0, 20.0, float("inf"))),
+        ("lowpass", (1.0, float("inf"))),
         ("pad", (0,)),
         ("boundary", ("reflect",)),
         ("norm", ("channel",)),
-        ("gap_tol", (0.1, 0.001)),
+        ("gap_tol", (0.1,)),
         ("bits", (8,)),
     )
 
