@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, profiles
+from labkit import artifacts_cli, profiles, table_cli
 from labkit.errors import InputError
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -97,19 +97,21 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--dataset", default="photos", help="whose images to code (default: %(default)s)")
     parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
+    parser.add_argument("--parts", default="", metavar="A,B", help="only these, the others as measured before")
     parser.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
     from labkit import bench
 
-    record = bench.run(options.out, dataset=options.dataset, data_root=options.data_root or None)
+    parts = [part for part in options.parts.split(",") if part]
+    record = bench.run(options.out, dataset=options.dataset, data_root=options.data_root or None, parts=parts)
     print(bench.markdown(record))
     print(f"bench: {options.out / 'bench.md'}")
     return 0
 
 
-COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench, artifacts_cli.add)
+COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench, table_cli.add, artifacts_cli.add)
 
 if __name__ == "__main__":
     sys.exit(main())

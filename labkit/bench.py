@@ -15,11 +15,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import cbpdn, cdl, conv, data, defense_speed, peers, provenance, stl
+from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
 from labkit.split import split
 
 LAM, K, S = 0.2, 64, 8
+PARTS = ("coding", "learning", "projecting", "learning_many", "defending")
+_MANY = {"projecting": "T(x), gap 1e-2", "learning_many": "learning, one pass"}
 _PASSES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _AT_ONCE = 500
 
@@ -27,7 +30,7 @@ _AT_ONCE = 500
 def run(
     out: str | Path, *, dataset: str = "photos", data_root: str | None = None, sizes=(32, 64, 224), images: int = 256,
     learned: int = 200, iterations: int = 200, many: tuple[int, int] = (60_000, 10_000), defended=(32, 64),
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None, parts: Sequence[str] = (),
 ) -> dict:  # fmt: skip
     """Times coding and learning with K = 64, S = 8, λ = 0.2 and writes bench.json and bench.md into `out`.
 
@@ -41,21 +44,28 @@ def run(
     and learning from up to many[1].
 
     Defenses, at the sizes of `defended`, by their `names` in `labkit.defenses` (None for all): `defense_speed.table`.
+
+    parts  of PARTS, the ones to measure; all others are taken from an earlier bench.json in `out`. () for all. Every
+           part is written as soon as it is measured, so that a run that was stopped can be completed by its others
+
+    Raises InputError for an unknown part.
     """
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise InputError(f"there is no part {', '.join(unknown)} of the bench; it has {', '.join(PARTS)}")
     cbpdn.prepare()
     source = {"dataset": dataset, "data_root": data_root}
-    coding = []
-    for size in tqdm(sizes, desc="timing coding", unit="size"):
-        train = data.load(dataset, "train", n=400, resolution=size, data_root=data_root)
-        test = data.load(dataset, "test", n=max(8, images * 32**2 // size**2), resolution=size, data_root=data_root)
-        d = cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=200, passes=2))
-        coding.append({**_coding(split(test.x[:])[1], d, size), "backward_ratio": _backward(test.x[:], d)})
-    record = {
-        "coding": coding,
-        "learning": _learning(source, learned, iterations),
-        "projecting": _alone(_project_all, source, many[0]),
-        "learning_many": _alone(_learn_many, source, many[1]),
-        "defending": defense_speed.table(dataset, sizes=defended, data_root=data_root, names=names).to_dict("records"),
+    measures = {
+        "coding": lambda: [_coded(source, size, images) for size in tqdm(sizes, desc="timing coding", unit="size")],
+        "learning": lambda: _learning(source, learned, iterations),
+        "projecting": lambda: _alone(_project_all, source, many[0]),
+        "learning_many": lambda: _alone(_learn_many, source, many[1]),
+        "defending": lambda: defense_speed.table(
+            dataset, sizes=defended, data_root=data_root, names=names
+        ).to_dict("records"),
+    }  # fmt: skip
+    file = Path(out) / "bench.json"
+    record = json.loads(file.read_text()) if parts and file.is_file() else {}
+    record |= {
         "settings": {
             "K": K,
             "S": S,
@@ -65,17 +75,45 @@ def run(
         },
         "machine": {"processor": platform.machine(), **provenance.versions("torch", "numba", "sporco")},
     }
-    Path(out).mkdir(parents=True, exist_ok=True)
-    provenance.write(Path(out) / "bench.json", (json.dumps(record, indent=1) + "\n").encode())
-    provenance.write(Path(out) / "bench.md", markdown(record).encode())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for part in parts or PARTS:
+        record[part] = measures[part]()
+        provenance.write(file, (json.dumps(record, indent=1) + "\n").encode())
+        provenance.write(file.with_suffix(".md"), markdown(record).encode())
     return record
 
 
+def _coded(source: dict, size: int, images: int) -> dict:
+    """One line on coding: filters are learned from training images of this size, test images are coded."""
+    load = {"resolution": size, "data_root": source["data_root"]}
+    train = data.load(source["dataset"], "train", n=400, **load)
+    test = data.load(source["dataset"], "test", n=max(8, images * 32**2 // size**2), **load)
+    d = cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=200, passes=2))
+    return {**_coding(split(test.x[:])[1], d, size), "backward_ratio": _backward(test.x[:], d)}
+
+
 def markdown(record: dict) -> str:
-    """The record as tables for people."""
-    s, learning = record["settings"], record["learning"]
+    """The record as tables for people; parts that were not measured have none."""
+    s = record["settings"]
+    lines = [f"# Speed: {s['data']}, K = {s['K']}, S = {s['S']}, λ = {s['lambda']}, {s['threads']} threads"]
+    if "coding" in record:
+        lines += _about_coding(record["coding"])
+    if "learning" in record:
+        lines += _about_learning(record["learning"])
+    many = [(w, name) for w, name in _MANY.items() if w in record]
+    if many:
+        lines += ["", "## Many images", ""]
+        lines += ["| what | images | seconds | peak memory of the process, GiB |", "|---|---|---|---|"]
+        for what, name in many:
+            r = record[what]
+            lines.append(f"| {name} | {r['n']:,} | {r['seconds']:.0f} | {r['peak_gib']:.2f} |")
+    if "defending" in record:
+        lines += _defending(record["defending"])
+    return "\n".join([*lines, "", "Ratios were taken in one process; seconds are those of the machine at hand.", ""])
+
+
+def _about_coding(rows: list[dict]) -> list[str]:
     lines = [
-        f"# Speed: {s['data']}, K = {s['K']}, S = {s['S']}, λ = {s['lambda']}, {s['threads']} threads",
         "",
         "## Coding",
         "",
@@ -83,18 +121,24 @@ def markdown(record: dict) -> str:
         "| objective, ours / sporco's | backward / forward of T |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in record["coding"]:
+    for r in rows:
         lines.append(
             f"| {r['size']}×{r['size']}×{r['channels']} | {r['n']} (sporco {r['n_sporco']}) | {r['ours_ms']:.2f} "
             f"| {r['sporco_ms']:.0f} | {r['sporco_ms'] / r['ours_ms']:.0f}× | {r['least_ms']:.2f} "
             f"| {r['ours_ms'] / r['least_ms']:.1f}× | {r['objective_ratio']:.4f} "
             f"| {r['backward_ratio']:.2f} |"
         )
-    lines += [
+    return [
+        *lines,
         "",
         "Least: one analysis and one synthesis by torch's dense convolutions in float32. Ours can take less: all but "
         "its last passes are in bfloat16 where the processor has the instructions, and its synthesis is of the few "
         "coefficients that are not zero.",
+    ]
+
+
+def _about_learning(learning: dict) -> list[str]:
+    lines = [
         "",
         "## Learning",
         "",
@@ -104,24 +148,14 @@ def markdown(record: dict) -> str:
     for r in learning["runs"]:
         ratio = f"{r['ratio']:.0f}×" if r["ratio"] else ""
         lines.append(f"| {r['by']} | {r['seconds']:.1f} | {r['held']:.3f} | {ratio} |")
-    lines += [
+    return [
+        *lines,
         "",
         f"From {learning['images']} images of 32×32, {learning['iterations']} iterations of sporco; held out: "
         f"{learning['n_held']} test images. All start from the same patches, with objective {learning['start']:.3f}. "
         "Ours is measured against the better of sporco's; its time is that of the whole run with so many passes, "
         "without the shorter runs that were tried first.",
-        "",
-        "## Many images",
-        "",
-        "| what | images | seconds | peak memory of the process, GiB |",
-        "|---|---|---|---|",
     ]
-    for what, name in (("projecting", "T(x), gap 1e-2"), ("learning_many", "learning, one pass")):
-        r = record[what]
-        lines.append(f"| {name} | {r['n']:,} | {r['seconds']:.0f} | {r['peak_gib']:.2f} |")
-    lines += _defending(record["defending"])
-    lines += ["", "Ratios were taken in one process; seconds are those of the machine at hand.", ""]
-    return "\n".join(lines)
 
 
 def _defending(rows: list[dict]) -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from labkit import show
+from labkit import figures
 from labkit.tradeoff import CHOICES
 
 # Okabe & Ito's colours without yellow, which no white page shows, then darker twins; and as many shapes.
@@ -58,7 +58,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
     rows = rows[rows.what == what]
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=(0.68, 0.32), vertical_spacing=0.06)
     for asked, part in rows.groupby("asked", sort=False):
-        name, colour, _, face = show.ASKED[asked]
+        name, colour, _, face = figures.ASKED[asked]
         marker = {"color": face, "symbol": _ASKED[asked], "size": 9, "line": {"color": colour, "width": 2}}
         how = {"name": name.format(part.attack.iloc[0]), "line": {"color": colour}, "marker": marker}
         fig.add_scatter(**_line(part.value, part.accuracy, part.low, part.high), **how, row=1, col=1)
@@ -69,7 +69,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
     fig.update_xaxes(title=CHOICES[what][0], row=2, col=1)
     fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
     fig.update_yaxes(title="PSNR of T(x), dB", row=2, col=1)
-    fig.update_layout(**_LOOK, title=show.setting(rows), height=560, legend={"orientation": "h", "y": -0.16})
+    fig.update_layout(**_LOOK, title=figures.setting(rows), height=560, legend={"orientation": "h", "y": -0.16})
     return fig
 
 
@@ -82,7 +82,7 @@ def intervals(rows: pd.DataFrame) -> go.Figure:
     """
     fig = go.Figure()
     for row in rows.sort_values("psnr").itertuples():
-        colour = show.COLOURS.get(row.defense, "#8c8c8c")
+        colour = figures.COLOURS.get(row.defense, "#8c8c8c")
         told = (
             f"<b>{row.defense}</b>, n = {row.n:,}<br>PSNR {row.psnr:.1f} dB<br>"
             f"clean {row.clean:.3f} [{row.clean_low:.3f}, {row.clean_high:.3f}]<br>"
@@ -100,19 +100,19 @@ def intervals(rows: pd.DataFrame) -> go.Figure:
             },
             mode="lines+markers",
             name=row.defense,
-            line={"color": colour, "width": 4 if row.defense in show.COLOURS else 2},
+            line={"color": colour, "width": 4 if row.defense in figures.COLOURS else 2},
             marker={"color": colour, "symbol": ["circle", "square"], "size": 9},
             hovertemplate=told + "<extra></extra>",
             showlegend=False,
         )
-    for defense, psnr, top, place in show.named(rows):
-        colour = show.COLOURS.get(defense, "#444444")
+    for defense, psnr, top, place in figures.named(rows):
+        colour = figures.COLOURS.get(defense, "#444444")
         shared = {"x": place, "xanchor": "center", "yanchor": "bottom", "showarrow": False}
         fig.add_annotation(**shared, y=1.1, text=defense, textangle=-90, font={"size": 11, "color": colour})
         fig.add_shape(type="line", x0=place, y0=1.1, x1=psnr, y1=top, line={"color": "#bbbbbb", "width": 0.8})
     fig.update_layout(
         **_LOOK,
-        title=show.map_title(rows),
+        title=figures.map_title(rows),
         height=620,
         xaxis={"title": "PSNR of T(x_adv) to x, dB"},
         yaxis={"title": "accuracy", "range": (-0.02, 1.48), "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]},
@@ -127,10 +127,10 @@ def _line(x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series) -> dict:
 
 
 def _axis(what: str, values: Sequence) -> dict:
-    if what not in show.NUMERIC:
+    if what not in figures.NUMERIC:
         return {"type": "category"}
     ticks = {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
-    return {**ticks, "type": show.NUMERIC[what]}
+    return {**ticks, "type": figures.NUMERIC[what]}
 
 
 _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}

@@ -53,19 +53,23 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
     return pd.DataFrame(found.facts["rows"])
 
 
-def audits(profile: Profile) -> dict[str, Audit]:
-    """What is checked beside the tables of a profile: the undefended network, and each retrained one behind its T."""
+def audits(profile: Profile, *, retrained: bool = True) -> dict[str, Audit]:
+    """What is checked beside the tables of a profile: the undefended network, and one behind each T.
+
+    retrained  whether those behind T are the networks retrained on T(x), or the undefended one
+    """
     how = profile.adaptive
     count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
     small = rebase(profile, replace(profile.data, test=count))
     effort = {"n": min(_CHECKED, count or _CHECKED), "steps": how.steps, "queries": how.queries}
     every = {"No Defense": Audit(small.classifier, None, **effort)}
-    return every | {T.label: Audit(small.retrained(T), T, **effort) for T in small.defenses}
+    networks = {T: small.retrained(T) if retrained else small.classifier for T in small.defenses}
+    return every | {T.label: Audit(network, T, **effort) for T, network in networks.items()}
 
 
-def verdicts(profile: Profile, bench: Workbench) -> str:
+def verdicts(profile: Profile, bench: Workbench, *, retrained: bool = True) -> str:
     """For the caption of a table: the summary of each of its `audits`."""
-    found = {name: summary(panel(audit, bench)) for name, audit in audits(profile).items()}
+    found = {name: summary(panel(audit, bench)) for name, audit in audits(profile, retrained=retrained).items()}
     return "Checks of the attacks. " + " ".join(f"{name}: {said}" for name, said in found.items())
 
 

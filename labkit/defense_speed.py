@@ -49,13 +49,14 @@ def table(
         systems = {"network alone": network, "STL": SparseTransform(d)}
         chosen = defenses.DEFENSES if names is None else names
         for name in tqdm(chosen, desc=f"fitting defenses at {size}×{size}", delay=2):
-            systems[name] = _system(name, network, images)
+            systems[name] = briefly(name, network, images)
         for name, system in tqdm(systems.items(), desc=f"timing defenses at {size}×{size}", delay=2):
             rows.append({"defense": name, "size": size, **_timed(system, images.x[: _BATCHES[-1]])})
     return pd.DataFrame(rows)
 
 
-def _system(name: str, network: nn.Module, images: Images) -> nn.Module:
+def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
+    """A defense with its published settings, fitted for seconds, for timing alone; with its network if it needs one."""
     defense, more = defenses.build(name, **_BRIEF.get(name, {})), {}
     if name == "pixeldefend":
         images = images[:_FEW]

@@ -8,6 +8,12 @@ import pandas as pd
 
 from labkit.errors import InputError
 
+# What tables with a size of their own call an attack, and what we do.
+_SIZED = {
+    "3": {a: f"{ours}-0.06 avg" for a, ours in (*((a, a) for a in ("FGSM", "BIM", "DeepFool", "CW")), ("UAP", "Uni"))},
+    "4": {"accuracy": "PGD-L∞-0.031"},
+}
+
 
 @cache
 def _published() -> dict:
@@ -22,12 +28,12 @@ def names() -> tuple[str, ...]:
 def table(name: str) -> pd.DataFrame:
     """Accuracies as printed, defenses by rows, attacks by columns; `attrs` hold data set, classifier and setting.
 
-    The three attacks that the paper names without their size carry it here, as ours do: BIM-0.03 and so on.
+    Attacks that the paper names without their size carry it here, as ours do: BIM-0.03 and so on.
     """
     if name not in _published():
         raise InputError(f"the paper has no table {name!r}; it has {', '.join(names())}")
     found = _published()[name]
-    sized = {attack: f"{attack}-0.03" for attack in ("BIM", "DeepFool", "CW")} if name not in ("3", "4") else {}
+    sized = _SIZED.get(name, {attack: f"{attack}-0.03" for attack in ("BIM", "DeepFool", "CW")})
     rows = {_defense(row): values for row, values in found["rows"].items()}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[sized.get(c, c) for c in found["columns"]])
     frame.attrs = {key: value for key, value in found.items() if key not in ("rows", "columns")}

@@ -39,7 +39,9 @@ class Rivals:
     """How many test images the competitors are asked about, by what an image costs them, and what else they get.
 
     fast, slow, slowest  test images (`rivals` says who is which); None means all
-    trained              whether networks are trained for those that need one of their own
+    trained              those whose own network is trained: of "adversarial", "thermometer", "stl-adversarial" (STL
+                         followed by adversarial training) and "stl-dimmed" (STL with half of its low-pass part)
+    retrained            those on whose T(x) a network is trained for the paper's Tables 1 to 3, as on STL's
     draws                of a random defense for each gradient of an attacker who knows it
     options              what differs from published settings: (name, options of its DefenseRecipe); twice is two rows
     """
@@ -47,7 +49,8 @@ class Rivals:
     fast: int | None
     slow: int
     slowest: int
-    trained: bool = True
+    trained: tuple[str, ...] = ("adversarial", "thermometer", "stl-adversarial", "stl-dimmed")
+    retrained: tuple[str, ...] = ()
     draws: int = 20
     options: tuple[tuple[str, tuple], ...] = (_D3[1], _D3[2])
 
@@ -147,6 +150,7 @@ SMOKE = _profile(
         slow=4,
         slowest=2,
         draws=2,
+        retrained=("magnet",),
         options=(
             ("d3", (("atoms", 200), ("sparsity", 4))),
             ("magnet", (("epochs", 1),)),
@@ -175,7 +179,7 @@ QUICK = _profile(
         fast=100,
         slow=24,
         slowest=8,
-        trained=False,
+        trained=(),
         draws=2,
         options=(
             ("d3", (("atoms", 2000), ("sparsity", 5))),
@@ -196,8 +200,14 @@ LAB = _profile(
     train=None,
     test=2000,
     bim_steps=20,
-    adaptive=dict(n=1000, steps=100, queries=1000, autoattack=True),
-    rivals=Rivals(fast=1000, slow=200, slowest=100),
+    adaptive=dict(n=200, steps=50, queries=1000, autoattack=True),
+    rivals=Rivals(
+        fast=1000,
+        slow=200,
+        slowest=50,
+        trained=("adversarial", "stl-adversarial", "stl-dimmed"),
+        retrained=("magnet", "tvm"),
+    ),
     tradeoff=Tradeoff(n=1000, retrained=True, lam=(0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)),
     dictionary=dict(images=2000, passes=6),
     dae=dict(epochs=10),
@@ -210,7 +220,13 @@ PAPER = _profile(
     test=None,
     bim_steps=20,
     adaptive=dict(n=None, steps=100, queries=5000, autoattack=True),
-    rivals=Rivals(fast=None, slow=1000, slowest=200, options=_D3),
+    rivals=Rivals(
+        fast=None,
+        slow=1000,
+        slowest=200,
+        retrained=("magnet", "pixeldefend", "tvm", "quilting", "crops", "deflection", "d3"),
+        options=_D3,
+    ),
     tradeoff=Tradeoff(
         n=None,
         retrained=True,

@@ -256,6 +256,15 @@ class DefenseRecipe:
         return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
 
 
+_ATTACKS = {
+    "clean": "Clean",
+    "deepfool": "DeepFool",
+    "universal": "Uni",
+    "lowfreq": "Low-pass PGD",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+    "noise": "Noise",
+}
 _DEFENSES = {
     "jpeg": "JPEG",
     "bits": "Bit depth",
@@ -309,8 +318,13 @@ class AttackRecipe:
             "none": "",
             "average": f"-{self.size:.2f} avg",
         }
-        more = "" if self.loss == "log-odds" else f", {self.loss}"
-        return self.name.upper() + size.get(self.norm, f"-{self.size:.2f}") + more + ", 8 bits" * self.stored
+        more = "" if self.loss == "log-odds" else f" {self.loss}"
+        return (
+            _ATTACKS.get(self.name, self.name.upper())
+            + size.get(self.norm, f"-{self.size:.2f}")
+            + more
+            + " 8 bits" * self.stored
+        )
 
 
 def rebase(recipe: Any, data: DataRecipe) -> Any:
@@ -320,6 +334,14 @@ def rebase(recipe: Any, data: DataRecipe) -> Any:
     if not dataclasses.is_dataclass(recipe):
         return recipe
     return replace(recipe, **{f.name: rebase(getattr(recipe, f.name), data) for f in dataclasses.fields(recipe)})
+
+
+def reseed(recipe: Any, seed: int) -> Any:
+    """The same recipe with every seed of something trained replaced; which images are drawn stays as it is."""
+    if not dataclasses.is_dataclass(recipe) or isinstance(recipe, DataRecipe):
+        return recipe
+    changed = {f.name: reseed(getattr(recipe, f.name), seed) for f in dataclasses.fields(recipe)}
+    return replace(recipe, **changed | ({"seed": seed} if "seed" in changed else {}))
 
 
 def plain(recipe: Any, digest: str = "") -> Any:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from labkit import defenses, metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
+from labkit.defenses import pixelcnn
 from labkit.defenses.base import Around
 from labkit.experiment import Case
 from labkit.profiles import Profile
@@ -27,6 +29,7 @@ _PUBLISHED = (
 )  # fmt: skip
 _SLOW = ("quilting", "crops", "deflection", "d3")
 _SLOWEST = ("pixeldefend",)
+_KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
@@ -55,28 +58,33 @@ class Rival:
 
 def rivals(lab: Profile) -> list[Rival]:
     """Every competitor of the paper, the sober baselines, and STL beyond the paper."""
-    how, network = lab.rivals, lab.classifier
+    rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(lab, name)]
+    rows += before(lab, "lowpass", like=lab.transform)
+    rows += [row for name in _PUBLISHED for row in before(lab, name)]
+    rows += before(lab, "lid", victim=lab.classifier)
+    dimmed = replace(lab.transform, dim=0.5)
+    trained = {
+        "adversarial": hardened(lab, "adversarial"),
+        "thermometer": hardened(lab, "thermometer"),
+        "stl-adversarial": Rival(replace(lab.retrained(), adversarial=_KURAKIN), lab.transform, lab.rivals.fast),
+        "stl-dimmed": Rival(lab.retrained(dimmed), dimmed, lab.rivals.fast),
+    }
+    return rows + [row for name, row in trained.items() if name in lab.rivals.trained]
 
-    def before(name: str, **more) -> list[Rival]:
-        n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
-        settings = [options for other, options in how.options if other == name] or [()]
-        own = _OWN.get((name, lab.data.name), ())
-        return [Rival(network, DefenseRecipe(name, lab.data, own + options, **more), n) for options in settings]
 
-    rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(name)]
-    rows += before("lowpass", like=lab.transform)
-    rows += [row for name in _PUBLISHED for row in before(name)]
-    rows += before("lid", victim=network)
-    if how.trained:
-        harden, dimmed = AdversarialTraining(), replace(lab.transform, dim=0.5)
-        encode = AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
-        rows += [
-            Rival(replace(network, adversarial=harden), None, how.fast),
-            Rival(replace(network, adversarial=encode, levels=16), None, how.fast),
-            Rival(replace(lab.retrained(), adversarial=harden), lab.transform, how.fast),
-            Rival(lab.retrained(dimmed), dimmed, how.fast),
-        ]
-    return rows
+def before(lab: Profile, name: str, **more) -> list[Rival]:
+    """A competitor in front of the vanilla network; several where the profile has several settings of it."""
+    how = lab.rivals
+    n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
+    settings = [options for other, options in how.options if other == name] or [()]
+    own = _OWN.get((name, lab.data.name), ())
+    return [Rival(lab.classifier, DefenseRecipe(name, lab.data, own + options, **more), n) for options in settings]
+
+
+def hardened(lab: Profile, name: str) -> Rival:
+    """A network that is its own defense: "adversarial" (FGSM, the paper's Table 8) or "thermometer" (its TE)."""
+    how = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"adversarial": _MADRY, "levels": 16}}[name]
+    return Rival(replace(lab.classifier, **how), None, lab.rivals.fast)
 
 
 def cases(lab: Profile) -> list[Case]:
@@ -125,6 +133,29 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
         fidelity = ["unchanged" if dB == math.inf else f"{dB:.1f} dB" for dB in near]
         notes[name] = [f"{word}\n{words}" for word, words in zip(said, fidelity, strict=True)]
     return pairs, notes
+
+
+def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """Bits per dimension that PixelDefend's PixelCNN gives to images: test images, attacked ones, and both after STL.
+
+    PixelDefend rests on attacked images being the less likely ones (Song et al., ICLR 2018, Figure 2). Columns: images,
+    n, bits per dimension (mean), low and high (± 1.96 standard errors). 8 bits are what knows nothing.
+    """
+    (rival,) = before(lab, "pixeldefend")[:1]
+    few = rebase(lab, replace(lab.data, test=_least(lab.rivals.slow, lab.data.test)))
+    x, layer = bench.images(few.data, "test").x[:], bench.transform(few.transform)
+    attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
+    with torch.no_grad():
+        after = {f"T({name})": layer(part.to(bench.device)).cpu() for name, part in (("x", x), ("x_adv", attacked))}
+    model, rows = bench.defense(rival.defense).network, []
+    for name, part in {"x": x, f"x_adv, {few.attacks[2].label}": attacked, **after}.items():
+        bits = pixelcnn.bits_per_dimension(model, part)
+        half = 1.96 * float(bits.std(correction=0)) / max(len(bits) - 1, 1) ** 0.5
+        mean = float(bits.mean())
+        rows.append(
+            {"images": name, "n": len(bits), "bits per dimension": mean, "low": mean - half, "high": mean + half}
+        )
+    return pd.DataFrame(rows)
 
 
 def _strongest(lab: Profile) -> AttackRecipe:

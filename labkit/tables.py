@@ -5,32 +5,98 @@ from pathlib import Path
 import pandas as pd
 
 from labkit import paper, threat
+from labkit.apart import Point, difference
 
 _KNOWN = "attacker knows the defense"
 _ALL = "right under all of these"
 
 
 def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
-    """Our accuracies above the paper's: one line per defense and attacker, one column per attack.
+    """Our accuracies above the paper's: one line per defense and attacker, one column per attack (`blocks`).
 
     rows   from `experiment.run`; those of vanilla or of retrained networks are chosen to match the table's setting
     table  a name of `paper.names()`
-
-    Our cells read `accuracy [95 % interval]`; the paper's read as printed, or "not reported".
     """
-    printed = paper.table(table)
-    retrained = printed.attrs["setting"].startswith("retrained")
-    chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
-    attacks = list(dict.fromkeys(chosen.attack))
+    return blocks(alike(rows, table), table)
+
+
+def alike(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+    """`measured`, of the networks that are as the table's setting has them: vanilla or retrained, and undefended."""
+    retrained = paper.table(table).attrs["setting"].startswith("retrained")
+    return measured(rows[(rows.retrained == retrained) | (rows.defense == "No Defense")], pd.DataFrame(), table)
+
+
+def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
+    """A table of the paper in three blocks, one line per cell: ours, ours in the worst case, and the paper's.
+
+    rows   from `experiment.run(asked.blind)`, with `asked` from `replicate.table`
+    worst  from `replicate.worst(asked.aware, …)`: the share of images that stay right under every attack of a column's
+           size, by attackers who know the defense and by those who do not
+
+    Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high; the paper's lines
+    have no n, no interval, and only the attacks that are in `rows`. Lines of what nobody attacked are left out.
+    """
+    printed, lines = paper.table(table), []
+    attacks = rows.drop_duplicates("attack").set_index("attack").budget
+    for (defense, knowledge), group in _by_attacker(rows):
+        same = {"block": "ours", "defense": defense, "knowledge": knowledge}
+        lines += [{**same, **row[["n", "attack", "accuracy", "low", "high"]]} for _, row in group.iterrows()]
+    for row in worst.itertuples():
+        same = {"block": "worst", "defense": row.defense, "knowledge": "", "n": row.n}
+        numbers = {"accuracy": row.accuracy, "low": row.low, "high": row.high}
+        lines += [{**same, "attack": a, **numbers} for a, size in attacks.items() if size == row.size]
+    for defense, values in printed.iterrows():
+        same = {"block": "paper", "defense": defense, "knowledge": "identity" if table == "4" else ""}
+        lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
+    return pd.DataFrame(lines, columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"])
+
+
+def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
+    """`measured` as it is read: a line per block, defense and attacker, a column per attack."""
+    names = {"ours": "ours", "worst": "ours, worst case", "paper": f"paper, Table {table}"}
+    unknown = {"worst": "anything", "paper": "not said"}
+    lines, attacks = [], list(dict.fromkeys(cells.attack))
+    for (block, defense, knowledge), group in cells.groupby(["block", "defense", "knowledge"], sort=False):
+        told = {row.attack: cell(row) if block != "paper" else f"{row.accuracy:.4g}" for row in group.itertuples()}
+        counts = group.n.dropna()
+        attacker = threat.SHORT[knowledge] if knowledge else unknown[block]
+        n = f"{int(counts.iloc[0]):,}" if len(counts) else "not said"
+        missing = dict.fromkeys(attacks, "not reported" if block == "paper" else "")
+        lines.append({"block": names[block], "defense": defense, "attacker has": attacker, "n": n, **missing, **told})
+    return pd.DataFrame(lines, columns=["block", "defense", "attacker has", "n", *attacks])
+
+
+def ranking(cells: pd.DataFrame) -> pd.DataFrame:
+    """By how much STL beats every other defense, attack by attack: differences with Newcombe's 95 % intervals.
+
+    cells  from `measured`; its block "ours" is compared between attackers of one knowledge, "worst" with itself
+
+    The last lines, STL (cluster) against STL, say whether stratification helps. Where the interval is all above 0 the
+    cell says "better", where all below "worse". Both were judged on the same images or on some of them, which an
+    interval for independent ones makes light of: it is wider than need be.
+    """
+    own = cells[cells.block != "paper"]
+    points = {
+        (r.block, r.knowledge, r.defense, r.attack): Point(r.n, r.accuracy, r.low, r.high) for r in own.itertuples()
+    }
+    attacks, names = list(dict.fromkeys(own.attack)), list(dict.fromkeys(own.defense))
+    pairs = [(stl, other) for stl in ("STL", "STL (cluster)") for other in names if not other.startswith("STL")]
     lines = []
-    for (defense, knowledge), group in _by_attacker(chosen):
-        cells = {row.attack: cell(row) for row in group.itertuples()}
-        lines.append({"source": "ours", "defense": defense, "attacker has": threat.SHORT[knowledge], **cells})
-    for defense in dict.fromkeys(chosen.defense):
-        if defense in printed.index:
-            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
-            lines.append({"source": f"paper, Table {table}", "defense": defense, "attacker has": "not said", **values})
-    return pd.DataFrame(lines, columns=["source", "defense", "attacker has", *attacks]).fillna("")
+    for block, knowledge in dict.fromkeys(zip(own.block, own.knowledge, strict=True)):
+        for stl, other in [*pairs, ("STL (cluster)", "STL")]:
+            found = {}
+            for attack in attacks:
+                a = points.get((block, knowledge, stl, attack))
+                # Who has no T to know of is attacked in one way only.
+                b = points.get((block, knowledge, other, attack)) or points.get((block, "classifier", other, attack))
+                if a and b:
+                    gap = difference(a, b)
+                    verdict = " better" if gap.low > 0 else " worse" if gap.high < 0 else ""
+                    found[attack] = f"{gap.number:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{verdict}"
+            if found:
+                attacker = threat.SHORT[knowledge] if knowledge else "anything"
+                lines.append({"difference": f"{stl} − {other}", "attacker has": attacker, **found})
+    return pd.DataFrame(lines, columns=["difference", "attacker has", *attacks]).fillna("")
 
 
 def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -59,30 +125,19 @@ def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
 
 
-def retention(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
-    """Accuracy under attack as a share of the same line's clean accuracy: ours and the paper's.
+def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Accuracy under attack as a share of the same line's clean accuracy, for every cell of `measured`.
 
     A defense whose undefended network hardly notices an attack keeps much of nothing: compare with No Defense.
     """
-    printed = paper.table(table)
-    retrained = printed.attrs["setting"].startswith("retrained")
-    chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
-    lines = []
-    for (defense, knowledge), group in _by_attacker(chosen):
-        clean = group[group.attack == "Clean"].accuracy.iloc[0]
-        for row in group[group.attack != "Clean"].itertuples():
-            both = row.attack in printed and defense in printed.index
-            theirs = printed.loc[defense, row.attack] / printed.loc[defense, "Clean"] if both else None
-            lines.append(
-                {
-                    "defense": defense,
-                    "attack": row.attack,
-                    "attacker has": threat.SHORT[knowledge],
-                    "ours": f"{row.accuracy / clean:.2f}" if clean else "–",
-                    f"paper, Table {table}": f"{theirs:.2f}" if both else "not reported",
-                }
-            )
-    return pd.DataFrame(lines)
+    clean = cells[cells.attack == "Clean"].drop_duplicates(["block", "defense"]).set_index(["block", "defense"])
+    part = cells[cells.attack != "Clean"]
+    lines = blocks(part, table).replace("", "–")
+    for (_, group), at in zip(part.groupby(["block", "defense", "knowledge"], sort=False), lines.index, strict=True):
+        for row in group.itertuples():
+            whole = clean.accuracy.get((row.block, row.defense), 0)
+            lines.loc[at, row.attack] = f"{row.accuracy / whole:.2f}" if whole else "–"
+    return lines.drop(columns="n")
 
 
 def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +173,7 @@ def caption(rows: pd.DataFrame, table: str, note: str = "", checks: str = "") ->
     return (
         f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; "
         f"{', '.join(sorted(set(rows.classifier)))}. {note} "
-        "Brackets: 95 % Wilson intervals; the recipe hash behind each number stands in rows.csv. "
+        "Brackets: 95 % Wilson intervals; the recipe hash behind each number stands in its file of rows. "
         f"Attackers: {attackers}. {sized} "
         f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
         "images and another network, so read each block against its own “No Defense” line. The paper does not say "
@@ -148,6 +203,10 @@ def _by_attacker(rows: pd.DataFrame):
     clean = rows[rows.attack == "Clean"]
     for (defense, knowledge), group in rows[rows.attack != "Clean"].groupby(["defense", "knowledge"], sort=False):
         yield (defense, knowledge), pd.concat([clean[clean.defense == defense], group])
+    for defense, group in clean[~clean.defense.isin(rows[rows.attack != "Clean"].defense)].groupby(
+        "defense", sort=False
+    ):
+        yield (defense, "–"), group
 
 
 def reading(rows: pd.DataFrame) -> str:

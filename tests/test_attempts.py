@@ -85,7 +85,7 @@ def test_stored_images_have_8_bits_and_stay_within_the_size(lab, bench):
     test = bench.images(lab.data, "test")
     for attack in (AttackRecipe("fgsm", 0.08, stored=True), AttackRecipe("pgd", 0.031, 2, "linf", stored=True)):
         x_adv = adversarial(Attempt(lab.classifier, None, attack, "classifier"), bench)
-        assert attack.label.endswith(", 8 bits") and not torch.equal(x_adv, test.x)
+        assert attack.label.endswith(" 8 bits") and not torch.equal(x_adv, test.x)
         assert_close(x_adv * 255, (x_adv * 255).round(), atol=1e-4, rtol=0)
         budget = Budget.dissimilarity(0.08) if attack.norm == "dissimilarity" else Budget.linf(0.031)
         assert budget.holds(x_adv, test.x).all()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labkit import bench, cbpdn, defense_speed, peers
+from labkit.errors import InputError
 
 
 def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
@@ -38,6 +39,19 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
     lines = [line for line in section.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| network alone", "| STL", "| bits", "| sap"]
     assert lines[0] == "| defense | 32×32 | 40×40 |" and all(line.count("(n = ") == 2 for line in lines[2:])
+
+
+def test_one_part_is_measured_again_and_the_others_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(defense_speed, "_BATCHES", (2,))
+    kept = {"n": 30, "seconds": 1.5, "peak_gib": 0.5}
+    (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept}))
+    how = {"dataset": "fashion", "defended": (32,), "names": ("bits",)}
+    record = bench.run(tmp_path, parts=["defending"], **how)
+    assert record["projecting"] == kept and {r["defense"] for r in record["defending"]} >= {"STL", "bits"}
+    text = (tmp_path / "bench.md").read_text()
+    assert "| T(x), gap 1e-2 | 30 |" in text and "| bits |" in text and "## Coding" not in text
+    with pytest.raises(InputError, match="no part speed of the bench; it has coding, learning"):
+        bench.run(tmp_path, parts=["speed"])
 
 
 def test_rates_are_printed_to_two_digits():

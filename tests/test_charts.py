@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labkit import charts, show, widgets
+from labkit import charts, figures, widgets
 
 
 def figure(channels=3):
@@ -89,12 +89,12 @@ def test_a_choice_of_words_has_an_axis_of_words():
     rows = swept("boundary", ("circular", "reflect"))
     fig = charts.tradeoff(rows, "boundary")
     assert fig.layout.xaxis.type == "category" and list(fig.data[0].x) == ["circular", "reflect"]
-    labels = [text.get_text() for text in show.tradeoff(rows, "boundary").axes[1].get_xticklabels()]
+    labels = [text.get_text() for text in figures.tradeoff(rows, "boundary").axes[1].get_xticklabels()]
     assert labels == ["circular", "reflect"]
 
 
 def test_the_static_tradeoff_draws_the_same_numbers():
-    upper, lower = show.tradeoff(swept(), "lam").axes
+    upper, lower = figures.tradeoff(swept(), "lam").axes
     lines = [bars.lines[0] for bars in upper.containers]
     assert np.allclose([line.get_ydata() for line in lines], [[0.9, 0.8, 0.7], [0.5, 0.4, 0.3], [0.3, 0.2, 0.1]])
     assert list(lower.containers[0].lines[0].get_ydata()) == [30, 29, 28]
@@ -121,17 +121,17 @@ def test_the_map_has_a_bar_for_every_defense_in_its_colour(mapped):
     fig = charts.intervals(mapped)
     bars = {trace.name: trace for trace in fig.data}
     assert list(bars["STL"].x) == [24, 24] and list(bars["STL"].y) == [0.6, 0.7]
-    assert bars["STL"].line.color == show.COLOURS["STL"] != bars["JPEG"].line.color
+    assert bars["STL"].line.color == figures.COLOURS["STL"] != bars["JPEG"].line.color
     assert "0.600 [0.500, 0.700]" in bars["STL"].hovertemplate and "n = 20" in bars["TVM"].hovertemplate
     assert {note.text for note in fig.layout.annotations} == set(mapped.defense)
     assert "n = 20 to 100" in fig.layout.title.text
 
 
 def test_names_on_the_map_keep_clear_of_each_other(mapped):
-    named = show.named(mapped)
+    named = figures.named(mapped)
     assert [name for name, *_ in named] == ["STL", "TVM", "JPEG", "No Defense"]
     places = [place for *_, place in named]
     assert np.diff(places).min() >= 0.026 * 3 * (1 - 1e-9)
     assert places[0] == pytest.approx(24) and np.mean(places[1:]) == pytest.approx(26.95)
-    texts = {text.get_text(): text.get_position()[0] for text in show.intervals(mapped).axes[0].texts}
+    texts = {text.get_text(): text.get_position()[0] for text in figures.intervals(mapped).axes[0].texts}
     assert texts == {name: place for name, *_, place in named}

@@ -54,7 +54,7 @@ def test_no_command_or_an_unknown_one_is_bad_input(capsys):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
-    assert len(COMMANDS) == len({add.__name__ for add in COMMANDS})
+    assert len(COMMANDS) == len({(add.__module__, add.__name__) for add in COMMANDS})
 
 
 def test_profiles_prints_the_recipes(capsys):

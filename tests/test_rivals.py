@@ -65,7 +65,7 @@ def test_every_defense_has_its_rows(rows, cases, small):
     for _, mine in rows.groupby("defense"):
         blind = mine[~mine.knowledge.isin(AWARE)]
         assert list(blind.attack) == [attack.label for attack in small.attacks]
-    untrained = rivals.cases(replace(small, rivals=replace(small.rivals, trained=False)))
+    untrained = rivals.cases(replace(small, rivals=replace(small.rivals, trained=())))
     assert {case.label for case in untrained} == names
 
 
@@ -277,3 +277,15 @@ def test_the_strip_has_a_pair_and_notes_for_everyone(rows, small, bench):
         assert torch.equal(pairs[name], pairs["No Defense"])
     with torch.no_grad():
         assert_close(pairs["Median"], bench.defense(DefenseRecipe("median", small.data))(pairs["No Defense"]))
+
+
+def test_a_likelihood_is_that_of_the_pixelcnn_that_defends(small, bench):
+    rows = rivals.likelihoods(small, bench).set_index("images")
+    assert list(rows.index) == ["x", "x_adv, FGSM-0.08", "T(x)", "T(x_adv)"] and set(rows.n) == {4}
+    x = bench.images(replace(small.data, test=4), "test").x[:]
+    (defense,) = (bench.defense(row.defense) for row in rivals.before(small, "pixeldefend"))
+    logs = defenses.pixelcnn.log_probabilities(defense.network, defenses.pixelcnn.to_8_bits(x))
+    chosen = (255 * x).round().long()[..., None]
+    expected = -logs.gather(-1, chosen).mean((1, 2, 3, 4)) / torch.log(torch.tensor(2.0))
+    assert_close(rows.loc["x", "bits per dimension"], float(expected.mean()), rtol=1e-4, atol=0)
+    assert (rows.low < rows["bits per dimension"]).all() and (rows["bits per dimension"] < rows.high).all()

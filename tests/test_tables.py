@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from labkit import paper, show, tables
+from labkit import figures, paper, show, tables
 from labkit.errors import InputError
 
 
@@ -26,7 +26,7 @@ def rows():
 
 def test_the_papers_numbers_are_the_printed_ones():
     assert paper.table("1").loc["STL (cluster)", "FGSM-0.08"] == 0.8567
-    assert paper.table("4").loc["STL (cluster)", "accuracy"] == 0.19
+    assert paper.table("4").loc["STL (cluster)", "PGD-L∞-0.031"] == 0.19
     assert paper.table("8b").loc["Adv Training", "Uni-0.08"] == 0.672
     assert paper.table("6b").loc["PD-Ens", "Clean"] == 0.8789
     assert len(paper.names()) == 11
@@ -37,8 +37,9 @@ def test_the_papers_numbers_are_the_printed_ones():
 
 def test_every_line_carries_its_attacker_and_its_interval():
     frame = tables.beside_paper(rows(), "1")
-    ours, theirs = frame[frame.source == "ours"], frame[frame.source == "paper, Table 1"]
-    assert list(frame.columns) == ["source", "defense", "attacker has", "Clean", "BIM-0.03"]
+    ours, theirs = frame[frame.block == "ours"], frame[frame.block == "paper, Table 1"]
+    assert list(frame.columns) == ["block", "defense", "attacker has", "n", "Clean", "BIM-0.03"]
+    assert set(ours.n) == {"500"} and set(theirs.n) == {"not said"}
     assert list(zip(ours.defense, ours["attacker has"], ours["BIM-0.03"], strict=True)) == [
         ("No Defense", "the weights, not T", "0.180 [0.140, 0.220]"),
         ("STL", "an undefended copy", "0.660 [0.620, 0.700]"),
@@ -47,7 +48,7 @@ def test_every_line_carries_its_attacker_and_its_interval():
     assert set(ours.Clean) == {"0.900 [0.860, 0.940]", "0.880 [0.840, 0.920]"}
     assert theirs.set_index("defense").loc["STL", "BIM-0.03"] == "0.8754"
     vanilla = tables.beside_paper(rows(), "5")
-    assert vanilla[(vanilla.source == "ours") & (vanilla.defense == "STL")]["BIM-0.03"].tolist() == [
+    assert vanilla[(vanilla.block == "ours") & (vanilla.defense == "STL")]["BIM-0.03"].tolist() == [
         "0.500 [0.460, 0.540]"
     ]
 
@@ -111,9 +112,14 @@ def test_an_attack_the_paper_lacks_is_said_so():
 
 
 def test_retention():
-    frame = tables.retention(rows(), "1").set_index(["defense", "attacker has"])
-    assert frame.loc[("STL", "an undefended copy"), "ours"] == "0.75"
-    assert frame.loc[("No Defense", "the weights, not T"), "paper, Table 1"] == f"{0.1803 / 0.9298:.2f}"
+    frame = tables.retention(tables.alike(rows(), "1"), "1").set_index(["block", "defense", "attacker has"])["BIM-0.03"]
+    assert frame[("ours", "STL", "an undefended copy")] == "0.75"
+    assert frame[("paper, Table 1", "No Defense", "not said")] == f"{0.1803 / 0.9298:.2f}"
+
+
+def test_a_defense_that_nobody_attacked_has_its_clean_cell():
+    frame = tables.beside_paper(rows()[rows().attack == "Clean"], "5")
+    assert frame[frame.block == "ours"].Clean.tolist() == ["0.900 [0.860, 0.940]", "0.800 [0.760, 0.840]"]
 
 
 def test_reading_compares_by_intervals():
@@ -127,10 +133,10 @@ def test_reading_compares_by_intervals():
 
 
 def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
-    tables.save(tables.retention(rows(), "1"), tmp_path / "new", "kept", "n = 500.")
-    assert len(pd.read_csv(tmp_path / "new" / "kept.csv")) == 3
+    tables.save(tables.beside_paper(rows(), "1"), tmp_path / "new", "kept", "n = 500.")
+    assert len(pd.read_csv(tmp_path / "new" / "kept.csv")) == 3 + len(paper.table("1"))
     text = (tmp_path / "new" / "kept.md").read_text()
-    assert text.startswith("| defense") and text.rstrip().endswith("n = 500.")
+    assert text.startswith("| block") and text.rstrip().endswith("n = 500.")
     tables.save(rows(), "", "kept")
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -142,7 +148,7 @@ def test_caption_says_what_a_reader_must_know():
 
 
 def test_figures_show_every_row(tmp_path):
-    fig = show.save(show.accuracies(rows(), "title"), tmp_path, "accuracies")
+    fig = show.save(figures.accuracies(rows(), "title"), tmp_path, "accuracies")
     drawn = [[round(float(v), 2) for bars in ax.containers for v in bars.lines[0].get_ydata()] for ax in fig.axes]
     assert sorted(drawn[0]) == [0.18, 0.5, 0.8, 0.9]
     assert sorted(drawn[1]) == [0.11, 0.18, 0.66, 0.88, 0.9]

@@ -1,0 +1,183 @@
+"""What measured tables say, in sentences made from their cells, and the page that shows them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from labkit import paper, provenance, tables
+from labkit.apart import Point, moved, told
+from labkit.errors import InputError
+
+_MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
+_VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
+_STL = ("STL", "STL (cluster)")
+_MARK = "<!-- what follows is made by `python -m labkit findings` -->"
+
+
+def findings(cells: pd.DataFrame, table: str) -> list[str]:
+    """Sentences on one table (`tables.measured`), each naming the cells that it rests on: Markdown."""
+    attacks = [attack for attack in dict.fromkeys(cells.attack) if attack != "Clean"]
+    lines = [_strength(cells, table, attacks)]
+    lines += [line for name in _STL if (line := _kept(cells, table, name, attacks))]
+    lines += _ranked(tables.ranking(cells), table)
+    lines += [line for name in _STL if (line := _worst(cells, table, name, attacks))]
+    return lines
+
+
+def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame, names: tuple[str, str]) -> list[str]:
+    """Whether retraining helps each STL, against attackers with the judged weights: cells of two tables."""
+    lines = []
+    for name in _STL:
+        words = []
+        for attack in dict.fromkeys(retrained.attack):
+            where = {"defense": name, "attack": attack}
+            ours = {"block": "ours", "knowledge": "classifier", **where}
+            for cell, who in ((ours, "defense unknown"), ({"block": "worst", **where}, "worst case")):
+                pair = [_point(cells, **cell) for cells in (vanilla, retrained)]
+                if None not in pair and not (attack == "Clean" and who == "worst case"):
+                    verdict = {1: "helps", -1: "hurts", 0: "not told apart"}[moved(*pair)]
+                    who = "" if attack == "Clean" else f", {who}"
+                    words.append(f"{attack}{who}: {told(pair[0])} to {told(pair[1])} ({verdict})")
+        if words:
+            lines.append(f"**Does retraining help {name}?** {'; '.join(words)} (Table {names[1]} to Table {names[0]}).")
+    return lines
+
+
+def page(folder: Path, link: str = "") -> str:
+    """The page over all `table_*.csv` in the folders below `folder`: figure, main table, findings. Markdown.
+
+    link  what stands before the way to a file from `folder`, such as "lab/"
+
+    Raises InputError when there is no table.
+    """
+    found: dict[Path, dict[str, pd.DataFrame]] = {}
+    for file in sorted(folder.rglob("table_*.json")):
+        name = file.stem.removeprefix("table_")
+        cells = pd.read_csv(file.with_suffix(".csv")).fillna({"knowledge": ""})
+        found.setdefault(file.parent, {})[name] = cells
+    if not found:
+        raise InputError(f"{folder} holds no measured table; make one with `labkit table 5 --out {folder / 'mine'}`")
+    parts = []
+    for place, measured in found.items():
+        parts += _section(place.relative_to(folder).as_posix(), place, measured, link)
+    return "\n\n".join(parts) + "\n"
+
+
+def write(folder: Path, out: Path) -> None:
+    """Put `page` of a folder into a file, whose own words before the mark stay as they are.
+
+    Raises InputError as `page` does.
+    """
+    told = page(folder, f"{folder.name}/")
+    before = out.read_text().partition(_MARK)[0] if out.is_file() else ""
+    provenance.write(out, f"{before}{_MARK}\n\n{told}".encode())
+
+
+def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:
+    main = next(name for name in _MAIN if name in measured)
+    told = json.loads((place / f"table_{main}.json").read_text())
+    printed = paper.table(main).attrs
+    parts = [
+        f"## {title}: the paper's Table {main} ({printed['setting']})",
+        f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
+        f"({link}{title}/table_{main}.png)",
+        tables.blocks(measured[main], main).to_markdown(index=False),
+        f"Captions, attackers, retention and rankings stand on [the table's page]({link}{title}/table_{main}.md); "
+        f"made by `{told['command']}`.",
+        "Other tables: "
+        + ", ".join(f"[{name}]({link}{title}/table_{name}.md)" for name in measured if name != main)
+        + ("." if len(measured) > 1 else "none yet."),
+    ]
+    for name, cells in measured.items():
+        parts += [f"### What Table {name} says", "\n".join(f"- {line}" for line in findings(cells, name))]
+    for name, other in _VANILLA.items():
+        if name in measured and other in measured:
+            lines = retraining(measured[name], measured[other], (name, other))
+            parts += ["### What retraining is worth", "\n".join(f"- {line}" for line in lines)]
+    return parts
+
+
+def _strength(cells: pd.DataFrame, table: str, attacks: list[str]) -> str:
+    """Our attacks beside the paper's, by what they leave the undefended network."""
+    words = []
+    for attack in attacks:
+        mine = _point(cells, block="ours", defense="No Defense", attack=attack)
+        theirs = _number(cells, "No Defense", attack)
+        if mine is None:
+            continue
+        verdict = "the paper gives none"
+        if theirs is not None:
+            hard = "ours is the stronger" if theirs > mine.high else "the paper's is" if theirs < mine.low else "alike"
+            verdict = f"{theirs:.4g} in the paper: {hard}"
+        words.append(f"{attack} leaves {told(mine)} ({verdict})")
+    return f"**How hard the attacks are**, on the undefended network: {'; '.join(words)} (Table {table}, No Defense)."
+
+
+def _kept(cells: pd.DataFrame, table: str, name: str, attacks: list[str]) -> str:
+    """What STL keeps of its clean accuracy beside what the paper's does, by attackers who do not know it."""
+    clean = _point(cells, block="ours", defense=name, attack="Clean")
+    theirs = _number(cells, name, "Clean")
+    if clean is None or not clean.number or theirs is None:
+        return ""
+    words = []
+    for attack in attacks:
+        part = cells[(cells.block == "ours") & (cells.defense == name) & (cells.attack == attack)]
+        mine = [f"{accuracy / clean.number:.2f}" for accuracy in part.accuracy]
+        printed = _number(cells, name, attack)
+        if mine and printed is not None:
+            words.append(f"{attack} {' and '.join(mine)} (paper {printed / theirs:.2f})")
+    known = dict.fromkeys(cells[(cells.block == "ours") & (cells.defense == name)].knowledge)
+    who = " and ".join({"transfer": "an undefended copy", "classifier": "the weights"}.get(k, k) for k in known)
+    return (
+        f"**Of its clean accuracy {name} keeps**, when the attacker has {who}: {'; '.join(words)} "
+        f"(Table {table}, {name}, each cell divided by Clean)."
+    )
+
+
+def _ranked(ranking: pd.DataFrame, table: str) -> list[str]:
+    """How often STL is better and worse than each other defense, by who attacks."""
+    lines = []
+    for difference, part in ranking.groupby("difference", sort=False):
+        stl, other = difference.split(" − ")
+        words = []
+        for row in part.to_dict("records"):
+            said = [row[a] for a in row if a not in ("difference", "attacker has", "Clean") and row[a]]
+            count = Counter(s.rpartition(" ")[2] for s in said)
+            same = len(said) - count["better"] - count["worse"]
+            if said:
+                words.append(
+                    f"attacker has {row['attacker has']}: better under {count['better']} of {len(said)} attacks, worse "
+                    f"under {count['worse']}, not told apart under {same}"
+                )
+        question = "Does stratification help?" if (stl, other) == _STL[::-1] else f"Does {stl} beat {other}?"
+        if words:
+            lines.append(f"**{question}** {'; '.join(words)} (Table {table}, differences with their intervals).")
+    return lines
+
+
+def _worst(cells: pd.DataFrame, table: str, name: str, attacks: list[str]) -> str:
+    """What is left to STL and to the undefended network when every attacker of a size has tried."""
+    words = []
+    for attack in attacks:
+        mine, bare = (_point(cells, block="worst", defense=one, attack=attack) for one in (name, "No Defense"))
+        if mine is None or bare is None:
+            continue
+        verdict = {1: "more than", -1: "less than", 0: "not told apart from"}[moved(bare, mine)]
+        words.append(f"{attack.rpartition('-')[2]}: {told(mine)} ({verdict} the {told(bare)} without)")
+    words = list(dict.fromkeys(words))  # several attacks are of one size
+    if not words:
+        return ""
+    return f"**Against whoever knows all, {name} keeps**, by size: {'; '.join(words)} (Table {table}, worst case)."
+
+
+def _point(cells: pd.DataFrame, **where) -> Point | None:
+    for column, value in where.items():
+        cells = cells[cells[column] == value]
+    return Point(cells.n.iloc[0], *cells[["accuracy", "low", "high"]].iloc[0]) if len(cells) else None
+
+
+def _number(cells: pd.DataFrame, defense: str, attack: str) -> float | None:
+    found = cells[(cells.block == "paper") & (cells.defense == defense) & (cells.attack == attack)].accuracy
+    return float(found.iloc[0]) if len(found) else None

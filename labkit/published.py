@@ -1,0 +1,114 @@
+"""A table of the paper, measured: rows, worst case, ranking and retention, written with the command that made them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from labkit import checks, data, experiment, figures, paper, provenance, replicate, show, tables, threat
+from labkit.artifacts import Workbench
+from labkit.profiles import Profile
+from labkit.replicate import Asked
+from labkit.store import key
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
+_HOME = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was measured for one table. `images` are digests of training and test images, by number of the latter."""
+
+    name: str
+    rows: pd.DataFrame
+    worst: pd.DataFrame
+    missing: tuple[tuple[str, str], ...]
+    caption: str
+    images: dict[str, str]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """`tables.measured`."""
+        return tables.measured(self.rows, self.worst, self.name)
+
+    def text(self, command: str) -> str:
+        """The page of the table, in Markdown."""
+        printed = paper.table(self.name).attrs
+        title = f"# Table {self.name}: {printed['dataset']}, {printed['classifier']}, {printed['setting']}"
+        parts = [title, _markdown(tables.blocks(self.cells, self.name)), self.caption]
+        if self.missing:
+            parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
+        beaten = tables.ranking(self.cells)
+        if len(beaten):
+            parts += ["## Does STL beat the others, and does stratification help?", _markdown(beaten)]
+            parts.append("Differences of accuracies with Newcombe's 95 % intervals, as if of independent images.")
+        kept = tables.retention(self.cells, self.name)
+        if len(kept):
+            parts += ["## Retention: accuracy under attack / clean accuracy", _markdown(kept)]
+        parts += ["## Again", f"    {command}"]
+        return "\n\n".join(parts) + "\n"
+
+    def save(self, out: Path, command: str) -> None:
+        """Write page, figure, cells and rows into the folder `out`, and where they come from."""
+        out.mkdir(parents=True, exist_ok=True)
+        stem = f"table_{self.name}"
+        cells = self.cells
+        frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
+        for file, frame in frames.items():
+            provenance.write(out / file, frame.to_csv(index=False).encode())
+        provenance.write(out / f"{stem}.md", self.text(command).encode())
+        first = self.rows.iloc[0]
+        show.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
+        files = [out / file for file in (*frames, f"{stem}.md", f"{stem}.png")]
+        told = {
+            "command": command,
+            "commit": provenance.commit(_HOME),
+            "versions": provenance.versions(*_PACKAGES),
+            "images": self.images,
+            "files": [provenance.fingerprint(file, out) for file in files],
+        }
+        provenance.write(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
+    """`replicate.table` of each name, with only the cases that are wanted (`replicate.select`)."""
+    found = {name: replicate.table(lab, name) for name in names}
+    return {name: replicate.select(asked, wanted) for name, asked in found.items()} if wanted else found
+
+
+def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked: bool = True) -> Published:
+    """The table with everything that stands on its page; what was measured before is fetched.
+
+    checked  whether the attacks are checked (`checks.verdicts`), which takes about as long as a row or two
+    """
+    rows = experiment.run(asked.blind, bench)
+    # `worst` would measure them as well, but without a bar.
+    hard = experiment.run(asked.aware, bench)
+    worst = replicate.worst(asked.aware, bench)
+    said = "The attacks were not checked for this selection of cells."
+    if checked:
+        said = checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
+    caption = tables.caption(rows, name, data.note(lab.data.name), said)
+    attacks = ", ".join(dict.fromkeys(hard[hard.knowledge.isin(threat.AWARE)].attack))
+    if attacks:
+        caption += (
+            f" Worst case: what stays right under all attacks of a column's size, {attacks} through T among them."
+        )
+    images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
+    return Published(name, rows, worst, asked.missing, caption, images)
+
+
+def recipes(asked: Asked, images: Mapping[str, str]) -> set[str]:
+    """The hashes of the rows of a table, from the digests of its images: what `rows.recipe` must be."""
+    every = images[max(images, key=int)]  # what a case that names no number of test images has
+    return {key(case, images.get(str(case.data.test), every)) for case in asked.blind}
+
+
+def _digest(case, bench: Workbench) -> str:
+    return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    return frame.to_markdown(index=False)

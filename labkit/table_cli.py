@@ -1,0 +1,118 @@
+"""The commands `labkit table`, `plan` and `findings`: the paper's tables, what they will take, and what they say."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit import profiles, recipes
+from labkit.errors import InputError
+
+if TYPE_CHECKING:
+    from labkit.artifacts import Workbench
+    from labkit.profiles import Profile
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `table`, `plan` and `findings` to the command line."""
+    text = """Measure tables of the paper, each in three blocks: ours as the paper's attackers, ours in the worst case,
+    and the paper's. Goes on where a run that was stopped has left off."""
+    parser = commands.add_parser("table", help="the paper's tables, measured", description=text)
+    _arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")
+    only = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=exact or retrained=yes"
+    parser.add_argument("--only", action="append", default=[], metavar="WHAT=A,B", help=only)
+    parser.set_defaults(run=_table)
+
+    text = "What the tables will take: what is kept already, what has to be built, and about how long that takes here."
+    parser = commands.add_parser("plan", help="what tables will take", description=text)
+    _arguments(parser)
+    parser.add_argument("--list", action="store_true", help="every artifact by name, and not only how many")
+    parser.set_defaults(run=_plan)
+
+    text = "Write the page over measured tables: figure, main table, and what the numbers say, each with its cell."
+    parser = commands.add_parser("findings", help="a page over measured tables", description=text)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="whose folders hold what `labkit table --out` wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="page to write, beside that folder")
+    parser.set_defaults(run=_findings)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b")
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(profiles.PROFILES)} (default: %(default)s)")
+    parser.add_argument("--dataset", default="fashion", help="as for `labkit report` (default: %(default)s)")
+    parser.add_argument("--resolution", type=int, default=0, metavar="N", help="side in pixels (default: as stored)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is trained (default: %(default)s)")
+    parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
+    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts")
+
+
+def _table(options: argparse.Namespace) -> int:
+    from labkit import published
+
+    lab, bench = _lab(options)
+    wanted = chosen(options.only)
+    asked = published.ask(lab, options.names, wanted)
+    for name in options.names:
+        made = published.measure(name, asked[name], lab, bench, checked=not wanted)
+        print(f"\n{made.text(command(options, name))}")
+        if options.out:
+            made.save(options.out, command(options, name))
+            print(f"table {name}: {options.out / f'table_{name}.md'}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from labkit import plan, published
+
+    lab, bench = _lab(options)
+    asked = published.ask(lab, options.names, {})
+    cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
+    steps = plan.steps(cases, bench)
+    if options.list:
+        for step in steps:
+            took = "kept" if step.kept else "not estimated" if step.seconds is None else f"{step.seconds / 60:.1f} min"
+            print(f"{took:>14}  {step.kind}: {step.what}")
+    print(plan.table(steps).to_string(index=False))
+    for name in options.names:
+        for defense, why in asked[name].missing:
+            print(f"table {name}, left out: {defense}: {why}")
+    print(f"all in all, on this machine with nothing else running: about {plan.hours(steps)}")
+    return 0
+
+
+def _findings(options: argparse.Namespace) -> int:
+    from labkit import findings
+
+    findings.write(options.folder, options.out)
+    print(f"findings: {options.out}")
+    return 0
+
+
+def command(options: argparse.Namespace, name: str) -> str:
+    """What to type for one table again."""
+    dataset = recipes.DataRecipe(options.dataset).label  # without the way to a folder, which is nobody else's business
+    words = ["python", "-m", "labkit", "table", name, "--profile", options.profile, "--dataset", dataset]
+    if options.resolution:
+        words += ["--resolution", str(options.resolution)]
+    for only in options.only:
+        words += ["--only", only]
+    return shlex.join([*words, "--seed", str(options.seed)])
+
+
+def _lab(options: argparse.Namespace) -> "tuple[Profile, Workbench]":
+    lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
+    lab = recipes.reseed(lab, options.seed)
+    from labkit.artifacts import Workbench  # brings torch, for which a misspelled profile need not wait
+
+    return lab, Workbench(options.store, data_root=options.data_root)
+
+
+def chosen(only: list[str]) -> dict[str, list[str]]:
+    found = {}
+    for word in only:
+        what, equals, values = word.partition("=")
+        if not equals or not values:
+            raise InputError(f"--only takes WHAT=VALUE, such as defense=STL; got {word!r}")
+        found[what] = values.split(",")
+    return found

@@ -1,0 +1,82 @@
+import numpy as np
+import pandas as pd
+
+from labkit import figures
+
+
+def test_a_race_has_a_line_per_solver_in_milliseconds():
+    rows = pd.DataFrame(
+        [("cd", 0.001, 0.1, 9), ("cd", 0.002, 0.01, 9), ("sporco", 0.5, 0.05, 2)],
+        columns=["solver", "seconds", "gap", "n"],
+    )
+    fig = figures.race(rows)
+    ours, theirs, level = fig.axes[0].lines
+    assert list(ours.get_xdata()) == [1.0, 2.0] and list(ours.get_ydata()) == [0.1, 0.01]
+    assert "n = 2" in theirs.get_label() and list(level.get_ydata()) == [0.01, 0.01]
+
+
+def test_costs_have_a_panel_per_quantity():
+    rows = pd.DataFrame(
+        [("K", 16, 1.0, 200.0, 3), ("K", 64, 2.0, 210.0, 3), ("lam", 0.2, 2.0, 210.0, 3)],
+        columns=["what", "value", "ms", "active", "n"],
+    )
+    fig = figures.costs(rows)
+    assert [ax.get_xlabel() for ax in fig.axes] == ["K, filters", "λ"]
+    assert [list(line.get_ydata()) for line in fig.axes[0].lines] == [[1.0, 2.0], [200.0, 210.0]]
+
+
+def test_exactness_shows_mean_and_worst():
+    rows = pd.DataFrame([(0.1, 30.0, 25.0, 4), (0.01, 50.0, 44.0, 4)], columns=["tolerance", "psnr", "worst", "n"])
+    mean, worst, _ = figures.exactness(rows).axes[0].lines
+    assert list(mean.get_ydata()) == [30, 50] and list(worst.get_ydata()) == [25, 44]
+
+
+def test_curves_have_a_line_per_attacker():
+    rows = pd.DataFrame(
+        [("STL", k, v, 1 - v, 0.9 - v, 1.1 - v) for k in ("classifier", "exact") for v in (0.1, 0.2)],
+        columns=["defense", "knowledge", "value", "accuracy", "low", "high"],
+    )
+    fig = figures.curves(rows, "size", log=True)
+    lines = [bars.lines[0] for bars in fig.axes[0].containers]
+    assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.8], [0.9, 0.8]]
+    assert [line.get_linestyle() for line in lines] == ["-", "--"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "STL: attacker has the weights, not T", "STL: attacker has all, exact gradient",
+    ]  # fmt: skip
+
+
+def test_a_spectrum_draws_its_numbers():
+    rows = pd.DataFrame([("a", 0.1, 0.5), ("a", 0.3, 0.2), ("b", 0.1, 0.4)], columns=["what", "frequency", "energy"])
+    assert [list(line.get_ydata()) for line in figures.spectrum(rows).axes[0].lines] == [[0.5, 0.2], [0.4]]
+
+
+def test_a_panel_marks_what_is_red():
+    rows = pd.DataFrame([("a", "green", "fine"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
+    texts = [text.get_text() for text in figures.panel(rows, "x").axes[0].texts]
+    assert texts == ["✓", "a", "fine", "✗", "b", "2 of 3"]
+
+
+def test_competitors_have_a_line_each_and_a_marker_for_each_question():
+    rows = pd.DataFrame(
+        [
+            ("No Defense", 1000, "Clean", "–", 0.9), ("No Defense", 1000, "BIM-0.03", "classifier", 0.2),
+            ("TVM", 50, "Clean", "–", 0.7), ("TVM", 50, "BIM-0.03", "classifier", 0.6),
+            ("TVM", 50, "FGSM-0.08", "classifier", 0.5), ("TVM", 50, "BIM-0.03", "exact", 0.1),
+        ],
+        columns=["defense", "n", "attack", "knowledge", "accuracy"],
+    ).assign(low=lambda rows: rows.accuracy - 0.05, high=lambda rows: rows.accuracy + 0.1)  # fmt: skip
+    fig = figures.rivals(rows, "BIM-0.03", "here")
+    ax = fig.axes[0]
+    points = [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in ax.containers]
+    assert [[(round(float(x), 2), round(y)) for x, y in each] for each in points] == [
+        [(0.9, 0), (0.7, 1)], [(0.2, 0), (0.6, 1)], [(0.1, 1)],
+    ]  # fmt: skip
+    assert len({round(y, 2) for each in points for _, y in each}) == 5  # none hides another
+    ends = [segment[:, 0].tolist() for segment in ax.containers[2].lines[2][0].get_segments()]
+    assert np.allclose(ends, [[0.05, 0.2]])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["No Defense (n = 1,000)", "TVM (n = 50)"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "clean images", "BIM-0.03, attacker does not know it", "BIM-0.03, attacker knows it",
+    ]  # fmt: skip
+    assert ax.containers[2].lines[0].get_markerfacecolor() == "white" and fig.get_suptitle() == "here"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top

@@ -1,0 +1,78 @@
+"""Sentences and the page that are made from measured tables."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from labkit import findings
+from labkit.__main__ import main
+from labkit.errors import InputError
+
+COLUMNS = ["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"]
+
+
+def cells(stl=0.6, clean=0.8, worst=0.05):
+    def around(block, defense, knowledge, attack, accuracy):
+        return (block, defense, knowledge, 100, attack, accuracy, accuracy - 0.04, accuracy + 0.04)
+
+    return pd.DataFrame(
+        [
+            around("ours", "No Defense", "classifier", "Clean", 0.9),
+            around("ours", "No Defense", "classifier", "FGSM-0.08", 0.3),
+            around("ours", "STL", "classifier", "Clean", clean),
+            around("ours", "STL", "classifier", "FGSM-0.08", stl),
+            around("worst", "No Defense", "", "FGSM-0.08", 0.04),
+            around("worst", "STL", "", "FGSM-0.08", worst),
+            ("paper", "No Defense", "", None, "Clean", 0.9298, None, None),
+            ("paper", "No Defense", "", None, "FGSM-0.08", 0.5816, None, None),
+            ("paper", "STL", "", None, "Clean", 0.8285, None, None),
+            ("paper", "STL", "", None, "FGSM-0.08", 0.7099, None, None),
+        ],
+        columns=COLUMNS,
+    )
+
+
+def test_every_sentence_is_of_a_cell():
+    strength, kept, beats, worst = findings.findings(cells(), "5")
+    assert "FGSM-0.08 leaves 0.300 [0.260, 0.340] (0.5816 in the paper: ours is the stronger)" in strength
+    assert "when the attacker has the weights: FGSM-0.08 0.75 (paper 0.86) (Table 5, STL" in kept
+    assert beats.startswith(
+        "**Does STL beat No Defense?** attacker has the weights, not T: better under 1 of 1 attacks"
+    )
+    assert "attacker has anything: better under 0 of 1 attacks, worse under 0, not told apart under 1" in beats
+    assert "0.08: 0.050 [0.010, 0.090] (not told apart from the 0.040 [0.000, 0.080] without)" in worst
+
+
+def test_other_numbers_make_other_sentences():
+    _, kept, beats, worst = findings.findings(cells(stl=0.2, worst=0.3), "5")
+    assert "worse under 1, not told apart under 0" in beats and "0.25 (paper 0.86)" in kept
+    assert "(more than the 0.040" in worst
+
+
+def test_retraining_is_read_from_two_tables():
+    (line,) = findings.retraining(cells(stl=0.75, clean=0.82), cells(), ("1", "5"))
+    assert line == (
+        "**Does retraining help STL?** Clean: 0.800 [0.760, 0.840] to 0.820 [0.780, 0.860] (not told apart); "
+        "FGSM-0.08, defense unknown: 0.600 [0.560, 0.640] to 0.750 [0.710, 0.790] (helps); "
+        "FGSM-0.08, worst case: 0.050 [0.010, 0.090] to 0.050 [0.010, 0.090] (not told apart) (Table 5 to Table 1)."
+    )
+
+
+def test_a_page_keeps_the_words_above_its_mark(tmp_path, capsys):
+    lab, out = tmp_path / "lab", tmp_path / "README.md"
+    with pytest.raises(InputError, match="holds no measured table"):
+        findings.page(tmp_path)
+    for name in ("1", "5"):
+        (lab / "cifar").mkdir(parents=True, exist_ok=True)
+        cells().to_csv(lab / "cifar" / f"table_{name}.csv", index=False)
+        (lab / "cifar" / f"table_{name}.json").write_text(json.dumps({"command": f"python -m labkit table {name}"}))
+    out.write_text("# Mine\n\nwords\n\n")
+    for _ in range(2):
+        assert main(["findings", str(lab), "--out", str(out)]) == 0
+    text = out.read_text()
+    assert text.startswith("# Mine\n\nwords\n\n<!-- what follows") and text.count("## cifar: the paper's Table 1") == 1
+    assert "](lab/cifar/table_1.png)" in text and "[5](lab/cifar/table_5.md)" in text
+    assert "made by `python -m labkit table 1`" in text and "| ours, worst case | STL" in text
+    assert "### What retraining is worth" in text and "### What Table 5 says" in text
+    assert str(out) in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""The tables in reports/lab: that each is made of its rows, and each row of the recipe that its command names."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from labkit import findings, profiles, provenance, published, recipes, table_cli, tables
+
+LAB = Path(__file__).resolve().parents[1] / "reports" / "lab"
+MEASURED = sorted(LAB.rglob("table_*.json"))
+
+
+def parsed(command):
+    """Profile, table and seed of a command that is printed under a table."""
+    parser = argparse.ArgumentParser()
+    table_cli.add(parser.add_subparsers())
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "labkit"]
+    return parser.parse_args(words[3:])
+
+
+@pytest.mark.parametrize("file", MEASURED, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_a_table_is_made_of_its_rows_and_they_of_their_recipes(file):
+    told, stem = json.loads(file.read_text()), file.with_suffix("")
+    options = parsed(told["command"])
+    (name,) = options.names
+    frames = {part: pd.read_csv(f"{stem}{part}.csv") for part in ("", "_rows", "_worst")}
+    cells = tables.measured(frames["_rows"], frames["_worst"], name)
+    assert_frame_equal(frames[""].fillna({"knowledge": ""}), cells)
+    assert tables.blocks(cells, name).to_markdown(index=False) in stem.with_suffix(".md").read_text()
+    assert f"    {told['command']}\n" in stem.with_suffix(".md").read_text()
+    for kept in told["files"]:
+        assert provenance.fingerprint(file.parent / kept["path"], file.parent) == kept
+
+    lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
+    wanted = table_cli.chosen(options.only)
+    (asked,) = published.ask(recipes.reseed(lab, options.seed), [name], wanted).values()
+    assert published.recipes(asked, told["images"]) == set(frames["_rows"].recipe)
+
+
+def test_the_page_over_them_is_made_of_them():
+    if not MEASURED:
+        pytest.skip("no table has been measured yet")
+    page = (LAB.parent / "README.md").read_text()
+    assert findings.page(LAB, "lab/") in page
+    assert sum(file.stat().st_size for file in LAB.rglob("*") if file.is_file()) < 10 * 2**20

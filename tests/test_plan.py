@@ -1,0 +1,50 @@
+"""What is said beforehand, against what is then built."""
+
+from dataclasses import replace
+
+import pytest
+
+from labkit import experiment, plan, replicate
+from labkit.artifacts import Workbench
+from labkit.recipes import DataRecipe, rebase
+
+
+@pytest.fixture(scope="module")
+def cases(lab):
+    small = rebase(lab, DataRecipe("fashion", train=200, test=10))
+    small = replace(small, classifier=replace(small.classifier, epochs=1), adaptive=replace(small.adaptive, n=6))
+    wanted = {"defense": ["STL (cluster)", "MagNet"], "attack": ["Clean", "FGSM-0.08", "BIM-0.03"]}
+    asked = replicate.select(replicate.table(small, "1"), wanted)
+    return [*asked.blind, *asked.aware]
+
+
+def test_a_plan_names_all_that_is_built_and_nothing_else(cases, tmp_path):
+    bench = Workbench(tmp_path, progress=False)
+    before = plan.steps(cases, bench)
+    assert not any(step.kept for step in before)
+    experiment.run(cases, bench)
+    built = sorted(path.parent.name for path in tmp_path.glob("*/*/manifest.json"))
+    kinds = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
+    assert len(before) == len(built) and sorted(step.kind for step in before) == sorted(kinds)
+    after = plan.steps(cases, bench)
+    assert {step.kind for step in after} == {"row"} and all(step.kept and step.seconds == 0 for step in after)
+    assert plan.hours(after) == "0 minutes"
+
+
+def test_what_is_not_known_is_not_made_up(cases, tmp_path):
+    steps = plan.steps(cases, Workbench(tmp_path, progress=False))
+    assert [step.what for step in steps if step.seconds is None] == ["MagNet"]  # fitting it
+    assert all(step.seconds > 0 for step in steps if step.seconds is not None)
+    table = plan.table(steps).set_index("kind")
+    assert table.loc["defense", "minutes"] == "0.0, and 1 not estimated" and table.kept.sum() == 0
+    assert "and the time to fit 1 competitors" in plan.hours(steps)
+
+
+def test_more_steps_take_longer(cases, tmp_path):
+    bench = Workbench(tmp_path, progress=False)
+    mine = next(c for c in cases if c.attack.name == "bim" and c.knowledge == "exact" and c.label == "STL (cluster)")
+
+    def seconds(case):
+        return next(step.seconds for step in plan.steps([case], bench) if step.kind == "attack")
+
+    assert seconds(replace(mine, attack=replace(mine.attack, steps=100))) > 5 * seconds(mine)

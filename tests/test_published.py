@@ -1,0 +1,132 @@
+"""A table of the paper measured, small: its page, its files, and what it says."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from labkit import published, replicate, tables
+from labkit.__main__ import main
+
+WANTED = {
+    "defense": ["No Defense", "STL", "STL (cluster)"],
+    "attack": ["Clean", "FGSM-0.08", "BIM-0.03", "PGD-0.08 margin"],
+}
+
+
+@pytest.fixture(scope="module")
+def small(lab):
+    return replace(lab, adaptive=replace(lab.adaptive, n=20))
+
+
+@pytest.fixture(scope="module")
+def asked(small):
+    return published.ask(small, ["1"], WANTED)["1"]
+
+
+@pytest.fixture(scope="module")
+def made(asked, small, bench):
+    return published.measure("1", asked, small, bench, checked=False)
+
+
+def test_the_worst_case_is_never_above_any_attack_on_the_same_images(made, asked, bench):
+    from labkit import experiment
+
+    rows = experiment.run(asked.aware, bench)
+    for row in made.worst.itertuples():
+        mine = rows[(rows.defense == row.defense) & (rows.budget == row.size)]
+        assert len(mine) == row.attacks and row.accuracy <= mine.accuracy.min() and row.n == 20
+    assert set(made.worst["size"]) == {0.0, 0.03, 0.08}
+
+
+def test_a_table_has_three_blocks(made):
+    cells = made.cells
+    assert list(dict.fromkeys(cells.block)) == ["ours", "worst", "paper"]
+    assert list(dict.fromkeys(cells.attack)) == ["Clean", "FGSM-0.08", "BIM-0.03"]
+    theirs = cells[(cells.block == "paper") & (cells.defense == "STL")].set_index("attack").accuracy
+    assert theirs.to_dict() == {"Clean": 0.9002, "FGSM-0.08": 0.8515, "BIM-0.03": 0.8754}
+    seen = tables.blocks(cells, "1")
+    assert list(seen.columns) == ["block", "defense", "attacker has", "n", "Clean", "FGSM-0.08", "BIM-0.03"]
+    grey = seen[(seen.block == "ours") & (seen.defense == "STL")]
+    assert list(grey["attacker has"]) == ["an undefended copy", "the weights, not T"]
+    row = made.rows[(made.rows.defense == "STL") & (made.rows.attack == "BIM-0.03")].iloc[0]
+    assert grey["BIM-0.03"].iloc[0] == tables.cell(row) and set(grey.n) == {"100"}
+
+
+def test_ranking_and_retention_are_those_of_the_cells():
+    cells = pd.DataFrame(
+        [
+            ("ours", "No Defense", "classifier", 100, "Clean", 0.9, 0.85, 0.95),
+            ("ours", "No Defense", "classifier", 100, "FGSM-0.08", 0.3, 0.25, 0.35),
+            ("ours", "STL", "transfer", 100, "Clean", 0.8, 0.75, 0.85),
+            ("ours", "STL", "transfer", 100, "FGSM-0.08", 0.6, 0.55, 0.65),
+            ("ours", "STL (cluster)", "transfer", 100, "FGSM-0.08", 0.58, 0.53, 0.63),
+            ("paper", "STL", "", None, "Clean", 0.9, None, None),
+            ("paper", "STL", "", None, "FGSM-0.08", 0.45, None, None),
+        ],
+        columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"],
+    )
+    found = tables.ranking(cells).set_index("difference")
+    assert list(found.index) == ["STL − No Defense", "STL (cluster) − No Defense", "STL (cluster) − STL"]
+    assert found.loc["STL − No Defense", "FGSM-0.08"] == "+0.300 [+0.229, +0.371] better"
+    assert found.loc["STL − No Defense", "Clean"] == "-0.100 [-0.171, -0.029] worse"
+    assert found.loc["STL (cluster) − STL", "FGSM-0.08"] == "-0.020 [-0.091, +0.051]"
+    kept = tables.retention(cells, "1")
+    assert kept["FGSM-0.08"].tolist() == ["0.33", "0.75", "–", "0.50"]
+
+
+def test_a_saved_table_says_where_it_comes_from(made, asked, tmp_path):
+    made.save(tmp_path, "python -m labkit table 1")
+    assert_frame_equal(pd.read_csv(tmp_path / "table_1_rows.csv"), made.rows)
+    again = tables.measured(
+        pd.read_csv(tmp_path / "table_1_rows.csv"), pd.read_csv(tmp_path / "table_1_worst.csv"), "1"
+    )
+    assert_frame_equal(pd.read_csv(tmp_path / "table_1.csv", keep_default_na=True).fillna({"knowledge": ""}), again)
+    told = json.loads((tmp_path / "table_1.json").read_text())
+    assert told["command"] == "python -m labkit table 1" and {f["path"] for f in told["files"]} == {
+        "table_1.md", "table_1.csv", "table_1.png", "table_1_rows.csv", "table_1_worst.csv",
+    }  # fmt: skip
+    assert published.recipes(asked, told["images"]) == set(made.rows.recipe)
+    page = (tmp_path / "table_1.md").read_text()
+    assert "    python -m labkit table 1\n" in page and "Attackers:" in page and "| ours, worst case" in page
+    assert "Wilson" in page and "not checked for this selection" in page
+
+
+def test_the_command_line_measures_one_cell_and_says_how_to_do_it_again(tmp_path, capsys, bench):
+    words = ["5", "--profile", "smoke", "--store", str(tmp_path / "store")]
+    assert main(["plan", *words]) == 0
+    told = capsys.readouterr().out
+    assert "classifier" in told and "with nothing else running: about" in told
+    only = ["--only", "defense=No Defense", "--only", "attack=Clean,FGSM-0.08"]
+    assert main(["table", *words, *only, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "# Table 5: CIFAR-10, VGG-16, vanilla classifier" in told
+    again = "python -m labkit table 5 --profile smoke --dataset fashion --only 'defense=No Defense'"
+    assert again in told and (tmp_path / "out" / "table_5.md").is_file()
+    for wrong, said in (
+        (["--only", "defense"], "--only takes WHAT=VALUE"),
+        (["--only", "attack=CW"], "no case is left; there are attack: BIM-0.03"),
+    ):
+        assert main(["table", *words, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["table", "9", "--profile", "smoke"]) == 2
+    assert "the paper has no table '9'" in capsys.readouterr().err
+
+
+def test_a_folder_is_named_without_the_way_to_it():
+    import argparse
+
+    from labkit.table_cli import command
+
+    options = argparse.Namespace(profile="lab", dataset="folder:/secret/x.zip", resolution=64, only=[], seed=1)
+    told = command(options, "1")
+    assert told == "python -m labkit table 1 --profile lab --dataset folder:x.zip --resolution 64 --seed 1"
+
+
+def test_a_table_can_be_asked_of_all_profiles():
+    from labkit import profiles
+
+    for lab in profiles.PROFILES.values():
+        assert all(replicate.table(lab, name).blind for name in ("1", "4", "8a"))
