@@ -1,5 +1,6 @@
 """The workbench: dictionaries, layers and classifiers by their recipes, built once and fetched ever after."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -54,10 +55,12 @@ class Workbench:
         self.data_root = data_root or None
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
-        self.images = cache(self._images)
+        self._loaded = cache(lambda recipe, split: data.load_recipe(recipe, split, data_root=self.data_root))
 
-    def _images(self, recipe: DataRecipe, split: str) -> Images:
-        return data.load_recipe(recipe, split, data_root=self.data_root)
+    def images(self, recipe: DataRecipe, split: str) -> Images:
+        """The images of "train" or "test", loaded once, however many of the other split a recipe asks for."""
+        other = "test" if split == "train" else "train"
+        return self._loaded(replace(recipe, **{other: None}), split)
 
     def dictionary(self, recipe: DictionaryRecipe) -> Tensor:
         """The learned filters (K, C, S, S)."""

@@ -78,6 +78,7 @@ def run(
     file.parent.mkdir(parents=True, exist_ok=True)
     for part in parts or PARTS:
         record[part] = measures[part]()
+        record["data"] = {**record.get("data", {}), part: DataRecipe(dataset).label}
         provenance.write(file, (json.dumps(record, indent=1) + "\n").encode())
         provenance.write(file.with_suffix(".md"), markdown(record).encode())
     return record
@@ -94,28 +95,26 @@ def _coded(source: dict, size: int, images: int) -> dict:
 
 def markdown(record: dict) -> str:
     """The record as tables for people; parts that were not measured have none."""
-    s = record["settings"]
-    lines = [f"# Speed: {s['data']}, K = {s['K']}, S = {s['S']}, λ = {s['lambda']}, {s['threads']} threads"]
+    s, on = record["settings"], record["data"]
+    lines = [f"# Speed: K = {s['K']}, S = {s['S']}, λ = {s['lambda']}, {s['threads']} threads"]
     if "coding" in record:
-        lines += _about_coding(record["coding"])
+        lines += ["", f"## Coding {on['coding']}", *_about_coding(record["coding"])]
     if "learning" in record:
-        lines += _about_learning(record["learning"])
+        lines += ["", f"## Learning from {on['learning']}", *_about_learning(record["learning"])]
     many = [(w, name) for w, name in _MANY.items() if w in record]
     if many:
-        lines += ["", "## Many images", ""]
+        lines += ["", f"## Many images of {' and of '.join(dict.fromkeys(on[what] for what, _ in many))}", ""]
         lines += ["| what | images | seconds | peak memory of the process, GiB |", "|---|---|---|---|"]
         for what, name in many:
             r = record[what]
             lines.append(f"| {name} | {r['n']:,} | {r['seconds']:.0f} | {r['peak_gib']:.2f} |")
     if "defending" in record:
-        lines += _defending(record["defending"])
+        lines += ["", f"## Defenses: images of {on['defending']} a second", *_defending(record["defending"])]
     return "\n".join([*lines, "", "Ratios were taken in one process; seconds are those of the machine at hand.", ""])
 
 
 def _about_coding(rows: list[dict]) -> list[str]:
     lines = [
-        "",
-        "## Coding",
         "",
         "| size | n | ours, ms an image | sporco, ms an image | sporco / ours | least, ms an image | ours / least "
         "| objective, ours / sporco's | backward / forward of T |",
@@ -140,8 +139,6 @@ def _about_coding(rows: list[dict]) -> list[str]:
 def _about_learning(learning: dict) -> list[str]:
     lines = [
         "",
-        "## Learning",
-        "",
         "| filters learned by | seconds | held-out objective an image | sporco's seconds / ours |",
         "|---|---|---|---|",
     ]
@@ -163,8 +160,6 @@ def _defending(rows: list[dict]) -> list[str]:
     sizes = list(dict.fromkeys(r["size"] for r in rows))
     cells = {(r["defense"], r["size"]): f"{_rounded(r['per_second'])} (n = {r['images']})" for r in rows}
     lines = [
-        "",
-        "## Defenses: images a second",
         "",
         f"| defense | {' | '.join(f'{size}×{size}' for size in sizes)} |",
         "|---|" + "---|" * len(sizes),

@@ -25,7 +25,7 @@ from labkit.solvers import seconds
 from labkit.stl import SparseTransform
 from labkit.store import key
 
-_BATCH, _FEW, _FEWER = 64, 8, 100  # images in a timed batch, of a competitor, and to fit one to
+_BATCH, _FEW, _FEWER = 64, 32, 400  # images in a timed batch, of a competitor, and to fit one to
 # Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
 _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
     "clean": lambda a: 0,

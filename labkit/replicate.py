@@ -54,7 +54,7 @@ def table(lab: Profile, name: str) -> Asked:
     Retrained networks face two attackers, since the paper does not say which it means: one has an undefended copy
     ("transfer"), one the judged weights ("classifier"). Those who know the defense try BIM and PGD on the margin (of a
     slow one, BIM alone) at each size that the table has, by the exact gradient, or by BPDA where there is none; on
-    Table 4's own size, everything in `experiment.adaptive`.
+    Table 4's own size, everything in `experiment.adaptive`. They, and all of Table 4, get `lab.adaptive.n` images.
 
     Raises InputError when the paper has no such table.
     """
@@ -65,8 +65,8 @@ def table(lab: Profile, name: str) -> Asked:
     blind, aware = [], []
     for rival in everyone:
         few = min((n for n in (rival.n, lab.adaptive.n) if n is not None), default=None)
-        at = Case(*_placed(lab, rival, rival.n), _CLEAN)
         small = Case(*_placed(lab, rival, few), _CLEAN)
+        at = small if name == "4" else Case(*_placed(lab, rival, rival.n), _CLEAN)
         for attack in attacks:
             for knowledge in _knowing(rival, name, attack):
                 blind.append(replace(at, attack=attack, knowledge=knowledge))

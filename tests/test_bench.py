@@ -35,7 +35,7 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
     ]
     rate = {r["defense"]: r["per_second"] for r in defending if r["size"] == 32}
     assert rate["bits"] > rate["network alone"] > 0 and min(rate.values()) > 0
-    section = text.split("## Defenses: images a second")[1]
+    section = text.split("## Defenses: images of fashion a second")[1]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| network alone", "| STL", "| bits", "| sap"]
     assert lines[0] == "| defense | 32×32 | 40×40 |" and all(line.count("(n = ") == 2 for line in lines[2:])
@@ -44,12 +44,13 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
 def test_one_part_is_measured_again_and_the_others_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(defense_speed, "_BATCHES", (2,))
     kept = {"n": 30, "seconds": 1.5, "peak_gib": 0.5}
-    (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept}))
+    (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept, "data": {"projecting": "photos"}}))
     how = {"dataset": "fashion", "defended": (32,), "names": ("bits",)}
     record = bench.run(tmp_path, parts=["defending"], **how)
     assert record["projecting"] == kept and {r["defense"] for r in record["defending"]} >= {"STL", "bits"}
     text = (tmp_path / "bench.md").read_text()
     assert "| T(x), gap 1e-2 | 30 |" in text and "| bits |" in text and "## Coding" not in text
+    assert "## Many images of photos" in text and "## Defenses: images of fashion a second" in text
     with pytest.raises(InputError, match="no part speed of the bench; it has coding, learning"):
         bench.run(tmp_path, parts=["speed"])
 
