@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from labkit import profiles, recipes
 from labkit.artifacts import Workbench
@@ -17,3 +18,12 @@ def lab():
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
     return Workbench(tmp_path_factory.mktemp("store"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For layers so small that they gain nothing from threads which wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

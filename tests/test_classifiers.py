@@ -18,17 +18,10 @@ from labkit.data import Images, Lazy
 from labkit.errors import InputError
 from labkit.recipes import AdversarialTraining, ClassifierRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = ClassifierRecipe(width=1 / 16, epochs=3, batch=16, lr=0.05)
 MADRY = AdversarialTraining("pgd", 0.05, "linf", steps=2, share=1.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small gain nothing from threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def stripes(n=96, size=32, seed=0) -> Images:

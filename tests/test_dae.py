@@ -17,16 +17,9 @@ from labkit.data import Images, Lazy
 from labkit.errors import InputError
 from labkit.recipes import DaeRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = DaeRecipe(width=8, epochs=3, batch=16, held=0.1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small gain nothing from threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def squares(n=40, channels=1, size=32, seed=0) -> Images:

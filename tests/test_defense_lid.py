@@ -17,20 +17,13 @@ from labkit.defenses.lid import LID, dimension, layers
 from labkit.errors import InputError
 from labkit.recipes import ClassifierRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BUDGET = Budget.dissimilarity(0.25)
 
 
 def fgsm(model, x, y):
     return attacks.fgsm(model, x, y, budget=BUDGET)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small gain nothing from threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,9 @@ from labkit.data import Lazy
 from labkit.defenses.magnet import MagNet, MagNetDetector
 from labkit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = dict(width=4, epochs=2, batch=16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small gain nothing from threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,9 @@ from labkit.defenses import pixelcnn
 from labkit.defenses.pixeldefend import PixelDefend, Walk
 from labkit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"width": 12, "blocks": 3, "mixtures": 3, "epochs": 1}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small gain nothing from threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -24,17 +24,10 @@ from labkit.recipes import (
 from labkit.stl import SparseTransform
 from labkit.strata import Strata, StratifiedTransform
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DAE = DaeRecipe(width=4)
 RECIPE = StrataRecipe(dae=DAE, clusters=3, components=6, neighbours=5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Layers this small gain nothing from threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def kinds(n=30, channels=3, size=(12, 10), seed=0) -> Images:
