@@ -86,10 +86,10 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         tables.blocks(measured[main], main).to_markdown(index=False),
         f"Captions, attackers, retention and rankings stand on [the table's page]({link}{title}/table_{main}.md); "
         f"made by `{told['command']}`.",
-        "Other tables: "
-        + ", ".join(f"[{name}]({link}{title}/table_{name}.md)" for name in measured if name != main)
-        + ("." if len(measured) > 1 else "none yet."),
     ]
+    others = [f"[{name}]({link}{title}/table_{name}.md)" for name in measured if name != main]
+    if others:
+        parts.append(f"Other tables: {', '.join(others)}.")
     for name, cells in measured.items():
         parts += [f"### What Table {name} says", "\n".join(f"- {line}" for line in findings(cells, name))]
     for name, other in _VANILLA.items():

@@ -108,6 +108,9 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
         return tuple(case for case in cases if all(ways[what](case).lower() in wanted[what] for what in wanted))
 
     found = replace(asked, blind=chosen(asked.blind), aware=chosen(asked.aware))
+    left = {case.label: None for case in found.blind}
+    dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
+    found = replace(found, missing=(*asked.missing, *((label, "not asked for") for label in dropped)))
     if not found.blind and not found.aware:
         every = (*asked.blind, *asked.aware)
         there = (f"{what}: {', '.join(sorted({ways[what](case) for case in every}))}" for what in wanted)

@@ -111,7 +111,7 @@ def test_what_is_audited_beside_the_tables(lab):
 def test_no_more_is_audited_than_there_is(lab, asked, test, images):
     profile = replace(lab, data=replace(lab.data, test=test), adaptive=replace(lab.adaptive, n=asked))
     for audit in checks.audits(profile).values():
-        assert audit.classifier.data.test == images and audit.n == min(60, images or 60)
+        assert audit.classifier.data.test == images and audit.n == min(checks._CHECKED, images or checks._CHECKED)
 
 
 def test_a_caption_has_a_verdict_for_each_audit(lab, monkeypatch):

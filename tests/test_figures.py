@@ -80,3 +80,27 @@ def test_competitors_have_a_line_each_and_a_marker_for_each_question():
     ]  # fmt: skip
     assert ax.containers[2].lines[0].get_markerfacecolor() == "white" and fig.get_suptitle() == "here"
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+
+
+def test_a_table_has_a_panel_per_attack_and_a_marker_per_block():
+    rows = pd.DataFrame(
+        [
+            ("ours", "STL", "classifier", 50, "Clean", 0.8, 0.7, 0.9),
+            ("ours", "STL", "classifier", 50, "BIM-0.03", 0.5, 0.4, 0.6),
+            ("worst", "STL", "", 20, "BIM-0.03", 0.1, 0.0, 0.3),
+            ("paper", "STL", "", None, "Clean", 0.9, None, None),
+            ("paper", "MagNet", "", None, "Clean", 0.95, None, None),
+        ],
+        columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"],
+    )
+    fig = figures.cells(rows, "5", "here")
+    clean, bim = fig.axes
+    assert [ax.get_title() for ax in fig.axes] == ["Clean", "BIM-0.03"]
+    drawn = [[[round(float(x), 2) for x in bars.lines[0].get_xdata()] for bars in ax.containers] for ax in fig.axes]
+    assert drawn == [[[0.8], [0.9, 0.95]], [[0.5], [0.1]]]
+    assert [label.get_text() for label in clean.get_yticklabels()] == ["STL", "MagNet"]
+    assert np.allclose(bim.containers[1].lines[2][0].get_segments()[0][:, 0], [0.0, 0.3])
+    assert fig.get_suptitle() == "here, n = 20 to 50: accuracy and its 95 % interval"
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        "attacker has the weights, not T", "the paper, Table 5", "worst of all attackers, who know all",
+    ]  # fmt: skip

@@ -84,6 +84,7 @@ def test_cells_are_chosen_by_what_they_are():
     (case,) = found.blind
     assert (case.label, case.attack.label, case.knowledge) == ("STL", "FGSM-0.08", "transfer")
     assert len(replicate.select(asked, {"retrained": ["no"]}).blind) == 6  # the undefended network's
+    assert found.missing[-3:] == tuple((name, "not asked for") for name in ("No Defense", "STL (cluster)", "MagNet"))
     with pytest.raises(InputError, match=r"there are attack: BIM-0\.03, BIM-0\.04, BIM-0\.08, CW-0\.03, Clean"):
         replicate.select(asked, {"attack": ["FGSM"]})
     with pytest.raises(InputError, match="cannot be chosen by size; use defense, attack, knowledge, retrained"):
