@@ -18,6 +18,7 @@ from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, 
 from labkit.stl import SparseTransform
 
 _SIZES = (0.02, 0.08, 0.3)
+_STEPS = (1e-6, 1e-7, 1e-8)  # of finite differences
 _CHECKED = 50  # images: a dozen attacks are run on them
 
 
@@ -31,7 +32,7 @@ class Audit:
     size: float = 0.08
     steps: int = 20
     queries: int = 200
-    version: int = 4
+    version: int = 5
 
 
 def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
@@ -151,10 +152,11 @@ def summary(rows: pd.DataFrame) -> str:
     return "RED, so read with care: " + "; ".join(f"{row.check} ({row.said})" for row in red.itertuples()) + "."
 
 
-def _slopes(model: nn.Module, x: Tensor, y: Tensor, step: float = 1e-6) -> float:
+def _slopes(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Largest relative error of the gradient along a random direction, per image, against a central difference.
 
-    In float64 and with converged codes: at the lab's own gap, T is only nearly differentiable.
+    In float64 and with converged codes: at the lab's own gap, T is only nearly differentiable. Of three steps the one
+    that agrees best counts, for each image: a kink may lie within the longest, but a wrong gradient agrees with none.
     """
     model = copy.deepcopy(model).double()
     for module in model.modules():
@@ -165,8 +167,10 @@ def _slopes(model: nn.Module, x: Tensor, y: Tensor, step: float = 1e-6) -> float
     x = (0.01 + 0.98 * x.double() + 1e-3 * noise).clamp(1e-3, 1 - 1e-3)
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x.device)
     _, gradient = ascent(model, x, y, log_odds)
-    slope = (gradient * direction).flatten(1).sum(1)
-    with torch.no_grad():
-        ahead, behind = (log_odds(model(x + s * direction), y) for s in (step, -step))
-    measured = (ahead - behind) / (2 * step)
-    return float(((slope - measured).abs() / measured.abs().clamp_min(1e-6)).max())
+    slope, errors = (gradient * direction).flatten(1).sum(1), []
+    for step in _STEPS:
+        with torch.no_grad():
+            ahead, behind = (log_odds(model(x + s * direction), y) for s in (step, -step))
+        measured = (ahead - behind) / (2 * step)
+        errors.append((slope - measured).abs() / measured.abs().clamp_min(1e-6))
+    return float(torch.stack(errors).amin(0).max())

@@ -158,7 +158,7 @@ SMOKE = _profile(
             ("quilting", (("patches", 2000),)),
             ("crops", (("crops", 4), ("patches", 2000))),
             ("deflection", (("draws", 2),)),
-            ("pixeldefend", (("epochs", 1),)),
+            ("pixeldefend", (("epochs", 1), ("width", 8), ("blocks", 1))),
         ),
     ),
     tradeoff=Tradeoff(

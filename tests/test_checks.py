@@ -69,6 +69,24 @@ def test_masked_gradients_turn_red():
     assert wrong.verdict["finite differences agree"] == "red"
 
 
+class Kinked(Linear):
+    """Right everywhere, with a bend a few billionths behind the first images that it sees."""
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        if not hasattr(self, "seen"):
+            self.seen = mean.detach()
+        bend = 500 * (mean - self.seen + 3e-9).relu()
+        return super().forward(x) + torch.stack([-bend, bend], 1)
+
+
+def test_a_kink_within_a_step_is_no_wrong_gradient(monkeypatch):
+    x, y = images()
+    assert checks._slopes(Kinked(), x[:4], y[:4]) < 1e-3
+    monkeypatch.setattr(checks, "_STEPS", (1e-6,))
+    assert checks._slopes(Kinked(), x[:4], y[:4]) > 0.02
+
+
 def test_probabilities_and_training_turn_red():
     class Odds(Linear):
         def forward(self, x):

@@ -153,4 +153,4 @@ def test_the_worst_case_is_pointwise(adaptive, bench):
     table = tables.adaptive(rows)
     assert list(table.columns) == ["source", "attack", "attacker has", "No Defense", "STL", "STL (cluster)"]
     assert table[table.source != "ours"]["STL (cluster)"].tolist() == ["0.19"]
-    assert set(table[table.attack.str.startswith("NOISE")]["attacker has"]) == {"nothing"}
+    assert set(table[table.attack.str.startswith("Noise")]["attacker has"]) == {"nothing"}

@@ -22,14 +22,8 @@ TRAINED = ["Adv Training", "TE", "STL + Adv Training", "STL (low-pass ×0.5)"]
 
 @pytest.fixture(scope="module")
 def small(lab):
-    """The lab with a shorter training, because five networks are trained, and a smaller PixelCNN."""
-    options = tuple(pair for pair in lab.rivals.options if pair[0] != "pixeldefend")
-    tiny = ("pixeldefend", (("epochs", 1), ("width", 8), ("blocks", 1)))
-    return replace(
-        lab,
-        classifier=replace(lab.classifier, epochs=3),
-        rivals=replace(lab.rivals, options=(*options, tiny)),
-    )
+    """The lab with a shorter training, because five networks are trained."""
+    return replace(lab, classifier=replace(lab.classifier, epochs=3))
 
 
 @pytest.fixture(scope="module")
