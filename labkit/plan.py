@@ -28,7 +28,6 @@ from labkit.store import key
 _BATCH, _FEW, _FEWER = 64, 32, 400  # images in a timed batch, of a competitor, and to fit one to
 # Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
 _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
-    "clean": lambda a: 0,
     "noise": lambda a: a.steps / 2,
     "square": lambda a: a.steps / 2,
     "deepfool": lambda a: 40,  # ten classes, and few images need more than four steps
@@ -237,8 +236,8 @@ class _Rates:
         """With its own filters if they are learned, and patches of images, from which learning starts, if not."""
         known = self.bench.store.has("dictionary", recipe.dictionary, digest=self.train.digest)
         d = self.bench.dictionary(recipe.dictionary) if known else cdl.start(self.train, recipe.dictionary)
-        layer = SparseTransform(d, lam=recipe.lam, lowpass=recipe.lowpass, pad=recipe.pad, gap_tol=recipe.gap_tol)
-        layer.to(self.bench.device)
+        how = {"lam": recipe.lam, "lowpass": recipe.lowpass, "pad": recipe.pad, "boundary": recipe.boundary}
+        layer = SparseTransform(d, gap_tol=recipe.gap_tol, **how).to(self.bench.device)
         with torch.no_grad():
             return seconds(lambda: layer(self.x)) / len(self.x)
 

@@ -75,8 +75,8 @@ def table(lab: Profile, name: str) -> Asked:
         aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, slow)]
     if name == "4":
         strong = experiment.adaptive(lab)
-        known = {(case.classifier, case.defense) for case in strong}
-        aware = [*strong, *(case for case in aware if (case.classifier, case.defense) not in known)]
+        theirs = {(case.classifier, case.defense) for case in strong}
+        aware = [*strong, *(case for case in aware if (case.classifier, case.defense) not in theirs)]
     return Asked(tuple(dict.fromkeys(blind)), tuple(dict.fromkeys(aware)), missing)
 
 

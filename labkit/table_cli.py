@@ -109,10 +109,11 @@ def _lab(options: argparse.Namespace) -> "tuple[Profile, Workbench]":
 
 
 def chosen(only: list[str]) -> dict[str, list[str]]:
-    found = {}
+    """What each WHAT=A,B of `--only` asks for; of several with one WHAT, all. Raises InputError for another form."""
+    found: dict[str, list[str]] = {}
     for word in only:
         what, equals, values = word.partition("=")
         if not equals or not values:
             raise InputError(f"--only takes WHAT=VALUE, such as defense=STL; got {word!r}")
-        found[what] = values.split(",")
+        found.setdefault(what, []).extend(values.split(","))
     return found

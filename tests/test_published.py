@@ -125,6 +125,13 @@ def test_a_folder_is_named_without_the_way_to_it():
     assert told == "python -m labkit table 1 --profile lab --dataset folder:x.zip --resolution 64 --seed 1"
 
 
+def test_what_is_asked_for_twice_is_asked_for_together():
+    from labkit.table_cli import chosen
+
+    found = chosen(["defense=STL,TVM", "attack=Clean", "defense=MagNet"])
+    assert found == {"defense": ["STL", "TVM", "MagNet"], "attack": ["Clean"]}
+
+
 def test_a_table_can_be_asked_of_all_profiles():
     from labkit import profiles
 

@@ -1,11 +1,12 @@
 """What the README claims comes from the rows kept beside it."""
 
+import json
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, tables
+from labkit import paper, provenance, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,3 +31,12 @@ def test_every_number_of_the_table_is_in_the_rows():
 def test_every_link_leads_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_what_is_kept_of_a_report_is_what_it_wrote():
+    kept, manifest = ROOT / "reports" / "quick", json.loads((ROOT / "reports" / "quick" / "manifest.json").read_text())
+    files = {Path(f["path"]).name.replace(" ", "_"): f for n in manifest["notebooks"] for f in n["files"]}
+    mine = [path for path in kept.iterdir() if path.name != "manifest.json"]
+    assert len(mine) >= 7
+    for path in mine:
+        assert provenance.fingerprint(path, kept)["sha256"] == files[path.name]["sha256"], path.name
