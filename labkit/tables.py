@@ -194,7 +194,8 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "") -> 
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / f"{name}.csv", index=False)
     (folder / f"{name}.md").write_text(
-        frame.to_markdown(index=False, missingval="–") + (f"\n\n{caption}\n" if caption else "\n")
+        frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
+        + (f"\n\n{caption}\n" if caption else "\n")
     )
 
 

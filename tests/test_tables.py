@@ -137,6 +137,8 @@ def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
     assert len(pd.read_csv(tmp_path / "new" / "kept.csv")) == 3 + len(paper.table("1"))
     text = (tmp_path / "new" / "kept.md").read_text()
     assert text.startswith("| block") and text.rstrip().endswith("n = 500.")
+    tables.save(pd.DataFrame({"attack": ["Clean", "FGSM"], "psnr": [float("nan"), 20.5]}), tmp_path / "new", "gaps")
+    assert "nan" not in (gaps := (tmp_path / "new" / "gaps.md").read_text()) and "–" in gaps and "20.5" in gaps
     tables.save(rows(), "", "kept")
     assert len(list(tmp_path.iterdir())) == 1
 
