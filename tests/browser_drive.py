@@ -1,4 +1,4 @@
-"""A served set of dashboards and a headless Chromium to drive them, for the tests and for `screenshots.py`."""
+"""A served set of dashboards and a headless Chromium to drive them, for the tests and for `measure_pages.py`."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labkit import dashboards
@@ -25,13 +25,19 @@ _ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE loca
 
 @contextmanager
 def served(
-    lab, store: Path, *, config: tuple[str, ...] = (), token: str = "", log: Path | None = None
+    lab,
+    store: Path,
+    *,
+    config: tuple[str, ...] = (),
+    token: str = "",
+    base_url: str = "/",
+    log: Path | None = None,
 ) -> Iterator[str]:
     """The dashboards of a lab (a `profiles.Profile`), as the command serves them; yields their address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = dashboards.serve("127.0.0.1", port, token=token)
+    command = dashboards.serve("127.0.0.1", port, base_url, token)
     where = dashboards.address(command)
     with open(log or os.devnull, "w") as out:
         process = subprocess.Popen(
@@ -90,7 +96,8 @@ class Tab:
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on("request", self._asked)
         root, _, query = where.partition("?")
-        self.page.goto(f"{root}voila/render/{name}?{query}" if name else where, timeout=120_000)
+        address = f"{root}voila/render/{name}?{query}" if name else where
+        self.page.goto(address, timeout=120_000, wait_until="commit")
 
     def _asked(self, request) -> None:
         if not request.url.startswith(("data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")):
@@ -131,6 +138,57 @@ class Tab:
             timeout=1000 * timeout,
         )
 
+    def key_to_pixels(self, name, count: int, each=lambda: None) -> list[float]:
+        """Seconds from an arrow key on a slider to a board drawn anew, `count` times; then `each` is called."""
+        self.slider(name).focus()
+        took = []
+        for step in range(count):
+            since, begun = self.shown(), time.perf_counter()
+            self.page.keyboard.press("ArrowRight" if step % 10 < 5 else "ArrowLeft")
+            self.drawn(since)
+            took.append(time.perf_counter() - begun)
+            each()
+        return took
+
     def picture(self, at: int, board: int = 0) -> bytes:
         """The pixels of one picture of a board, as a screenshot of it."""
         return self.page.locator(".lk-board").nth(board).locator("img").nth(at).screenshot()
+
+
+def kernels(address: str) -> list[int]:
+    """The process numbers of the kernels of the server that listens at an address."""
+    port = address.rpartition(":")[2].partition("/")[0]
+    servers, found = set(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            words = (folder / "cmdline").read_text().replace("\0", " ")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if "voila" in words and f"--port={port} " in words:
+                servers.add(int(folder.name))
+            if "ipykernel" in words:
+                found[int(folder.name)] = parent
+    return [kernel for kernel, parent in found.items() if parent in servers]
+
+
+def memory(processes: list[int]) -> int:
+    """Bytes that these processes hold, what they share counted once (their proportional set sizes)."""
+    total = 0
+    for process in processes:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def crowd(browser, where: str, people: int = 10) -> tuple[list[Tab], float]:
+    """So many people who come at once; their tabs, and the seconds until the last one is served.
+
+    A third of them want the explorer, the others every dashboard in turn.
+    """
+    names = [PAGES[0] if k % 3 == 0 else PAGES[1 + k % 4] for k in range(people)]
+    begun = time.perf_counter()
+    tabs = [Tab(browser, where, name) for name in names]
+    for tab in tabs:
+        tab.ready(300)
+    for tab in tabs:
+        tab.page.wait_for_function("!document.querySelector('.lk-status').innerText.includes('Look')", timeout=300_000)
+    return tabs, time.perf_counter() - begun

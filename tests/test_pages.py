@@ -4,13 +4,10 @@ import io
 import os
 import signal
 import statistics
-import time
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from browser_drive import CHROMIUM, PAGES, Tab, chromium, served
+from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, kernels, memory, served
 from PIL import Image
 
 from labkit import experiment, profiles, recipes, tradeoff
@@ -89,16 +86,9 @@ def test_dragging_lambda_changes_pixels_and_number(tab):
 
 @pytest.mark.parametrize("tab", [EXPLORER], indirect=True)
 def test_from_a_key_to_pixels_takes_a_moment(tab):
-    """Four times what is asked of an idle machine; `browser_drive.py` measures it."""
+    """Four times what is asked of an idle machine; `measure_pages.py` measures it."""
     tab.says("true class")
-    tab.slider("λ").focus()
-    took = []
-    for step in range(20):
-        since, begun = tab.shown(), time.perf_counter()
-        tab.page.keyboard.press("ArrowRight" if step % 10 < 5 else "ArrowLeft")
-        tab.drawn(since)
-        took.append(time.perf_counter() - begun)
-    assert statistics.median(took) < 1.2
+    assert statistics.median(tab.key_to_pixels("λ", 20)) < 1.2
 
 
 @pytest.mark.parametrize("tab", [EXPLORER], indirect=True)
@@ -182,7 +172,7 @@ def test_a_dead_kernel_is_said_on_the_page(browser, store, tmp_path):
     with served(profiles.profile("smoke"), store, log=tmp_path / "log") as address:
         opened = Tab(browser, address, ATLAS)
         opened.says("filters of 8×8 pixels", 120)
-        running = _kernels(address)
+        running = kernels(address)
         assert running
         for process in running:
             os.kill(process, signal.SIGKILL)
@@ -230,16 +220,50 @@ def test_nobody_sees_anothers_picture(browser, where):
         tab.context.close()
 
 
-def _kernels(address: str) -> list[int]:
-    """The process numbers of the kernels of the server that listens at an address."""
-    port = address.rpartition(":")[2].strip("/").partition("/")[0]
-    servers, kernels = set(), {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            words = (folder / "cmdline").read_text().replace("\0", " ")
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if "voila" in words and f"--port={port} " in words:
-                servers.add(int(folder.name))
-            if "ipykernel" in words:
-                kernels[int(folder.name)] = parent
-    return [kernel for kernel, parent in kernels.items() if parent in servers]
+@pytest.mark.slow
+def test_ten_people_at_once(browser, store):
+    with served(profiles.profile("smoke"), store) as address:
+        tabs, _ = crowd(browser, address)
+        for tab in tabs:
+            assert tab.errors == [] and "Something went wrong" not in tab.status()
+        explorers = [tab for tab in tabs if "/1_" in tab.page.url]
+        for tab in explorers:
+            assert statistics.median(tab.key_to_pixels("λ", 5)) < 2
+        assert memory(kernels(address)) < 8 * 2**30
+        for tab in tabs:
+            tab.context.close()
+
+
+def test_kernels_that_nobody_uses_are_ended(browser, store):
+    """The server's own settings, with seconds for minutes; a page that comes back says what has happened."""
+    patience = ("--MappingKernelManager.cull_idle_timeout=20", "--MappingKernelManager.cull_interval=1")
+    with served(profiles.profile("smoke"), store, config=patience) as address:
+        opened = Tab(browser, address, ATLAS)
+        opened.says("filters of 8×8 pixels", 120)
+        opened.page.evaluate(
+            "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
+        )
+        for _ in range(90):
+            if len(kernels(address)) == 1:  # the one that is kept ready
+                break
+            opened.page.wait_for_timeout(1000)
+        assert len(kernels(address)) == 1
+        opened.page.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'visible'})")
+        opened.page.mouse.move(50, 50)
+        opened.page.wait_for_selector(".lk-heart.lk-on", timeout=60_000)
+        opened.context.close()
+        fresh = Tab(browser, address, EXPLORER)
+        fresh.says("true class", 120)
+        fresh.context.close()
+
+
+def test_behind_a_proxy_the_pages_lie_where_they_are_said_to(browser, store):
+    with served(profiles.profile("smoke"), store, base_url="/lab/") as address:
+        assert address.endswith("/lab/")
+        opened = Tab(browser, address)
+        assert opened.page.locator("li a").first.get_attribute("href").startswith("/lab/voila/render/")
+        opened.context.close()
+        opened = Tab(browser, address, ATLAS)
+        opened.says("filters of 8×8 pixels", 120)
+        assert opened.page.locator(".lk-back").get_attribute("href") == "/lab/"
+        opened.context.close()

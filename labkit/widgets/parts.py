@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 _STATIC = Path(__file__).parent / "static"
 _CSS = _STATIC / "dashboards.css"
 SMALL = 96  # pixels a side up to which a picture is sent as it is, to be enlarged without smoothing
+_EVERY, _TIMES = 5, 10_000  # seconds between two signs of life of a kernel that is kept ready, and how many
 UPLOAD_LIMIT = 8_000_000  # bytes; the server's messages end at 10 MiB
 
 
@@ -45,13 +47,29 @@ class Board(anywidget.AnyWidget):
 
 
 class Heart(anywidget.AnyWidget):
-    """Answers the browser; where no answer comes, the page says that its kernel has ended."""
+    """Answers the browser; where no answer comes, the page says that its kernel has ended.
+
+    Until the browser asks for the first time, the kernel speaks by itself now and then: voila keeps one ready, and
+    would end it for having been idle in the moment in which somebody gets it.
+    """
 
     _esm, _css = _STATIC / "heart.js", _CSS
 
     def __init__(self):
         super().__init__()
-        self.on_msg(lambda _widget, content, _buffers: self.send(content))
+        self._asked = threading.Event()
+        self.on_msg(self._answer)
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _answer(self, _widget, content, _buffers) -> None:
+        self._asked.set()
+        self.send(content)
+
+    def _wait(self) -> None:
+        for _ in range(_TIMES):
+            if self._asked.wait(_EVERY):
+                return
+            self.send({"waiting": True})
 
 
 class Upload(anywidget.AnyWidget):

@@ -39,6 +39,7 @@ function render({ model, el }) {
   const timer = setInterval(ask, EVERY);
   events.forEach((event) => window.addEventListener(event, use, { passive: true }));
   model.on("msg:custom", () => { waiting = 0; banner(false); });
+  model.send({ beat: 0 });  // at once, however soon the page is left again: the kernel need not keep itself ready
   return () => {
     clearInterval(timer);
     events.forEach((event) => window.removeEventListener(event, use));
