@@ -54,8 +54,8 @@ def train(
     each rank's share of a batch, the averages it keeps being those of all ranks; and each rank draws augmentations of
     its own. Every rank returns the same network.
 
-    Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the model or
-    the loss is no longer finite.
+    Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the
+    model, the ranks are too many, or the loss is no longer finite.
     """
     device = torch.device(device)
     _check(model, images, recipe)

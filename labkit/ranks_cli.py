@@ -1,0 +1,115 @@
+"""The commands `labkit learn` and `labkit project`, which several ranks under torchrun do together."""
+
+import argparse
+import time
+from pathlib import Path
+
+from labkit import profiles, recipes
+from labkit.errors import InputError
+
+WHAT = ("dictionary", "clusters", "classifier", "retrained")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `learn` and `project` to the command line."""
+    text = """Learn from training images what the lab rests on, and keep it: filters, clusters and the filters of each,
+    the network, or the networks retrained on T(x). Under torchrun, all ranks do it together."""
+    parser = commands.add_parser("learn", help="filters and networks, by all ranks together", description=text)
+    _arguments(parser)
+    parser.add_argument("--what", default="dictionary", metavar="A,B", help=f"{', '.join(WHAT)} (default: %(default)s)")
+    parser.set_defaults(run=_learn)
+
+    text = """Write T(x) of every image of a data set into a folder, in chunks of half precision with labels and names,
+    and a manifest. Under torchrun, the ranks share the work. A run that was stopped goes on where it was."""
+    parser = commands.add_parser("project", help="T(x) of a whole data set, in chunks", description=text)
+    _arguments(parser, more=" or tar:SHARDS, such as tar:train-{0000..0127}.tar")
+    splits = ("train", "test", "all")
+    parser.add_argument("--split", default="train", choices=splits, help="of tar shards, all (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the chunks")
+    parser.add_argument("--images", type=int, metavar="N", help="only the first so many (default: all)")
+    parser.add_argument("--learned-on", default="", metavar="DATASET", help="whose filters T has (default: --dataset)")
+    parser.add_argument("--clusters", action="store_true", help="T of the stratified space, with filters per cluster")
+    parser.set_defaults(run=_project)
+
+
+def _arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(profiles.PROFILES)} (default: %(default)s)")
+    parser.add_argument("--dataset", default="fashion", help=f"as for `labkit report`{more} (default: %(default)s)")
+    parser.add_argument("--resolution", type=int, default=0, metavar="N", help="side in pixels (default: as stored)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is learned (default: %(default)s)")
+    parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
+    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts, which every rank can read")
+
+
+def _learn(options: argparse.Namespace) -> int:
+    wanted = options.what.split(",")
+    if unknown := sorted(set(wanted) - set(WHAT)):
+        raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
+    lab = _lab(options, options.dataset)
+    from labkit import parallel
+
+    with parallel.session():
+        bench = _bench(options)
+        builds = {
+            "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
+            "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),
+            "classifier": (lambda: bench.classifier(lab.classifier), lab.classifier),
+            "retrained": (lambda: [bench.classifier(lab.retrained(T)) for T in lab.defenses], lab.retrained()),
+        }
+        for what in wanted:
+            started = time.perf_counter()
+            build, recipe = builds[what]
+            build()
+            if parallel.rank() == 0:
+                took = time.perf_counter() - started
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({_spent(took)})")
+    return 0
+
+
+def _project(options: argparse.Namespace) -> int:
+    source = options.learned_on or options.dataset
+    if source.startswith("tar:"):
+        raise InputError("filters are not learned from tar shards; name with --learned-on a data set to learn them on")
+    if options.images is not None and options.images < 1:
+        raise InputError(f"--images is a number above 0; got {options.images}")
+    lab = _lab(options, source)
+    recipe = lab.stratified if options.clusters else lab.transform
+    from labkit import memory, parallel, project, streams
+
+    with parallel.session():
+        bench = _bench(options)
+        train = bench.images(lab.data, "train")
+        stream = streams.open_stream(
+            options.dataset,
+            options.split,
+            channels=train.x.shape[1],
+            resolution=lab.data.resolution,
+            images=options.images,
+            data_root=bench.data_root,
+        )
+        layer, device, about = bench.transform(recipe), bench.device, {"transform": recipes.plain(recipe, train.digest)}
+        del bench, train  # they are not needed any more, and their memory is
+        started = time.perf_counter()
+        manifest = project.project(layer, stream, options.out, about, device=device)
+        took, most = time.perf_counter() - started, max(parallel.gather(memory.peak()))
+        if parallel.rank() == 0:
+            many = f"{manifest['images']:,} images in {len(manifest['chunks']):,} chunks"
+            print(f"projected {many} -> {options.out}")
+            print(f"{parallel.world()} ranks, {took:.1f} s, {most:.3f} GiB at most in one rank")
+    return 0
+
+
+def _lab(options: argparse.Namespace, dataset: str) -> profiles.Profile:
+    lab = profiles.profile(options.profile, dataset=dataset, resolution=options.resolution)
+    return recipes.reseed(lab, options.seed)
+
+
+def _bench(options: argparse.Namespace):
+    from labkit import parallel
+    from labkit.artifacts import Workbench
+
+    return Workbench(options.store, data_root=options.data_root, progress=parallel.rank() == 0)
+
+
+def _spent(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
