@@ -60,7 +60,7 @@ def session() -> Iterator[None]:
         torch.cuda.set_device(_local())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_PATIENCE, **_meeting_place())
     except ValueError as error:  # of a variable that is missing
         raise InputError(f"the ranks do not find each other ({error}); start them with torchrun") from None
     try:
@@ -146,6 +146,25 @@ def barrier() -> None:
 
 def _together() -> bool:
     return not _alone and dist.is_available() and dist.is_initialized()
+
+
+def _meeting_place() -> dict:
+    """Where the ranks of a restarted run find each other's addresses, and not those of the ranks that were killed.
+
+    torchrun's agent keeps both in one store (pytorch#135712). Restarts are counted alike by all ranks of one machine;
+    for several machines, docs/SCALING.md names the variable that makes torchrun begin with a store of its own.
+    """
+    told = os.environ
+    again = int(told.get("TORCHELASTIC_RESTART_COUNT") or 0)
+    if (
+        not again
+        or told.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]
+    ):
+        return {}
+    agent = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False, timeout=_PATIENCE)
+    store = dist.PrefixStore(f"restart {again}", agent)
+    return {"store": store, "rank": int(told["RANK"]), "world_size": int(told["WORLD_SIZE"])}
 
 
 def _local() -> int:
