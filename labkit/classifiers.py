@@ -75,7 +75,7 @@ def train(
     first = _resume(file, run, model, optimizer) if file is not None else 0
     if first == 0:
         model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
-    network = model if ranks == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+    network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
 
     bar = tqdm(
         total=total,

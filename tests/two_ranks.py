@@ -5,6 +5,7 @@ torchrun --nproc-per-node=2 two_ranks.py FOLDER
 
 import json
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,7 @@ def refused(recipe: ClassifierRecipe) -> str:
 
 
 def main(folder: Path) -> None:
+    warnings.simplefilter("error")
     with parallel.session():
         answers = {"spoken": spoken(), "refused": refused(replace(NETWORK, batch=3))}
         tensors = {}
