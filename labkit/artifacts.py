@@ -139,9 +139,9 @@ class Workbench:
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
-            return self._layer(recipe, self.dictionary(recipe.dictionary), backward)
+            return self.layer(recipe, self.dictionary(recipe.dictionary), backward)
         layers = [
-            self._layer(recipe.transform, self.cluster_dictionary(recipe, m), backward)
+            self.layer(recipe.transform, self.cluster_dictionary(recipe, m), backward)
             for m in range(recipe.strata.clusters)
         ]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
@@ -173,7 +173,8 @@ class Workbench:
         with torch.no_grad():
             return float(metrics.psnr(layer(x), x).mean())
 
-    def _layer(self, recipe: TransformRecipe, d: Tensor, backward: str) -> SparseTransform:
+    def layer(self, recipe: TransformRecipe, d: Tensor, backward: str = "exact") -> SparseTransform:
+        """The layer of a recipe with filters d, on the device."""
         layer = SparseTransform(
             d,
             lam=recipe.lam,

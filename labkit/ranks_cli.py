@@ -1,4 +1,4 @@
-"""The commands `labkit learn` and `labkit project`, which several ranks under torchrun do together."""
+"""The commands `labkit learn`, `project` and `scaling`: what several ranks do together, and what that costs."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ WHAT = ("dictionary", "clusters", "classifier", "retrained")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `learn` and `project` to the command line."""
+    """Adds `learn`, `project` and `scaling` to the command line."""
     text = """Learn from training images what the lab rests on, and keep it: filters, clusters and the filters of each,
     the network, or the networks retrained on T(x). Under torchrun, all ranks do it together."""
     parser = commands.add_parser("learn", help="filters and networks, by all ranks together", description=text)
@@ -30,6 +30,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--learned-on", default="", metavar="DATASET", help="whose filters T has (default: --dataset)")
     parser.add_argument("--clusters", action="store_true", help="T of the stratified space, with filters per cluster")
     parser.set_defaults(run=_project)
+
+    text = """Measure what an image, a rank and a message cost, and what that foretells for ImageNet; write scaling.json
+    and the tables of SCALING.md. Takes about ten minutes on two idle cores."""
+    parser = commands.add_parser("scaling", help="measure what scaling up costs", description=text)
+    parser.add_argument("--dataset", default="fashion", help="what ranks learn from and project (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default="docs", metavar="DIR", help="of the files (default: %(default)s)")
+    parser.add_argument("--parts", default="", metavar="A,B", help="only these, the others as measured before")
+    parser.set_defaults(run=_scaling)
 
 
 def _arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
@@ -78,17 +86,17 @@ def _project(options: argparse.Namespace) -> int:
 
     with parallel.session():
         bench = _bench(options)
-        train = bench.images(lab.data, "train")
+        layer, told = _learned(bench, recipe)
         stream = streams.open_stream(
             options.dataset,
             options.split,
-            channels=train.x.shape[1],
+            channels=told["channels"],
             resolution=lab.data.resolution,
             images=options.images,
             data_root=bench.data_root,
         )
-        layer, device, about = bench.transform(recipe), bench.device, {"transform": recipes.plain(recipe, train.digest)}
-        del bench, train  # they are not needed any more, and their memory is
+        device, about = bench.device, {"transform": recipes.plain(recipe, told["digest"])}
+        del bench  # and its training images: they are not needed any more, and their memory is
         started = time.perf_counter()
         manifest = project.project(layer, stream, options.out, about, device=device)
         took, most = time.perf_counter() - started, max(parallel.gather(memory.peak()))
@@ -96,6 +104,39 @@ def _project(options: argparse.Namespace) -> int:
             many = f"{manifest['images']:,} images in {len(manifest['chunks']):,} chunks"
             print(f"projected {many} -> {options.out}")
             print(f"{parallel.world()} ranks, {took:.1f} s, {most:.3f} GiB at most in one rank")
+    return 0
+
+
+def _learned(bench, recipe) -> tuple:
+    """T, and the channels and digest of its training images.
+
+    Where the filters are kept, rank 0 looks for them and tells the others: to know a million training images by their
+    digest, every file is read, and once is enough.
+    """
+    from labkit import parallel
+
+    def kept():
+        with parallel.apart():
+            train = bench.images(recipe.data, "train")
+            told = {"channels": train.x.shape[1], "digest": train.digest}
+            plain = isinstance(recipe, recipes.TransformRecipe)
+            if not plain or not bench.store.has("dictionary", recipe.dictionary, digest=train.digest):
+                return None
+            return {"d": bench.dictionary(recipe.dictionary)}, told
+
+    found = parallel.first(kept)
+    if found:
+        return bench.layer(recipe, found[0]["d"]), found[1]
+    layer, train = bench.transform(recipe), bench.images(recipe.data, "train")
+    return layer, {"channels": train.x.shape[1], "digest": train.digest}
+
+
+def _scaling(options: argparse.Namespace) -> int:
+    from labkit import scaling
+
+    parts = [part for part in options.parts.split(",") if part]
+    scaling.run(options.out, options.dataset, parts=parts)
+    print(f"scaling: {options.out / scaling.PAGE}")
     return 0
 
 
