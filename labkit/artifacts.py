@@ -197,16 +197,16 @@ class Workbench:
             files = {start: scratch / f"{start:09d}.safetensors" for start in starts}
             with self._bar("projecting training images", "image", total=len(parallel.shard(train.y))) as bar:
                 for start in starts[parallel.rank() :: parallel.world()]:
-                    x = train.x[start : start + _PROJECTED_AT_ONCE]
-                    bar.update(len(x))
-                    if files[start].is_file():
-                        continue
-                    with torch.no_grad():
-                        x = x.to(self.device)
-                        x = (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half().cpu()
-                    save_file({"x": x.contiguous()}, files[start].with_suffix(".new"))
-                    files[start].with_suffix(".new").rename(files[start])
+                    if not files[start].is_file():
+                        x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
+                        with torch.no_grad():
+                            x = (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half().cpu()
+                        save_file({"x": x.contiguous()}, files[start].with_suffix(".new"))
+                        files[start].with_suffix(".new").rename(files[start])
+                    bar.update(min(_PROJECTED_AT_ONCE, len(train) - start))
             parallel.barrier()
+            if parallel.rank():
+                return {}, {}
             seen = torch.empty(train.x.shape, dtype=torch.half)
             for start, file in files.items():
                 seen[start : start + _PROJECTED_AT_ONCE] = load_file(file)["x"]
@@ -235,7 +235,7 @@ class Workbench:
         return model.eval().requires_grad_(False).to(self.device)
 
     def _together(self, kind: str, recipe, build, digest: str) -> Artifact:
-        """`Store.fetch` by all ranks at once: rank 0 looks and writes, all of them build, all of them read."""
+        """`Store.fetch` by all ranks at once: all of them build, rank 0 alone looks and writes, all of them read."""
         if parallel.world() == 1:
             return self.store.fetch(kind, recipe, build, digest=digest)
         if parallel.rank() == 0:
