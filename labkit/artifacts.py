@@ -139,9 +139,9 @@ class Workbench:
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
-            return self.layer(recipe, self.dictionary(recipe.dictionary), backward)
+            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary), backward=backward).to(self.device)
         layers = [
-            self.layer(recipe.transform, self.cluster_dictionary(recipe, m), backward)
+            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m), backward=backward)
             for m in range(recipe.strata.clusters)
         ]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
@@ -172,21 +172,6 @@ class Workbench:
         x = train.x[:_COMPARED].to(self.device)
         with torch.no_grad():
             return float(metrics.psnr(layer(x), x).mean())
-
-    def layer(self, recipe: TransformRecipe, d: Tensor, backward: str = "exact") -> SparseTransform:
-        """The layer of a recipe with filters d, on the device."""
-        layer = SparseTransform(
-            d,
-            lam=recipe.lam,
-            lowpass=recipe.lowpass,
-            pad=recipe.pad,
-            boundary=recipe.boundary,
-            gap_tol=recipe.gap_tol,
-            backward=backward,
-            dim=recipe.dim,
-            bits=recipe.bits,
-        )
-        return layer.eval().to(self.device)
 
     def projected(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Images:
         """T(x) of all training images, computed once in chunks that survive a kill, kept in half precision."""

@@ -85,18 +85,16 @@ def _project(options: argparse.Namespace) -> int:
     from labkit import memory, parallel, project, streams
 
     with parallel.session():
-        bench = _bench(options)
-        layer, told = _learned(bench, recipe)
+        layer, digest = _learned(options, recipe)
         stream = streams.open_stream(
             options.dataset,
             options.split,
-            channels=told["channels"],
+            channels=_channels(layer),
             resolution=lab.data.resolution,
             images=options.images,
-            data_root=bench.data_root,
+            data_root=options.data_root or None,
         )
-        device, about = bench.device, {"transform": recipes.plain(recipe, told["digest"])}
-        del bench  # and its training images: they are not needed any more, and their memory is
+        device, about = next(layer.buffers()).device, {"transform": recipes.plain(recipe, digest)}
         started = time.perf_counter()
         manifest = project.project(layer, stream, options.out, about, device=device)
         took, most = time.perf_counter() - started, max(parallel.gather(memory.peak()))
@@ -107,28 +105,35 @@ def _project(options: argparse.Namespace) -> int:
     return 0
 
 
-def _learned(bench, recipe) -> tuple:
-    """T, and the channels and digest of its training images.
+def _learned(options: argparse.Namespace, recipe) -> tuple:
+    """T on this rank's device, and the digest of its training images; learned first, by all ranks, if need be.
 
     Where the filters are kept, rank 0 looks for them and tells the others: to know a million training images by their
-    digest, every file is read, and once is enough.
+    digest, every file is read, and once is enough. Nor need a rank wait for all that the workbench brings.
     """
-    from labkit import parallel
+    import torch
+
+    from labkit import data, parallel, store
+    from labkit.stl import SparseTransform
 
     def kept():
-        with parallel.apart():
-            train = bench.images(recipe.data, "train")
-            told = {"channels": train.x.shape[1], "digest": train.digest}
-            plain = isinstance(recipe, recipes.TransformRecipe)
-            if not plain or not bench.store.has("dictionary", recipe.dictionary, digest=train.digest):
-                return None
-            return {"d": bench.dictionary(recipe.dictionary)}, told
+        digest = data.load_recipe(recipe.data, "train", data_root=options.data_root or None).digest
+        folder = store.Store(options.store or None).root / "dictionary" / store.key(recipe.dictionary, digest)
+        try:
+            return {"d": store.read(folder).tensors["d"]}, digest
+        except store.Damaged:  # or not there
+            return None
 
-    found = parallel.first(kept)
+    found = parallel.first(kept) if isinstance(recipe, recipes.TransformRecipe) else None
     if found:
-        return bench.layer(recipe, found[0]["d"]), found[1]
-    layer, train = bench.transform(recipe), bench.images(recipe.data, "train")
-    return layer, {"channels": train.x.shape[1], "digest": train.digest}
+        device = parallel.device() or ("cuda" if torch.cuda.is_available() else "cpu")
+        return SparseTransform.of(recipe, found[0]["d"]).to(device), found[1]
+    bench = _bench(options)
+    return bench.transform(recipe), bench.images(recipe.data, "train").digest
+
+
+def _channels(layer) -> int:
+    return next(tensor for name, tensor in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]
 
 
 def _scaling(options: argparse.Namespace) -> int:
