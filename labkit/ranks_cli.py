@@ -84,6 +84,7 @@ def _project(options: argparse.Namespace) -> int:
     recipe = lab.stratified if options.clusters else lab.transform
     from labkit import memory, parallel, project, streams
 
+    memory.steady()
     with parallel.session():
         layer, digest = _learned(options, recipe)
         stream = streams.open_stream(
