@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, profiles, ranks_cli, table_cli
+from labkit import artifacts_cli, dashboards, profiles, ranks_cli, table_cli
 from labkit.errors import InputError
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -113,6 +113,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 COMMANDS: tuple[Command, ...] = (
     _add_report,
+    dashboards.add,
     _add_profiles,
     _add_bench,
     table_cli.add,

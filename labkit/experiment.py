@@ -206,6 +206,12 @@ def _digest(case: Case, bench: Workbench) -> str:
     return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
 
 
+def kept(case: Case, bench: Workbench) -> bool:
+    """Whether the row of a case is in the store, so that `run` only has to read it."""
+    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
+    return bench.store.has("row", case, digest=f"{train.digest}:{test.digest}")
+
+
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     started = time.perf_counter()
     test = bench.images(case.data, "test")

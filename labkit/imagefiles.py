@@ -226,7 +226,7 @@ def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
 
 
 def size(source, name: str, raw: bytes) -> tuple[int, int]:
-    """Height and width of one file, upright, from its bytes; `source` and errors as for `decode`."""
+    """Height and width of one file, upright, from its bytes; `source` and errors as for `decode_like`."""
     return _open(source, name, raw)[1]
 
 
@@ -273,7 +273,7 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
     return out
 
 
-def decode(source, name: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
+def decode_like(source, name: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
     """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `source` has only to say `where(name)` is.
 
     Raises InputError naming the file when it is damaged, of another size, or in colour where C is 1.
@@ -289,7 +289,28 @@ def decode(source, name: str, raw: bytes, shape: Sequence[int], resolution: int 
     return _decode(source, name, image, resolution)[: shape[0]]
 
 
-def _open(source: Source, name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
+def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:
+    """One picture from memory, under its file name: (C, R, R) uint8, the largest centred square, upright.
+
+    channels  1 makes grey of it, 3 RGB. Raises InputError when it is no image, or has more than MAX_PIXELS.
+    """
+    source = _Memory()
+    image, _ = _open(source, name, raw)
+    pixels = torch.from_numpy(_decode(source, name, image, resolution).copy())
+    if channels == 3:
+        return pixels
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # luma, as Pillow makes grey of RGB
+    return (pixels * weights).sum(0, keepdim=True).round().byte()
+
+
+class _Memory:
+    """Where a picture that lies in no folder is said to lie: its bare name."""
+
+    def where(self, name: str) -> str:
+        return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _open(source: "Source | _Memory", name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
     """The image, not yet decoded, and its height and width once it is turned upright."""
     try:
         image = Image.open(io.BytesIO(raw))
@@ -305,7 +326,7 @@ def _open(source: Source, name: str, raw: bytes) -> tuple[Image.Image, tuple[int
     raise InputError(f"{source.where(name)} has {size} pixels, the limit is {MAX_PIXELS:,}; shrink or remove it")
 
 
-def _decode(source: Source, name: str, image: Image.Image, resolution: int | None) -> np.ndarray:
+def _decode(source: Source | _Memory, name: str, image: Image.Image, resolution: int | None) -> np.ndarray:
     """Upright pixels (3, H, W) uint8; with `resolution`, the largest centred square, resized with antialias."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
@@ -340,7 +361,7 @@ def _say(source: Source, modes: Counter[str], target: str) -> None:
         warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
 
 
-def _damaged(source: Source, name: str, error: Exception) -> InputError:
+def _damaged(source: Source | _Memory, name: str, error: Exception) -> InputError:
     reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
     return InputError(f"{source.where(name)} is no readable image ({reason}); replace or remove it")
 

@@ -253,7 +253,7 @@ def _base(address: str) -> str:
 
 
 def _float(source, name: str, raw: bytes, shape: tuple[int, int, int], resolution: int | None) -> Tensor:
-    pixels = imagefiles.decode(source, name, raw, shape, resolution)
+    pixels = imagefiles.decode_like(source, name, raw, shape, resolution)
     return torch.from_numpy(pixels.copy()).float().div_(255)
 
 
