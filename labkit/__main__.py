@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, dashboards, profiles, table_cli
+from labkit import artifacts_cli, dashboards, profiles, ranks_cli, table_cli
 from labkit.errors import InputError
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -117,6 +117,7 @@ COMMANDS: tuple[Command, ...] = (
     _add_profiles,
     _add_bench,
     table_cli.add,
+    ranks_cli.add,
     artifacts_cli.add,
 )
 

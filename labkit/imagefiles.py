@@ -67,7 +67,7 @@ class Source:
             raise InputError(f"{self.path} does not exist; folder:PATH names a folder or zip of images")
         if not found:
             raise InputError(f"{self.path} is empty; {_LAYOUT}")
-        self.names = sorted(name for name in found if _is_image(name))
+        self.names = sorted(name for name in found if is_image(name))
         if not self.names:
             raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}); {_LAYOUT}")
 
@@ -100,7 +100,7 @@ class Part:
     y: Tensor
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     parts = name.split("/")
     hidden = any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX"
     return not hidden and name.lower().endswith(ENDINGS)
@@ -222,7 +222,12 @@ class Scan:
 
 def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
     """Height and width that the named file will have, from its header alone."""
-    return (resolution, resolution) if resolution else _open(source, name, source.read(name))[1]
+    return (resolution, resolution) if resolution else size(source, name, source.read(name))
+
+
+def size(source, name: str, raw: bytes) -> tuple[int, int]:
+    """Height and width of one file, upright, from its bytes; `source` and errors as for `decode_like`."""
+    return _open(source, name, raw)[1]
 
 
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
@@ -266,6 +271,22 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
 
     _each(fill, len(names))
     return out
+
+
+def decode_like(source, name: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
+    """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `source` has only to say `where(name)` is.
+
+    Raises InputError naming the file when it is damaged, of another size, or in colour where C is 1.
+    """
+    image, size = _open(source, name, raw)
+    if not resolution and size != tuple(shape[1:]):
+        raise InputError(
+            f"images of mixed size: {source.where(name)} is {size[1]}×{size[0]}, the first one is "
+            f"{shape[2]}×{shape[1]}; choose one size with --resolution"
+        )
+    if shape[0] == 1 and _mode(image) not in _GREY:
+        raise InputError(f"{source.where(name)} is in colour and the dictionary grey; use one learned in colour")
+    return _decode(source, name, image, resolution)[: shape[0]]
 
 
 def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from labkit import cbpdn, conv, metrics, sparse
 from labkit.data import check_pixels
 from labkit.errors import InputError
+from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
 from labkit.split import extend, split
 
@@ -69,6 +70,22 @@ class SparseTransform(nn.Module):
         self.lam, self.lowpass, self.pad = lam, lowpass, pad
         self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
         self.dim, self.bits = dim, bits
+
+    @classmethod
+    def of(cls, recipe: TransformRecipe, d: Tensor, *, backward: str = "exact") -> "SparseTransform":
+        """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
+        layer = cls(
+            d,
+            lam=recipe.lam,
+            lowpass=recipe.lowpass,
+            pad=recipe.pad,
+            boundary=recipe.boundary,
+            gap_tol=recipe.gap_tol,
+            backward=backward,
+            dim=recipe.dim,
+            bits=recipe.bits,
+        )
+        return layer.eval()
 
     def fit(self, images) -> "SparseTransform":
         """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
