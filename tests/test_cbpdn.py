@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from labkit import cbpdn, conv, encode, metrics
 from labkit.errors import InputError
+from labkit.sparse import Codes
 from labkit.split import split
 from labkit.stl import SparseTransform, load_dictionary
 
@@ -235,3 +236,12 @@ def test_what_is_not_active_is_exactly_zero(lab, bench):
     active = code.z != 0
     assert active.any(dim=(1, 2, 3)).all()
     assert slack[active].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_may_be_a_list_of_coefficients(method):
+    x, d = problem()
+    first = cbpdn.solve(x, d, 0.4, method=method, gap_tol=1e-4)
+    dense = cbpdn.solve(x, d, 0.3, method=method, gap_tol=1e-4, z0=first.z)
+    listed = cbpdn.solve(x, d, 0.3, method=method, gap_tol=1e-4, z0=Codes.of(first.z))
+    assert_close(listed.z, dense.z)

@@ -173,3 +173,10 @@ def test_the_worst_case_is_pointwise(adaptive, bench):
     assert list(table.columns) == ["source", "attack", "attacker has", "No Defense", "STL", "STL (cluster)"]
     assert table[table.source != "ours"]["STL (cluster)"].tolist() == ["0.19"]
     assert set(table[table.attack.str.startswith("Noise")]["attacker has"]) == {"nothing"}
+
+
+def test_a_row_is_kept_once_it_is_measured(lab, tmp_path, bench):
+    case = experiment.Case(lab.classifier, None, replace(lab.attacks[1], size=0.0123))
+    assert not experiment.kept(case, bench)
+    experiment.run([case], bench)
+    assert experiment.kept(case, bench)

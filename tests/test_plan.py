@@ -48,3 +48,12 @@ def test_more_steps_take_longer(cases, tmp_path):
         return next(step.seconds for step in plan.steps([case], bench) if step.kind == "attack")
 
     assert seconds(replace(mine, attack=replace(mine.attack, steps=100))) > 5 * seconds(mine)
+
+
+def test_parts_are_what_a_network_and_a_transform_rest_on(lab, tmp_path):
+    bench = Workbench(tmp_path, progress=False)
+    found = plan.parts([lab.classifier, lab.transform], bench)
+    assert [(step.kind, step.kept) for step in found] == [("classifier", False), ("dictionary", False)]
+    assert all(step.seconds > 0 for step in found)
+    bench.transform(lab.transform)
+    assert [step.kept for step in plan.parts([lab.classifier, lab.transform], bench)] == [False, True]
