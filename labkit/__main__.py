@@ -8,7 +8,7 @@ from pathlib import Path
 
 import labkit
 from labkit import artifacts_cli, profiles, table_cli
-from labkit.errors import InputError
+from labkit.errors import InputError, printable
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
 # returns the exit status. Heavy imports belong inside that function: `--help` should cost no torch.
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: print(f"labkit: {message}", file=sys.stderr)
             return options.run(options)
     except InputError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print(f"labkit: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("labkit: stopped; the same command takes up again with what is already built", file=sys.stderr)

@@ -1,15 +1,14 @@
 """The workbench: dictionaries, layers and classifiers by their recipes, built once and fetched ever after."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import cdl, classifiers, dae, data, defenses, metrics, networks
+from labkit import cdl, checkpoint, classifiers, dae, data, defenses, metrics, networks
 from labkit.attacks import fgsm
 from labkit.budget import Budget
 from labkit.data import Images, settle
@@ -190,16 +189,15 @@ class Workbench:
         def build(scratch):
             layer = self.transform(recipe)
             seen = torch.empty(train.x.shape, dtype=torch.half)
+
+            def chunk(start: int) -> Tensor:
+                x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
+                with torch.no_grad():
+                    return (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half()
+
             with self._bar("projecting training images", "image", total=len(train)) as bar:
                 for start in range(0, len(train), _PROJECTED_AT_ONCE):
-                    file = scratch / f"{start:09d}.safetensors"
-                    if not file.is_file():
-                        x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
-                        with torch.no_grad():
-                            x = (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half().cpu()
-                        save_file({"x": x.contiguous()}, file.with_suffix(".new"))
-                        file.with_suffix(".new").rename(file)
-                    x = load_file(file)["x"]
+                    x = checkpoint.kept(scratch / f"{start:09d}.safetensors", partial(chunk, start))
                     seen[start : start + len(x)] = x
                     bar.update(len(x))
             return {"x": seen}, {"images": len(train)}
