@@ -74,17 +74,20 @@ class Workbench:
         """Filters learned from `train` by `recipe`, kept in the store under `named`; and the objectives."""
 
         def build(scratch):
-            objectives = []
+            # By batch, beside the state of learning: a run that goes on has only the batches after the last whole pass.
+            file = scratch / "objectives.safetensors"
+            _, objectives = checkpoint.read(file, {}) or ({}, {})
             with self._bar(what, "batch") as bar:
 
                 def show(progress: cdl.Progress):
-                    objectives.append(progress.objective)
+                    objectives[str(progress.done)] = progress.objective
+                    checkpoint.write(file, {}, {}, objectives)
                     bar.total = progress.total
                     bar.set_postfix(objective=f"{progress.objective:.3f}")
                     bar.update()
 
                 d = cdl.learn(train, recipe, callback=show, checkpoint=scratch)
-            return {"d": d}, {"objectives": objectives}
+            return {"d": d}, {"objectives": [objectives[batch] for batch in sorted(objectives, key=int)]}
 
         found = self.store.fetch("dictionary", named, build, digest=digest)
         return found.tensors["d"], found.facts["objectives"]

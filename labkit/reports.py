@@ -31,7 +31,7 @@ def check(
     if settings.resolution < 0:
         raise InputError(f"resolution is a side in pixels, 0 for as stored; got {settings.resolution}")
     profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
-    for place in (out, notebooks):
+    for place in (out, notebooks, settings.store or out, settings.data_root or out):
         typed(place)
     near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not near.is_dir():

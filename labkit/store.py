@@ -197,7 +197,9 @@ def discard(folder: Path) -> None:
     """Deletes an artifact, if it is there; to be called under its lock. Out of sight first, then file by file."""
     gone = beside(folder, "new")
     shutil.rmtree(gone, ignore_errors=True)
-    if folder.is_dir():
+    if folder.is_symlink():
+        folder.unlink()  # what it leads to is somebody else's
+    elif folder.is_dir():
         folder.rename(gone)
         shutil.rmtree(gone)
 
