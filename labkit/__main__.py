@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, profiles, table_cli
+from labkit import artifacts_cli, doctor, profiles, table_cli
 from labkit.errors import InputError, printable
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -16,7 +16,7 @@ Command = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 for a failed notebook or a damaged artifact, 2 for bad input, 130 interrupted."""
+    """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""))
     parser.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -111,7 +111,7 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench, table_cli.add, artifacts_cli.add)
+COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench, table_cli.add, artifacts_cli.add, doctor.add)
 
 if __name__ == "__main__":
     sys.exit(main())
