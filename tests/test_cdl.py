@@ -280,3 +280,15 @@ def test_patches_come_from_every_place_and_are_the_liveliest():
     found = cdl.patches(x, 1, S, torch.Generator().manual_seed(0))
     assert_close(found[0, 0, :, -1], torch.full((S,), S**-0.5, dtype=torch.float64))
     assert not found[0, 0, :, :-1].any()
+
+
+def test_patches_are_of_the_livelier_four_tenths_of_those_drawn():
+    g = torch.Generator().manual_seed(9)
+    x = torch.randn(3, C, H, W, generator=g, dtype=torch.float64)
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        draws = [torch.randint(n, (10 * K,), generator=g).tolist() for n in (3, H - S + 1, W - S + 1)]
+        drawn = [x[b, :, i : i + S, j : j + S] for b, i, j in zip(*draws, strict=True)]
+        lively = sorted(drawn, key=lambda patch: -float(patch.norm()))[: 4 * K]
+        for found in cdl.patches(x, K, S, torch.Generator().manual_seed(seed)):
+            assert max(float((found * patch).sum() / patch.norm()) for patch in lively) > 1 - 1e-9
