@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help reports test lab dashboards bench lint clean
+.PHONY: help reports test lab dashboards screenshots scaling bench lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,8 @@ help:
 	@echo 'make test        unit tests, and every notebook on the smoke profile, with coverage'
 	@echo 'make lab         open the notebooks in JupyterLab'
 	@echo 'make dashboards  serve the dashboards on http://127.0.0.1:$(PORT)/'
+	@echo 'make screenshots  pictures and response times of the dashboards, into reports/dashboards'
+	@echo 'make scaling     measure what more ranks and larger images cost, into docs/SCALING.md'
 	@echo 'make bench       measure the speeds that the lab claims'
 	@echo 'make lint        ruff on code and notebooks; notebooks carry no outputs'
 	@echo 'make clean       remove the environment and the tools'\'' caches (data and reports stay)'
@@ -50,8 +52,13 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 dashboards: $(READY)
-	@echo 'The dashboards are at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)'
-	@cd notebooks/dashboards && JUPYTER_PATH="$$PWD/.jupyter" ../../$(BIN)/voila --port=$(PORT) --no-browser .
+	$(BIN)/python -m labkit dashboards --port $(PORT) --profile $(PROFILE) --dataset '$(DATASET)' $(if $(RESOLUTION),--resolution $(RESOLUTION))
+
+screenshots: $(READY)
+	$(BIN)/python tests/measure_pages.py reports/dashboards
+
+scaling: $(READY)
+	$(BIN)/python -m labkit scaling --dataset '$(DATASET)' --out docs
 
 bench: $(READY)
 	$(BIN)/python -m labkit bench --out reports/bench

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, doctor, profiles, table_cli
+from labkit import artifacts_cli, dashboards, doctor, profiles, ranks_cli, table_cli
 from labkit.errors import InputError, printable
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
@@ -111,7 +111,16 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: tuple[Command, ...] = (_add_report, _add_profiles, _add_bench, table_cli.add, artifacts_cli.add, doctor.add)
+COMMANDS: tuple[Command, ...] = (
+    _add_report,
+    dashboards.add,
+    _add_profiles,
+    _add_bench,
+    table_cli.add,
+    ranks_cli.add,
+    artifacts_cli.add,
+    doctor.add,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import cdl, checkpoint, classifiers, dae, data, defenses, metrics, networks
+from labkit import cdl, checkpoint, classifiers, dae, data, defenses, metrics, networks, parallel
 from labkit.attacks import fgsm
 from labkit.budget import Budget
 from labkit.data import Images, settle
@@ -26,7 +26,7 @@ from labkit.recipes import (
     TransformRecipe,
 )
 from labkit.stl import SparseTransform
-from labkit.store import Store, key
+from labkit.store import Artifact, Store, key
 from labkit.strata import Strata, StratifiedTransform
 
 _PROJECTED_AT_ONCE = 1000
@@ -35,6 +35,9 @@ _COMPARED = 200  # training images whose PSNR another defense is brought to
 
 class Workbench:
     """Builds what a recipe names, or fetches it from the store; holds the images it has loaded.
+
+    Within `parallel.session`, every rank has to ask for the same things in the same order: dictionaries, projections
+    and classifiers are built by all ranks together, the rest by one of them, and the store is one that all can read.
 
     store      folder of artifacts, or None for the default (`Store`)
     data_root  where torchvision's data sets lie, or None for the default
@@ -52,7 +55,7 @@ class Workbench:
     ):
         self.store = Store(store or None)
         self.data_root = data_root or None
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or parallel.device() or ("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
         self._loaded = cache(lambda recipe, split: data.load_recipe(recipe, split, data_root=self.data_root))
 
@@ -81,7 +84,8 @@ class Workbench:
 
                 def show(progress: cdl.Progress):
                     objectives[str(progress.done)] = progress.objective
-                    checkpoint.write(file, {}, {}, objectives)
+                    if parallel.rank() == 0:
+                        checkpoint.write(file, {}, {}, objectives)
                     bar.total = progress.total
                     bar.set_postfix(objective=f"{progress.objective:.3f}")
                     bar.update()
@@ -89,7 +93,7 @@ class Workbench:
                 d = cdl.learn(train, recipe, callback=show, checkpoint=scratch)
             return {"d": d}, {"objectives": [objectives[batch] for batch in sorted(objectives, key=int)]}
 
-        found = self.store.fetch("dictionary", named, build, digest=digest)
+        found = self._together("dictionary", named, build, digest)
         return found.tensors["d"], found.facts["objectives"]
 
     def autoencoder(self, recipe: DaeRecipe) -> tuple[dae.Autoencoder, dict]:
@@ -138,9 +142,9 @@ class Workbench:
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
-            return self._layer(recipe, self.dictionary(recipe.dictionary), backward)
+            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary), backward=backward).to(self.device)
         layers = [
-            self._layer(recipe.transform, self.cluster_dictionary(recipe, m), backward)
+            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m), backward=backward)
             for m in range(recipe.strata.clusters)
         ]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
@@ -155,7 +159,8 @@ class Workbench:
         def build(scratch):
             how = {"progress": self.progress} | ({"checkpoint": scratch} if defense.resumable else {})
             if recipe.victim:
-                how |= {"classifier": self.classifier(recipe.victim), "attack": _watched_for}
+                with parallel.apart():  # the other ranks wait for this one
+                    how |= {"classifier": self.classifier(recipe.victim), "attack": _watched_for}
             # A blur of as many dB is one on the same images.
             fitted = defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
             return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
@@ -171,41 +176,32 @@ class Workbench:
         with torch.no_grad():
             return float(metrics.psnr(layer(x), x).mean())
 
-    def _layer(self, recipe: TransformRecipe, d: Tensor, backward: str) -> SparseTransform:
-        layer = SparseTransform(
-            d,
-            lam=recipe.lam,
-            lowpass=recipe.lowpass,
-            pad=recipe.pad,
-            boundary=recipe.boundary,
-            gap_tol=recipe.gap_tol,
-            backward=backward,
-            dim=recipe.dim,
-            bits=recipe.bits,
-        )
-        return layer.eval().to(self.device)
-
     def projected(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Images:
         """T(x) of all training images, computed once in chunks that survive a kill, kept in half precision."""
         train = self.images(recipe.data, "train")
 
         def build(scratch):
-            layer = self.transform(recipe)
-            seen = torch.empty(train.x.shape, dtype=torch.half)
+            layer, starts = self.transform(recipe), range(0, len(train), _PROJECTED_AT_ONCE)
+            files = {start: scratch / f"{start:09d}.safetensors" for start in starts}
 
             def chunk(start: int) -> Tensor:
                 x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
                 with torch.no_grad():
                     return (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half()
 
-            with self._bar("projecting training images", "image", total=len(train)) as bar:
-                for start in range(0, len(train), _PROJECTED_AT_ONCE):
-                    x = checkpoint.kept(scratch / f"{start:09d}.safetensors", partial(chunk, start))
-                    seen[start : start + len(x)] = x
-                    bar.update(len(x))
+            with self._bar("projecting training images", "image", total=len(parallel.shard(train.y))) as bar:
+                for start in starts[parallel.rank() :: parallel.world()]:
+                    checkpoint.kept(files[start], partial(chunk, start))
+                    bar.update(min(_PROJECTED_AT_ONCE, len(train) - start))
+            parallel.barrier()
+            if parallel.rank():
+                return {}, {}
+            seen = torch.empty(train.x.shape, dtype=torch.half)
+            for start, file in files.items():
+                seen[start : start + _PROJECTED_AT_ONCE] = checkpoint.kept(file, partial(chunk, start))
             return {"x": seen}, {"images": len(train)}
 
-        found = self.store.fetch("projected", recipe, build, digest=train.digest)
+        found = self._together("projected", recipe, build, train.digest)
         return Images(settle(found.tensors["x"]), train.y, train.classes, f"{train.digest}:{found.key}")
 
     def classifier(self, recipe: ClassifierRecipe) -> nn.Module:
@@ -223,9 +219,28 @@ class Workbench:
             )
             return {name: t.cpu() for name, t in trained.state_dict().items()}, {"classes": list(train.classes)}
 
-        found = self.store.fetch("classifier", recipe, build, digest=train.digest)
+        found = self._together("classifier", recipe, build, train.digest)
         model.load_state_dict(found.tensors)
         return model.eval().requires_grad_(False).to(self.device)
+
+    def _together(self, kind: str, recipe, build, digest: str) -> Artifact:
+        """`Store.fetch` by all ranks at once: all of them build, rank 0 alone looks and writes, all of them read."""
+        if parallel.world() == 1:
+            return self.store.fetch(kind, recipe, build, digest=digest)
+        if parallel.rank() == 0:
+            asked = []
+
+            def led(scratch):
+                asked.append(parallel.tell(str(scratch)))
+                return build(scratch)
+
+            self.store.fetch(kind, recipe, led, digest=digest)
+            if not asked:
+                parallel.tell("")
+        elif scratch := parallel.tell():
+            build(Path(scratch))
+        parallel.barrier()
+        return self.store.fetch(kind, recipe, build, digest=digest)
 
     def recipe_key(self, recipe, data_recipe: DataRecipe) -> str:
         """The hash under which a recipe's artifact lies, given its training images."""

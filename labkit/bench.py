@@ -3,9 +3,6 @@
 import json
 import multiprocessing
 import platform
-import re
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit import cbpdn, cdl, conv, data, defense_speed, peers, provenance, stl
+from labkit import cbpdn, cdl, conv, data, defense_speed, memory, peers, provenance, stl
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
@@ -250,18 +247,7 @@ def _alone(work, source: dict, n: int) -> dict:
 def _measured(work, source: dict, n: int, threads: int) -> dict:
     torch.set_num_threads(threads)
     count, took = work(source, n)
-    return {"n": count, "seconds": took, "peak_gib": _peak()}
-
-
-def _peak() -> float:
-    """The most memory this process has held, in GiB."""
-    try:
-        # Not getrusage's, which a child takes over from its parent, however large that was.
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
-    except OSError:
-        unit = 2**30 if sys.platform == "darwin" else 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return {"n": count, "seconds": took, "peak_gib": memory.peak()}
 
 
 def _project_all(source: dict, n: int) -> tuple[int, float]:

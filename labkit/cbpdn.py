@@ -67,7 +67,7 @@ def solve(
     method: str = "auto",
     max_iter: int = 1000,
     gap_tol: float = 1e-2,
-    z0: Tensor | None = None,
+    z0: Tensor | Codes | None = None,
 ) -> Solution:
     """Sparse codes of a batch of images.
 
@@ -80,7 +80,7 @@ def solve(
     method  "cd", coordinate descent over a working set (CPU; see `descent`); "admm", batched ADMM with one C×C solve
             per frequency (Wohlberg, "Efficient convolutional sparse coding", ICASSP 2014; CPU and CUDA); "auto" is cd
             on CPU and admm on CUDA
-    z0      (B, K, H, W)  a code to start from
+    z0      (B, K, H, W)  a code to start from, dense or as `Codes`
 
     Returns a Solution whose `gap` (B,) bounds the distance to the optimum. No gradient flows through `solve`; see
     `stl.SparseTransform` for that. Raises InputError on wrong shapes, NaN, λ ≤ 0 or a filter larger than the image.
@@ -92,10 +92,11 @@ def solve(
         raise InputError(f"unknown method {method!r}; use 'cd', 'admm' or 'auto'")
     with torch.no_grad():
         if method == "admm":
+            z0 = z0.dense().to(x) if isinstance(z0, Codes) else z0
             return _admm(x.contiguous(), d, lam, z0, gap_tol, max_iter)
         if x.is_cuda:
             raise InputError("method 'cd' runs on the CPU only; use 'admm' on a GPU")
-        start = None if z0 is None else Codes.of(z0)
+        start = z0 if z0 is None or isinstance(z0, Codes) else Codes.of(z0)
         codes, synthesis, gap, trace = encode.solve(x.contiguous(), d, lam, start, gap_tol, max_iter)
         return Solution(codes, synthesis, gap.to(x.dtype), len(trace) - 1, trace)
 
@@ -117,7 +118,7 @@ def _checked(x, d, lam, z0) -> Tensor:
     lam = torch.as_tensor(lam, dtype=x.dtype, device=x.device).expand(len(x))
     if not (torch.isfinite(lam).all() and (lam > 0).all()):
         raise InputError("λ must be positive and finite; λ = 0 would reproduce the image as it is")
-    if z0 is not None and z0.shape != (len(x), len(d), *x.shape[-2:]):
+    if z0 is not None and tuple(z0.shape) != (len(x), len(d), *x.shape[-2:]):
         raise InputError(f"z0 must be {(len(x), len(d), *x.shape[-2:])}, got {tuple(z0.shape)}")
     return lam
 

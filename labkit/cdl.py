@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit import cbpdn, consensus, conv
+from labkit import cbpdn, consensus, conv, parallel
 from labkit import checkpoint as checkpoint_file
 from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe, canonical
@@ -113,6 +113,9 @@ def learn(
     `recipe.passes` when a pass lowers the objective of `recipe.held` images kept aside by less than the share
     `recipe.stop`.
 
+    Within `parallel.session` each rank codes its share of every batch, the statistics are added up in one message, and
+    every rank makes the same update of the filters: what is learned is what one rank learns, up to rounding.
+
     images      `data.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
     callback    called with a Progress after every batch
     checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
@@ -127,7 +130,7 @@ def learn(
     batches = -(-len(chosen) // recipe.batch)
     run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
     file = Path(checkpoint) / "learning.safetensors" if checkpoint is not None else None
-    found = checkpoint_file.read(file, run) if file else None
+    found = parallel.first(lambda: checkpoint_file.read(file, run)) if file else None
     if found:
         tensors, facts = found
         d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
@@ -141,12 +144,12 @@ def learn(
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         memory, coded = memory if recipe.method == "online" else None, []
         for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
-            x = _high(images.x[part], recipe)
+            x = _high(images.x[parallel.shard(part)], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
             if recipe.method == "consensus":
-                coded.append((solution.z, x))
+                coded.append((parallel.join(solution.z), parallel.join(x)))
             else:
-                fresh = statistics(solution.code, x, recipe.S)
+                fresh = _everyones(statistics(solution.code, x, recipe.S))
                 memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
             last, held = n + 1 == batches, None
             if recipe.method == "consensus" and last:
@@ -157,12 +160,13 @@ def learn(
                 d = update(d, memory, max_iter=_UPDATES, norm=recipe.norm)
                 d = _revive(d, _use(memory), x - solution.synthesis, generator)
             if last and len(aside):
-                held = _held(d, images.x[aside], recipe)
+                held = _held(d, images.x[parallel.shard(aside)], recipe)
                 over, best = held > (1 - recipe.stop) * best, min(best, held)
+            if callback or parallel.world() > 1:
+                reached = _mean(solution.objective(x, recipe.lam))
             if callback:
-                reached = float(solution.objective(x, recipe.lam).mean())
                 callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
-        if file:
+        if file and parallel.rank() == 0:
             kept = {} if memory is None else {"ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
             facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count if memory else 0}
             checkpoint_file.write(file, run, {"d": d, **kept}, facts)
@@ -197,14 +201,32 @@ def _use(memory: Stats) -> Tensor:
 
 
 def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
-    """The objective per image of images that were not learned from."""
+    """The objective per image of images that were not learned from; x is this rank's share of them."""
     x = _high(x, recipe)
     solution = cbpdn.solve(x, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
-    return float(solution.objective(x, recipe.lam).mean())
+    return _mean(solution.objective(x, recipe.lam))
+
+
+def _mean(objectives: Tensor) -> float:
+    """The mean over the images of all ranks."""
+    if parallel.world() == 1:
+        return float(objectives.mean())
+    count = torch.tensor(len(objectives), device=objectives.device)
+    total, count = parallel.all_reduce(objectives.double().sum(), count)
+    return float(total / count)
+
+
+def _everyones(stats: Stats) -> Stats:
+    """The sum over all ranks."""
+    if parallel.world() == 1:
+        return stats
+    count = torch.tensor(stats.count, device=stats.ztz.device)
+    *sums, count = parallel.all_reduce(stats.ztz, stats.ztx, stats.xtx, count)
+    return Stats(*sums, count.item())
 
 
 def _high(x: Tensor, recipe: DictionaryRecipe) -> Tensor:
-    high = split(x, recipe.lowpass, recipe.pad)[1]
+    high = split(x, recipe.lowpass, recipe.pad)[1] if len(x) else x  # more ranks than images leave some without any
     return high if recipe.boundary == "circular" else extend(high, recipe.S - 1)
 
 
@@ -228,7 +250,7 @@ def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator
     if not dead.any():
         return d
     d = d.clone()
-    d[dead] = patches(residual, int(dead.sum()), d.shape[-1], generator)
+    d[dead] = patches(parallel.join(residual), int(dead.sum()), d.shape[-1], generator)
     return d
 
 

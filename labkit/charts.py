@@ -28,7 +28,7 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
     The picture rides along as a data URI in `customdata`; report pages and `widgets.HoverMap` show it.
     """
     fig = go.Figure()
-    pictures = [_uri(image) for image in x]
+    pictures = [uri(image) for image in x]
     for m in sorted({int(c) for c in cluster}):
         mine = np.flatnonzero(cluster.numpy() == m)
         fig.add_scatter(
@@ -73,14 +73,16 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
     return fig
 
 
-def intervals(rows: pd.DataFrame) -> go.Figure:
+def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = None) -> go.Figure:
     """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`interval_map`).
 
     A disc is the accuracy on clean images, a square that on attacked ones, each with its 95 % interval as a thin line;
     the bar between them is the characteristic interval.
     Short, high and far to the right is good. Pointing at either tells both, with their 95 % intervals.
+
+    pictures  of each defense, what it makes of an image: (`uri`, words), for `widgets.parts.Hover`
     """
-    fig = go.Figure()
+    fig, pictures = go.Figure(), pictures or {}
     for row in rows.sort_values("psnr").itertuples():
         colour = figures.COLOURS.get(row.defense, "#8c8c8c")
         told = (
@@ -103,6 +105,7 @@ def intervals(rows: pd.DataFrame) -> go.Figure:
             line={"color": colour, "width": 4 if row.defense in figures.COLOURS else 2},
             marker={"color": colour, "symbol": ["circle", "square"], "size": 9},
             hovertemplate=told + "<extra></extra>",
+            customdata=[pictures[row.defense]] * 2 if row.defense in pictures else None,
             showlegend=False,
         )
     for defense, psnr, top, place in figures.named(rows):
@@ -137,7 +140,7 @@ _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 
 _ASKED = {"clean": "circle", "attacked": "square", "aware": "diamond"}
 
 
-def _uri(x: Tensor, side: int = 96) -> str:
+def uri(x: Tensor, side: int = 96) -> str:
     """An image (C, H, W) as a small JPEG in a data URI, enlarged to about `side` pixels."""
     pixels = (x.detach().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))

@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from labkit import checkpoint as checkpoint_file
+from labkit import parallel
 from labkit.attacks import ATTACKS
 from labkit.budget import Budget
 from labkit.data import Images
@@ -47,13 +49,21 @@ def train(
                 (on the same machine). A state that is damaged, or is of another recipe or other images, is
                 discarded with a warning.
 
-    Everything random is drawn from (recipe.seed, epoch). Raises InputError when the images do not fit the model or
-    the loss is no longer finite.
+    Within `parallel.session` each rank takes its share of every batch, and gradients are averaged over all
+    (DistributedDataParallel). What comes out is as good as one rank's, but not the same: batch normalisation is by
+    each rank's share of a batch, the averages it keeps being those of all ranks; and each rank draws augmentations of
+    its own. Every rank returns the same network.
+
+    Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the
+    model, the ranks are too many, or the loss is no longer finite.
     """
     device = torch.device(device)
     _check(model, images, recipe)
     steps_per_epoch = math.ceil(len(images) / recipe.batch)
     total = steps_per_epoch * recipe.epochs
+    ranks, least = parallel.world(), len(images) // steps_per_epoch
+    if ranks > 1 and least // ranks < 2:
+        raise InputError(f"a batch of {least} among {ranks} ranks is less than two images each; start fewer ranks")
 
     half = has_bfloat16(device)
     # Measured on CPUs: with the channels last, bfloat16 convolutions are a fifth faster and float32 ones half as fast.
@@ -65,6 +75,7 @@ def train(
     first = _resume(file, run, model, optimizer) if file is not None else 0
     if first == 0:
         model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
+    network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
 
     bar = tqdm(
         total=total,
@@ -80,10 +91,13 @@ def train(
             seed = recipe.seed * 1_000_003 + epoch
             generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(len(images), generator=generator)
+            if parallel.rank():
+                generator.manual_seed(seed + 1_000_000_007 * parallel.rank())
             loss_sum, right = 0.0, 0
             # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
             for step, batch in enumerate(order.tensor_split(steps_per_epoch)):
-                x, y = images.x[batch], images.y[batch].to(device)
+                mine = parallel.shard(batch)
+                x, y = images.x[mine], images.y[mine].to(device)
                 if recipe.augment:
                     x = augment(x, generator)
                 if recipe.erase:
@@ -95,14 +109,17 @@ def train(
                 if recipe.adversarial:
                     x, weights = _mixed(model, x, y, recipe.adversarial, half, seed)
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    logits = model(x)
+                    logits = network(x)
                 loss = _loss(logits.float(), y, weights)
                 optimizer.zero_grad()
-                loss.backward()
+                # Gradients will be averaged over ranks, whose shares may differ by one image.
+                (loss if ranks == 1 else loss * (ranks * len(mine) / len(batch))).backward()
                 optimizer.step()
-                loss_sum += loss.item() * len(batch)
+                loss_sum += loss.item() * len(mine)
                 right += int((logits.argmax(1) == y).sum())
                 bar.update()
+            if ranks > 1:
+                loss_sum, right = _everyones(model, loss_sum, right)
             if not math.isfinite(loss_sum):
                 raise InputError(f"training diverged in epoch {epoch + 1}; choose a learning rate below {recipe.lr:g}")
             bar.set_postfix(
@@ -110,7 +127,7 @@ def train(
                 loss=f"{loss_sum / len(images):.3f}",
                 accuracy=f"{right / len(images):.3f}",
             )
-            if file is not None:
+            if file is not None and parallel.rank() == 0:
                 checkpoint_file.write(file, run, _state(model, optimizer), {"epochs": epoch + 1})
     return model.to(memory_format=torch.contiguous_format).eval()
 
@@ -231,6 +248,16 @@ def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
     return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
 
 
+def _everyones(model: nn.Module, loss_sum: float, right: int) -> tuple[float, int]:
+    """Sums over all ranks; the model's buffers, such as what batch normalisation keeps, become their means."""
+    buffers = list(model.buffers())
+    sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=buffers[0].device)
+    (loss_sum, right), *totals = parallel.all_reduce(sums, *buffers)
+    for buffer, total in zip(buffers, totals, strict=True):
+        buffer.copy_(total / parallel.world())
+    return float(loss_sum), int(right)
+
+
 def _chunks(x):
     for start in range(0, len(x), _MEASURED_AT_ONCE):
         yield x[start : start + _MEASURED_AT_ONCE].double()
@@ -273,7 +300,7 @@ def _state(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
 
 def _resume(file: Path, run: dict, model: nn.Module, optimizer: torch.optim.SGD) -> int:
     """Restores the state in `file`; returns the number of epochs it has behind it, 0 when it cannot be used."""
-    found = checkpoint_file.read(file, run)
+    found = parallel.first(lambda: checkpoint_file.read(file, run))
     if found is None:
         return 0
     tensors, facts = found

@@ -161,6 +161,22 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> None:
+    """Measures what is neither kept yet nor being measured by another of the `world` ranks that share a store.
+
+    Each begins elsewhere in the list, and so mostly with other networks, and walks it round. What two of them need is
+    built by the first, while the second waits; a case rests on what it is made of, never the other way round, so that
+    nobody waits in a circle. When all have returned, or were killed and started again, every case is kept.
+    """
+    cases = list(dict.fromkeys(cases))
+    begin = rank * len(cases) // world
+    walk = cases[begin:] + cases[:begin]
+    for case in tqdm(walk, desc=f"measuring, rank {rank} of {world}", unit="case", disable=not bench.progress, delay=2):
+        digest = _digest(case, bench)
+        if not bench.store.has("row", case, digest=digest) and not bench.store.busy("row", case, digest=digest):
+            _row(case, bench)
+
+
 def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
     """x_adv, T(x_adv), right: images as attacked, as the network gets them (n, C, H, W), which are withstood (n,).
 
@@ -183,9 +199,17 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
 
 def _row(case: Case, bench: Workbench) -> Artifact:
     """What is kept of a case: the facts of its row, and which images were withstood."""
+    return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=_digest(case, bench))
+
+
+def _digest(case: Case, bench: Workbench) -> str:
+    return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
+
+
+def kept(case: Case, bench: Workbench) -> bool:
+    """Whether the row of a case is in the store, so that `run` only has to read it."""
     train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
-    digest = f"{train.digest}:{test.digest}"
-    return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=digest)
+    return bench.store.has("row", case, digest=f"{train.digest}:{test.digest}")
 
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:

@@ -73,7 +73,7 @@ class Source:
             raise InputError(f"{self.path} does not exist; folder:PATH names a folder or zip of images")
         if not found:
             raise InputError(f"{self.path} is empty; {_LAYOUT}")
-        self.names = sorted(name for name in found if _is_image(name))
+        self.names = sorted(name for name in found if is_image(name))
         if not self.names:
             raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}); {_LAYOUT}")
 
@@ -120,7 +120,7 @@ class Part:
     y: Tensor
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     parts = name.split("/")
     hidden = any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX"
     return not hidden and name.lower().endswith(ENDINGS)
@@ -250,7 +250,12 @@ class Scan:
 
 def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
     """Height and width that the named file will have, from its header alone."""
-    return (resolution, resolution) if resolution else _open(source, name, source.read(name))[1]
+    return (resolution, resolution) if resolution else size(source, name, source.read(name))
+
+
+def size(source, name: str, raw: bytes) -> tuple[int, int]:
+    """Height and width of one file, upright, from its bytes; `source` and errors as for `decode_like`."""
+    return _open(source, name, raw)[1]
 
 
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
@@ -296,7 +301,44 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
     return out
 
 
-def _open(source: Source, name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
+def decode_like(source, name: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
+    """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `source` has only to say `where(name)` is.
+
+    Raises InputError naming the file when it is damaged, of another size, or in colour where C is 1.
+    """
+    image, size = _open(source, name, raw)
+    if not resolution and size != tuple(shape[1:]):
+        raise InputError(
+            f"images of mixed size: {source.where(name)} is {size[1]}×{size[0]}, the first one is "
+            f"{shape[2]}×{shape[1]}; choose one size with --resolution"
+        )
+    if shape[0] == 1 and _mode(image) not in _GREY:
+        raise InputError(f"{source.where(name)} is in colour and the dictionary grey; use one learned in colour")
+    return _decode(source, name, image, resolution)[: shape[0]]
+
+
+def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:
+    """One picture from memory, under its file name: (C, R, R) uint8, the largest centred square, upright.
+
+    channels  1 makes grey of it, 3 RGB. Raises InputError when it is no image, or has more than MAX_PIXELS.
+    """
+    source = _Memory()
+    image, _ = _open(source, name, raw)
+    pixels = torch.from_numpy(_decode(source, name, image, resolution).copy())
+    if channels == 3:
+        return pixels
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # luma, as Pillow makes grey of RGB
+    return (pixels * weights).sum(0, keepdim=True).round().byte()
+
+
+class _Memory:
+    """Where a picture that lies in no folder is said to lie: its bare name."""
+
+    def where(self, name: str) -> str:
+        return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _open(source: "Source | _Memory", name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
     """The image, not yet decoded, and its height and width once it is turned upright."""
     try:
         image = Image.open(io.BytesIO(raw), formats=_FORMATS)
@@ -312,7 +354,7 @@ def _open(source: Source, name: str, raw: bytes) -> tuple[Image.Image, tuple[int
     raise InputError(f"{source.where(name)} has {size} pixels, the limit is {MAX_PIXELS:,}; shrink or remove it")
 
 
-def _decode(source: Source, name: str, image: Image.Image, resolution: int | None) -> np.ndarray:
+def _decode(source: Source | _Memory, name: str, image: Image.Image, resolution: int | None) -> np.ndarray:
     """Upright pixels (3, H, W) uint8; with `resolution`, the largest centred square, resized with antialias."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
@@ -347,7 +389,7 @@ def _say(source: Source, modes: Counter[str], target: str) -> None:
         warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
 
 
-def _damaged(source: Source, name: str, error: Exception) -> InputError:
+def _damaged(source: Source | _Memory, name: str, error: Exception) -> InputError:
     why = "unknown format" if isinstance(error, UnidentifiedImageError) else reason(error)
     return InputError(f"{source.where(name)} is no readable image ({why}); replace or remove it")
 

@@ -61,6 +61,14 @@ def steps(cases: Iterable[Case], bench: Workbench) -> list[Step]:
     return list(walk.found.values())
 
 
+def parts(recipes: Iterable[ClassifierRecipe | TransformRecipe | StratifiedRecipe], bench: Workbench) -> list[Step]:
+    """The same for networks and transforms, whatever they will be asked."""
+    walk = _Walk(bench)
+    for recipe in recipes:
+        (walk.network if isinstance(recipe, ClassifierRecipe) else walk.transform)(recipe)
+    return list(walk.found.values())
+
+
 def table(planned: Iterable[Step]) -> pd.DataFrame:
     """One line per kind of artifact: kind, needed, kept, to build, minutes."""
     lines = []
@@ -104,8 +112,8 @@ class _Walk:
 
         def needs():
             self._attempt(case)
-            self._network(case.classifier)
-            self._transform(case.defense)
+            self.network(case.classifier)
+            self.transform(case.defense)
             return len(test) * (self._rates(case.data).forward(case.classifier) + self._cost(case.defense))
 
         what = f"{case.label}, {case.attack.label}, attacker has {threat.SHORT[case.knowledge]}"
@@ -117,8 +125,8 @@ class _Walk:
             return
 
         def needs():
-            self._network(mine.victim)
-            self._transform(mine.defense)
+            self.network(mine.victim)
+            self.transform(mine.defense)
             draws = mine.attack.draws if isinstance(mine.defense, DefenseRecipe) else 1
             count = _PASSES.get(mine.attack.name, lambda a: a.steps * a.restarts)(mine.attack)
             once = self._rates(case.data).gradient(mine.victim) + draws * self._cost(mine.defense)
@@ -127,7 +135,7 @@ class _Walk:
         what = f"{mine.attack.label} on {mine.victim.network}"
         self._new("attack", what, mine, f"{train.digest}:{test.digest}", needs)
 
-    def _network(self, recipe: ClassifierRecipe) -> None:
+    def network(self, recipe: ClassifierRecipe) -> None:
         if recipe.weights:
             return
         train = self._images(recipe.data)[0]
@@ -147,12 +155,12 @@ class _Walk:
         train = self._images(recipe.data)[0]
 
         def needs():
-            self._transform(recipe)
+            self.transform(recipe)
             return len(train) * self._cost(recipe)
 
         self._new("projected", f"{recipe.label} of {len(train):,} images", recipe, train.digest, needs)
 
-    def _transform(self, recipe) -> None:
+    def transform(self, recipe) -> None:
         if recipe is None:
             return
         digest = self._images(recipe.data)[0].digest
@@ -170,7 +178,7 @@ class _Walk:
 
             def needs():
                 if recipe.victim:
-                    self._network(recipe.victim)
+                    self.network(recipe.victim)
 
             self._new("defense", recipe.label, recipe, digest, needs)
 

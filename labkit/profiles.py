@@ -244,7 +244,10 @@ PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 
 
 def profile(name: str, *, dataset: str | None = None, resolution: int | None = None) -> Profile:
-    """A profile by name ("" is $LABKIT_PROFILE, or quick), on another data set or at another resolution if asked for.
+    """A profile by name, on another data set or at another resolution if asked for.
+
+    What is not given is $LABKIT_PROFILE (or quick), $LABKIT_DATASET (or the profile's) and $LABKIT_RESOLUTION pixels
+    (or as stored).
 
     Raises InputError naming the known profiles when `name` is not one of them.
     """
@@ -252,5 +255,13 @@ def profile(name: str, *, dataset: str | None = None, resolution: int | None = N
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
     chosen = PROFILES[name]
-    data = replace(chosen.data, name=dataset or chosen.data.name, resolution=resolution or None)
+    dataset = dataset or os.environ.get("LABKIT_DATASET") or chosen.data.name
+    data = replace(chosen.data, name=dataset, resolution=resolution or _resolution())
     return rebase(chosen, data)
+
+
+def _resolution() -> int | None:
+    asked = os.environ.get("LABKIT_RESOLUTION") or "0"
+    if not asked.isdecimal():
+        raise InputError(f"$LABKIT_RESOLUTION is a number of pixels, or 0 for as stored; got {asked!r}")
+    return int(asked) or None

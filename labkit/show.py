@@ -13,7 +13,7 @@ from torch import Tensor
 def filters(d: Tensor, title: str = "") -> Figure:
     """A dictionary (K, C, S, S) as a mosaic, each filter scaled to fill the range around mid-grey (paper, Figure 8)."""
     K, _, S, _ = d.shape
-    board = _mosaic(_scaled(d), across=int(np.ceil(np.sqrt(1.6 * K))))
+    board = _mosaic(scaled(d), across=int(np.ceil(np.sqrt(1.6 * K))))
     fig, ax = plt.subplots(figsize=(7, 7 * board.shape[1] / board.shape[2] + 0.4), layout="constrained")
     _image(ax, board)
     ax.set_title(title or f"{K} filters of {S}×{S} pixels", fontsize=11)
@@ -37,7 +37,7 @@ def strata(samples: Sequence[Tensor], dictionaries: Sequence[Tensor], titles: Se
     fig, axes = plt.subplots(rows, 2, squeeze=False, figsize=(9, 2.1 * rows), layout="constrained", width_ratios=(2, 1))
     for (left, right), x, d, title in zip(axes, samples, dictionaries, titles, strict=True):
         _image(left, _mosaic(x, across=-(-len(x) // 3)))
-        _image(right, _mosaic(_scaled(d), across=int(np.ceil(np.sqrt(1.6 * len(d))))))
+        _image(right, _mosaic(scaled(d), across=int(np.ceil(np.sqrt(1.6 * len(d))))))
         left.set_title(title, fontsize=9, loc="left")
         right.set_title(f"its {len(d)} filters", fontsize=9, loc="left")
     return closed(fig)
@@ -115,8 +115,8 @@ def save(fig: Figure, out: str | Path, name: str) -> Figure:
     return fig
 
 
-def _scaled(d: Tensor) -> Tensor:
-    """Filters to be looked at: each fills the range around mid-grey."""
+def scaled(d: Tensor) -> Tensor:
+    """Filters (K, C, S, S) to be looked at: each fills the range around mid-grey."""
     return 0.5 + 0.5 * d / d.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from labkit import cbpdn, conv, metrics, sparse
 from labkit.data import check_pixels
 from labkit.errors import InputError, reason
+from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
 from labkit.split import extend, split
 
@@ -70,15 +71,41 @@ class SparseTransform(nn.Module):
         self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
         self.dim, self.bits = dim, bits
 
+    @classmethod
+    def of(cls, recipe: TransformRecipe, d: Tensor, *, backward: str = "exact") -> "SparseTransform":
+        """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
+        layer = cls(
+            d,
+            lam=recipe.lam,
+            lowpass=recipe.lowpass,
+            pad=recipe.pad,
+            boundary=recipe.boundary,
+            gap_tol=recipe.gap_tol,
+            backward=backward,
+            dim=recipe.dim,
+            bits=recipe.bits,
+        )
+        return layer.eval()
+
     def fit(self, images) -> "SparseTransform":
         """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
         return self
 
-    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, cbpdn.Solution]:
-        """Low-pass part (not dimmed), high-pass part (both as x) and the code of the latter, for looking at."""
+    def parts(
+        self, x: Tensor, *, start: Tensor | Codes | None = None, gap_tol: float | None = None
+    ) -> tuple[Tensor, Tensor, cbpdn.Solution]:
+        """Low-pass part (not dimmed), high-pass part (both as x) and the code of the latter, for looking at.
+
+        start    a code to start from, such as that of another λ
+        gap_tol  another than the layer's, for a quick look
+        """
         self._check(x)
         low, high = split(x, self.lowpass, self.pad)
-        return low, high, self._solve(self._wide(high))
+        return low, high, self._solve(self._wide(high), start, gap_tol)
+
+    def join(self, low: Tensor, code: cbpdn.Solution) -> Tensor:
+        """T(x) of the image that `parts` took apart; no gradient passes."""
+        return self._joined(low, self._narrow(code.synthesis, low.shape[-2:]))
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -87,8 +114,7 @@ class SparseTransform(nn.Module):
                 moved = self(x) - x
             return x + moved
         low, high = split(x, self.lowpass, self.pad)
-        sparse = self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:])
-        return self._rounded((self._dimmed(low) + sparse).clamp(0, 1))
+        return self._joined(low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:]))
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
@@ -97,6 +123,9 @@ class SparseTransform(nn.Module):
         return (
             f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}{bits}, backward={self.backward_mode!r}"
         )
+
+    def _joined(self, low: Tensor, sparse: Tensor) -> Tensor:
+        return self._rounded((self._dimmed(low) + sparse).clamp(0, 1))
 
     def _dimmed(self, low: Tensor) -> Tensor:
         if self.dim == 1:  # to the last bit what it was
@@ -110,8 +139,9 @@ class SparseTransform(nn.Module):
         steps = 2**self.bits - 1
         return x + ((x * steps).round() / steps - x).detach()
 
-    def _solve(self, high: Tensor) -> cbpdn.Solution:
-        return cbpdn.solve(high, self.d.to(high.dtype), self.lam, gap_tol=self.gap_tol, method=self.method)
+    def _solve(self, high: Tensor, start=None, gap_tol: float | None = None) -> cbpdn.Solution:
+        how = {"gap_tol": gap_tol or self.gap_tol, "method": self.method, "z0": start}
+        return cbpdn.solve(high, self.d.to(high.dtype), self.lam, **how)
 
     def _wide(self, high: Tensor) -> Tensor:
         return high if self.boundary == "circular" else extend(high, self.d.shape[-1] - 1)

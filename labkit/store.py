@@ -102,6 +102,14 @@ class Store:
         """Whether the artifact is there (without reading it through)."""
         return (self.root / kind / key(recipe, digest) / MANIFEST).is_file()
 
+    def busy(self, kind: str, recipe, *, digest: str = "") -> bool:
+        """Whether another process is building it at this moment."""
+        folder = self.root / kind / key(recipe, digest)
+        if not beside(folder, "lock").exists():
+            return False
+        with locked(folder, wait=False) as mine:
+            return not mine
+
     @contextmanager
     def _explained(self, only: Container[int] | None = None) -> Iterator[None]:
         """Turns the system's refusals to write (all, or `only` these numbers) into an InputError."""

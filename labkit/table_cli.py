@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `table`, `plan` and `findings` to the command line."""
     text = """Measure tables of the paper, each in three blocks: ours as the paper's attackers, ours in the worst case,
-    and the paper's. Goes on where a run that was stopped has left off."""
+    and the paper's. Goes on where a run that was stopped has left off. Under torchrun, the ranks share the cases."""
     parser = commands.add_parser("table", help="the paper's tables, measured", description=text)
     _arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")
@@ -48,11 +48,25 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _table(options: argparse.Namespace) -> int:
+    from labkit import experiment, parallel, published
+
+    with parallel.session():
+        rank, world = parallel.rank(), parallel.world()
+        # Each rank builds whole artifacts, on its own: they are what one rank builds, and none waits for a slower one.
+        with parallel.apart():
+            lab, bench = _lab(options, progress=rank == 0)
+            wanted = chosen(options.only)
+            asked = published.ask(lab, options.names, wanted)
+            if world > 1:
+                cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
+                experiment.share(cases, bench, rank=rank, world=world)
+            return _write(options, lab, bench, asked, wanted) if rank == 0 else 0
+
+
+def _write(options: argparse.Namespace, lab: "Profile", bench: "Workbench", asked: dict, wanted: dict) -> int:
+    """Every table, printed and written; what others are still measuring is waited for."""
     from labkit import published
 
-    lab, bench = _lab(options)
-    wanted = chosen(options.only)
-    asked = published.ask(lab, options.names, wanted)
     for name in options.names:
         made = published.measure(name, asked[name], lab, bench, checked=set(wanted) <= {"defense"})
         print(f"\n{made.text(command(options, name))}")
@@ -100,14 +114,14 @@ def command(options: argparse.Namespace, name: str) -> str:
     return shlex.join([*words, "--seed", str(options.seed)])
 
 
-def _lab(options: argparse.Namespace) -> "tuple[Profile, Workbench]":
+def _lab(options: argparse.Namespace, *, progress: bool = True) -> "tuple[Profile, Workbench]":
     lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed is a whole number from 0 to {2**32 - 1}; got {options.seed}")
     lab = recipes.reseed(lab, options.seed)
     from labkit.artifacts import Workbench  # brings torch, for which a misspelled profile need not wait
 
-    return lab, Workbench(options.store, data_root=options.data_root)
+    return lab, Workbench(options.store, data_root=options.data_root, progress=progress)
 
 
 def chosen(only: list[str]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """The trade-off: what λ, K, S, M and every choice on which the paper is silent cost and buy."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,7 @@ from labkit.classifiers import predict
 from labkit.errors import InputError
 from labkit.experiment import Case
 from labkit.profiles import Profile
-from labkit.recipes import AttackRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.recipes import AttackRecipe, DataRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
 from labkit.strata import StratifiedTransform
 
@@ -87,23 +87,29 @@ def sweep(
     fidelity, fidelity_low, fidelity_high  PSNR of T(x) in dB, mean over images and its 95 % interval
     active                                 share of the code's coefficients that are not zero
     """
-    small = rebase(lab, replace(lab.data, test=_least(lab)))
-    x, found = bench.images(small.data, "test").x[:], []
+    found = []
     for value in values:
-        T = varied(small.stratified if what == "M" else small.transform, what, value)
-        network = small.retrained(T) if retrained else small.classifier
-        cases = {
-            "clean": Case(network, T, AttackRecipe("clean", 0.0, 0)),
-            "attacked": Case(network, T, _fgsm(lab)),
-            "aware": Case(network, T, replace(lab.attacks[-1], size=_fgsm(lab).size), "exact"),
-        }
-        asked = ["clean", "attacked"] + ["aware"] * aware
-        rows = experiment.run([cases[name] for name in asked], bench)
+        asked = cases(lab, what, value, retrained=retrained, aware=aware)
+        rows = experiment.run(asked.values(), bench)
         for at, (name, column) in enumerate({"what": what, "value": value, "own": value == own(lab, what)}.items()):
             rows.insert(at, name, column)
-        rows.insert(3, "asked", asked)
-        found.append(rows.assign(**_fidelity(bench.transform(T), x, bench)))
+        rows.insert(3, "asked", list(asked))
+        found.append(rows.assign(**_fidelity(asked["clean"], bench)))
     return pd.concat(found, ignore_index=True)
+
+
+def cases(lab: Profile, what: str, value, *, retrained: bool = False, aware: bool = True) -> dict[str, Case]:
+    """What `sweep` asks of one value: "clean", "attacked" and, where asked for, "aware"."""
+    small = rebase(lab, replace(lab.data, test=_least(lab)))
+    T = varied(small.stratified if what == "M" else small.transform, what, value)
+    network = small.retrained(T) if retrained else small.classifier
+    found = {
+        "clean": Case(network, T, AttackRecipe("clean", 0.0, 0)),
+        "attacked": Case(network, T, _fgsm(lab)),
+    }
+    if aware:
+        found["aware"] = Case(network, T, replace(lab.attacks[-1], size=_fgsm(lab).size), "exact")
+    return found
 
 
 def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
@@ -282,19 +288,39 @@ def _beside_own(rows: pd.DataFrame, what: str) -> list[str]:
     return lines
 
 
-def _fidelity(layer: SparseTransform | StratifiedTransform, x: Tensor, bench: Workbench) -> dict[str, float]:
-    """PSNR of T(x) with its interval, and the share of active coefficients."""
-    near, active, size = [], 0, 0
-    with torch.no_grad():
-        for part in x.split(_BATCH):
-            part = part.to(bench.device)
-            near.append(metrics.psnr(layer(part), part).clamp_max(_MOST).cpu())
-            for T, mine in _by_layer(layer, part):
-                z = T.parts(mine)[2].z
-                active, size = active + int(metrics.sparsity(z).sum()), size + z.numel()
-    psnr = torch.cat(near)
-    mean, half = float(psnr.mean()), 1.96 * float(psnr.std(correction=0)) / max(len(psnr) - 1, 1) ** 0.5
-    return {"fidelity": mean, "fidelity_low": mean - half, "fidelity_high": mean + half, "active": active / size}
+@dataclass(frozen=True)
+class Fidelity:
+    """How true T is to the test images of `data`: what is kept of it."""
+
+    transform: TransformRecipe | StratifiedRecipe
+    data: DataRecipe
+    version: int = 1
+
+
+def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
+    """PSNR of T(x) with its interval, and the share of active coefficients, of a case's T on its test images."""
+    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
+
+    def build(_scratch):
+        near, active, size, layer = [], 0, 0, bench.transform(case.defense)
+        with torch.no_grad():
+            for part in test.x[:].split(_BATCH):
+                part = part.to(bench.device)
+                near.append(metrics.psnr(layer(part), part).clamp_max(_MOST).cpu())
+                for T, mine in _by_layer(layer, part):
+                    z = T.parts(mine)[2].z
+                    active, size = active + int(metrics.sparsity(z).sum()), size + z.numel()
+        psnr = torch.cat(near)
+        mean, half = float(psnr.mean()), 1.96 * float(psnr.std(correction=0)) / max(len(psnr) - 1, 1) ** 0.5
+        return {}, {
+            "fidelity": mean,
+            "fidelity_low": mean - half,
+            "fidelity_high": mean + half,
+            "active": active / size,
+        }
+
+    recipe = Fidelity(case.defense, case.data)
+    return bench.store.fetch("fidelity", recipe, build, digest=f"{train.digest}:{test.digest}").facts
 
 
 def _by_layer(layer: SparseTransform | StratifiedTransform, x: Tensor) -> list[tuple[SparseTransform, Tensor]]:

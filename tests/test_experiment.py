@@ -12,6 +12,7 @@ from labkit import attempts, experiment, metrics, profiles, recipes, tables
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.stl import SparseTransform
+from labkit.store import key, locked
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,24 @@ def test_nothing_is_computed_twice(rows, lab, bench, monkeypatch):
     monkeypatch.setattr(experiment, "_measure", lambda *a: pytest.fail("measured again"))
     again = experiment.run(experiment.grid(lab), Workbench(bench.store.root, progress=False))
     pd.testing.assert_frame_equal(again, rows)
+
+
+def test_a_rank_measures_what_is_neither_kept_nor_in_anothers_hands(lab, tmp_path, monkeypatch):
+    cases, bench, measured = experiment.grid(lab)[:5], Workbench(tmp_path, progress=False), []
+
+    def row(case, bench):
+        measured.append(case)
+        return bench.store.fetch("row", case, lambda _: ({}, {}), digest=experiment._digest(case, bench))
+
+    monkeypatch.setattr(experiment, "_row", row)
+    folder = tmp_path / "row" / key(cases[3], experiment._digest(cases[3], bench))
+    folder.parent.mkdir()
+    with locked(folder):
+        assert bench.store.busy("row", cases[3], digest=experiment._digest(cases[3], bench))
+        experiment.share([*cases, cases[0]], bench, rank=1, world=2)
+        assert measured == [cases[i] for i in (2, 4, 0, 1)]
+    experiment.share(cases, bench, rank=0, world=2)
+    assert measured[4:] == [cases[3]]
 
 
 def test_the_workbench_gives_back_what_it_stored(lab, bench):

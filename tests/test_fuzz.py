@@ -7,6 +7,7 @@ that many to every kind.
 import io
 import json
 import random
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -17,21 +18,7 @@ from hostile import bent, cases, mutants, put, survive, tree
 from PIL import Image
 from safetensors.torch import save as safetensors
 
-from labkit import (  # noqa: F401  so that no case waits for an import
-    bench,
-    cbpdn,
-    checkpoint,
-    data,
-    findings,
-    imagefiles,
-    inventory,
-    networks,
-    plan,
-    profiles,
-    published,
-    reports,
-    store,
-)
+from labkit import checkpoint, data, imagefiles, inventory, networks, store, streams
 from labkit.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.stl import load_dictionary
 
@@ -107,6 +94,35 @@ def test_zips(tmp_path):
     taken, refused = survive(read, mutants(archives(), cases(10_000)))
     assert taken and refused
     assert list(tree(tmp_path)) == ["inside/set.zip"]
+
+
+def test_tars(tmp_path):
+    """Shards of tar, packed or not, read to their end as a projection reads them."""
+    seeds, png = [], pictures()["png"][1]
+    for how in ("w", "w:gz", "w:bz2", "w:xz"):
+        for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+            raw = io.BytesIO()
+            with tarfile.open(fileobj=raw, mode=how, format=kind) as archive:
+                for name, content in (
+                    ("ant/0.png", png),
+                    ("ant/0.cls", b"0"),
+                    ("é" * 60 + "/1.png", png),
+                    ("b.txt", b"x"),
+                ):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+            seeds.append(raw.getvalue())
+
+    def read(raw: bytes) -> None:
+        put(tmp_path / "a.tar", raw)
+        stream = streams.open_stream(f"tar:{tmp_path / 'a.tar'}", channels=1, resolution=8)
+        for item in stream.shards[0]():
+            item.pixels()
+
+    taken, refused = survive(read, mutants(seeds, cases(10_000)))
+    assert taken and refused
+    assert list(tree(tmp_path)) == ["a.tar"]
 
 
 def test_dictionaries(tmp_path):

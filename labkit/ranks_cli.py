@@ -1,0 +1,162 @@
+"""The commands `labkit learn`, `project` and `scaling`: what several ranks do together, and what that costs."""
+
+import argparse
+import time
+from pathlib import Path
+
+from labkit import profiles, recipes
+from labkit.errors import InputError
+
+WHAT = ("dictionary", "clusters", "classifier", "retrained")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `learn`, `project` and `scaling` to the command line."""
+    text = """Learn from training images what the lab rests on, and keep it: filters, clusters and the filters of each,
+    the network, or the networks retrained on T(x). Under torchrun, all ranks do it together."""
+    parser = commands.add_parser("learn", help="filters and networks, by all ranks together", description=text)
+    _arguments(parser)
+    parser.add_argument("--what", default="dictionary", metavar="A,B", help=f"{', '.join(WHAT)} (default: %(default)s)")
+    parser.set_defaults(run=_learn)
+
+    text = """Write T(x) of every image of a data set into a folder, in chunks of half precision with labels and names,
+    and a manifest. Under torchrun, the ranks share the work. A run that was stopped goes on where it was."""
+    parser = commands.add_parser("project", help="T(x) of a whole data set, in chunks", description=text)
+    _arguments(parser, more=" or tar:SHARDS, such as tar:train-{0000..0127}.tar")
+    splits = ("train", "test", "all")
+    parser.add_argument("--split", default="train", choices=splits, help="of tar shards, all (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the chunks")
+    parser.add_argument("--images", type=int, metavar="N", help="only the first so many (default: all)")
+    parser.add_argument("--learned-on", default="", metavar="DATASET", help="whose filters T has (default: --dataset)")
+    parser.add_argument("--clusters", action="store_true", help="T of the stratified space, with filters per cluster")
+    parser.set_defaults(run=_project)
+
+    text = """Measure what an image, a rank and a message cost, and what that foretells for ImageNet; write scaling.json
+    and the tables of SCALING.md. Takes about ten minutes on two idle cores."""
+    parser = commands.add_parser("scaling", help="measure what scaling up costs", description=text)
+    parser.add_argument("--dataset", default="fashion", help="what ranks learn from and project (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default="docs", metavar="DIR", help="of the files (default: %(default)s)")
+    parser.add_argument("--parts", default="", metavar="A,B", help="only these, the others as measured before")
+    parser.set_defaults(run=_scaling)
+
+
+def _arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(profiles.PROFILES)} (default: %(default)s)")
+    parser.add_argument("--dataset", default="fashion", help=f"as for `labkit report`{more} (default: %(default)s)")
+    parser.add_argument("--resolution", type=int, default=0, metavar="N", help="side in pixels (default: as stored)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is learned (default: %(default)s)")
+    parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
+    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts, which every rank can read")
+
+
+def _learn(options: argparse.Namespace) -> int:
+    wanted = options.what.split(",")
+    if unknown := sorted(set(wanted) - set(WHAT)):
+        raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
+    lab = _lab(options, options.dataset)
+    from labkit import parallel
+
+    with parallel.session():
+        bench = _bench(options)
+        builds = {
+            "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
+            "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),
+            "classifier": (lambda: bench.classifier(lab.classifier), lab.classifier),
+            "retrained": (lambda: [bench.classifier(lab.retrained(T)) for T in lab.defenses], lab.retrained()),
+        }
+        for what in wanted:
+            started = time.perf_counter()
+            build, recipe = builds[what]
+            build()
+            if parallel.rank() == 0:
+                took = time.perf_counter() - started
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({_spent(took)})")
+    return 0
+
+
+def _project(options: argparse.Namespace) -> int:
+    source = options.learned_on or options.dataset
+    if source.startswith("tar:"):
+        raise InputError("filters are not learned from tar shards; name with --learned-on a data set to learn them on")
+    if options.images is not None and options.images < 1:
+        raise InputError(f"--images is a number above 0; got {options.images}")
+    lab = _lab(options, source)
+    recipe = lab.stratified if options.clusters else lab.transform
+    from labkit import memory, parallel, project, streams
+
+    memory.steady()
+    with parallel.session():
+        layer, digest = _learned(options, recipe)
+        stream = streams.open_stream(
+            options.dataset,
+            options.split,
+            channels=_channels(layer),
+            resolution=lab.data.resolution,
+            images=options.images,
+            data_root=options.data_root or None,
+        )
+        device, about = next(layer.buffers()).device, {"transform": recipes.plain(recipe, digest)}
+        started = time.perf_counter()
+        manifest = project.project(layer, stream, options.out, about, device=device)
+        took, most = time.perf_counter() - started, max(parallel.gather(memory.peak()))
+        if parallel.rank() == 0:
+            many = f"{manifest['images']:,} images in {len(manifest['chunks']):,} chunks"
+            print(f"projected {many} -> {options.out}")
+            print(f"{parallel.world()} ranks, {took:.1f} s, {most:.3f} GiB at most in one rank")
+    return 0
+
+
+def _learned(options: argparse.Namespace, recipe) -> tuple:
+    """T on this rank's device, and the digest of its training images; learned first, by all ranks, if need be.
+
+    Where the filters are kept, rank 0 looks for them and tells the others: to know a million training images by their
+    digest, every file is read, and once is enough. Nor need a rank wait for all that the workbench brings.
+    """
+    import torch
+
+    from labkit import data, parallel, store
+    from labkit.stl import SparseTransform
+
+    def kept():
+        digest = data.load_recipe(recipe.data, "train", data_root=options.data_root or None).digest
+        folder = store.Store(options.store or None).root / "dictionary" / store.key(recipe.dictionary, digest)
+        try:
+            return {"d": store.read(folder).tensors["d"]}, digest
+        except store.Damaged:  # or not there
+            return None
+
+    found = parallel.first(kept) if isinstance(recipe, recipes.TransformRecipe) else None
+    if found:
+        device = parallel.device() or ("cuda" if torch.cuda.is_available() else "cpu")
+        return SparseTransform.of(recipe, found[0]["d"]).to(device), found[1]
+    bench = _bench(options)
+    return bench.transform(recipe), bench.images(recipe.data, "train").digest
+
+
+def _channels(layer) -> int:
+    return next(tensor for name, tensor in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]
+
+
+def _scaling(options: argparse.Namespace) -> int:
+    from labkit import scaling
+
+    parts = [part for part in options.parts.split(",") if part]
+    scaling.run(options.out, options.dataset, parts=parts)
+    print(f"scaling: {options.out / scaling.PAGE}")
+    return 0
+
+
+def _lab(options: argparse.Namespace, dataset: str) -> profiles.Profile:
+    lab = profiles.profile(options.profile, dataset=dataset, resolution=options.resolution)
+    return recipes.reseed(lab, options.seed)
+
+
+def _bench(options: argparse.Namespace):
+    from labkit import parallel
+    from labkit.artifacts import Workbench
+
+    return Workbench(options.store, data_root=options.data_root, progress=parallel.rank() == 0)
+
+
+def _spent(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

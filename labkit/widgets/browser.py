@@ -1,0 +1,165 @@
+"""The trade-off browser: λ, K, S and M against accuracy and PSNR, from rows that are kept or computed on request."""
+
+from collections.abc import Sequence
+from html import escape
+
+import ipywidgets as w
+
+from labkit import apart, arena, charts, experiment, tradeoff
+from labkit.artifacts import Workbench
+from labkit.experiment import Case
+from labkit.profiles import Profile
+from labkit.widgets.page import Desk, Page, choice
+from labkit.widgets.parts import Hover, chart
+from labkit.widgets.work import Latest
+
+_WORDS = """Every point was measured on the same test images by this lab and is kept; what is not measured yet can be.
+Clean images, the paper's attacker who does not know T, and one who differentiates T exactly."""
+_MAP = "map of all defenses (Figure 6)"
+_CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, clusters": "M", _MAP: "map"}
+
+
+class TradeoffBrowser:
+    """A `Page` of one chart; `view` is the widget to display."""
+
+    def __init__(self, lab: Profile, bench: Workbench):
+        self.desk, self.lab = Desk(lab, bench, ()), lab
+        self.what = choice("what", _CHOICES)
+        self.values = w.SelectMultiple(options=[], description="values", rows=8, style={"description_width": "96px"})
+        self.output, self.hover, self.words = w.Output(), Hover(), w.HTML()
+        self.hover.layout.display = "none"
+        self.hint = w.HTML("<span class='lk-soft'>Ctrl and click chooses several values; ✓ is measured.</span>")
+        self.compute = w.Button(description="Compute what is missing", layout=w.Layout(width="auto"))
+        self.compute.on_click(lambda _: self.request(compute=True))
+        controls = [self.what, self.values, self.hint, self.compute, self.hover]
+        self.page = Page("Trade-off browser", _WORDS, controls, [self.output, self.words])
+        self.view = self.page.view
+        self.work = Latest(self._show, self.page.trouble, wait=0.12)
+        self._quiet = False
+        self.what.observe(lambda _: self._changed(), names="value")
+        self.values.observe(lambda _: self._quiet or self.request(), names="value")
+        self._changed()
+
+    def request(self, compute: bool = False) -> None:
+        self.output.add_class("lk-dim")
+        self.work(self.what.value, tuple(self.values.value), compute)
+
+    def settled(self, timeout: float = 60) -> bool:
+        return self.work.settled(timeout)
+
+    def _changed(self) -> None:
+        what, how = self.what.value, self.lab.tradeoff
+        if what != "map":
+            self._list(what, getattr(how, what), getattr(how, what))
+        self.values.layout.display = self.hint.layout.display = "none" if what == "map" else ""
+        self.hover.layout.display = "" if what == "map" else "none"
+        self.request()
+
+    def _list(self, what: str, values: Sequence, chosen: Sequence) -> None:
+        """The values to choose from, with a sign at those that are measured."""
+        kept = {value: self._kept(what, value) for value in values}
+        self._quiet = True
+        self.values.index = ()  # before there are fewer options than it says
+        self.values.options = [(f"{apart.said(value)}{' ✓' if kept[value] else ''}", value) for value in values]
+        self.values.value = tuple(chosen)
+        self._quiet = False
+
+    def _retrained(self, what: str) -> bool:
+        """Whether a network is trained for every value, as notebook 06 has it."""
+        return what != "lam" and self.lab.tradeoff.retrained
+
+    def _kept(self, what: str, value) -> bool:
+        asked = tradeoff.cases(self.lab, what, value, retrained=self._retrained(what))
+        return all(experiment.kept(case, self.desk.bench) for case in asked.values())
+
+    def _show(self, check, what: str, values: tuple, compute: bool) -> None:
+        self.page.idle()
+        if what == "map":
+            self._map(check, compute)
+            return
+        missing = [value for value in values if not self._kept(what, value)]
+        if compute:
+            for done, value in enumerate(missing):
+                self.page.say(
+                    f"Measuring {escape(self.what.label)} = {apart.said(value)}, {done + 1} of {len(missing)} …"
+                )
+                self.page.busy((done + 0.5) / len(missing), self._stopped)
+                tradeoff.sweep(self.lab, self.desk.bench, what, [value], retrained=self._retrained(what))
+                check()
+            missing = []
+            self.page.idle()
+            self._list(what, getattr(self.lab.tradeoff, what), values)
+        self.compute.disabled = not missing
+        there = [value for value in values if value not in missing]
+        if not there:
+            self.page.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
+            self.output.outputs, self.words.value = (), ""
+            return
+        rows = tradeoff.sweep(self.lab, self.desk.bench, what, there, retrained=self._retrained(what))
+        check()
+        reading = tradeoff.reading(rows, what) if len(there) > 1 else ""
+        self.output.outputs = chart(charts.tradeoff(rows, what), reading)
+        self.output.remove_class("lk-dim")
+        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(tradeoff.caption(rows))}</p>"
+        left = (
+            f"{len(missing)} of the chosen values are not measured yet."
+            if missing
+            else "All chosen values are measured."
+        )
+        self.page.say(left)
+
+    def _map(self, check, compute: bool) -> None:
+        cases = tradeoff.map_cases(self.lab)
+        missing = [case for case in cases if not experiment.kept(case, self.desk.bench)]
+        if compute:
+            for done, case in enumerate(missing):
+                self.page.say(f"Measuring {escape(case.label)}, {done + 1} of {len(missing)} …")
+                self.page.busy((done + 0.5) / len(missing), self._stopped)
+                experiment.run([case], self.desk.bench)
+                check()
+            missing = []
+            self.page.idle()
+        self.compute.disabled = not missing
+        cases = [case for case in cases if case not in missing]
+        rows = tradeoff.interval_map(experiment.run(cases, self.desk.bench)) if cases else None
+        if rows is None or rows.empty:
+            self.page.say("No defense is measured yet; “Compute what is missing” does it and keeps it.")
+            self.output.outputs, self.words.value = (), ""
+            return
+        pictures = self._pictures([case for case in cases if case.attack.name != "clean"], check)
+        self.output.outputs = chart(
+            charts.intervals(rows, pictures), "PSNR of T(x_adv) and accuracies of every defense"
+        )
+        self.output.remove_class("lk-dim")
+        self.words.value = (
+            "<p class='lk-soft'>Vanilla network; FGSM-0.08 by one who has its weights and knows no defense. A disc is "
+            "the accuracy on clean images, a square that on attacked ones, thin lines are 95 % intervals.</p>"
+        )
+        self.page.say(f"{len(missing)} rows are not measured yet." if missing else "Every defense is measured.")
+
+    def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
+        """Of each defense, one image as it hands it on, as a URI, and a line about it; kept once they are made."""
+        bench, found = self.desk.bench, {}
+        plain = next((case for case in cases if case.defense is None and case.label == "No Defense"), cases[0])
+        index = arena.telling(plain, bench)
+        for case in cases:
+            check()
+            self.page.say(f"Preparing the picture of {escape(case.label)} …")
+            test = bench.images(case.data, "test")
+            face = arena.face(case, index if index < len(test) else 0, bench)
+            found[case.label] = (charts.uri(face["seen"]), arena.told(case, face, test.classes))
+        return found
+
+    def _stopped(self) -> None:
+        self.work.cancel()
+        self.page.idle()
+        self.page.say("It stops after the point that is being measured; what is measured is kept.")
+
+
+def _html(markdown: str) -> str:
+    """The bold words and bullets of `tradeoff.reading` as HTML."""
+    lines = []
+    for line in markdown.splitlines():
+        parts = escape(line.removeprefix("- ")).split("**")
+        lines.append("<li>" + "".join(f"<b>{p}</b>" if i % 2 else p for i, p in enumerate(parts)) + "</li>")
+    return f"<ul>{''.join(lines)}</ul>"

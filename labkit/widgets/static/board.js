@@ -1,0 +1,54 @@
+// Pictures with titles, notes and bars. Everything changes in one message, so no picture stands beside another's note.
+function render({ model, el }) {
+  // A box of our own inside: the widget's is cleared of its style when it is laid out.
+  const board = document.createElement("div");
+  board.className = "lk-board";
+  el.append(board);
+  let made = [];
+
+  function build(count) {
+    for (const part of made) URL.revokeObjectURL(part.img.src);
+    board.replaceChildren();
+    made = [];
+    for (let i = 0; i < count; i++) {
+      const figure = document.createElement("figure");
+      const title = document.createElement("figcaption");
+      const img = document.createElement("img");
+      const note = document.createElement("p");
+      const bars = document.createElement("ol");
+      img.decoding = "sync";
+      figure.append(title, img, note, bars);
+      board.append(figure);
+      made.push({ title, img, note, bars });
+    }
+  }
+
+  function show() {
+    const pictures = model.get("pictures"), images = model.get("images");
+    if (pictures.length !== made.length) build(pictures.length);
+    board.style.gridTemplateColumns = `repeat(${model.get("across")}, minmax(0, ${model.get("side")}px))`;
+    pictures.forEach((picture, i) => {
+      const { title, img, note, bars } = made[i], before = img.src;
+      title.textContent = picture.title;
+      img.alt = picture.alt;
+      img.classList.toggle("lk-pixels", picture.pixels);
+      img.src = URL.createObjectURL(new Blob([images[i]]));
+      if (before) URL.revokeObjectURL(before);
+      note.textContent = picture.note;
+      bars.replaceChildren(...(picture.bars || []).map(([name, share, kind]) => {
+        const item = document.createElement("li");
+        item.style.setProperty("--share", share);
+        item.className = kind;
+        item.textContent = `${name} ${(100 * share).toFixed(0)} %`;
+        return item;
+      }));
+    });
+    board.dataset.shown = model.get("shown");
+  }
+
+  // "shown" is set last, and counts what was sent.
+  model.on("change:shown", show);
+  model.on("change:pending", () => board.classList.toggle("lk-pending", model.get("pending")));
+  show();
+}
+export default { render };

@@ -1,0 +1,81 @@
+"""Screenshots and response times of the dashboards, by hand: `make screenshots` writes reports/dashboards."""
+
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
+
+from labkit import dashboards, profiles
+from labkit.store import Store
+
+_SETTLED = {1: "true class", 2: "100 of 100", 3: "measured", 4: "cases are measured", 5: "filters of"}
+
+
+def main(out: Path) -> None:
+    lab, store = profiles.profile(""), Store().root
+    dashboards.prepare(lab)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with chromium() as browser, served(lab, store) as where:
+        time.sleep(15)  # a kernel is being made ready for the first page
+        rows += explorer(browser, where, out)
+        for name in PAGES[1:]:
+            shot(browser, where, name, out)
+    with chromium() as browser, served(lab, store) as where:
+        tabs, seconds = crowd(browser, where)
+        first = [tab for tab in tabs if PAGES[0] in tab.page.url]
+        took = [value for tab in first for value in tab.key_to_pixels("λ", 10)]
+        rows.append(("ten people at once: until the last page says what it shows", f"{seconds:.0f} s"))
+        rows.append((f"ten people at once: key to pixels, {len(took)} times", told(took)))
+        held = memory(kernels(where)) / 2**30
+        rows.append(("ten people at once: memory of all kernels", f"{held:.1f} GiB"))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    lines = "\n".join(f"| {what} | {value} |" for what, value in rows)
+    setting = f"{machine}; profile {lab.name}, {lab.data.label}; headless Chromium on the same machine."
+    text = f"# Dashboards: response times\n\n{setting}\n\n| what | time |\n|---|---|\n{lines}\n"
+    (out / "times.md").write_text(text)
+    print(text)
+
+
+def explorer(browser, where: str, out: Path) -> list[tuple[str, str]]:
+    begun = time.perf_counter()
+    tab = Tab(browser, where, PAGES[0])
+    tab.says(_SETTLED[1], 120)
+    tab.drawn(0)
+    rows = [("first page, kernel kept ready: until pictures are shown", f"{time.perf_counter() - begun:.1f} s")]
+    inside = []
+
+    def look():
+        inside.append(float(re.search(r"(\d+) ms", tab.status()).group(1)) / 1000)
+
+    for name, count in (("λ", 60), ("size", 20), ("test image", 20)):
+        took = tab.key_to_pixels(name, count, look)
+        rows.append((f"key on {name} to new pixels, {count} times", told(took)))
+    rows.append((f"of which in the kernel, {len(inside)} times", told(inside)))
+    tab.page.screenshot(path=out / f"{PAGES[0].removesuffix('.ipynb')}.png", full_page=True)
+    tab.context.close()
+    return rows
+
+
+def shot(browser, where: str, name: str, out: Path) -> None:
+    tab = Tab(browser, where, name)
+    tab.says(_SETTLED[int(name[0])], 300)
+    if "tradeoff" in name:
+        tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(timeout=60_000)
+    tab.page.wait_for_timeout(3000)
+    tab.page.screenshot(path=out / f"{name.removesuffix('.ipynb')}.png")
+    tab.context.close()
+
+
+def told(seconds: list[float]) -> str:
+    ordered = sorted(1000 * value for value in seconds)
+    return f"median {statistics.median(ordered):.0f} ms, 95 % within {ordered[int(0.95 * (len(ordered) - 1))]:.0f} ms"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "reports/dashboards"))

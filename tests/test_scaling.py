@@ -1,0 +1,110 @@
+"""What scaling costs: that the tables are what was measured, and the forecast its arithmetic."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import labkit
+from labkit import forecast, memory, scaling
+from labkit.errors import InputError
+
+
+def record():
+    """Round numbers: 100 ms an image of a core, two ranks at 90 % efficiency, 5 s to start, 10 + 40 ms a batch."""
+    return {
+        "machine": {"processor": "x86_64", "cores": 2, "torch": "2", "numba": "0"},
+        "resolution": {"load": 0.1, "data": "photos", "rows": [
+            {"size": 32, "n": 64, "ms": 2.0, "admm_passes": 100},
+            {"size": 224, "n": 4, "ms": 100.0, "admm_passes": 100},
+        ]},
+        "message": {"load": 0.1, "data": "photos", "rows": {"bytes": 7471120, "ms": 10.0, "update_ms": 40.0}},
+        "ranks": {"load": 0.1, "data": "folder:cifar10.zip", "rows": [
+            {"ranks": 1, "images": 10_000, "seconds": 36.0, "command": 41.0, "peak_gib": 0.5},
+            {"ranks": 2, "images": 10_000, "seconds": 20.0, "command": 25.0, "peak_gib": 0.5},
+        ]},
+    }  # fmt: skip
+
+
+def rows(text, title):
+    """A table of the text by its first column: {first cell: the others}."""
+    lines = text.partition(f"### {title}")[2].partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: others for first, *others in cells[2:]}
+
+
+def test_the_forecast_is_its_arithmetic():
+    text = forecast.markdown(record())
+    images, found = 1_281_167 + 50_000, rows(text, "ImageNet at 224")
+    hours = (images * 0.1 + 5) / 3600
+    assert found["1 core"][1] == f"{hours:.0f} h" and found["1 core"][3] == f"{hours * 0.04:.2f}"
+    assert found["1,000 cores"][1] == f"{(images * 0.1 / 900 + 5) / 60:.0f} min"
+    learn = 2000 * (50 * 0.1 + 0.05)
+    assert found["1 core"][0] == found["1 GPU"][0] == f"{learn / 3600:.0f} h"
+    assert found["1,000 cores"][0] == f"{2000 * 0.15 / 60:.0f} min"
+    gpu = 100 * 30 * 4 * 64 * 224**2 / 1.5e12
+    assert found["1 GPU"][1] == f"{(images * gpu + 5) / 3600:.0f} h"
+    assert "**not measured**" in text and "**assumed**" in text
+
+
+def test_tables_hold_what_was_measured():
+    text = forecast.markdown(record())
+    assert rows(text, "Projecting folder:cifar10.zip")["2"] == ["10,000", "20.0", "1.80×", "25.0", "1.64×"]
+    assert rows(text, "An image against its resolution")["224×224×3"] == ["4", "100.00", f"{100 / 49:.2f}"]
+    assert "provisional" not in text
+    busy = record()
+    busy["ranks"]["load"] = 5.0
+    assert "provisional" in forecast.markdown(busy)
+    del busy["message"]
+    assert "ImageNet" not in forecast.markdown(busy)
+
+
+def test_a_measurement_takes_its_place_in_the_page(tmp_path):
+    page = tmp_path / scaling.PAGE
+    page.write_text(f"before\n{scaling._BEGIN}\nold\n{scaling._END}\nafter\n")
+    done = scaling.run(tmp_path, "photos", parts=["filters"], filters=(4,))
+    (row,) = done["filters"]["rows"]
+    text = page.read_text()
+    assert row["K"] == 4 and row["ms"] > 0 and f"| 4 | 64 | {row['ms']:.2f} |" in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert json.loads((tmp_path / scaling.RECORD).read_text()) == done
+    page.write_text("no place")
+    with pytest.raises(InputError, match="where the tables belong"):
+        scaling.run(tmp_path, "photos", parts=["filters"], filters=(4,))
+
+
+def test_unknown_parts_are_named(tmp_path):
+    with pytest.raises(InputError, match="message"):
+        scaling.run(tmp_path, "photos", parts=["speed"])
+
+
+def test_the_peak_of_memory_is_never_below_what_is_held():
+    before = memory.peak()
+    held = b"x" * int((before + 0.1) * 2**30)  # more than was ever there
+    assert memory.peak() >= len(held) / 2**30 > before > 0.01
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs the memory that Linux tells")
+def test_what_is_freed_goes_back():
+    """80 MB below something small that stays, after a larger array was freed: what glibc otherwise keeps."""
+    program = """if True:
+        import re, sys
+        import numpy as np
+        from labkit import memory
+        if sys.argv[1] == "steady":
+            memory.steady()
+        larger = np.ones(3 * 2**20)
+        del larger
+        held = [np.ones(2**20) for _ in range(10)]
+        stays = bytearray(100_000)
+        del held
+        print(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])
+    """
+    there = Path(labkit.__file__).parent.parent
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, how], cwd=there, capture_output=True, check=True).stdout)
+        for how in ("", "steady")
+    )
+    assert given_back < kept - 60_000
