@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import labkit
-from labkit import artifacts_cli, dashboards, profiles, ranks_cli, table_cli
-from labkit.errors import InputError
+from labkit import artifacts_cli, dashboards, doctor, profiles, ranks_cli, table_cli
+from labkit.errors import InputError, printable
 
 # Functions, each given the parser's subcommands to add one to; the parser's `run` default does the work and
 # returns the exit status. Heavy imports belong inside that function: `--help` should cost no torch.
@@ -16,7 +16,7 @@ Command = Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 for a failed notebook or a damaged artifact, 2 for bad input, 130 interrupted."""
+    """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""))
     parser.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: print(f"labkit: {message}", file=sys.stderr)
             return options.run(options)
     except InputError as error:
-        print(f"labkit: {error}", file=sys.stderr)
+        print(f"labkit: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("labkit: stopped; the same command takes up again with what is already built", file=sys.stderr)
@@ -119,6 +119,7 @@ COMMANDS: tuple[Command, ...] = (
     table_cli.add,
     ranks_cli.add,
     artifacts_cli.add,
+    doctor.add,
 )
 
 if __name__ == "__main__":

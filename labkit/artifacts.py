@@ -1,15 +1,14 @@
 """The workbench: dictionaries, layers and classifiers by their recipes, built once and fetched ever after."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import cdl, classifiers, dae, data, defenses, metrics, networks, parallel
+from labkit import cdl, checkpoint, classifiers, dae, data, defenses, metrics, networks, parallel
 from labkit.attacks import fgsm
 from labkit.budget import Budget
 from labkit.data import Images, settle
@@ -78,17 +77,21 @@ class Workbench:
         """Filters learned from `train` by `recipe`, kept in the store under `named`; and the objectives."""
 
         def build(scratch):
-            objectives = []
+            # By batch, beside the state of learning: a run that goes on has only the batches after the last whole pass.
+            file = scratch / "objectives.safetensors"
+            _, objectives = checkpoint.read(file, {}) or ({}, {})
             with self._bar(what, "batch") as bar:
 
                 def show(progress: cdl.Progress):
-                    objectives.append(progress.objective)
+                    objectives[str(progress.done)] = progress.objective
+                    if parallel.rank() == 0:
+                        checkpoint.write(file, {}, {}, objectives)
                     bar.total = progress.total
                     bar.set_postfix(objective=f"{progress.objective:.3f}")
                     bar.update()
 
                 d = cdl.learn(train, recipe, callback=show, checkpoint=scratch)
-            return {"d": d}, {"objectives": objectives}
+            return {"d": d}, {"objectives": [objectives[batch] for batch in sorted(objectives, key=int)]}
 
         found = self._together("dictionary", named, build, digest)
         return found.tensors["d"], found.facts["objectives"]
@@ -180,21 +183,22 @@ class Workbench:
         def build(scratch):
             layer, starts = self.transform(recipe), range(0, len(train), _PROJECTED_AT_ONCE)
             files = {start: scratch / f"{start:09d}.safetensors" for start in starts}
+
+            def chunk(start: int) -> Tensor:
+                x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
+                with torch.no_grad():
+                    return (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half()
+
             with self._bar("projecting training images", "image", total=len(parallel.shard(train.y))) as bar:
                 for start in starts[parallel.rank() :: parallel.world()]:
-                    if not files[start].is_file():
-                        x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
-                        with torch.no_grad():
-                            x = (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half().cpu()
-                        save_file({"x": x.contiguous()}, files[start].with_suffix(".new"))
-                        files[start].with_suffix(".new").rename(files[start])
+                    checkpoint.kept(files[start], partial(chunk, start))
                     bar.update(min(_PROJECTED_AT_ONCE, len(train) - start))
             parallel.barrier()
             if parallel.rank():
                 return {}, {}
             seen = torch.empty(train.x.shape, dtype=torch.half)
             for start, file in files.items():
-                seen[start : start + _PROJECTED_AT_ONCE] = load_file(file)["x"]
+                seen[start : start + _PROJECTED_AT_ONCE] = checkpoint.kept(file, partial(chunk, start))
             return {"x": seen}, {"images": len(train)}
 
         found = self._together("projected", recipe, build, train.digest)

@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit import threat
+from labkit import checkpoint, threat
 from labkit.artifacts import Workbench
 from labkit.attacks import ATTACKS, MINIMAL, fit_universal
 from labkit.budget import Budget, at_average, quantize
@@ -58,17 +58,16 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
     def build(scratch):
         system, started = _System(attempt, bench), time.perf_counter()
         budget, options = _budget(attack, test.x), _options(attack, system, bench)
+
+        def batch(start: int, x: Tensor, y: Tensor) -> Tensor:
+            system.seeded(start)
+            return system.attack(x, y, budget, options)
+
         parts, right = [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
             x, y = (part[start : start + _BATCH].to(bench.device) for part in (test.x, test.y))
-            file = Path(scratch) / f"{start:09d}.safetensors"
-            if not file.is_file():
-                system.seeded(start)
-                made = system.attack(x, y, budget, options)
-                save_file({"x_adv": made.cpu().contiguous()}, file.with_suffix(".new"))
-                file.with_suffix(".new").rename(file)
-            parts.append(load_file(file)["x_adv"])
+            parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", partial(batch, start, x, y)))
             right += system.right(parts[-1].to(bench.device), y)
             bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
         x_adv = torch.cat(parts)

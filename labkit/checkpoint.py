@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from labkit.errors import reason
 
 
 def write(file: Path, run: dict, tensors: dict[str, Tensor], facts: dict) -> None:
@@ -32,13 +35,24 @@ def read(file: Path, run: dict) -> tuple[dict[str, Tensor], dict] | None:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         if described["digest"] != _digest(tensors):
             raise ValueError("its digest is wrong")
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        warnings.warn(f"starting anew: {file} is damaged ({error})", stacklevel=3)
+        theirs, facts = described["run"], described["facts"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        warnings.warn(f"starting anew: {file} is damaged ({reason(error)})", stacklevel=3)
         return None
-    if described["run"] != run:
+    if theirs != run:
         warnings.warn(f"starting anew: {file} is of another recipe or other images", stacklevel=3)
         return None
-    return tensors, described["facts"]
+    return tensors, facts
+
+
+def kept(file: Path, make: Callable[[], Tensor]) -> Tensor:
+    """One of the parts a long computation is made of: read from its `file` or, if that is absent or damaged, made."""
+    found = read(file, {})
+    if found:
+        return found[0]["part"]
+    part = make().detach().cpu().contiguous()
+    write(file, {}, {"part": part}, {})
+    return part
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +21,13 @@ from torch.nn import functional
 
 from labkit import imagefiles, photos
 from labkit.errors import InputError
+from labkit.paths import typed
 from labkit.recipes import DataRecipe
 
 # Up to the first limit images are float32 in memory; up to the second, 8-bit; beyond, files are decoded when asked for.
 FLOAT_LIMIT = 512 * 2**20
 BYTES_LIMIT = 2 * 2**30
+MOST_BYTES = 16 * 2**30  # of a set that is in memory whatever its size, in 8 bits
 
 
 class Lazy:
@@ -161,7 +164,9 @@ def load(
     for what, value in (("n", n), ("resolution", resolution)):
         if value is not None and value < 1:
             raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
-    ask = _Ask(split, n, resolution, seed, Path(data_root or _data_folder() / "raw").expanduser())
+    if resolution and resolution**2 > imagefiles.MAX_PIXELS:
+        raise InputError(f"resolution must be at most {isqrt(imagefiles.MAX_PIXELS):,} pixels, got {resolution:,}")
+    ask = _Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         return _folder(ask, path)
@@ -194,7 +199,7 @@ def note(name: str) -> str:
 def _known(name: str) -> tuple[Callable[[_Ask], Images], str]:
     if name in _SETS:
         return _SETS[name]
-    hint = f"; did you mean folder:{name}?" if name and Path(name).exists() else ""
+    hint = f"; did you mean folder:{name}?" if name and typed(name).exists() else ""
     raise InputError(f"unknown data set {name!r}; the known ones are {', '.join(names())}{hint}")
 
 
@@ -216,13 +221,25 @@ def _digest(classes: Sequence[str], y: Tensor, shape: Sequence[int], content: np
     return sha.hexdigest()
 
 
+def _fits(n: int, channels: int, side: int) -> None:
+    """Raises InputError when so many images of a set that is made in memory would take more than any should."""
+    if n * channels * side * side > MOST_BYTES:
+        size = n * channels * side * side / 2**30
+        raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; ask for fewer or smaller ones")
+
+
 def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
     at = _choose(y, ask)
     pixels, y = pixels[at], y[at]
     if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
         size = (ask.resolution, ask.resolution)
-        parts = [functional.interpolate(p.float(), size, mode="bilinear", antialias=True) for p in pixels.split(1000)]
-        pixels = torch.cat([part.round().clamp(0, 255).byte() for part in parts])
+        _fits(*pixels.shape[:2], ask.resolution)
+        at_once = max(1, min(1000, 2**28 // (pixels.shape[1] * ask.resolution**2)))
+        parts = [
+            functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+            for part in pixels.split(at_once)
+        ]
+        pixels = torch.cat(parts)
     return Images(settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
@@ -267,6 +284,7 @@ def _fashion(ask: _Ask) -> Images:
 def _photos(ask: _Ask) -> Images:
     size = ask.resolution or 64
     boxes = photos.boxes(ask.split, size, ask.seed)[: ask.n]
+    _fits(len(boxes), 3, size)
     found = {name: photos.read(name) for name in dict.fromkeys(name for name, _, _ in boxes)}
     pixels = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
     for out, (name, _, box) in zip(pixels.numpy(), boxes, strict=True):

@@ -9,6 +9,7 @@ import pandas as pd
 from labkit import paper, provenance, tables
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
+from labkit.paths import typed
 
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
@@ -70,7 +71,9 @@ def write(folder: Path, out: Path) -> None:
 
     Raises InputError as `page` does.
     """
-    told = page(folder, f"{folder.name}/")
+    if typed(out).is_dir():
+        raise InputError(f"{out} is a folder; --out names the file to write")
+    told = page(typed(folder), f"{folder.name}/")
     before = out.read_text().partition(_MARK)[0] if out.is_file() else ""
     provenance.write(out, f"{before}{_MARK}\n\n{told}".encode())
 

@@ -9,6 +9,7 @@ one warning with counts.
 import io
 import os
 import re
+import stat
 import warnings
 import zipfile
 import zlib
@@ -25,10 +26,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.errors import InputError
+from labkit.errors import InputError, printable, reason
+from labkit.paths import typed
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 50_000_000  # one image of more pixels is a mistake or an attack (a "decompression bomb")
+MAX_BYTES = 8 * MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
+
+# Pillow would look at the content, not at the ending, and start Ghostscript for an "a.jpg" that holds PostScript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 _TEST_FOLDERS = ("test", "val")  # the first one present is used
 _SPLIT_SEED = 0  # not the caller's: train drawn with one seed must never meet test drawn with another
@@ -49,7 +55,7 @@ class Source:
 
     def __init__(self, path: str | Path, names: Sequence[str] | None = None):
         """`names`: files that are known to lie below the folder `path`, taken as they are."""
-        self.path = Path(path).expanduser()
+        self.path = typed(path)
         self._zip: zipfile.ZipFile | None = None
         self._pid = 0
         if names is not None:
@@ -72,23 +78,37 @@ class Source:
             raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}); {_LAYOUT}")
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file; a zip's checksum is verified. Raises InputError naming the file."""
+        """The bytes of one file; a zip's checksum is verified. Raises InputError naming the file.
+
+        What is larger than any image, or no plain file, is not read, and no more is unpacked than a file says it
+        holds: neither a "zip bomb" nor a link to a device without end takes memory or time.
+        """
+        archive = self._archive() if self.path.is_file() else None
         try:
-            return self._archive().read(name) if self.path.is_file() else (self.path / name).read_bytes()
-        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{self.where(name)} cannot be read ({error}); replace or remove it") from error
+            size = archive.getinfo(name).file_size if archive else _size(self.path / name)
+            if size > MAX_BYTES:
+                raise OSError(f"{size:,} bytes, the limit is {MAX_BYTES:,}")
+            if not archive:
+                return (self.path / name).read_bytes()
+            if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise OSError("a zip of images is read when it is stored or deflated")  # others unpack without bound
+            with archive.open(name) as file:
+                return file.read(size + 1)
+        except Exception as error:  # zipfile raises a dozen types for damaged archives
+            raise InputError(f"{self.where(name)} cannot be read ({reason(error)}); replace or remove it") from error
 
     def where(self, name: str) -> str:
         """How an error names one file."""
-        return f"{self.path / name}"
+        return printable(f"{self.path / name}")
 
     def _archive(self) -> zipfile.ZipFile:
         # A forked process shares the file's read position with its parent, so each process opens its own.
         if self._zip is None or self._pid != os.getpid():
             try:
                 self._zip, self._pid = zipfile.ZipFile(self.path), os.getpid()
-            except (OSError, zipfile.BadZipFile) as error:
-                raise InputError(f"{self.path} is not a readable zip ({error}); give a folder or a zip") from error
+            except Exception as error:  # as above
+                why = reason(error)
+                raise InputError(f"{self.path} is not a readable zip ({why}); give a folder or a zip") from error
         return self._zip
 
 
@@ -116,6 +136,14 @@ def _walk(root: Path) -> Iterable[str]:
         seen.add(real)
         for file in files:
             yield Path(folder, file).relative_to(root).as_posix()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, links followed. Raises OSError when it is none: reading a pipe waits, a device may never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no plain file")
+    return found.st_size
 
 
 def _unreadable(error: OSError) -> None:
@@ -169,7 +197,7 @@ def _is_split(folder: str) -> bool:
 
 def _some(names: Iterable[str], most: int = 5) -> str:
     names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _part(files: Sequence[tuple[str, str]], classes: tuple[str, ...]) -> Part:
@@ -313,7 +341,7 @@ class _Memory:
 def _open(source: "Source | _Memory", name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
     """The image, not yet decoded, and its height and width once it is turned upright."""
     try:
-        image = Image.open(io.BytesIO(raw))
+        image = Image.open(io.BytesIO(raw), formats=_FORMATS)
         w, h = image.size
         if w * h <= MAX_PIXELS:
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -362,8 +390,8 @@ def _say(source: Source, modes: Counter[str], target: str) -> None:
 
 
 def _damaged(source: Source | _Memory, name: str, error: Exception) -> InputError:
-    reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-    return InputError(f"{source.where(name)} is no readable image ({reason}); replace or remove it")
+    why = "unknown format" if isinstance(error, UnidentifiedImageError) else reason(error)
+    return InputError(f"{source.where(name)} is no readable image ({why}); replace or remove it")
 
 
 def _each(function: Callable[[int], Any], count: int, what: str | None = None) -> list[Any]:

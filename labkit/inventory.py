@@ -1,6 +1,5 @@
 """What lies in a store: a list with sizes and ages, a check of every byte, and what may go."""
 
-import json
 import re
 import shutil
 import time
@@ -12,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from labkit import recipes
-from labkit.errors import InputError
-from labkit.store import MANIFEST, TENSORS, Store, beside, discard, flaws, locked
+from labkit.errors import InputError, printable, reason
+from labkit.store import MANIFEST, TENSORS, Store, beside, discard, flaws, locked, parsed
 
 # Only what bears a name the store gives is ever looked at, let alone deleted: a --store typed wrongly costs nothing.
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -89,14 +88,14 @@ def contents(entry: Entry) -> Contents:
                 slices = {name: stored.get_slice(name) for name in sorted(stored.keys(), key=_natural)}
                 tensors = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
         return Contents(
-            json.loads((entry.path / "recipe.json").read_text()),
-            json.loads((entry.path / "facts.json").read_text()),
+            parsed(entry.path / "recipe.json"),
+            parsed(entry.path / "facts.json"),
             tensors,
             {file.name: file.stat().st_size for file in sorted(entry.path.iterdir())},
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"{entry.kind} {entry.key} cannot be read ({error}); the next run that needs it builds it again"
+            f"{entry.kind} {entry.key} cannot be read ({reason(error)}); the next run that needs it builds it again"
         ) from None
 
 
@@ -215,11 +214,11 @@ def _entry(path: Path) -> Entry | None:
 
 def _described(path: Path) -> str:
     try:
-        plain = json.loads((path / "recipe.json").read_text())
-    except (OSError, ValueError):
+        plain = parsed(path / "recipe.json")
+        of = images(plain)
+    except (OSError, ValueError, RecursionError):
         return "its recipe cannot be read"
-    of = images(plain)
-    return (f"on {of}: " if of else "") + summary(plain)
+    return printable((f"on {of}: " if of else "") + summary(plain))
 
 
 def _settings(plain: Any) -> list[tuple[str, Any]]:

@@ -1,15 +1,13 @@
 """Networks: torchvision's VGGs and ResNet-50 at any width and resolution, with the normalisation inside."""
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from labkit.errors import InputError
+from labkit.errors import InputError, reason
 from labkit.recipes import ClassifierRecipe, Weights
 from labkit.thermometer import Thermometer
 from labkit.vision import torchvision
@@ -92,13 +90,15 @@ def load(model: Classifier, weights: Weights) -> Classifier:
             tensors = load_file(weights.path)
         else:
             tensors = torch.load(weights.path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"cannot read weights from {weights.path} ({line}); give a safetensors file") from None
+        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+            raise ValueError("it holds no tensors by name")
+    except Exception as error:  # torch raises a dozen types for damaged files
+        why = reason(error)
+        raise InputError(f"cannot read weights from {weights.path} ({why}); give a safetensors file") from error
     whole = any(name.startswith("network.") for name in tensors)
     try:
         (model if whole else model.network).load_state_dict(tensors)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:
         lines = [line.strip() for line in str(error).splitlines()]
         first = lines[1] if len(lines) > 1 else lines[0]
         raise InputError(f"the weights in {weights.path} are of another network: {first[:200]}") from None

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import plotly
 from markupsafe import Markup
 
 from labkit import html, provenance, runner
+from labkit.errors import InputError
 
 _SHOWN = ("profile", "dataset", "resolution")  # the settings that distinguish one result from another
 _FIGURES = (".png", ".svg", ".jpg")
@@ -54,6 +56,9 @@ class ReportFolder:
 
     def begin(self, plan: Mapping[Path, nbformat.NotebookNode]) -> None:
         """Take over an earlier report's other notebooks, and give each planned one its place."""
+        for name in ("executed", "assets", *(path.stem for path in plan)):
+            if (self.out / name).is_symlink():
+                raise InputError(f"{self.out / name} is a link, and may lead out of the report; remove it")
         (self.out / "executed").mkdir(parents=True, exist_ok=True)
         (self.out / "assets").mkdir(exist_ok=True)
         for left in (*self.out.glob(".*.partial"), *(self.out / "executed").glob(".*.partial*")):
@@ -65,8 +70,16 @@ class ReportFolder:
         for entry in _earlier(self.out):
             self.old_files[entry["name"]] = [file["path"] for file in entry["files"]]
             executed = self.out / entry["executed"]
-            if entry["name"] not in {path.stem for path in plan} and entry["status"] != "waiting" and executed.exists():
-                kept[entry["name"]] = nbformat.read(executed, as_version=4)
+            if (
+                entry["name"] not in {path.stem for path in plan}
+                and entry["status"] != "waiting"
+                and executed.is_file()
+            ):
+                try:
+                    kept[entry["name"]] = nbformat.read(executed, as_version=4)
+                except Exception:  # as in `runner.inspect`
+                    print(f"labkit: {executed} is damaged; its page is left out", file=sys.stderr)
+                    continue
                 self._place(entry["name"], kept[entry["name"]], entry)
         for path, notebook in plan.items():
             self._place(path.stem, notebook, {})
@@ -210,15 +223,34 @@ def _choices(entry: Mapping[str, Any]) -> list[str]:
 def _earlier(out: Path) -> list[dict[str, Any]]:
     try:
         entries = json.loads((out / "manifest.json").read_text())["notebooks"]
-        needed = {"name", "title", "status", "seconds", "error", "headline", "page", "executed", "files", *_SHOWN}
-        if not all(needed <= entry.keys() for entry in entries):
-            raise ValueError("an entry lacks a field")
+        if not isinstance(entries, list) or not all(_ours(entry, out) for entry in entries):
+            raise ValueError("an entry is none of ours")
         return entries
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         print(f"labkit: {out / 'manifest.json'} is damaged; starting a new one", file=sys.stderr)
         return []
+
+
+def _ours(entry: dict[str, Any], out: Path) -> bool:
+    """Whether we could have written an entry of a manifest: above all, that it names no file outside the report.
+
+    May raise KeyError, TypeError or AttributeError if not.
+    """
+    name, error, headline = entry["name"], entry["error"], entry["headline"]
+    paths = [file["path"] for file in entry["files"]] + ([] if headline is None else [headline])
+    seconds = 0 if entry["seconds"] is None else entry["seconds"]
+    return (
+        re.fullmatch(r"[\w.,()+ -]*[\w)]", name) is not None  # no way to elsewhere, and no address
+        and all(isinstance(entry[key], str) for key in ("title", "status", "profile", "dataset"))
+        and isinstance(entry["resolution"], int)
+        and type(seconds) in (int, float)
+        and 0 <= seconds < 1e9
+        and (error is None or isinstance(error["sentence"], str))
+        and (entry["page"], entry["executed"]) == (f"{name}.html", f"executed/{name}.ipynb")
+        and all((out / path).parent.resolve().is_relative_to(out.resolve()) for path in (name + "/x", *paths))
+    )
 
 
 def _tables(out: Path, paths: list[str]) -> list[tuple[str, Markup]]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 import labkit
 from labkit import profiles, runner
 from labkit.errors import InputError
+from labkit.paths import typed
 from labkit.report_folder import ReportFolder, Settings, duration
 
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
@@ -30,6 +31,8 @@ def check(
     if settings.resolution < 0:
         raise InputError(f"resolution is a side in pixels, 0 for as stored; got {settings.resolution}")
     profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
+    for place in (out, notebooks, settings.store or out, settings.data_root or out):
+        typed(place)
     near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not near.is_dir():
         raise InputError(f"{near} is a file; --out names a folder")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from labkit import cbpdn, conv, metrics, sparse
 from labkit.data import check_pixels
-from labkit.errors import InputError
+from labkit.errors import InputError, reason
 from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
 from labkit.split import extend, split
@@ -162,9 +162,7 @@ class _SparseMap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, high, layer):
-        size = len(high)
-        if high.is_cuda:
-            size = max(1, 128 * 2**20 // (high[0, 0].numel() * len(layer.d) * high.element_size()))
+        size = _at_once(high, len(layer.d)) if high.is_cuda else len(high)
         found = [layer._solve(part.detach()) for part in high.split(max(size, 1))]
         ctx.layer = layer
         ctx.supports = [f.code if isinstance(f.code, Codes) else f.code != 0 for f in found if high.requires_grad]
@@ -177,6 +175,11 @@ class _SparseMap(torch.autograd.Function):
             raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
         d = ctx.layer.d.to(grad.dtype)
         return torch.cat([project(g, s, d) for g, s in zip(grad.split(ctx.sizes), ctx.supports, strict=True)]), None
+
+
+def _at_once(high: Tensor, K: int) -> int:
+    """How many images have dense codes of K filters in 128 MiB; one at least."""
+    return max(1, 128 * 2**20 // (high.shape[-2] * high.shape[-1] * K * high.element_size()))
 
 
 def project(g: Tensor, support: Tensor | Codes, d: Tensor, *, tol: float | None = None) -> Tensor:
@@ -215,19 +218,23 @@ def load_dictionary(path: str | Path) -> Tensor:
 
     Returns (K, C, S, S). Never unpickles. Raises InputError when the file is not such an array.
     """
+    if not Path(path).is_file():
+        raise InputError(f"no dictionary at {path}; give the path of a .npy file")
     try:
-        raw = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"no dictionary at {path}; give the path of a .npy file") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a plain .npy array ({error}); store it with numpy.save") from None
-    if not isinstance(raw, np.ndarray) or raw.ndim not in (3, 4) or raw.shape[0] != raw.shape[1] or 0 in raw.shape:
-        shape = getattr(raw, "shape", type(raw).__name__)
-        raise InputError(f"{path} must hold an array (S, S, C, K) or (S, S, K), found {shape}")
+        with open(path, "rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its header is of another version than 1.0")  # those may claim to be of any length
+        # Mapped, an array is no larger than its file, whatever the header says; and nothing can be pickled.
+        raw = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy raises a dozen types for damaged files
+        raise InputError(f"{path} is not a plain .npy array ({reason(error)}); store it with numpy.save") from error
+    if raw.ndim not in (3, 4) or raw.shape[0] != raw.shape[1]:
+        raise InputError(f"{path} must hold an array (S, S, C, K) or (S, S, K), found {raw.shape}")
     if not np.issubdtype(raw.dtype, np.floating):
         raise InputError(f"{path} must hold floating-point filters, found {raw.dtype}")
     raw = raw[:, :, None] if raw.ndim == 3 else raw
-    d = torch.from_numpy(np.ascontiguousarray(raw.transpose(3, 2, 0, 1), dtype=np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `check` refuses
+        d = torch.from_numpy(np.array(raw.transpose(3, 2, 0, 1), dtype=np.float32, order="C"))
     conv.check(d)
     return d
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from labkit import recipes
 from labkit.errors import InputError
+from labkit.paths import typed
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: a look through the store does not wait for it
     from torch import Tensor
@@ -58,7 +59,7 @@ class Store:
 
     def __init__(self, root: str | Path | None = None):
         chosen = root or os.environ.get("LABKIT_STORE") or Path(__file__).resolve().parents[1] / "data" / "artifacts"
-        self.root = Path(chosen).expanduser().absolute()
+        self.root = typed(chosen).absolute()
 
     def fetch(self, kind: str, recipe, build: Callable[[Path], tuple[dict, dict]], *, digest: str = "") -> Artifact:
         """The artifact of `recipe`, built first if it is not there.
@@ -132,7 +133,7 @@ def read(folder: Path) -> Artifact:
     if wrong:
         raise Damaged(", ".join(f"{name} {what}" for name, what in wrong.items()))
     try:
-        facts = json.loads((folder / "facts.json").read_text())
+        facts = parsed(folder / "facts.json")
         tensors = load_file(folder / TENSORS) if (folder / TENSORS).is_file() else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from None
@@ -143,10 +144,10 @@ def flaws(folder: Path) -> dict[str, str]:
     """What is wrong with an artifact, by file name: {} when all is as written. Reads every byte."""
     wrong = {}
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parsed(folder / MANIFEST)
         there = {file.name for file in folder.iterdir() if not file.name.startswith(".")} - {MANIFEST}
         wanted = {"recipe.json", "facts.json", *manifest}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return {MANIFEST: _reason(error)}
     for name in sorted(there | wanted):
         try:
@@ -156,11 +157,22 @@ def flaws(folder: Path) -> dict[str, str]:
                 wrong[name] = "is not in the manifest"
             elif _digest(folder / name) != manifest[name]:
                 wrong[name] = "has changed"
-            elif name == "recipe.json" and _name(json.loads((folder / name).read_text())) != folder.name:
+            elif name == "recipe.json" and _name(parsed(folder / name)) != folder.name:
                 wrong[name] = "is another artifact's"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             wrong[name] = _reason(error)
     return wrong
+
+
+def parsed(path: Path) -> Any:
+    """The JSON object in a file of an artifact, whoever wrote it. Raises OSError or ValueError."""
+    try:
+        value = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    return value
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -193,7 +205,9 @@ def discard(folder: Path) -> None:
     """Deletes an artifact, if it is there; to be called under its lock. Out of sight first, then file by file."""
     gone = beside(folder, "new")
     shutil.rmtree(gone, ignore_errors=True)
-    if folder.is_dir():
+    if folder.is_symlink():
+        folder.unlink()  # what it leads to is somebody else's
+    elif folder.is_dir():
         folder.rename(gone)
         shutil.rmtree(gone)
 

@@ -9,10 +9,8 @@ import glob
 import hashlib
 import itertools
 import json
-import lzma
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +22,14 @@ import torch
 from torch import Tensor
 
 from labkit import data, imagefiles
-from labkit.errors import InputError
+from labkit.errors import InputError, printable, reason
 
 SPLITS = ("train", "test", "all")
 CHUNK = 250  # images: few enough that sixteen ranks share ten thousand, enough that writing them costs nothing
 
 _LARGEST = {"image": 256 * 2**20, "label": 2**20}  # bytes of one file in a tar shard
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_SPOILT = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+_SHARDS = 1_000_000  # more than a range of numbers in an address may stand for
 
 
 class Item(NamedTuple):
@@ -148,7 +146,7 @@ class _Shard:
     address: str
 
     def where(self, name: str) -> str:
-        return f"{self.address}/{name}"
+        return printable(f"{self.address}/{name}")
 
 
 class _Sample(NamedTuple):
@@ -179,10 +177,13 @@ def _members(address: str) -> Iterator[tuple[str, bytes]]:
                 if not member.isreg() or (kind == "label" and not member.name.lower().endswith(".cls")):
                     continue
                 if member.size > _LARGEST[kind]:
-                    raise InputError(f"{address}/{member.name} has {member.size:,} bytes; remove it from the shard")
+                    where = _Shard(address).where(member.name)
+                    raise InputError(f"{where} has {member.size:,} bytes; remove it from the shard")
                 yield member.name, tar.extractfile(member).read()
-    except _SPOILT as error:
-        raise InputError(f"{address} cannot be read as a tar file ({error}); make it anew") from error
+    except InputError:
+        raise
+    except Exception as error:  # tarfile and its packings raise a dozen types for damaged files
+        raise InputError(f"{address} cannot be read as a tar file ({reason(error)}); make it anew") from error
 
 
 @contextmanager
@@ -218,6 +219,8 @@ def _counted(address: str) -> list[str]:
         return [address]
     low, high = found.groups()
     numbers = range(int(low), int(high) + 1)
+    if int(high) - int(low) >= _SHARDS:
+        raise InputError(f"{address} counts more than {_SHARDS:,} shards; check its {{}}")
     return [address[: found.start()] + str(n).zfill(len(low)) + address[found.end() :] for n in numbers]
 
 

@@ -116,6 +116,8 @@ def command(options: argparse.Namespace, name: str) -> str:
 
 def _lab(options: argparse.Namespace, *, progress: bool = True) -> "tuple[Profile, Workbench]":
     lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed is a whole number from 0 to {2**32 - 1}; got {options.seed}")
     lab = recipes.reseed(lab, options.seed)
     from labkit.artifacts import Workbench  # brings torch, for which a misspelled profile need not wait
 

@@ -31,6 +31,8 @@ def main(minutes: float) -> int:
                 break
             moves = _minute(explorer, accuracy)
             guest = Tab(browser, where, PAGES[2 + minute % 3]).ready(300)
+            guest.page.close(run_before_unload=True)  # as a person closes it; its kernel ends
+            explorer.page.wait_for_timeout(1000)
             guest.context.close()
             still = [process for process in mine if process in kernels(where)]
             held.append(memory(still) / 2**20)

@@ -102,10 +102,19 @@ def test_one_factor_brings_a_set_to_its_average(size, seed):
         assert_close(factor, factor[:1].expand_as(factor), rtol=1e-2, atol=1e-3)
 
 
+def test_dark_images_count_for_an_average_and_black_ones_do_not():
+    x = torch.zeros(3, 1, 4, 4)
+    x[0], x[1] = 0.5, 0.05  # of length 2 and 0.2
+    found = at_average(x + 0.01 * (x > 0), x, 0.06)
+    share = (found[:2] - x[:2]).flatten(1).norm(dim=1) / x[:2].flatten(1).norm(dim=1)
+    assert_close(share.mean(), torch.tensor(0.06), atol=1e-5, rtol=1e-4)
+
+
 def test_no_factor_reaches_an_average_without_changes():
     x, _ = pair()
-    with pytest.raises(InputError, match="ask for less"):
-        at_average(x, x, 0.06)
+    for images in (x, 0 * x):
+        with pytest.raises(InputError, match="ask for less"):
+            at_average(images, images, 0.06)
 
 
 def eighths(images):
@@ -124,6 +133,13 @@ def test_eight_bits_stay_within_the_bound_and_lose_little(budget):
     assert ((stored - x_adv).abs() <= 1.02 / 255).all()
     lost = 1 - budget.length(stored, x) / budget.radius(x)
     assert (lost <= (0.01 if budget.norm == "l2" else 1 / 7.905)).all()
+
+
+def test_a_bound_of_whole_levels_is_used_to_the_last():
+    levels = torch.arange(8, 248).reshape(1, 1, 20, 12).float()
+    for sign in (8, -8):
+        stored = quantize((levels + sign) / 255, levels / 255, Budget.linf(8 / 255))
+        assert_close(stored * 255, levels + sign)
 
 
 def test_a_bound_between_two_levels_takes_the_lower():

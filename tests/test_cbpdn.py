@@ -245,3 +245,20 @@ def test_a_start_may_be_a_list_of_coefficients(method):
     dense = cbpdn.solve(x, d, 0.3, method=method, gap_tol=1e-4, z0=first.z)
     listed = cbpdn.solve(x, d, 0.3, method=method, gap_tol=1e-4, z0=Codes.of(first.z))
     assert_close(listed.z, dense.z)
+
+
+def test_admm_counts_its_steps_and_stops_at_the_first_gap_that_is_small_enough():
+    g = torch.Generator().manual_seed(3)
+    x = 3 * torch.randn(2, 2, 9, 8, generator=g, dtype=torch.float64)
+    d = 2 * torch.randn(4, 2, 3, 3, generator=g, dtype=torch.float64)  # filters of any norm
+    energy = 0.5 * x.square().flatten(1).sum(1)
+    one = cbpdn.solve(x, d, 0.5, method="admm", max_iter=1, gap_tol=0)
+    assert one.iterations == 1 and one.z.any()
+    found = cbpdn.solve(x, d, 0.5, method="admm", max_iter=5000, gap_tol=1e-3)
+    assert found.iterations == 10 * len(found.trace) and len(found.trace) > 2
+    assert found.trace[-1] == pytest.approx(float((found.gap / energy).max()))
+    assert found.trace[-1] <= 1e-3 < found.trace[-2]
+    again = cbpdn.solve(x, d, 0.5, method="admm", max_iter=0, z0=found.z)  # no step at all: what it was given
+    assert again.iterations == 0
+    assert_close(again.z, found.z)
+    assert_close(again.gap, found.gap)

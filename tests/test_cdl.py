@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from labkit import cbpdn, cdl, consensus, conv
 from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe
+from labkit.split import extend, split
 
 B, C, H, W, K, S = 3, 2, 12, 10, 4, 3
 
@@ -231,3 +232,63 @@ def test_too_small_images_and_none_are_refused():
         cdl.learn(SimpleNamespace(x=torch.rand(4, 1, 6, 6)), DictionaryRecipe(K=4, S=8, images=4))
     with pytest.raises(InputError, match="no images"):
         cdl.learn(SimpleNamespace(x=torch.rand(0, 1, 6, 6)), DictionaryRecipe(K=4, S=3))
+
+
+@pytest.mark.parametrize("boundary", ["circular", "reflect"])
+@pytest.mark.parametrize("method", cdl.METHODS)
+def test_learning_is_its_steps_written_out(method, boundary):
+    """Two passes of two batches by hand, with a λ at which some filters are used by no code and begin anew."""
+    g = torch.Generator().manual_seed(8)
+    images = SimpleNamespace(x=torch.rand(8, C, H, W, generator=g, dtype=torch.float64), digest="")
+    recipe = DictionaryRecipe(K=6, S=S, lam=1.1, images=8, passes=2, batch=4, held=0, method=method, boundary=boundary)
+    learned, revived = cdl.learn(images, recipe), 0
+
+    d, memory = cdl.start(images, recipe), None
+    drawn = torch.randperm(8, generator=torch.Generator().manual_seed(recipe.seed))
+    for step in range(2):
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        coded = []
+        for half in drawn[torch.randperm(8, generator=generator)].split(4):
+            x = split(images.x[half], recipe.lowpass, recipe.pad)[1]
+            x = x if boundary == "circular" else extend(x, S - 1)
+            z = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol).z
+            rest = x - conv.synthesize(z, d)
+            coded.append((z, x))
+            if method == "online":
+                fresh = cdl.statistics(z, x, S)
+                memory = 0.5 * memory + fresh if memory else fresh
+                d, use = cdl.update(d, memory, max_iter=20), cdl._use(memory)
+                revived += int((use <= 1e-6 * use.mean()).sum())
+                d = cdl._revive(d, use, rest, generator)
+        if method != "online":
+            z, x = (torch.cat(parts) for parts in zip(*coded, strict=True))
+            d = (
+                consensus.update(d, z, x)
+                if method == "consensus"
+                else cdl.update(d, cdl.statistics(z, x, S), max_iter=20)
+            )
+            use = z.square().sum((0, 2, 3))
+            revived += int((use <= 1e-6 * use.mean()).sum())
+            d = cdl._revive(d, use, rest, generator)
+    assert revived
+    assert_close(learned, d / d.flatten(1).norm(dim=1)[:, None, None, None], atol=1e-6, rtol=0)
+
+
+def test_patches_come_from_every_place_and_are_the_liveliest():
+    x = torch.zeros(1, 1, S, S + 1, dtype=torch.float64)
+    x[..., -1] = 1.0  # only the last patch of two has anything in it
+    found = cdl.patches(x, 1, S, torch.Generator().manual_seed(0))
+    assert_close(found[0, 0, :, -1], torch.full((S,), S**-0.5, dtype=torch.float64))
+    assert not found[0, 0, :, :-1].any()
+
+
+def test_patches_are_of_the_livelier_four_tenths_of_those_drawn():
+    g = torch.Generator().manual_seed(9)
+    x = torch.randn(3, C, H, W, generator=g, dtype=torch.float64)
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        draws = [torch.randint(n, (10 * K,), generator=g).tolist() for n in (3, H - S + 1, W - S + 1)]
+        drawn = [x[b, :, i : i + S, j : j + S] for b, i, j in zip(*draws, strict=True)]
+        lively = sorted(drawn, key=lambda patch: -float(patch.norm()))[: 4 * K]
+        for found in cdl.patches(x, K, S, torch.Generator().manual_seed(seed)):
+            assert max(float((found * patch).sum() / patch.norm()) for patch in lively) > 1 - 1e-9

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from labkit import conv
 from labkit.errors import InputError
 
-B, C, H, W, K, S = 2, 3, 12, 10, 5, 3
+B, C, H, W, K, S = 2, 3, 12, 10, 5, 4
 
 
 @pytest.fixture
@@ -44,10 +44,18 @@ def test_cross_gives_the_inner_product_with_an_image(case):
     assert_close(inner, (conv.synthesize(case["z"], case["d"]) * case["x"]).sum())
 
 
+def test_dense_and_sparse_correlations_are_the_same(case):
+    """The dense ones are for a GPU, and so would never be seen by a machine without."""
+    dense, few = (how(case["z"], case["x"], S) for how in (conv._dense_correlations, conv.correlations))
+    assert_close(dense, few)
+    assert conv._dense_correlations(case["z"].float(), case["x"].float(), S)[0].dtype == torch.float64
+
+
 @pytest.mark.parametrize(
     "d, size, channels, words",
     [
         (torch.zeros(4, 3, 3), None, None, "explicit channel axis"),
+        (torch.zeros(4, 5, 5, 3), None, None, "must be"),
         (torch.zeros(4, 3, 3, 3), (12, 10), 1, "3 channel"),
         (torch.zeros(4, 3, 9, 9), (12, 8), 3, "larger than the image"),
         (torch.full((4, 3, 3, 3), torch.nan), None, None, "NaN"),

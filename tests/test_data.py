@@ -401,6 +401,11 @@ def test_check_pixels_accepts_the_closed_interval():
 # by name
 
 
+def small_memory(monkeypatch, name, **wanted):
+    monkeypatch.setattr(data, "MOST_BYTES", 2**30)
+    data.load(name, "test", **wanted)
+
+
 def test_unknown_names_list_the_known_ones(tmp_path, monkeypatch):
     refused(
         "unknown data set 'mnist'; the known ones are fashion, photos, cifar10, imagenet10, imagenet, folder:PATH",
@@ -414,6 +419,9 @@ def test_unknown_names_list_the_known_ones(tmp_path, monkeypatch):
     refused('split must be "train" or "test"', lambda: data.load("fashion", "val"))
     refused("n must be at least 1", lambda: data.load("fashion", "train", n=0))
     refused("resolution must be at least 1", lambda: data.load("fashion", "train", resolution=-8))
+    refused("resolution must be at most 7,071", lambda: data.load("fashion", "train", resolution=10**9))
+    refused("20 images of 7,000×7,000 take 3 GB", lambda: small_memory(monkeypatch, "photos", n=20, resolution=7000))
+    refused("2,000 images of 6,000×6,000", lambda: small_memory(monkeypatch, "fashion", resolution=6000))
     refused("does not exist", lambda: data.load(f"folder:{tmp_path / 'nowhere'}", "train"))
 
 

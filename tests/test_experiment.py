@@ -114,6 +114,31 @@ def test_a_projection_cut_in_the_middle_goes_on(lab, bench, tmp_path, monkeypatc
     assert_close(seen.x, bench.projected(lab.transform).x, atol=2e-3, rtol=0)
 
 
+def test_a_damaged_part_of_a_projection_is_made_again(lab, bench, tmp_path, monkeypatch):
+    from labkit import artifacts
+
+    monkeypatch.setattr(artifacts, "_PROJECTED_AT_ONCE", 300)
+    other, whole, broken = Workbench(tmp_path, progress=False), SparseTransform.forward, []
+
+    def breaking(self, x):
+        if len(broken) == 2:
+            raise KeyboardInterrupt
+        broken.append(len(x))
+        return whole(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SparseTransform, "forward", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            other.projected(lab.transform)
+    part = min((tmp_path / "projected").glob(".*.work/*.safetensors"))
+    raw = bytearray(part.read_bytes())
+    raw[-1000] ^= 1
+    part.write_bytes(raw)
+    with pytest.warns(UserWarning, match="its digest is wrong"):
+        seen = other.projected(lab.transform)
+    assert_close(seen.x, bench.projected(lab.transform).x, atol=2e-3, rtol=0)
+
+
 def test_pictures_and_classes(lab, bench):
     case = experiment.Case(lab.classifier, lab.transform, lab.attacks[-1])
     columns, notes = experiment.picture(case, bench, n=3)

@@ -2,11 +2,13 @@
 
 import io
 import os
+import struct
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 import torch
@@ -326,3 +328,101 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
     Image.new("1", (8_000, 7_000)).save(stream, "PNG")
     with pytest.raises(InputError, match="the limit is 50,000,000"):
         imagefiles.decode(stream.getvalue(), "me.png", 16, 3)
+
+
+def announced(ending: str, width: int, height: int) -> bytes:
+    """A file that announces a size and holds next to nothing."""
+    raw = io.BytesIO()
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper())
+    Image.new("RGB", (258, 259)).save(raw, kind, **({"lossless": True} if ending == "webp" else {}))
+    whole = raw.getvalue()
+    if ending == "png":
+        start = whole[12:16] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + whole[24:29]
+        return whole[:12] + start + zlib.crc32(start).to_bytes(4, "big") + whole[33:]
+    if ending == "ppm":
+        return whole.replace(b"258 259", f"{width} {height}".encode())
+    if ending == "webp":
+        canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + canvas + whole[12:]
+        return b"RIFF" + struct.pack("<I", len(body)) + body
+    order, size = {"jpg": (">HH", (259, 258)), "gif": ("<HH", (258, 259)), "bmp": ("<ii", (258, 259))}.get(
+        ending, (None, None)
+    )
+    if ending == "tif":  # two entries of its directory, each a tag, a type and a number
+        for tag, old, new in ((256, 258, width), (257, 259, height)):
+            whole = whole.replace(struct.pack("<HHII", tag, 4, 1, old), struct.pack("<HHII", tag, 4, 1, new))
+            whole = whole.replace(struct.pack("<HHIHH", tag, 3, 1, old, 0), struct.pack("<HHII", tag, 4, 1, new))
+        return whole
+    new = (height, width) if ending == "jpg" else (width, height)
+    return whole.replace(struct.pack(order, *size), struct.pack(order, *new))
+
+
+@pytest.mark.filterwarnings("ignore:images converted")
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tif", "ppm", "webp"])
+def test_fifty_thousand_pixels_a_side_are_refused_by_the_header_alone(tmp_path, ending):
+    (tmp_path / f"a.{ending}").write_bytes(announced(ending, 258, 259))
+    assert decoded(tmp_path).shape[2:] == (259, 258)  # the header is understood, and its size is where we think
+    (tmp_path / f"a.{ending}").write_bytes(announced(ending, 50_000, 50_000))
+    with hostile.bounded(128 * 2**20):
+        words = "has .* pixels|is no readable image .could not create decoder"  # the latter is WebP's own library
+        refused(rf"a\.{ending} ({words})", lambda: decoded(tmp_path))
+
+
+def test_what_is_unpacked_is_no_more_than_was_announced(tmp_path):
+    """Zip bombs: one that is open about its size, one that lies, and two packings that know no bound."""
+    bomb, big = tmp_path / "a.zip", imagefiles.MAX_BYTES + 1
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/0.png", "w") as file:
+        for _ in range(0, big, 2**24):
+            file.write(bytes(2**24))
+    assert bomb.stat().st_size < 10**6
+    source = imagefiles.Source(bomb)
+    with hostile.bounded(64 * 2**20):
+        refused("0.png cannot be read .4.*bytes, the limit is 400,000,000", lambda: source.read("a/0.png"))
+        source._zip.getinfo("a/0.png").file_size = 1000
+        refused("0.png cannot be read .Bad CRC-32", lambda: source.read("a/0.png"))
+    for how in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(bomb, "w", how) as archive:
+            archive.writestr("a/0.png", bytes(10**6))
+        refused("stored or deflated", lambda: imagefiles.Source(bomb).read("a/0.png"))
+
+
+def test_links_are_followed_to_pictures_alone(tmp_path):
+    """A set is often made of links to another; but a link shows nothing of a file that is no picture, nor waits."""
+    inside, outside = tmp_path / "set", tmp_path / "outside"
+    write(inside / "a" / "0.png")
+    write(outside / "1.png")
+    os.symlink(outside / "1.png", inside / "a" / "1.png")
+    assert decoded(inside).shape[0] == 2
+    (outside / "secret.txt").write_text("the password is apple")
+    for target, words in (
+        (outside / "secret.txt", "2.png is no readable image .unknown format"),
+        (outside / "nothing.png", "2.png cannot be read .No such file"),
+        (Path("/dev/zero"), "2.png cannot be read .it is no plain file"),
+    ):
+        os.symlink(target, inside / "a" / "2.png")
+        refused(words, lambda: decoded(inside))
+        (inside / "a" / "2.png").unlink()
+    os.mkfifo(inside / "a" / "2.png")
+    refused("it is no plain file", lambda: decoded(inside))
+
+
+def test_a_link_in_a_zip_is_the_text_it_holds(tmp_path):
+    link = zipfile.ZipInfo("a/0.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "../../../etc/passwd")
+    refused("0.png is no readable image .unknown format", lambda: decoded(tmp_path / "a.zip"))
+
+
+def test_only_pictures_are_decoded_whatever_else_pillow_knows(tmp_path):
+    """Pillow goes by the content: for PostScript it would start Ghostscript, under whatever name it comes."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    refused("a.jpg is no readable image .unknown format", lambda: decoded(tmp_path))
+
+
+def test_a_name_cannot_write_on_the_terminal(tmp_path):
+    (tmp_path / "a\n\x1b[2J.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a\\n\\x1b\[2J.png") as caught:
+        decoded(tmp_path)
+    assert str(caught.value).isprintable()

@@ -80,6 +80,8 @@ def test_profiles_prints_the_recipes(capsys):
         (["--resolution", "-3"], "-3"),
         (["--resolution", "4"], "at least 32 pixels"),
         (["--cell-timeout", "0"], "--cell-timeout"),
+        (["--store", "x" * 5000], "cannot be used"),
+        (["--dataset", "folder:~nobody-of-this-name"], "cannot be used"),
     ],
 )
 def test_bad_input_is_one_sentence_status_2_and_nothing_written(tmp_path, capsys, options, words):

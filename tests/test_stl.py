@@ -7,8 +7,8 @@ from labkit import cbpdn, conv
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.recipes import TransformRecipe
-from labkit.split import split
-from labkit.stl import SparseTransform, _project_dense, load_dictionary, project
+from labkit.split import extend, split
+from labkit.stl import SparseTransform, _at_once, _project_dense, load_dictionary, project, quality
 
 
 def images(B=2, C=3, H=12, W=10, seed=0):
@@ -25,6 +25,19 @@ def test_it_is_low_plus_code_of_high_clipped():
     low, high = split(x)
     z = cbpdn.solve(high, d, 0.2, gap_tol=1e-8).z
     assert_close(SparseTransform(d, gap_tol=1e-8)(x), (low + conv.synthesize(z, d)).clamp(0, 1))
+
+
+def test_reflect_codes_the_mirrored_image_and_cuts_it_out_again():
+    x, d = images(), dictionary(S=4)
+    low, high = split(x)
+    wide = conv.synthesize(cbpdn.solve(extend(high, 3), d, 0.1, gap_tol=1e-8).z, d)
+    transformed = SparseTransform(d, lam=0.1, boundary="reflect", gap_tol=1e-8)(x)
+    assert_close(transformed, (low + wide[..., 3:-3, 3:-3]).clamp(0, 1))
+
+
+def test_dense_codes_of_a_chunk_fill_128_mib():
+    assert _at_once(torch.zeros(2, 3, 32, 64), 64) == 128 * 2**20 // (32 * 64 * 64 * 4) == 256
+    assert _at_once(torch.zeros(2, 3, 512, 1024, dtype=torch.float64), 64) == 1
 
 
 def test_a_huge_lambda_leaves_the_low_pass_part():
@@ -133,6 +146,20 @@ def test_reflect_does_not_wrap_around():
     assert not torch.equal(wrapped(x)[..., 0], wrapped(other)[..., 0])
     low = split(other)[0][..., 0]
     assert_close(mirrored(other)[..., 0], low, atol=0.02, rtol=0)
+
+
+def test_quality_is_what_T_does_image_by_image():
+    x, d = images(), dictionary()
+    told = quality(SparseTransform(d, lam=0.1, gap_tol=1e-3), x)
+    _, high = split(x)
+    codes = [cbpdn.solve(h[None], d, 0.1, gap_tol=1e-3) for h in high]
+    gaps = [float(code.gap / (0.5 * (h**2).sum())) for code, h in zip(codes, high, strict=True)]
+    active = sum(int((code.z != 0).sum()) for code in codes) / 2
+    objective = sum(float(cbpdn.objective(c.z, h[None], d, 0.1)) for c, h in zip(codes, high, strict=True)) / 2
+    assert told["largest relative gap"] == pytest.approx(max(gaps)) and 0 < max(gaps) <= 1e-3
+    assert told["active coefficients"] == active
+    assert told["of all, %"] == pytest.approx(100 * active / (5 * 12 * 10))
+    assert told["objective per image"] == pytest.approx(objective)
 
 
 @pytest.mark.parametrize("kind", ["colour", "grey", "grey, no channel axis"])
