@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from labkit import figures
-from labkit.tradeoff import CHOICES
+from labkit.tradeoff import CHOICES, gaps
 
 # Okabe & Ito's colours without yellow, which no white page shows, then darker twins; and as many shapes.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c5c5c", "#00496f", "#8a3d00", "#00614a")
@@ -54,22 +54,29 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
 
 
 def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
-    """Accuracies with their 95 % intervals against one choice, and below them the PSNR of T(x) (`tradeoff.sweep`)."""
+    """Accuracies against one choice, how far the attacked one lies below the clean one, and the PSNR of T(x).
+
+    rows  from `tradeoff.sweep`. Bars are 95 % intervals
+    """
     rows = rows[rows.what == what]
-    fig = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=(0.68, 0.32), vertical_spacing=0.06)
+    fig = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=(0.54, 0.22, 0.24), vertical_spacing=0.05)
     for asked, part in rows.groupby("asked", sort=False):
         name, colour, _, face = figures.ASKED[asked]
         marker = {"color": face, "symbol": _ASKED[asked], "size": 9, "line": {"color": colour, "width": 2}}
         how = {"name": name.format(part.attack.iloc[0]), "line": {"color": colour}, "marker": marker}
         fig.add_scatter(**_line(part.value, part.accuracy, part.low, part.high), **how, row=1, col=1)
     part = rows[rows.asked == "clean"]
-    how = {"name": "T(x)", "showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
-    fig.add_scatter(**_line(part.value, part.fidelity, part.fidelity_low, part.fidelity_high), **how, row=2, col=1)
+    alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
+    gap = pd.DataFrame(gaps(rows))
+    fig.add_scatter(**_line(gap["at"], gap.number, gap.low, gap.high), **alone, name="gap", row=2, col=1)
+    near = _line(part.value, part.fidelity, part.fidelity_low, part.fidelity_high)
+    fig.add_scatter(**near, **alone, name="T(x)", row=3, col=1)
     fig.update_xaxes(**_axis(what, list(part.value)))
-    fig.update_xaxes(title=CHOICES[what][0], row=2, col=1)
+    fig.update_xaxes(title=CHOICES[what][0], row=3, col=1)
     fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
-    fig.update_yaxes(title="PSNR of T(x), dB", row=2, col=1)
-    fig.update_layout(**_LOOK, title=figures.setting(rows), height=560, legend={"orientation": "h", "y": -0.16})
+    fig.update_yaxes(title="gap", row=2, col=1)
+    fig.update_yaxes(title="PSNR, dB", row=3, col=1)
+    fig.update_layout(**_LOOK, title=figures.setting(rows), height=620, legend={"orientation": "h", "y": -0.14})
     return fig
 
 

@@ -230,6 +230,15 @@ def reading(rows: pd.DataFrame, what: str) -> str:
     return "\n".join(f"- {line}" for line in [*lines, _claims(found, what)])
 
 
+def gaps(rows: pd.DataFrame) -> list[Point]:
+    """For every value of `sweep`, by how much the attacked accuracy lies below the clean one, with its interval."""
+    points = {
+        asked: [Point(*numbers) for numbers in zip(part.value, part.accuracy, part.low, part.high, strict=True)]
+        for asked, part in rows.groupby("asked", sort=False)
+    }
+    return [apart.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
+
+
 def _measured(rows: pd.DataFrame) -> dict[str, tuple[str, str, list[Point]]]:
     """What was measured, in the order of a sentence: what to call it, its unit, and the points."""
     points = {
@@ -237,14 +246,13 @@ def _measured(rows: pd.DataFrame) -> dict[str, tuple[str, str, list[Point]]]:
         for asked, part in rows.groupby("asked", sort=False)
     }
     found = {asked: (_asked(rows[rows.asked == asked].iloc[0], "accuracy"), "", mine) for asked, mine in points.items()}
-    gap = [apart.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
     clean = rows[rows.asked == "clean"]
     psnr = zip(clean.value, clean.fidelity, clean.fidelity_low, clean.fidelity_high, strict=True)
     return {
         "psnr": ("the PSNR of T(x)", " dB", [Point(*numbers) for numbers in psnr]),
         "clean": found.pop("clean"),
         "attacked": found.pop("attacked"),
-        "gap": ("the gap between these two", "", gap),
+        "gap": ("the gap between these two", "", gaps(rows)),
         **found,
     }
 

@@ -5,13 +5,18 @@ import platform
 import re
 import statistics
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
 
-from labkit import dashboards, profiles
+from labkit import dashboards, profiles, recipes
+from labkit.artifacts import Workbench
 from labkit.store import Store
+from labkit.widgets import Explorer
 
 _SETTLED = {1: "true class", 2: "100 of 100", 3: "measured", 4: "cases are measured", 5: "filters of"}
 
@@ -34,6 +39,7 @@ def main(out: Path) -> None:
         rows.append((f"ten people at once: key to pixels, {len(took)} times", told(took)))
         held = memory(kernels(where)) / 2**30
         rows.append(("ten people at once: memory of all kernels", f"{held:.1f} GiB"))
+    rows += large()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     lines = "\n".join(f"| {what} | {value} |" for what, value in rows)
     setting = f"{machine}; profile {lab.name}, {lab.data.label}; headless Chromium on the same machine."
@@ -62,6 +68,31 @@ def explorer(browser, where: str, out: Path) -> list[tuple[str, str]]:
     return rows
 
 
+def large() -> list[tuple[str, str]]:
+    """The explorer's page at 224×224, without a browser: until the first look is there, and until the exact one is."""
+    small = recipes.rebase(profiles.profile("quick"), recipes.DataRecipe("photos", resolution=224, train=60, test=4))
+    dictionary = replace(small.transform.dictionary, images=40, passes=1, held=0)
+    T, network = replace(small.transform, dictionary=dictionary), replace(small.classifier, epochs=1)
+    lab = replace(small, classifier=network, transform=T)
+    first, exact = [], []
+    with tempfile.TemporaryDirectory() as store:
+        bench = Workbench(store, progress=False)
+        bench.classifier(lab.classifier)
+        bench.transform(lab.transform)
+        page = Explorer(lab, bench, ())
+        page.settled(300)
+        for step in range(30):
+            shown, begun = page.board.shown, time.perf_counter()
+            page.lam.value = 0.05 * 1.1**step
+            while page.board.shown == shown:
+                time.sleep(0.002)
+            first.append(time.perf_counter() - begun)
+            page.settled()
+            exact.append(time.perf_counter() - begun)
+    what = f"λ at 224×224 in colour, in the kernel, {len(first)} times"
+    return [(f"{what}: first look", told(first)), (f"{what}: exact", told(exact))]
+
+
 def shot(browser, where: str, name: str, out: Path) -> None:
     tab = Tab(browser, where, name)
     tab.says(_SETTLED[int(name[0])], 300)
@@ -78,4 +109,5 @@ def told(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as the pages' kernels have
     main(Path(sys.argv[1] if len(sys.argv) > 1 else "reports/dashboards"))

@@ -58,7 +58,7 @@ def _minute(explorer: Tab, accuracy: Tab) -> int:
     attacks = itertools.cycle(("FGSM", "BIM, 10 steps", "none", "random noise"))
     while time.monotonic() < begun + 60:
         for name in ("λ", "size", "test image"):
-            explorer.key_to_pixels(name, 10)
+            explorer.key_to_pixels(name, 10, lambda: explorer.page.wait_for_timeout(100))
             moves += 10
         accuracy.choose("attack", next(attacks))
         accuracy.page.wait_for_timeout(2000)

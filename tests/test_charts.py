@@ -72,15 +72,17 @@ def swept(what="lam", values=(0.1, 0.2, 0.4)):
     return pd.DataFrame(rows, columns=names).assign(**setting)
 
 
-def test_a_tradeoff_has_a_line_for_every_attacker_and_psnr_below():
+def test_a_tradeoff_has_a_line_for_every_attacker_and_gap_and_psnr_below():
     fig = charts.tradeoff(pd.concat([swept(), swept("K", (16, 64))]), "lam")
     assert [trace.name for trace in fig.data] == [
-        "clean", "FGSM-0.08, attacker does not know T", "BIM-0.08, attacker differentiates T", "T(x)",
+        "clean", "FGSM-0.08, attacker does not know T", "BIM-0.08, attacker differentiates T", "gap", "T(x)",
     ]  # fmt: skip
     assert np.allclose(fig.data[1].y, [0.5, 0.4, 0.3]) and list(fig.data[1].x) == [0.1, 0.2, 0.4]
     assert np.allclose(fig.data[1].error_y.array, 0.05) and np.allclose(fig.data[1].error_y.arrayminus, 0.05)
-    assert list(fig.data[3].y) == [30, 29, 28] and fig.data[3].yaxis == "y2"
-    assert fig.layout.xaxis2.type == "log" and fig.layout.xaxis2.title.text == "λ"
+    assert np.allclose(fig.data[3].y, 0.4) and fig.data[3].yaxis == "y2"
+    assert (fig.data[3].error_y.array > 0.05).all() and (fig.data[3].error_y.array < 0.1).all()
+    assert list(fig.data[4].y) == [30, 29, 28] and fig.data[4].yaxis == "y3"
+    assert fig.layout.xaxis3.type == "log" and fig.layout.xaxis3.title.text == "λ"
     assert "n = 100" in fig.layout.title.text and "vanilla" in fig.layout.title.text
     assert len({(trace.line.color, trace.marker.symbol) for trace in fig.data[:3]}) == 3
 

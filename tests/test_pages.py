@@ -139,7 +139,7 @@ def test_a_run_grows_and_is_cancelled(tab):
 def test_the_trade_off_is_drawn_from_kept_points(tab):
     tab.says("All chosen values are measured", 120)
     tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(timeout=30_000)
-    assert tab.page.locator(".js-plotly-plot .scatterlayer .trace").count() == 4
+    assert tab.page.locator(".js-plotly-plot .scatterlayer .trace").count() == 5
     tab.choose("what", "K, filters")
     tab.says("None of these is measured yet")
 
