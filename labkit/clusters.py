@@ -1,5 +1,7 @@
 """What the clusters are worth: how stable the vote is under attack, and what a dictionary of one's own gains."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from labkit import attempts, metrics
 from labkit.artifacts import Workbench
 from labkit.profiles import Profile
+from labkit.recipes import AttackRecipe
 from labkit.split import split
 
 _BATCH = 250
@@ -18,16 +21,18 @@ def votes(lab: Profile, bench: Workbench, x: Tensor) -> Tensor:
     return torch.cat([strata.vote(part.to(bench.device)).cpu() for part in x.split(_BATCH)])
 
 
-def stability(lab: Profile, bench: Workbench) -> pd.DataFrame:
-    """How often an attacked test image is voted to the cluster of its clean twin, one row per attack of the profile.
+def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | None = None) -> pd.DataFrame:
+    """How often an attacked test image is voted to the cluster of its clean twin, one row per attack.
 
     The paper says that they “usually live closely” (Section 3.4). The attacks are on the undefended network, by
     someone who does not know about the clusters; noise of the same size as each is the yardstick.
+
+    attacks  the profile's, unless given
     """
     x = bench.images(lab.data, "test").x[:]
     home, rows = votes(lab, bench, x), []
     generator = torch.Generator().manual_seed(0)
-    for attack in lab.attacks:
+    for attack in lab.attacks if attacks is None else attacks:
         if attack.name == "clean":
             continue
         x_adv = attempts.adversarial(attempts.Attempt(lab.classifier, None, attack, "classifier"), bench)

@@ -46,6 +46,24 @@ def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame, names: tuple[str,
     return lines
 
 
+def stability(votes: pd.DataFrame, table: str) -> str:
+    """Whether attacked images are voted to the cluster of their clean twins, as the paper's Section 3.4 has it.
+
+    votes  from `clusters.stability`, where each attack stands before noise of its size
+    """
+    points = [Point(*row) for row in votes[["attack", "same cluster", "low", "high"]].itertuples(index=False)]
+    words = []
+    for attacked, noise in zip(points[::2], points[1::2], strict=True):
+        verdict = {1: "noise as large moves fewer", -1: "noise as large moves more", 0: "as with noise as large"}
+        words.append(f"{attacked.at} {told(attacked)} ({verdict[moved(attacked, noise)]})")
+    least = min(points[::2], key=lambda point: point.low)
+    holds = "holds" if least.low > 0.5 else "does not hold everywhere"
+    return (
+        f"**The paper's “usually live closely” {holds}**: share of attacked images that are voted to the cluster of "
+        f"their clean twins: {'; '.join(words)} (Table {table}, votes)."
+    )
+
+
 def page(folder: Path, link: str = "") -> str:
     """The page over all `table_*.csv` in the folders below `folder`: figure, main table, findings. Markdown.
 
@@ -94,7 +112,10 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     if others:
         parts.append(f"Other tables: {', '.join(others)}.")
     for name, cells in measured.items():
-        parts += [f"### What Table {name} says", "\n".join(f"- {line}" for line in findings(cells, name))]
+        lines, votes = findings(cells, name), place / f"table_{name}_votes.csv"
+        if votes.is_file():
+            lines.append(stability(pd.read_csv(votes), name))
+        parts += [f"### What Table {name} says", "\n".join(f"- {line}" for line in lines)]
     for name, other in _VANILLA.items():
         if name in measured and other in measured:
             lines = retraining(measured[name], measured[other], (name, other))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import checks, data, experiment, figures, paper, provenance, replicate, show, tables, threat
+from labkit import checks, clusters, data, experiment, figures, paper, provenance, replicate, show, tables, threat
 from labkit.artifacts import Workbench
 from labkit.profiles import Profile
 from labkit.replicate import Asked
@@ -19,11 +19,17 @@ _HOME = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Published:
-    """What was measured for one table. `images` are digests of training and test images, by number of the latter."""
+    """What was measured for one table.
+
+    rows, worst  from `experiment.run` and `replicate.worst`
+    votes        from `clusters.stability`, under the table's attacks on the undefended network; empty without clusters
+    images       digests of training and test images, by number of the latter
+    """
 
     name: str
     rows: pd.DataFrame
     worst: pd.DataFrame
+    votes: pd.DataFrame
     missing: tuple[tuple[str, str], ...]
     caption: str
     images: dict[str, str]
@@ -47,6 +53,15 @@ class Published:
         kept = tables.retention(self.cells, self.name)
         if len(kept):
             parts += ["## Retention: accuracy under attack / clean accuracy", _markdown(kept)]
+        if len(self.votes):
+            parts += [
+                "## Are attacked images voted to the cluster of their clean twins?",
+                _markdown(self.votes.round(3)),
+            ]
+            parts.append(
+                "The attacker has the undefended network's weights and does not know the clusters; noise of each "
+                "attack's size is the yardstick. Brackets of the sentences made from this are 95 % Wilson intervals."
+            )
         parts += ["## Again", f"    {command}"]
         return "\n\n".join(parts) + "\n"
 
@@ -56,6 +71,8 @@ class Published:
         stem = f"table_{self.name}"
         cells = self.cells
         frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
+        if len(self.votes):
+            frames[f"{stem}_votes.csv"] = self.votes
         for file, frame in frames.items():
             provenance.write(out / file, frame.to_csv(index=False).encode())
         provenance.write(out / f"{stem}.md", self.text(command).encode())
@@ -97,7 +114,15 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
             f" Worst case: what stays right under all attacks of a column's size, {attacks} through T among them."
         )
     images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
-    return Published(name, rows, worst, asked.missing, caption, images)
+    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, caption, images)
+
+
+def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """How stable the vote is under the attacks that the table makes on the undefended network."""
+    if lab.stratified not in {case.defense for case in asked.blind}:
+        return pd.DataFrame()
+    plain = [case for case in asked.blind if case.defense is None and case.classifier == lab.classifier]
+    return clusters.stability(lab, bench, dict.fromkeys(case.attack for case in plain))
 
 
 def recipes(asked: Asked, images: Mapping[str, str]) -> set[str]:

@@ -9,6 +9,7 @@ from labkit import findings
 from labkit.__main__ import main
 from labkit.errors import InputError
 
+VOTES = ["attack", "dissimilarity", "same cluster", "low", "high", "n"]
 COLUMNS = ["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"]
 
 
@@ -76,3 +77,12 @@ def test_a_page_keeps_the_words_above_its_mark(tmp_path, capsys):
     assert "made by `python -m labkit table 1`" in text and "| ours, worst case | STL" in text
     assert "### What retraining is worth" in text and "### What Table 5 says" in text
     assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share, holds", [(0.9, "holds**"), (0.45, "does not hold everywhere**")])
+def test_the_vote_is_read_beside_noise_of_the_same_size(share, holds):
+    rows = [("FGSM-0.08", 0.08, share, share - 0.02, share + 0.02, 500)]
+    rows.append(("noise as large as FGSM-0.08", 0.08, 0.97, 0.95, 0.99, 500))
+    said = findings.stability(pd.DataFrame(rows, columns=VOTES), "5")
+    numbers = f"{share:.3f} [{share - 0.02:.3f}, {share + 0.02:.3f}]"
+    assert holds in said and f"FGSM-0.08 {numbers} (noise as large moves fewer)" in said and "(Table 5, votes)" in said

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import published, replicate, tables
+from labkit import clusters, published, replicate, tables
 from labkit.__main__ import main
 
 WANTED = {
@@ -86,7 +86,7 @@ def test_a_saved_table_says_where_it_comes_from(made, asked, tmp_path):
     assert_frame_equal(pd.read_csv(tmp_path / "table_1.csv", keep_default_na=True).fillna({"knowledge": ""}), again)
     told = json.loads((tmp_path / "table_1.json").read_text())
     assert told["command"] == "python -m labkit table 1" and {f["path"] for f in told["files"]} == {
-        "table_1.md", "table_1.csv", "table_1.png", "table_1_rows.csv", "table_1_worst.csv",
+        "table_1.md", "table_1.csv", "table_1.png", "table_1_rows.csv", "table_1_worst.csv", "table_1_votes.csv",
     }  # fmt: skip
     assert published.recipes(asked, told["images"]) == set(made.rows.recipe)
     page = (tmp_path / "table_1.md").read_text()
@@ -137,3 +137,11 @@ def test_a_table_can_be_asked_of_all_profiles():
 
     for lab in profiles.PROFILES.values():
         assert all(replicate.table(lab, name).blind for name in ("1", "4", "8a"))
+
+
+def test_votes_are_counted_under_the_tables_own_attacks(made, small, bench):
+    assert list(made.votes.attack[::2]) == ["FGSM-0.08", "BIM-0.03"]
+    assert_frame_equal(made.votes, clusters.stability(small, bench, [small.attacks[2], small.attacks[3]]))
+    assert "voted to the cluster of their clean twins?" in made.text("again")
+    alone = published.ask(small, ["1"], {"defense": ["STL"], "attack": ["Clean"]})["1"]
+    assert published.measure("1", alone, small, bench, checked=False).votes.empty
