@@ -54,7 +54,9 @@ def at(board, title: str) -> int:
     return titles(board).index(title)
 
 
-def test_the_newest_request_wins_and_stops_the_older_one():
+@pytest.fixture
+def held():
+    """A worker in the middle of request 1, what lets it go on, and what it has done so far."""
     done, release, begun = [], threading.Event(), threading.Event()
 
     def asked(check, n):
@@ -66,29 +68,32 @@ def test_the_newest_request_wins_and_stops_the_older_one():
     latest = work.Latest(asked, print)
     latest(1)
     assert begun.wait(10)
+    return latest, release, done
+
+
+def test_the_newest_request_wins_and_stops_the_older_one(held):
+    latest, release, done = held
     for n in (2, 3, 4):
         latest(n)
     release.set()
     assert latest.settled(10) and done == [4]
 
 
-def test_a_cancelled_request_ends_at_its_next_check_and_another_one_works():
-    done, release, begun = [], threading.Event(), threading.Event()
-
-    def asked(check, n):
-        begun.set()
-        release.wait(10)
-        check()
-        done.append(n)
-
-    latest = work.Latest(asked, print)
-    latest(1)
-    assert begun.wait(10)
+def test_a_cancelled_request_ends_at_its_next_check_and_another_one_works(held):
+    latest, release, done = held
     latest.cancel()
     release.set()
     assert latest.settled(10) and done == []
     latest(2)
     assert latest.settled(10) and done == [2]
+
+
+def test_what_is_cancelled_before_it_is_begun_is_not_waited_for():
+    done = []
+    latest = work.Latest(lambda check, n: done.append(n), print, wait=0.2)
+    latest(1)
+    latest.cancel()
+    assert latest.settled(10) and done == []
 
 
 def test_a_request_that_waits_is_forgotten_for_a_newer_one():
