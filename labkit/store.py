@@ -73,7 +73,9 @@ class Store:
         folder = self.root / kind / key(recipe, digest)
         if folder.is_dir():
             with suppress(Damaged):  # looked into again, and said, once nobody else can be mending it
-                return read(folder)
+                found = read(folder)
+                _sweep(folder)
+                return found
         with ExitStack() as stack:
             with self._explained():
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -236,6 +238,15 @@ def _write(folder: Path, recipe: Any, tensors: dict[str, "Tensor"], facts: dict)
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     return Artifact(folder.name, folder, tensors, facts)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the scratch folder of a run that was killed when its artifact was already there."""
+    scratch = beside(folder, "work")
+    if scratch.is_dir():
+        with suppress(OSError), locked(folder, wait=False) as mine:
+            if mine and folder.is_dir():
+                shutil.rmtree(scratch)
 
 
 def _tidy(scratch: Path) -> None:

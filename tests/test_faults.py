@@ -79,9 +79,10 @@ def labour(pictures, tmp_path_factory):
 
 
 def outcome(root: Path) -> dict[str, str]:
-    """What lies in a store, to the last bit, but for the times that things took. Everything is whole, nothing left."""
+    """What lies in a store, to the last bit, but for the times that things took. Everything is whole and finished."""
     kept = Store(root)
-    assert inventory.unfinished(kept) == []
+    # Killed between the two, an artifact is there and its scratch folder too: until somebody asks for the artifact.
+    assert all((left.path.parent / left.key).is_dir() for left in inventory.unfinished(kept))
     found = {}
     for entry, wrong in inventory.verify(inventory.artifacts(kept)):
         assert wrong == {}

@@ -186,6 +186,19 @@ def test_a_failing_build_leaves_no_artifact(tmp_path):
     assert [*(tmp_path / "dictionary").iterdir()] == []
 
 
+def test_a_scratch_folder_beside_its_finished_artifact_is_swept_away(tmp_path):
+    store = Store(tmp_path)
+    folder = store.fetch("dictionary", RECIPE, builder([])).path
+    left = folder.parent / f".{folder.name}.work"
+    left.mkdir()
+    (left / "epoch.safetensors").write_text("whole")
+    with locked(folder):
+        store.fetch("dictionary", RECIPE, builder([]))
+        assert left.is_dir()  # somebody may be at work
+    store.fetch("dictionary", RECIPE, builder([]))
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_facts_that_are_no_json_leave_nothing(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Store(tmp_path).fetch("dictionary", RECIPE, lambda scratch: ({}, {"nan": float("nan")}))
