@@ -60,9 +60,11 @@ def served(
 
 
 def _wait(where: str, process: subprocess.Popen, patience: float = 60) -> None:
+    # An opener of our own: a proxy, and what urllib remembers of one, have no business on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(int(patience / 0.2)):
         try:
-            urllib.request.urlopen(where, timeout=5).close()
+            opener.open(where, timeout=5).close()
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             if process.poll() is not None:
