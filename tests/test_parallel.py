@@ -18,6 +18,8 @@ from labkit.classifiers import predict
 from labkit.errors import InputError
 
 HERE = Path(__file__).parent
+# As many threads as a rank has: with others, codes differ within their tolerance, and networks by more.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def torchrun(*arguments: str, cwd: Path, restarts: int = 0) -> subprocess.CompletedProcess:

@@ -18,6 +18,9 @@ from labkit.__main__ import main
 
 HERE = Path(__file__).parent
 
+# As many threads as a rank has: with others, codes differ within their tolerance, and networks by more.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def killed(rank: int, where: str, count: int, *command: str, cwd: Path) -> list[list[str]]:
     """Runs a command by two ranks, one of which is killed once; the calls of `where` that ended, by rank and path."""
