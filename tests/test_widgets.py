@@ -179,7 +179,7 @@ def test_moving_lambda_changes_what_is_shown(lab, bench):
     assert explorer.settled()
     after, board = explorer.board.images, explorer.board
     same = [titles(board)[i] for i in range(10) if before[i] == after[i]]
-    assert same == ["image x", "low-pass part", "the rest", "attacked x_adv", "10 × (x_adv − x)"]
+    assert same == ["image x", "low-pass part", "the rest", "attacked x_adv", "10 × change"]
     assert "λ = 1.000" in explorer.page.status.value
     x = bench.images(lab.data, "test").x[:1]
     T = bench.transform(lab.transform)
@@ -192,7 +192,7 @@ def test_the_explorer_shows_what_the_attack_did(lab, bench):
     explorer.attack.value, explorer.knowledge.value = "BIM, 10 steps", "exact"
     assert explorer.settled()
     pictures = explorer.board.pictures
-    assert pictures[at(explorer.board, "10 × (x_adv − x)")]["note"].startswith("size 0.0")
+    assert pictures[at(explorer.board, "10 × change")]["note"].startswith("x_adv − x, size 0.0")
     first = explorer.board.images[at(explorer.board, "attacked x_adv")]
     explorer.lam.value = 0.4  # who differentiates T attacks another T
     assert explorer.settled()

@@ -160,7 +160,7 @@ class Explorer:
             {"title": "its sparse code", "x": heat(seen.fires[0]), "note": fires[0]},
             {"title": "T(x)", "x": seen.seen[0], "note": near[1], "bars": bars[2]},
             {"title": "attacked x_adv", "x": x_adv, "note": near[0], "bars": bars[1]},
-            {"title": "10 × (x_adv − x)", "x": 0.5 + 10 * (x_adv - x), "note": f"size {far:.3f}"},
+            {"title": "10 × change", "x": 0.5 + 10 * (x_adv - x), "note": f"x_adv − x, size {far:.3f}"},
             {"title": "what T leaves", "x": 0.5 + rest, "note": "10 × (T(x_adv) − T(x))"},
             {"title": "its sparse code", "x": heat(seen.fires[1]), "note": fires[1]},
             {"title": "T(x_adv)", "x": seen.seen[1], "note": near[2], "bars": bars[3]},

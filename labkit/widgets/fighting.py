@@ -138,7 +138,7 @@ class Arena:
              "bars": top(found["before"], classes, true)},
             {"title": f"{attack[0]}", "x": x_adv, "note": near[0]},
             {"title": "10 × the difference", "x": 0.5 + 10 * (x_adv - x), "note": "grey is 0"},
-            {"title": "what the network gets", "x": seen, "note": near[1], "bars": top(found["after"], classes, true)},
+            {"title": "the network gets", "x": seen, "note": near[1], "bars": top(found["after"], classes, true)},
         ])  # fmt: skip
 
 
