@@ -4,7 +4,7 @@
 
 A mutant is the module with one operator, comparison, constant or truth value changed. None is ever written to disk: a
 process that has imported torch, which is what takes the time, forks; the child is given the mutant in place of the
-module, and runs the module's test file until a test fails. That is why this is no tool of the registry: mutmut and
+module, and runs the module's test file until a test fails. That is why this is none of the known tools: mutmut and
 cosmic-ray start Python anew for each mutant, ten seconds a time with torch, and edit the working tree meanwhile.
 
 What only words an error, and what is no computation (annotations, decorators), is left as it is.
