@@ -8,9 +8,8 @@ from html import escape
 
 import ipywidgets as w
 
-from labkit import experiment, plan
+from labkit import plan
 from labkit.artifacts import Workbench
-from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.tradeoff import varied
@@ -41,7 +40,7 @@ def lambdas(value: float) -> w.FloatLogSlider:
 class Page:
     """Title, controls at the left, content at the right, a line that says what is shown, and a way on from trouble.
 
-    `view` is what a cell displays. `build` offers to make what is missing, with a bar, and calls back when it is there.
+    `view` is what a cell displays. `offer` makes what is missing, with a bar, and calls back when it is there.
     """
 
     def __init__(self, title: str, words: str, controls: Sequence[w.Widget], content: Sequence[w.Widget]):
@@ -161,10 +160,6 @@ class Desk:
             partial(self.network if isinstance(recipe, ClassifierRecipe) else self.layer, recipe) for recipe in recipes
         ]
         return Missing(todo, make) if todo else None
-
-    def measured(self, cases: Sequence[Case]) -> list[Case]:
-        """Those of the cases that are in the store as rows."""
-        return [case for case in cases if experiment.kept(case, self.bench)]
 
 
 def T(lab: Profile, K: int, S: int, stratified: bool) -> TransformRecipe | StratifiedRecipe:
