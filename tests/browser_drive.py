@@ -89,7 +89,7 @@ def chromium() -> Iterator:
 class Tab:
     """A dashboard in a tab: what it shows, and whatever it complained of or asked of other machines."""
 
-    def __init__(self, browser, where: str, name: str = "", **context):
+    def __init__(self, browser, where: str = "", name: str = "", patience: float | None = None, **context):
         self.context = browser.new_context(viewport={"width": 1280, "height": 860}, **context)
         self.page = self.context.new_page()
         self.errors: list[str] = []
@@ -97,6 +97,12 @@ class Tab:
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on("request", self._asked)
+        if patience is not None:
+            self.page.add_init_script(f"window.labkitPatience = {patience}")
+        if where:
+            self.open(where, name)
+
+    def open(self, where: str, name: str = "") -> None:
         root, _, query = where.partition("?")
         address = f"{root}voila/render/{name}?{query}" if name else where
         self.page.goto(address, timeout=120_000, wait_until="commit")
@@ -107,7 +113,12 @@ class Tab:
 
     def ready(self, timeout: float = 120) -> "Tab":
         """Wait until a page says something and shows a picture, a bar or a table."""
-        self.page.wait_for_selector(".lk-status div", timeout=1000 * timeout)
+        from playwright.sync_api import TimeoutError as Late
+
+        try:
+            self.page.wait_for_selector(".lk-status div", timeout=1000 * timeout)
+        except Late as err:
+            raise AssertionError(f"{self.page.url} did not come up; the browser says {self.errors}") from err
         return self
 
     def status(self) -> str:
@@ -190,7 +201,7 @@ def crowd(browser, where: str, people: int = 10) -> tuple[list[Tab], float]:
     begun = time.perf_counter()
     tabs = [Tab(browser, where, name) for name in names]
     for tab in tabs:
-        tab.ready(300)
+        tab.ready(600)  # a page that lost a part of itself on its way loads itself again
     for tab in tabs:
         tab.page.wait_for_function("!document.querySelector('.lk-status').innerText.includes('Look')", timeout=300_000)
     return tabs, time.perf_counter() - begun

@@ -184,6 +184,25 @@ def test_a_dead_kernel_is_said_on_the_page(browser, store, tmp_path):
         opened.context.close()
 
 
+def test_a_page_that_lost_a_part_of_itself_comes_up_all_the_same(browser, where):
+    """Its first request for its kernel fails: it loads itself again, once; where that fails too, it says so."""
+    opened = Tab(browser, patience=2)
+    opened.page.route("**/api/kernels/*", lambda route: route.abort(), times=1)
+    opened.open(where, ATLAS)
+    opened.says("filters of 8×8 pixels", 120)
+    opened.context.close()
+
+    lost = Tab(browser, patience=2)
+    lost.page.route("**/api/kernels/*", lambda route: route.abort())
+    lost.open(where, ATLAS)
+    lost.page.wait_for_selector("#lk-late:visible", timeout=120_000)
+    lost.page.unroute_all()
+    lost.page.get_by_role("button", name="Reload the page").click()
+    lost.says("filters of 8×8 pixels", 120)
+    assert not lost.page.is_visible("#lk-late")
+    lost.context.close()
+
+
 def test_a_stranger_needs_the_token(browser, store):
     with served(profiles.profile("smoke"), store, token="a-long-secret") as address:
         root = address.partition("?")[0]
@@ -221,9 +240,14 @@ def test_nobody_sees_anothers_picture(browser, where):
 
 
 @pytest.mark.slow
-def test_ten_people_at_once(browser, store):
-    with served(profiles.profile("smoke"), store) as address:
-        tabs, _ = crowd(browser, address)
+def test_ten_people_at_once(browser, store, tmp_path):
+    log = tmp_path / "voila.log"
+    with served(profiles.profile("smoke"), store, log=log) as address:
+        try:
+            tabs, _ = crowd(browser, address)
+        except AssertionError:
+            print(log.read_text()[-5000:])  # what the server has to say of it
+            raise
         for tab in tabs:
             assert tab.errors == [] and "Something went wrong" not in tab.status()
         explorers = [tab for tab in tabs if "/1_" in tab.page.url]
