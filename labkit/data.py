@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from labkit import imagefiles, photos
+from labkit import decoding, imagefiles, photos
 from labkit.errors import InputError
 from labkit.paths import typed
 from labkit.recipes import DataRecipe
@@ -164,8 +164,8 @@ def load(
     for what, value in (("n", n), ("resolution", resolution)):
         if value is not None and value < 1:
             raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
-    if resolution and resolution**2 > imagefiles.MAX_PIXELS:
-        raise InputError(f"resolution must be at most {isqrt(imagefiles.MAX_PIXELS):,} pixels, got {resolution:,}")
+    if resolution and resolution**2 > decoding.MAX_PIXELS:
+        raise InputError(f"resolution must be at most {isqrt(decoding.MAX_PIXELS):,} pixels, got {resolution:,}")
     ask = _Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
     kind, _, path = name.partition(":")
     if kind == "folder" and path:

@@ -1,12 +1,9 @@
-"""Image files in a folder or zip: found, split into train and test, checked and decoded to 8-bit pixels.
+"""Image files in a folder or zip: found, split into train and test, checked, and decoded together.
 
-What a file becomes: EXIF orientation is honoured; palette, CMYK and other colour files become RGB, transparency is laid
-over white, 16-bit grey keeps its upper 8 bits, an animation its first frame. A set in which every file read is
-grey (mode "L", "1" or 16-bit) keeps one channel; in any other set grey files become RGB. Conversions are said once, in
-one warning with counts.
+What one file becomes is `decoding`'s. A set in which every file read is grey (mode "L", "1" or 16-bit) keeps one
+channel; in any other set grey files become RGB. Conversions are said once, in one warning with counts.
 """
 
-import io
 import os
 import re
 import stat
@@ -20,31 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from labkit import decoding
 from labkit.errors import InputError, printable, reason
 from labkit.paths import typed
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 50_000_000  # one image of more pixels is a mistake or an attack (a "decompression bomb")
-MAX_BYTES = 8 * MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
-
-# Pillow would look at the content, not at the ending, and start Ghostscript for an "a.jpg" that holds PostScript.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
 
 _TEST_FOLDERS = ("test", "val")  # the first one present is used
 _SPLIT_SEED = 0  # not the caller's: train drawn with one seed must never meet test drawn with another
 _LAYOUT = "expected <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
-_GREY = ("1", "L", *_SIXTEEN_BITS)
 _MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette", "RGBA": "transparent RGB", "LA": "transparent grey"}
-_MODE_NAMES |= {mode: "16-bit grey" for mode in _SIXTEEN_BITS}
+_MODE_NAMES |= {mode: "16-bit grey" for mode in decoding.SIXTEEN_BITS}
 _BLOCK = 32  # images a thread takes at a time
-_EXIF_ORIENTATION = 0x0112
 
 
 class Source:
@@ -250,12 +239,7 @@ class Scan:
 
 def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
     """Height and width that the named file will have, from its header alone."""
-    return (resolution, resolution) if resolution else size(source, name, source.read(name))
-
-
-def size(source, name: str, raw: bytes) -> tuple[int, int]:
-    """Height and width of one file, upright, from its bytes; `source` and errors as for `decode_like`."""
-    return _open(source, name, raw)[1]
+    return (resolution, resolution) if resolution else decoding.size(source, name, source.read(name))
 
 
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
@@ -269,20 +253,20 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
 
     def look(i: int) -> tuple[int, int, str]:
         raw = source.read(names[i])
-        image, size = _open(source, names[i], raw)
+        image, size = decoding.opened(source, names[i], raw)
         if not resolution and size != (h, w):
             raise InputError(
                 f"images of mixed size: {source.where(names[0])} is {w}×{h}, {source.where(names[i])} is "
                 f"{size[1]}×{size[0]}; choose one size with resolution="
             )
-        mode = _mode(image)
+        mode = decoding.mode(image)
         if decoded is not None:
-            decoded.numpy()[i] = _decode(source, names[i], image, resolution)
+            decoded.numpy()[i] = decoding.upright(source, names[i], image, resolution)
         return zlib.crc32(raw), len(raw), mode
 
     seen = _each(look, len(names), "decoding images" if decode else "checking images")
     modes = Counter(mode for _, _, mode in seen)
-    grey = all(mode in _GREY for mode in modes)
+    grey = all(mode in decoding.GREY for mode in modes)
     _say(source, modes, "L" if grey else "RGB")
     if grey and decoded is not None:
         decoded = decoded[:, :1].contiguous()
@@ -294,91 +278,11 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
     out = torch.empty((len(names), *shape[1:]), dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        image, _ = _open(source, names[i], source.read(names[i]))
-        out.numpy()[i] = _decode(source, names[i], image, resolution)[: shape[1]]
+        image, _ = decoding.opened(source, names[i], source.read(names[i]))
+        out.numpy()[i] = decoding.upright(source, names[i], image, resolution)[: shape[1]]
 
     _each(fill, len(names))
     return out
-
-
-def decode_like(source, name: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
-    """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `source` has only to say `where(name)` is.
-
-    Raises InputError naming the file when it is damaged, of another size, or in colour where C is 1.
-    """
-    image, size = _open(source, name, raw)
-    if not resolution and size != tuple(shape[1:]):
-        raise InputError(
-            f"images of mixed size: {source.where(name)} is {size[1]}×{size[0]}, the first one is "
-            f"{shape[2]}×{shape[1]}; choose one size with --resolution"
-        )
-    if shape[0] == 1 and _mode(image) not in _GREY:
-        raise InputError(f"{source.where(name)} is in colour and the dictionary grey; use one learned in colour")
-    return _decode(source, name, image, resolution)[: shape[0]]
-
-
-def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:
-    """One picture from memory, under its file name: (C, R, R) uint8, the largest centred square, upright.
-
-    channels  1 makes grey of it, 3 RGB. Raises InputError when it is no image, or has more than MAX_PIXELS.
-    """
-    source = _Memory()
-    image, _ = _open(source, name, raw)
-    pixels = torch.from_numpy(_decode(source, name, image, resolution).copy())
-    if channels == 3:
-        return pixels
-    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # luma, as Pillow makes grey of RGB
-    return (pixels * weights).sum(0, keepdim=True).round().byte()
-
-
-class _Memory:
-    """Where a picture that lies in no folder is said to lie: its bare name."""
-
-    def where(self, name: str) -> str:
-        return name.replace("\\", "/").rpartition("/")[2]
-
-
-def _open(source: "Source | _Memory", name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
-    """The image, not yet decoded, and its height and width once it is turned upright."""
-    try:
-        image = Image.open(io.BytesIO(raw), formats=_FORMATS)
-        w, h = image.size
-        if w * h <= MAX_PIXELS:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            return image, ((w, h) if turned else (h, w))
-        size = f"{w}×{h}"
-    except Image.DecompressionBombError:
-        size = "far too many"
-    except Exception as error:  # Pillow raises a dozen types for damaged files
-        raise _damaged(source, name, error) from error
-    raise InputError(f"{source.where(name)} has {size} pixels, the limit is {MAX_PIXELS:,}; shrink or remove it")
-
-
-def _decode(source: Source | _Memory, name: str, image: Image.Image, resolution: int | None) -> np.ndarray:
-    """Upright pixels (3, H, W) uint8; with `resolution`, the largest centred square, resized with antialias."""
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-        rgb = _to_rgb(image)
-        if resolution and rgb.size != (resolution, resolution):
-            rgb = ImageOps.fit(rgb, (resolution, resolution), Image.Resampling.BILINEAR)
-        return np.asarray(rgb).transpose(2, 0, 1)
-    except Exception as error:
-        raise _damaged(source, name, error) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BITS:
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow's own conversion may clip at 255
-    elif image.mode in ("I", "F"):
-        raise ValueError("it stores 32 bits a pixel, and only 8 and 16 are understood")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _mode(image: Image.Image) -> str:
-    return f"{image.mode} with transparency" if image.mode == "RGB" and image.has_transparency_data else image.mode
 
 
 def _say(source: Source, modes: Counter[str], target: str) -> None:
@@ -387,11 +291,6 @@ def _say(source: Source, modes: Counter[str], target: str) -> None:
         what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
         becomes = "8-bit grey" if target == "L" else "RGB"
         warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
-
-
-def _damaged(source: Source | _Memory, name: str, error: Exception) -> InputError:
-    why = "unknown format" if isinstance(error, UnidentifiedImageError) else reason(error)
-    return InputError(f"{source.where(name)} is no readable image ({why}); replace or remove it")
 
 
 def _each(function: Callable[[int], Any], count: int, what: str | None = None) -> list[Any]:

@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit import data, imagefiles
+from labkit import data, decoding, imagefiles
 from labkit.errors import InputError, printable, reason
 
 SPLITS = ("train", "test", "all")
@@ -130,7 +130,7 @@ def _tars(address: str, channels: int, resolution: int | None) -> Stream:
     first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
     if first is None:
         raise InputError(f"{address} holds no images ({', '.join(imagefiles.ENDINGS)}); give shards that do")
-    side = (resolution, resolution) if resolution else imagefiles.size(first.shard, first.name, first.raw)
+    side = (resolution, resolution) if resolution else decoding.size(first.shard, first.name, first.raw)
     shape = (channels, *side)
 
     def shard(where: str) -> Iterator[Item]:
@@ -256,7 +256,7 @@ def _base(address: str) -> str:
 
 
 def _float(source, name: str, raw: bytes, shape: tuple[int, int, int], resolution: int | None) -> Tensor:
-    pixels = imagefiles.decode_like(source, name, raw, shape, resolution)
+    pixels = decoding.decode_like(source, name, raw, shape, resolution)
     return torch.from_numpy(pixels.copy()).float().div_(255)
 
 

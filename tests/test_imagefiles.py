@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labkit import imagefiles
+from labkit import decoding, imagefiles
 from labkit.errors import InputError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -308,11 +308,11 @@ def test_a_picture_from_memory_is_its_centred_square(kind):
     wide = Image.new("RGB", (60, 40), "white")
     wide.paste(RED, (10, 0, 50, 40))
     wide.save(stream, kind)
-    pixels = imagefiles.decode(stream.getvalue(), "me.img", 16, 3)
+    pixels = decoding.decode(stream.getvalue(), "me.img", 16, 3)
     assert pixels.shape == (3, 16, 16) and pixels.dtype == torch.uint8
     middle = pixels[:, 3:13, 3:13].int()
     assert (middle - torch.tensor(RED)[:, None, None]).abs().max() <= 6
-    grey = imagefiles.decode(stream.getvalue(), "me.img", 16, 1)
+    grey = decoding.decode(stream.getvalue(), "me.img", 16, 1)
     expected = np.asarray(Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L"))
     assert grey.shape == (1, 16, 16) and np.abs(grey[0].numpy().astype(int) - expected).max() <= 1
 
@@ -320,14 +320,14 @@ def test_a_picture_from_memory_is_its_centred_square(kind):
 @pytest.mark.parametrize("raw, words", [(b"", "is no readable image"), (b"GIF89a", "is no readable image")])
 def test_what_is_no_picture_is_named_without_the_way_to_it(raw, words):
     with pytest.raises(InputError, match=f"^me.png {words}"):
-        imagefiles.decode(raw, "/home/me/me.png", 16, 3)
+        decoding.decode(raw, "/home/me/me.png", 16, 3)
 
 
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
     stream = io.BytesIO()
     Image.new("1", (8_000, 7_000)).save(stream, "PNG")
     with pytest.raises(InputError, match="the limit is 50,000,000"):
-        imagefiles.decode(stream.getvalue(), "me.png", 16, 3)
+        decoding.decode(stream.getvalue(), "me.png", 16, 3)
 
 
 def announced(ending: str, width: int, height: int) -> bytes:

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import statistics
+import time
 from dataclasses import replace
 
 import pytest
@@ -201,6 +202,22 @@ def test_a_page_that_lost_a_part_of_itself_comes_up_all_the_same(browser, where)
     lost.says("filters of 8×8 pixels", 120)
     assert not lost.page.is_visible("#lk-late")
     lost.context.close()
+
+
+def test_leaving_a_page_ends_its_kernel(browser, where):
+    """Also for somebody who has come by a link to that page, and never saw the landing page."""
+    others = set(kernels(where))
+    opened = Tab(browser, where, ATLAS)
+    opened.says("filters of 8×8 pixels", 120)
+    mine = set(kernels(where)) - others
+    assert mine
+    opened.page.close(run_before_unload=True)
+    for _ in range(100):
+        if mine - set(kernels(where)):
+            break
+        time.sleep(0.1)
+    assert mine - set(kernels(where))
+    opened.context.close()
 
 
 def test_a_stranger_needs_the_token(browser, store):

@@ -8,7 +8,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from labkit import imagefiles, live, metrics, threat
+from labkit import decoding, live, metrics, threat
 from labkit.artifacts import Workbench
 from labkit.classifiers import predict
 from labkit.errors import InputError
@@ -122,7 +122,7 @@ class Explorer:
             return test.x[index : index + 1], test.y[index : index + 1], f"test image {index}"
         name, raw = self._file
         try:
-            pixels = imagefiles.decode(raw, name, test.x.shape[-1], test.x.shape[1])
+            pixels = decoding.decode(raw, name, test.x.shape[-1], test.x.shape[1])
         except InputError as error:
             self._file = None
             self.upload.said = str(error)
