@@ -70,7 +70,7 @@ def loss(d: Tensor, stats: Stats) -> Tensor:
     return 0.5 * stats.xtx - (d * stats.ztx).sum() + 0.5 * (d * _normal(d, _spectrum(stats.ztz))).sum()
 
 
-def update(d: Tensor, stats: Stats, *, max_iter: int = 50, norm: str = "whole") -> Tensor:
+def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "whole") -> Tensor:
     """Filters that minimise `loss` subject to ‖dₖ‖ ≤ 1, started from d (K, C, S, S).
 
     With norm "channel", subject to ‖dₖ,c‖ ≤ 1 for every channel c.
@@ -157,7 +157,7 @@ def learn(
                 d = consensus.update(d, z, x_all)
                 d = _revive(d, z.square().sum((0, 2, 3)), x - solution.synthesis, generator)
             elif recipe.method == "online" or last:
-                d = update(d, memory, max_iter=_UPDATES, norm=recipe.norm)
+                d = update(d, memory, norm=recipe.norm)
                 d = _revive(d, _use(memory), x - solution.synthesis, generator)
             if last and len(aside):
                 held = _held(d, images.x[parallel.shard(aside)], recipe)
@@ -196,8 +196,8 @@ def _fade(recipe: DictionaryRecipe, batches: int) -> float:
 
 def _use(memory: Stats) -> Tensor:
     """How much each filter is used: Σ z², (K,)."""
-    S = (memory.ztz.shape[-1] + 1) // 2
-    return memory.ztz[:, :, S - 1, S - 1].diagonal()
+    middle = memory.ztz.shape[-1] // 2
+    return memory.ztz[:, :, middle, middle].diagonal()
 
 
 def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
@@ -231,8 +231,8 @@ def _high(x: Tensor, recipe: DictionaryRecipe) -> Tensor:
 
 
 def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
-    """K patches of S×S from images x, of unit norm, the liveliest of ten times as many."""
-    H, W = x.shape[-2:]
+    """K patches of S×S from images x (B, C, H, W), of unit norm, the liveliest of ten times as many."""
+    H, W = x.shape[2:]
     if min(H, W) < S:
         raise InputError(f"filters of {S}×{S} pixels are larger than the image of {H}×{W}; use a smaller S")
     n = 10 * K
@@ -256,8 +256,8 @@ def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator
 
 def _spectrum(ztz: Tensor) -> Tensor:
     """What `_normal` needs of ztz: a K×K matrix for each frequency of a 2S×2S grid, (2S, S + 1, K, K)."""
-    S = (ztz.shape[-1] + 1) // 2
-    lags = F.pad(ztz, (0, 1, 0, 1)).roll((1 - S, 1 - S), dims=(2, 3))
+    middle = ztz.shape[-1] // 2
+    lags = F.pad(ztz, (0, 1, 0, 1)).roll((-middle, -middle), dims=(2, 3))
     return torch.fft.rfft2(lags).permute(2, 3, 0, 1).contiguous()
 
 

@@ -58,6 +58,28 @@ def test_update_meets_its_constraint_and_its_optimality():
     assert cdl.loss(found, stats) < cdl.loss(cdl._into_ball(0.9 * found), stats)
 
 
+def test_update_is_accelerated_gradient_written_out():
+    """FISTA with restart, its gradients by autograd from the loss itself."""
+    x, z, d = sparse_images()
+    stats = cdl.statistics(0.5 * z, x, S)
+    start = d + torch.randn(d.shape, generator=torch.Generator().manual_seed(5), dtype=d.dtype)
+    step = 1 / cdl._largest(cdl._spectrum(stats.ztz))
+    point = ahead = start
+    momentum, restarts = 1.0, 0
+    for _ in range(20):
+        ahead = ahead.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(cdl.loss(ahead, stats), ahead)
+        moved = ahead.detach() - step * slope
+        moved = moved / moved.flatten(1).norm(dim=1)[:, None, None, None].clamp_min(1)
+        if ((ahead - moved) * (moved - point)).sum() > 0:
+            momentum, restarts = 1.0, restarts + 1
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = moved + (momentum - 1) / following * (moved - point)
+        point, momentum = moved, following
+    assert restarts  # else the restart would not be tested
+    assert_close(cdl.update(start, stats), point, rtol=1e-9, atol=1e-9)
+
+
 def test_update_may_hold_each_channel_to_the_norm():
     """The same optimality, in a set that is larger: a filter of C full channels has norm √C."""
     x, z, d = sparse_images()
@@ -216,6 +238,24 @@ def test_a_dead_filter_is_replaced():
     assert not torch.equal(fresh[2], d[2])
     assert torch.equal(fresh[[0, 1, 3]], d[[0, 1, 3]])
     assert_close(fresh[2].norm(), torch.tensor(1.0, dtype=d.dtype))
+
+
+def test_dead_is_what_is_used_a_millionth_as_often_as_the_average():
+    d, x = torch.eye(9).view(9, 1, 3, 3), torch.rand(2, 1, 8, 8)
+    use = torch.full((9,), 1000.0)
+    use[4], use[5] = 2e-3, 2e-4
+    fresh = cdl._revive(d, use, x, torch.Generator().manual_seed(0))
+    changed = (fresh != d).flatten(1).any(1)
+    assert changed.tolist() == [False] * 5 + [True] + [False] * 3
+    unused = cdl._revive(d, torch.zeros(9), x, torch.Generator().manual_seed(0))
+    assert (unused != d).flatten(1).any(1).all()
+
+
+def test_progress_counts_batches_of_all_passes():
+    seen = []
+    recipe = DictionaryRecipe(K=K, S=S, lam=0.1, lowpass=float("inf"), images=20, passes=3, batch=10, held=0)
+    cdl.learn(SimpleNamespace(x=sparse_images(20)[0].float()), recipe, callback=seen.append)
+    assert [(at.done, at.total) for at in seen] == [(n, 6) for n in range(1, 7)]
 
 
 def test_the_cuda_path_counts_the_same():
