@@ -1,14 +1,16 @@
 """A table of the paper, measured: rows, worst case, ranking and retention, written with the command that made them."""
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from labkit import checks, clusters, data, experiment, figures, paper, provenance, replicate, show, tables, threat
+from labkit import checks, clusters, data, experiment, figures, paper, plan, provenance, replicate, show, tables, threat
 from labkit.artifacts import Workbench
+from labkit.errors import InputError
 from labkit.profiles import Profile
 from labkit.replicate import Asked
 from labkit.store import key
@@ -51,7 +53,7 @@ class Published:
             parts += ["## Does STL beat the others, and does stratification help?", _markdown(beaten)]
             parts.append("Differences of accuracies with Newcombe's 95 % intervals, as if of independent images.")
         kept = tables.retention(self.cells, self.name)
-        if len(kept):
+        if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
             parts += ["## Retention: accuracy under attack / clean accuracy", _markdown(kept)]
         if len(self.votes):
             parts += [
@@ -95,6 +97,42 @@ def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]])
     return {name: replicate.select(asked, wanted) for name, asked in found.items()} if wanted else found
 
 
+def chosen(only: Iterable[str]) -> dict[str, list[str]]:
+    """What each WHAT=A,B asks for; of several with one WHAT, all. Raises InputError for another form."""
+    found: dict[str, list[str]] = {}
+    for word in only:
+        what, equals, values = word.partition("=")
+        if not equals or not values:
+            raise InputError(f"cells are chosen by WHAT=VALUE, such as defense=STL; got {word!r}")
+        found.setdefault(what.strip(), []).extend(values.strip().split(","))
+    return found
+
+
+def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) -> str:
+    """What to type for one table, or the chosen cells of it, again."""
+    # A folder's label is without the way to it, which is nobody else's business.
+    words = ["python", "-m", "labkit", "table", name, "--profile", lab.name, "--dataset", lab.data.label]
+    if lab.data.resolution:
+        words += ["--resolution", str(lab.data.resolution)]
+    for word in only:
+        words += ["--only", word]
+    return shlex.join([*words, "--seed", str(seed)])
+
+
+def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """Every table of the paper: what it shows, how many of its cells are measured, and the time for the others."""
+    lines = []
+    for name in paper.names():
+        printed, asked = paper.table(name).attrs, replicate.table(lab, name)
+        steps = plan.steps((*asked.blind, *asked.aware), bench)
+        cells = [step.kept for step in steps if step.kind == "row"]
+        line = {"table": name, "paper's data": printed["dataset"], "network": printed["classifier"]}
+        line |= {"setting": printed["setting"], "cells": len(cells), "measured": sum(cells)}
+        left_out = ", ".join(defense for defense, _ in asked.missing)
+        lines.append(line | {"the others take about": plan.hours(steps), "not affordable here": left_out or "–"})
+    return pd.DataFrame(lines)
+
+
 def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked: bool = True) -> Published:
     """The table with everything that stands on its page; what was measured before is fetched.
 
@@ -102,13 +140,13 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
     """
     rows = experiment.run(asked.blind, bench)
     # `worst` would measure them as well, but without a bar.
-    hard = experiment.run(asked.aware, bench)
+    experiment.run(asked.aware, bench)
     worst = replicate.worst(asked.aware, bench)
     said = "The attacks were not checked for this selection of cells."
     if checked:
         said = checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
     caption = tables.caption(rows, name, data.note(lab.data.name), said)
-    attacks = ", ".join(dict.fromkeys(hard[hard.knowledge.isin(threat.AWARE)].attack))
+    attacks = ", ".join(dict.fromkeys(case.attack.label for case in asked.aware if case.knowledge in threat.AWARE))
     if attacks:
         caption += (
             f" Worst case: what stays right under all attacks of a column's size, {attacks} through T among them."

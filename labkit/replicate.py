@@ -29,6 +29,7 @@ _WHO = {
     "8a": ("adversarial",),
     "8b": ("adversarial",),
 }
+_WORST = ("defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest")
 _VANILLA = ("5", "6a", "6b", "7")
 _PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
 _TRAINED = "the adversarial training of its network takes longer than this profile affords"
@@ -81,18 +82,24 @@ def table(lab: Profile, name: str) -> Asked:
 
 
 def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """What all attackers of one size together leave: `experiment.worst` for every size, with a column `size`."""
+    """What all attackers of one size together leave: `experiment.worst` for every size, with a column `size`.
+
+    Of no attackers, no rows.
+    """
     by_size: dict[float, list[Case]] = {}
     for case in aware:
         by_size.setdefault(case.attack.size, []).append(case)
+    if not by_size:
+        return pd.DataFrame(columns=[*_WORST, "size"])
     return pd.concat([experiment.worst(by_size[size], bench).assign(size=size) for size in sorted(by_size)])
 
 
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     """Only the cases that are wanted: {"defense": ["STL"], "attack": ["FGSM-0.08"]}, in capitals or not.
 
-    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). Raises InputError for another word, and
-    when no case is left.
+    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). The worst case stays one over everything
+    that its attackers try at the sizes of the chosen attacks; of chosen knowledge there is none. Raises InputError for
+    another word, and when no case is left.
     """
     ways = {
         "defense": lambda case: case.label,
@@ -104,16 +111,18 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
         raise InputError(f"cases cannot be chosen by {', '.join(unknown)}; use {', '.join(ways)}")
     wanted = {what: {value.lower() for value in values} for what, values in wanted.items()}
 
-    def chosen(cases: Iterable[Case]) -> tuple[Case, ...]:
-        return tuple(case for case in cases if all(ways[what](case).lower() in wanted[what] for what in wanted))
+    def chosen(cases: Iterable[Case], by: Iterable[str]) -> tuple[Case, ...]:
+        return tuple(case for case in cases if all(ways[what](case).lower() in wanted[what] for what in by))
 
-    found = replace(asked, blind=chosen(asked.blind), aware=chosen(asked.aware))
+    blind = chosen(asked.blind, wanted)
+    sizes = {case.attack.size for case in blind}
+    aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
+    found = replace(asked, blind=blind, aware=tuple(case for case in aware if case.attack.size in sizes))
     left = {case.label: None for case in found.blind}
     dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
     found = replace(found, missing=(*asked.missing, *((label, "not asked for") for label in dropped)))
-    if not found.blind and not found.aware:
-        every = (*asked.blind, *asked.aware)
-        there = (f"{what}: {', '.join(sorted({ways[what](case) for case in every}))}" for what in wanted)
+    if not found.blind:
+        there = (f"{what}: {', '.join(sorted({ways[what](case) for case in asked.blind}))}" for what in wanted)
         raise InputError(f"no case is left; there are {'; '.join(there)}")
     return found
 

@@ -1,7 +1,6 @@
 """The commands `labkit table`, `plan` and `findings`: the paper's tables, what they will take, and what they say."""
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser("table", help="the paper's tables, measured", description=text)
     _arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")
-    only = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=exact or retrained=yes"
+    only = "only these cells, by defense, attack, knowledge or retrained; the worst case stays one over all of a size"
     parser.add_argument("--only", action="append", default=[], metavar="WHAT=A,B", help=only)
     parser.set_defaults(run=_table)
 
@@ -55,7 +54,7 @@ def _table(options: argparse.Namespace) -> int:
         # Each rank builds whole artifacts, on its own: they are what one rank builds, and none waits for a slower one.
         with parallel.apart():
             lab, bench = _lab(options, progress=rank == 0)
-            wanted = chosen(options.only)
+            wanted = published.chosen(options.only)
             asked = published.ask(lab, options.names, wanted)
             if world > 1:
                 cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
@@ -68,10 +67,11 @@ def _write(options: argparse.Namespace, lab: "Profile", bench: "Workbench", aske
     from labkit import published
 
     for name in options.names:
+        again = published.command(name, lab, options.only, options.seed)
         made = published.measure(name, asked[name], lab, bench, checked=set(wanted) <= {"defense"})
-        print(f"\n{made.text(command(options, name))}")
+        print(f"\n{made.text(again)}")
         if options.out:
-            made.save(options.out, command(options, name))
+            made.save(options.out, again)
             print(f"table {name}: {options.out / f'table_{name}.md'}")
     return 0
 
@@ -103,17 +103,6 @@ def _findings(options: argparse.Namespace) -> int:
     return 0
 
 
-def command(options: argparse.Namespace, name: str) -> str:
-    """What to type for one table again."""
-    dataset = recipes.DataRecipe(options.dataset).label  # without the way to a folder, which is nobody else's business
-    words = ["python", "-m", "labkit", "table", name, "--profile", options.profile, "--dataset", dataset]
-    if options.resolution:
-        words += ["--resolution", str(options.resolution)]
-    for only in options.only:
-        words += ["--only", only]
-    return shlex.join([*words, "--seed", str(options.seed)])
-
-
 def _lab(options: argparse.Namespace, *, progress: bool = True) -> "tuple[Profile, Workbench]":
     lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
     if not 0 <= options.seed < 2**32:
@@ -122,14 +111,3 @@ def _lab(options: argparse.Namespace, *, progress: bool = True) -> "tuple[Profil
     from labkit.artifacts import Workbench  # brings torch, for which a misspelled profile need not wait
 
     return lab, Workbench(options.store, data_root=options.data_root, progress=progress)
-
-
-def chosen(only: list[str]) -> dict[str, list[str]]:
-    """What each WHAT=A,B of `--only` asks for; of several with one WHAT, all. Raises InputError for another form."""
-    found: dict[str, list[str]] = {}
-    for word in only:
-        what, equals, values = word.partition("=")
-        if not equals or not values:
-            raise InputError(f"--only takes WHAT=VALUE, such as defense=STL; got {word!r}")
-        found.setdefault(what, []).extend(values.split(","))
-    return found

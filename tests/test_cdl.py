@@ -251,6 +251,18 @@ def test_dead_is_what_is_used_a_millionth_as_often_as_the_average():
     assert (unused != d).flatten(1).any(1).all()
 
 
+def test_two_ranks_with_equal_shares_add_what_they_have(monkeypatch):
+    x, z, _ = sparse_images()
+    stats = cdl.statistics(z, x, S)
+    monkeypatch.setattr(cdl.parallel, "world", lambda: 2)
+    monkeypatch.setattr(cdl.parallel, "all_reduce", lambda *mine: [2 * each for each in mine])
+    both = cdl._everyones(stats)
+    assert_close(both.ztz, 2 * stats.ztz)
+    assert_close(both.xtx, 2 * stats.xtx)
+    assert both.count == 2 * B
+    assert cdl._mean(torch.tensor([1.0, 2.0, 6.0])) == 3
+
+
 def test_progress_counts_batches_of_all_passes():
     seen = []
     recipe = DictionaryRecipe(K=K, S=S, lam=0.1, lowpass=float("inf"), images=20, passes=3, batch=10, held=0)

@@ -38,7 +38,7 @@ def test_a_table_is_made_of_its_rows_and_they_of_their_recipes(file):
         assert provenance.fingerprint(file.parent / kept["path"], file.parent) == kept
 
     lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
-    wanted = table_cli.chosen(options.only)
+    wanted = published.chosen(options.only)
     (asked,) = published.ask(recipes.reseed(lab, options.seed), [name], wanted).values()
     assert published.recipes(asked, told["images"]) == set(frames["_rows"].recipe)
 

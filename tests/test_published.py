@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import clusters, published, replicate, tables
+from labkit import clusters, experiment, paper, published, replicate, tables
 from labkit.__main__ import main
+from labkit.artifacts import Workbench
+from labkit.errors import InputError
 
 WANTED = {
     "defense": ["No Defense", "STL", "STL (cluster)"],
-    "attack": ["Clean", "FGSM-0.08", "BIM-0.03", "PGD-0.08 margin"],
+    "attack": ["Clean", "FGSM-0.08", "BIM-0.03"],
 }
 
 
@@ -39,6 +41,7 @@ def test_the_worst_case_is_never_above_any_attack_on_the_same_images(made, asked
         mine = rows[(rows.defense == row.defense) & (rows.budget == row.size)]
         assert len(mine) == row.attacks and row.accuracy <= mine.accuracy.min() and row.n == 20
     assert set(made.worst["size"]) == {0.0, 0.03, 0.08}
+    assert list(replicate.worst([], bench).columns) == list(made.worst.columns)
 
 
 def test_a_table_has_three_blocks(made):
@@ -106,7 +109,7 @@ def test_the_command_line_measures_one_cell_and_says_how_to_do_it_again(tmp_path
     again = "python -m labkit table 5 --profile smoke --dataset fashion --only 'defense=No Defense'"
     assert again in told and (tmp_path / "out" / "table_5.md").is_file()
     for wrong, said in (
-        (["--only", "defense"], "--only takes WHAT=VALUE"),
+        (["--only", "defense"], "cells are chosen by WHAT=VALUE"),
         (["--only", "attack=CW"], "no case is left; there are attack: BIM-0.03"),
     ):
         assert main(["table", *words, *wrong]) == 2
@@ -116,20 +119,30 @@ def test_the_command_line_measures_one_cell_and_says_how_to_do_it_again(tmp_path
 
 
 def test_a_folder_is_named_without_the_way_to_it():
-    import argparse
+    from labkit import profiles
 
-    from labkit.table_cli import command
-
-    options = argparse.Namespace(profile="lab", dataset="folder:/secret/x.zip", resolution=64, only=[], seed=1)
-    told = command(options, "1")
+    lab = profiles.profile("lab", dataset="folder:/secret/x.zip", resolution=64)
+    told = published.command("1", lab, seed=1)
     assert told == "python -m labkit table 1 --profile lab --dataset folder:x.zip --resolution 64 --seed 1"
 
 
 def test_what_is_asked_for_twice_is_asked_for_together():
-    from labkit.table_cli import chosen
-
-    found = chosen(["defense=STL,TVM", "attack=Clean", "defense=MagNet"])
+    found = published.chosen(["defense=STL,TVM", " attack=Clean", "defense=MagNet"])
     assert found == {"defense": ["STL", "TVM", "MagNet"], "attack": ["Clean"]}
+    with pytest.raises(InputError, match="WHAT=VALUE, such as defense=STL; got 'defense'"):
+        published.chosen(["defense"])
+
+
+def test_the_overview_names_every_table_and_what_is_measured(tmp_path):
+    from labkit import profiles
+
+    lab, bench = profiles.profile("smoke"), Workbench(tmp_path, progress=False)
+    before = published.overview(lab, bench)
+    assert (*before.table,) == paper.names() and not before.measured.any() and (before.cells > 5).all()
+    asked = published.ask(lab, ["5"], published.chosen(["defense=No Defense", "attack=Clean"]))["5"]
+    experiment.run(asked.blind, bench)
+    after = published.overview(lab, bench).set_index("table").measured
+    assert after["5"] == len(asked.blind) and after["6a"] >= after["5"]  # the same cell stands in several tables
 
 
 def test_a_table_can_be_asked_of_all_profiles():

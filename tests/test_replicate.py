@@ -82,15 +82,27 @@ def test_cells_are_chosen_by_what_they_are():
     asked = replicate.table(LAB, "1")
     found = replicate.select(asked, {"defense": ["stl"], "attack": ["FGSM-0.08", "clean"], "knowledge": ["transfer"]})
     (case,) = found.blind
+    assert not found.aware  # a worst case over attackers of one knowledge would be none
     assert (case.label, case.attack.label, case.knowledge) == ("STL", "FGSM-0.08", "transfer")
     assert len(replicate.select(asked, {"retrained": ["no"]}).blind) == 6  # the undefended network's
     assert found.missing[-3:] == tuple((name, "not asked for") for name in ("No Defense", "STL (cluster)", "MagNet"))
-    with pytest.raises(InputError, match=r"there are attack: BIM-0\.03, BIM-0\.04, BIM-0\.08, CW-0\.03, Clean"):
+    with pytest.raises(InputError, match=r"there are attack: BIM-0\.03, CW-0\.03, Clean"):
         replicate.select(asked, {"attack": ["FGSM"]})
     with pytest.raises(InputError, match="cannot be chosen by size; use defense, attack, knowledge, retrained"):
         replicate.select(asked, {"size": ["1"]})
     with pytest.raises(InputError, match="no table '9'; it has 1, 2a"):
         replicate.table(LAB, "9")
+
+
+def test_the_worst_case_of_a_chosen_attack_is_over_all_of_its_size():
+    asked = replicate.table(LAB, "5")
+    found = replicate.select(asked, {"defense": ["STL"], "attack": ["FGSM-0.04"]})
+    assert {case.attack.label for case in found.blind} == {"FGSM-0.04"}
+    tried = {
+        (case.attack.label, case.knowledge) for case in asked.aware if case.attack.size == 0.04 and case.label == "STL"
+    }
+    assert {(case.attack.label, case.knowledge) for case in found.aware} == tried
+    assert {"exact"} < {knowledge for _, knowledge in tried} and len(tried) > 2
 
 
 def test_another_seed_trains_all_anew_on_the_same_images():
