@@ -1,6 +1,6 @@
 """What cases will take: what is already kept, what has to be built, and about how long that takes on this machine."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -17,6 +17,7 @@ from labkit.recipes import (
     AttackRecipe,
     ClassifierRecipe,
     ClusterRecipe,
+    DataRecipe,
     DefenseRecipe,
     StratifiedRecipe,
     TransformRecipe,
@@ -55,15 +56,23 @@ def steps(cases: Iterable[Case], bench: Workbench) -> list[Step]:
     Times come from timing networks, T and competitors on a few images here and now. How long a competitor takes to be
     fitted is not estimated. What is shared with others is counted where it is first needed.
     """
-    walk = _Walk(bench)
-    for case in cases:
-        walk.row(case)
-    return list(walk.found.values())
+    return each({"": cases}, bench)[""]
+
+
+def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
+    """`steps` of each group as if it stood alone, with everything timed only once."""
+    rates, found = _rates(bench), {}
+    for name, cases in groups.items():
+        walk = _Walk(bench, rates)
+        for case in cases:
+            walk.row(case)
+        found[name] = list(walk.found.values())
+    return found
 
 
 def parts(recipes: Iterable[ClassifierRecipe | TransformRecipe | StratifiedRecipe], bench: Workbench) -> list[Step]:
     """The same for networks and transforms, whatever they will be asked."""
-    walk = _Walk(bench)
+    walk = _Walk(bench, _rates(bench))
     for recipe in recipes:
         (walk.network if isinstance(recipe, ClassifierRecipe) else walk.transform)(recipe)
     return list(walk.found.values())
@@ -95,9 +104,9 @@ def hours(planned: Iterable[Step]) -> str:
 class _Walk:
     """From one case down to what it rests on; what is kept is not looked into."""
 
-    def __init__(self, bench: Workbench):
+    def __init__(self, bench: Workbench, rates: Callable[[DataRecipe], "_Rates"]):
         self.found: dict[tuple[str, str], Step] = {}
-        self.bench, self.rates = bench, cache(lambda data: _Rates(bench, bench.images(data, "train")))
+        self.bench, self.rates = bench, rates
 
     def _new(self, kind: str, what: str, recipe, digest: str, needs: Callable[[], float | None]) -> None:
         """Notes an artifact; `needs` walks on to what it rests on, and gives the seconds that it takes itself."""
@@ -207,6 +216,10 @@ class _Walk:
 
     def _rates(self, data) -> "_Rates":
         return self.rates(replace(data, test=None))
+
+
+def _rates(bench: Workbench) -> Callable[[DataRecipe], "_Rates"]:
+    return cache(lambda data: _Rates(bench, bench.images(data, "train")))
 
 
 class _Rates:

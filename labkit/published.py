@@ -121,14 +121,14 @@ def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) ->
 
 def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
     """Every table of the paper: what it shows, how many of its cells are measured, and the time for the others."""
-    lines = []
-    for name in paper.names():
-        printed, asked = paper.table(name).attrs, replicate.table(lab, name)
-        steps = plan.steps((*asked.blind, *asked.aware), bench)
+    asked, lines = ask(lab, paper.names(), {}), []
+    planned = plan.each({name: (*mine.blind, *mine.aware) for name, mine in asked.items()}, bench)
+    for name, steps in planned.items():
+        printed = paper.table(name).attrs
         cells = [step.kept for step in steps if step.kind == "row"]
         line = {"table": name, "paper's data": printed["dataset"], "network": printed["classifier"]}
         line |= {"setting": printed["setting"], "cells": len(cells), "measured": sum(cells)}
-        left_out = ", ".join(defense for defense, _ in asked.missing)
+        left_out = ", ".join(defense for defense, _ in asked[name].missing)
         lines.append(line | {"the others take about": plan.hours(steps), "not affordable here": left_out or "–"})
     return pd.DataFrame(lines)
 
