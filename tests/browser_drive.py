@@ -94,6 +94,8 @@ class Tab:
         self.page = self.context.new_page()
         self.errors: list[str] = []
         self.outside: list[str] = []
+        self.loads = 0  # two where the page lost a part of itself on its way, and loaded itself again
+        self.page.on("domcontentloaded", self._loaded)
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on("request", self._asked)
@@ -106,6 +108,9 @@ class Tab:
         root, _, query = where.partition("?")
         address = f"{root}voila/render/{name}?{query}" if name else where
         self.page.goto(address, timeout=120_000, wait_until="commit")
+
+    def _loaded(self, _page) -> None:
+        self.loads += 1
 
     def _asked(self, request) -> None:
         if not request.url.startswith(("data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")):

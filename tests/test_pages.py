@@ -191,6 +191,7 @@ def test_a_page_that_lost_a_part_of_itself_comes_up_all_the_same(browser, where)
     opened.page.route("**/api/kernels/*", lambda route: route.abort(), times=1)
     opened.open(where, ATLAS)
     opened.says("filters of 8×8 pixels", 120)
+    assert opened.loads == 2
     opened.context.close()
 
     lost = Tab(browser, patience=2)
@@ -266,7 +267,8 @@ def test_ten_people_at_once(browser, store, tmp_path):
             print(log.read_text()[-5000:])  # what the server has to say of it
             raise
         for tab in tabs:
-            assert tab.errors == [] and "Something went wrong" not in tab.status()
+            assert tab.errors == [] or tab.loads > 1, tab.errors
+            assert "Something went wrong" not in tab.status()
         explorers = [tab for tab in tabs if "/1_" in tab.page.url]
         for tab in explorers:
             assert statistics.median(tab.key_to_pixels("λ", 5)) < 2
