@@ -251,16 +251,17 @@ def test_dead_is_what_is_used_a_millionth_as_often_as_the_average():
     assert (unused != d).flatten(1).any(1).all()
 
 
-def test_two_ranks_with_equal_shares_add_what_they_have(monkeypatch):
+def test_two_ranks_add_what_they_have(monkeypatch):
     x, z, _ = sparse_images()
-    stats = cdl.statistics(z, x, S)
+    mine, theirs = cdl.statistics(z[:2], x[:2], S), cdl.statistics(z[2:], x[2:], S)
+    sent = [theirs.ztz, theirs.ztx, theirs.xtx, torch.tensor(theirs.count)]
     monkeypatch.setattr(cdl.parallel, "world", lambda: 2)
-    monkeypatch.setattr(cdl.parallel, "all_reduce", lambda *mine: [2 * each for each in mine])
-    both = cdl._everyones(stats)
-    assert_close(both.ztz, 2 * stats.ztz)
-    assert_close(both.xtx, 2 * stats.xtx)
-    assert both.count == 2 * B
-    assert cdl._mean(torch.tensor([1.0, 2.0, 6.0])) == 3
+    monkeypatch.setattr(cdl.parallel, "all_reduce", lambda *own: [a + b for a, b in zip(own, sent, strict=True)])
+    both, whole = cdl._everyones(mine), cdl.statistics(z, x, S)
+    for name in ("ztz", "ztx", "xtx", "count"):
+        assert_close(getattr(both, name), getattr(whole, name))
+    sent = [torch.tensor(11.0), torch.tensor(1)]
+    assert cdl._mean(torch.tensor([1.0, 2.0, 6.0])) == 5
 
 
 def test_progress_counts_batches_of_all_passes():
