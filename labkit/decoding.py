@@ -113,6 +113,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def mode(image: Image.Image) -> str:
+    """What its pixels are, in Pillow's words, and whether some of an RGB image are transparent."""
     return f"{image.mode} with transparency" if image.mode == "RGB" and image.has_transparency_data else image.mode
 
 

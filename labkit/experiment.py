@@ -122,7 +122,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
 def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """For each network and defense, the share of images that stay right under every one of its cases.
 
-    Columns: defense, retrained, n, accuracy, low, high, attacks (how many), hardest (the case that alone leaves least).
+    Columns: defense, retrained, accuracy, low, high, n, attacks (how many), hardest (the case that alone leaves least).
     """
     groups: dict[tuple, list[Case]] = {}
     for case in cases:
@@ -141,7 +141,8 @@ def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
                 "hardest": f"{hardest.attack.label}, attacker has {threat.SHORT[hardest.knowledge]}",
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest"]
+    return pd.DataFrame(rows, columns=columns)  # also of no cases
 
 
 def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:

@@ -29,7 +29,6 @@ _WHO = {
     "8a": ("adversarial",),
     "8b": ("adversarial",),
 }
-_WORST = ("defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest")
 _VANILLA = ("5", "6a", "6b", "7")
 _PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
 _TRAINED = "the adversarial training of its network takes longer than this profile affords"
@@ -89,9 +88,8 @@ def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     by_size: dict[float, list[Case]] = {}
     for case in aware:
         by_size.setdefault(case.attack.size, []).append(case)
-    if not by_size:
-        return pd.DataFrame(columns=[*_WORST, "size"])
-    return pd.concat([experiment.worst(by_size[size], bench).assign(size=size) for size in sorted(by_size)])
+    parts = [experiment.worst(by_size[size], bench).assign(size=size) for size in sorted(by_size)]
+    return pd.concat(parts or [experiment.worst([], bench).assign(size=None)])
 
 
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
