@@ -83,7 +83,11 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class Profile:
-    """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's."""
+    """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's.
+
+    retraining  epochs of the networks that are trained on T(x) or adversarially, where there is no time for as many as
+                the vanilla one gets; None means as many
+    """
 
     name: str
     data: DataRecipe
@@ -94,6 +98,7 @@ class Profile:
     adaptive: Adaptive
     rivals: Rivals
     tradeoff: Tradeoff = field(default_factory=Tradeoff)
+    retraining: int | None = None
 
     @property
     def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
@@ -102,7 +107,11 @@ class Profile:
 
     def retrained(self, transform: TransformRecipe | StratifiedRecipe | None = None) -> ClassifierRecipe:
         """The same classifier, trained on T(x) (paper, Section 3.5)."""
-        return replace(self.classifier, transform=transform or self.transform)
+        return self.trained(transform=transform or self.transform)
+
+    def trained(self, **how) -> ClassifierRecipe:
+        """The same classifier, trained in another way: fields of its recipe; the epochs are `retraining`."""
+        return replace(self.classifier, epochs=self.retraining or self.classifier.epochs, **how)
 
 
 def _profile(
@@ -118,6 +127,7 @@ def _profile(
     adaptive,
     rivals,
     tradeoff=Tradeoff(),
+    retraining=None,
 ) -> Profile:
     data = DataRecipe(train=train, test=test)
     transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
@@ -136,6 +146,7 @@ def _profile(
         adaptive=Adaptive(**adaptive),
         rivals=rivals,
         tradeoff=tradeoff,
+        retraining=retraining,
     )
 
 
@@ -213,6 +224,7 @@ LAB = _profile(
     dae=dict(epochs=10),
     strata=dict(),
     classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25),
+    retraining=20,
 )
 PAPER = _profile(
     "paper",

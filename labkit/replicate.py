@@ -142,7 +142,7 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Rival], tuple[tuple[str, st
             if not retrained or name == "4":
                 found.append(rival)
             elif who in lab.rivals.retrained:
-                found.append(replace(rival, network=replace(rival.network, transform=rival.defense)))
+                found.append(replace(rival, network=lab.retrained(rival.defense)))
             else:
                 missing.append((rival.defense.label, _PROJECTED))
     return found, tuple(missing)

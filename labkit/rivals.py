@@ -66,7 +66,9 @@ def rivals(lab: Profile) -> list[Rival]:
     trained = {
         "adversarial": hardened(lab, "adversarial"),
         "thermometer": hardened(lab, "thermometer"),
-        "stl-adversarial": Rival(replace(lab.retrained(), adversarial=_KURAKIN), lab.transform, lab.rivals.fast),
+        "stl-adversarial": Rival(
+            lab.trained(transform=lab.transform, adversarial=_KURAKIN), lab.transform, lab.rivals.fast
+        ),
         "stl-dimmed": Rival(lab.retrained(dimmed), dimmed, lab.rivals.fast),
     }
     return rows + [row for name, row in trained.items() if name in lab.rivals.trained]
@@ -84,7 +86,7 @@ def before(lab: Profile, name: str, **more) -> list[Rival]:
 def hardened(lab: Profile, name: str) -> Rival:
     """A network that is its own defense: "adversarial" (FGSM, the paper's Table 8) or "thermometer" (its TE)."""
     how = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"adversarial": _MADRY, "levels": 16}}[name]
-    return Rival(replace(lab.classifier, **how), None, lab.rivals.fast)
+    return Rival(lab.trained(**how), None, lab.rivals.fast)
 
 
 def cases(lab: Profile) -> list[Case]:
