@@ -145,14 +145,13 @@ def _kept(cells: pd.DataFrame, table: str, name: str, attacks: list[str]) -> str
     theirs = _number(cells, name, "Clean")
     if clean is None or not clean.number or theirs is None:
         return ""
-    words = []
+    own, shares, words = (cells.block == "ours") & (cells.defense == name), tables.kept(cells), []
     for attack in attacks:
-        part = cells[(cells.block == "ours") & (cells.defense == name) & (cells.attack == attack)]
-        mine = [f"{accuracy / clean.number:.2f}" for accuracy in part.accuracy]
+        mine = [f"{share:.2f}" for share in shares[own & (cells.attack == attack)]]
         printed = _number(cells, name, attack)
         if mine and printed is not None:
             words.append(f"{attack} {' and '.join(mine)} (paper {printed / theirs:.2f})")
-    known = dict.fromkeys(cells[(cells.block == "ours") & (cells.defense == name)].knowledge)
+    known = dict.fromkeys(cells[own].knowledge)
     who = " and ".join({"transfer": "an undefended copy", "classifier": "the weights"}.get(k, k) for k in known)
     return (
         f"**Of its clean accuracy {name} keeps**, when the attacker has {who}: {'; '.join(words)} "

@@ -7,7 +7,7 @@ from functools import cache
 import pandas as pd
 import torch
 
-from labkit import cdl, classifiers, defense_speed, defenses, networks, threat
+from labkit import cdl, classifiers, defense_speed, networks, threat
 from labkit.artifacts import Workbench
 from labkit.data import Images
 from labkit.defenses import Defense
@@ -22,6 +22,7 @@ from labkit.recipes import (
     StratifiedRecipe,
     TransformRecipe,
 )
+from labkit.rivals import unfitted
 from labkit.solvers import seconds
 from labkit.stl import SparseTransform
 from labkit.store import key
@@ -136,7 +137,8 @@ class _Walk:
         def needs():
             self.network(mine.victim)
             self.transform(mine.defense)
-            draws = mine.attack.draws if isinstance(mine.defense, DefenseRecipe) else 1
+            random = isinstance(mine.defense, DefenseRecipe) and unfitted(mine.defense).stochastic
+            draws = mine.attack.draws if random else 1
             count = _PASSES.get(mine.attack.name, lambda a: a.steps * a.restarts)(mine.attack)
             once = self._rates(case.data).gradient(mine.victim) + draws * self._cost(mine.defense)
             return len(test) * count * once
@@ -227,7 +229,8 @@ class _Rates:
 
     def __init__(self, bench: Workbench, train: Images):
         self.bench, self.train, self.x = bench, train, train.x[:_BATCH].to(bench.device)
-        self.forward, self.gradient, self.training = cache(self._forward), cache(self._gradient), cache(self._training)
+        self.forward, self.gradient = _by_speed(self._forward), _by_speed(self._gradient)
+        self.training = _by_speed(self._training)
         self.layer, self.competitor = cache(self._layer), cache(self._competitor)
 
     def _network(self, recipe: ClassifierRecipe):
@@ -245,7 +248,7 @@ class _Rates:
     def _training(self, recipe: ClassifierRecipe) -> float:
         few = self.train[: 4 * _BATCH]
         batch = min(recipe.batch, len(few))
-        short = replace(recipe, epochs=1, adversarial=None, transform=None, batch=batch)
+        short = replace(recipe, batch=batch)
         model = networks.build(short, len(few.classes), self.x.shape[1], self.x.shape[-1])
 
         def run():
@@ -274,7 +277,12 @@ class _Rates:
             return seconds(lambda: defense(self.x[:_FEW]), repeat=1) / len(self.x[:_FEW])
 
 
+def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[ClassifierRecipe], float]:
+    """Times one network of all that are equally fast: what it is trained on, and how long, does not matter."""
+    once = cache(timed)
+    return lambda recipe: once(replace(recipe, epochs=1, adversarial=None, transform=None))
+
+
 def _fitted(recipe: DefenseRecipe) -> bool:
     """Whether it is fitted to images at all."""
-    built = defenses.build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
-    return type(built).fit is not Defense.fit
+    return type(unfitted(recipe)).fit is not Defense.fit

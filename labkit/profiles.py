@@ -42,7 +42,8 @@ class Rivals:
     trained              those whose own network is trained: of "adversarial", "thermometer", "stl-adversarial" (STL
                          followed by adversarial training) and "stl-dimmed" (STL with half of its low-pass part)
     retrained            those on whose T(x) a network is trained for the paper's Tables 1 to 3, as on STL's
-    draws                of a random defense for each gradient of an attacker who knows it
+    draws                of a random defense for each gradient of an attacker who knows it; half as many of a slow
+                         one, in the paper's tables
     options              what differs from published settings: (name, options of its DefenseRecipe); twice is two rows
     """
 
@@ -209,7 +210,7 @@ QUICK = _profile(
 LAB = _profile(
     "lab",
     train=None,
-    test=2000,
+    test=1000,
     bim_steps=20,
     adaptive=dict(n=200, steps=50, queries=1000, autoattack=True),
     rivals=Rivals(
@@ -218,6 +219,7 @@ LAB = _profile(
         slowest=50,
         trained=("adversarial", "stl-adversarial", "stl-dimmed"),
         retrained=("magnet", "tvm"),
+        draws=4,
     ),
     tradeoff=Tradeoff(n=1000, retrained=True, lam=(0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)),
     dictionary=dict(images=2000, passes=6),

@@ -145,7 +145,7 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
     said = "The attacks were not checked for this selection of cells."
     if checked:
         said = checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
-    caption = tables.caption(rows, name, data.note(lab.data.name), said)
+    caption = tables.caption(rows, name, f"{_training(asked)} {data.note(lab.data.name)}".strip(), said)
     attacks = ", ".join(dict.fromkeys(case.attack.label for case in asked.aware if case.knowledge in threat.AWARE))
     if attacks:
         caption += (
@@ -153,6 +153,17 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
         )
     images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
     return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, caption, images)
+
+
+def _training(asked: Asked) -> str:
+    """How long the networks were trained here."""
+    networks = dict.fromkeys(case.classifier for case in (*asked.blind, *asked.aware) if not case.classifier.weights)
+    kinds: dict[str, set[int]] = {}
+    for network in networks:
+        kind = "on adversarial images" if network.adversarial else "on T(x)" if network.transform else "on the images"
+        kinds.setdefault(kind, set()).add(network.epochs)
+    told = (f"{kind} {' and '.join(map(str, sorted(epochs)))}" for kind, epochs in kinds.items())
+    return f"Epochs of training: {', '.join(told)}." if kinds else ""
 
 
 def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:

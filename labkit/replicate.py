@@ -29,6 +29,7 @@ _WHO = {
     "8a": ("adversarial",),
     "8b": ("adversarial",),
 }
+_LONG = ("cw",)  # an image of CW takes ten times as long as one of any other attack of the tables
 _VANILLA = ("5", "6a", "6b", "7")
 _PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
 _TRAINED = "the adversarial training of its network takes longer than this profile affords"
@@ -54,7 +55,7 @@ def table(lab: Profile, name: str) -> Asked:
     Retrained networks face two attackers, since the paper does not say which it means: one has an undefended copy
     ("transfer"), one the judged weights ("classifier"). Those who know the defense try BIM and PGD on the margin (of a
     slow one, BIM alone) at each size that the table has, by the exact gradient, or by BPDA where there is none; on
-    Table 4's own size, everything in `experiment.adaptive`. They, and all of Table 4, get `lab.adaptive.n` images.
+    Table 4's own size, everything in `experiment.adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
 
     Raises InputError when the paper has no such table.
     """
@@ -68,11 +69,12 @@ def table(lab: Profile, name: str) -> Asked:
         small = Case(*_placed(lab, rival, few), _CLEAN)
         at = small if name == "4" else Case(*_placed(lab, rival, rival.n), _CLEAN)
         for attack in attacks:
+            place = small if attack.name in _LONG else at
             for knowledge in _knowing(rival, name, attack):
-                blind.append(replace(at, attack=attack, knowledge=knowledge))
+                blind.append(replace(place, attack=attack, knowledge=knowledge))
                 aware.append(replace(small, attack=attack, knowledge=knowledge))
-        known, slow = rival.aware or "classifier", rival.n in (lab.rivals.slow, lab.rivals.slowest)
-        aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, slow)]
+        known = rival.aware or "classifier"
+        aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, rival)]
     if name == "4":
         strong = experiment.adaptive(lab)
         theirs = {(case.classifier, case.defense) for case in strong}
@@ -181,12 +183,14 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
     return (_CLEAN, *at(0.08, "fgsm"), *at(0.04, "fgsm"), *at(0.03, "bim", "deepfool", "cw"))
 
 
-def _hard(lab: Profile, attacks: Iterable[AttackRecipe], slow: bool) -> list[AttackRecipe]:
-    """At each size of a table, what someone who knows the defense tries: of a slow one, the first alone."""
+def _hard(lab: Profile, attacks: Iterable[AttackRecipe], rival: Rival) -> list[AttackRecipe]:
+    """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
     steps = next(attack.steps for attack in lab.attacks if attack.name == "bim")
-    places = dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
+    slow = rival.n in (lab.rivals.slow, lab.rivals.slowest)
+    # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
+    draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if rival.random else {}
     return [
-        AttackRecipe(name, size, steps, norm, draws=lab.rivals.draws, loss=loss)
-        for size, norm in places
+        AttackRecipe(name, size, steps, norm, loss=loss, **draws)
+        for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
         for name, loss in (("bim", "log-odds"), ("pgd", "margin"))[: 1 if slow else 2]
     ]

@@ -12,7 +12,7 @@ from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
 from labkit.defenses import pixelcnn
-from labkit.defenses.base import Around
+from labkit.defenses.base import Around, Defense
 from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import (
@@ -50,10 +50,18 @@ class Rival:
         if self.defense is None:
             return None
         if isinstance(self.defense, DefenseRecipe):
-            blur = {"psnr": 30.0} if self.defense.like else {}  # any will do to ask for a gradient
-            built = defenses.build(self.defense.name, **dict(self.defense.options), **blur)
-            return "exact" if built.differentiable else "identity"
+            return "exact" if unfitted(self.defense).differentiable else "identity"
         return "exact"
+
+    @property
+    def random(self) -> bool:
+        """Whether the defense may answer one image in several ways."""
+        return isinstance(self.defense, DefenseRecipe) and unfitted(self.defense).stochastic
+
+
+def unfitted(recipe: DefenseRecipe) -> Defense:
+    """A defense as it is before it is fitted; one that blurs as much as another blurs by something."""
+    return defenses.build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
 
 
 def rivals(lab: Profile) -> list[Rival]:

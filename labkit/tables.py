@@ -1,5 +1,6 @@
 """Tables: tidy rows pivoted for reading, beside what the paper printed, with captions that say what was measured."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -57,10 +58,13 @@ def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
     unknown = {"worst": "anything", "paper": "not said"}
     lines, attacks = [], list(dict.fromkeys(cells.attack))
     for (block, defense, knowledge), group in cells.groupby(["block", "defense", "knowledge"], sort=False):
-        told = {row.attack: cell(row) if block != "paper" else f"{row.accuracy:.4g}" for row in group.itertuples()}
         counts = group.n.dropna()
         attacker = threat.SHORT[knowledge] if knowledge else unknown[block]
         n = f"{int(counts.iloc[0]):,}" if len(counts) else "not said"
+        told = {
+            row.attack: f"{row.accuracy:.4g}" if block == "paper" else cell(row) + _fewer(row.n, counts.iloc[0])
+            for row in group.itertuples()
+        }
         missing = dict.fromkeys(attacks, "not reported" if block == "paper" else "")
         lines.append({"block": names[block], "defense": defense, "attacker has": attacker, "n": n, **missing, **told})
     return pd.DataFrame(lines, columns=["block", "defense", "attacker has", "n", *attacks])
@@ -130,14 +134,23 @@ def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
 
     A defense whose undefended network hardly notices an attack keeps much of nothing: compare with No Defense.
     """
-    clean = cells[cells.attack == "Clean"].drop_duplicates(["block", "defense"]).set_index(["block", "defense"])
-    part = cells[cells.attack != "Clean"]
+    part = cells[cells.attack != "Clean"].assign(kept=kept(cells))
     lines = blocks(part, table).replace("", "–")
     for (_, group), at in zip(part.groupby(["block", "defense", "knowledge"], sort=False), lines.index, strict=True):
         for row in group.itertuples():
-            whole = clean.accuracy.get((row.block, row.defense), 0)
-            lines.loc[at, row.attack] = f"{row.accuracy / whole:.2f}" if whole else "–"
+            lines.loc[at, row.attack] = f"{row.kept:.2f}" if pd.notna(row.kept) else "–"
     return lines.drop(columns="n")
+
+
+def kept(cells: pd.DataFrame) -> pd.Series:
+    """Of every cell of `measured`, its share of the same defense's clean accuracy on the same images; NaN without one.
+
+    An attack that was made on fewer images than the others is divided by the clean accuracy on these.
+    """
+    places = pd.Series(list(zip(cells.block == "paper", cells.defense, cells.n.fillna(0), strict=True)), cells.index)
+    clean = cells.attack == "Clean"
+    whole = dict(zip(places[clean], cells.accuracy[clean], strict=True))
+    return cells.accuracy / places.map(lambda place: whole.get(place) or math.nan)
 
 
 def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
@@ -151,6 +164,11 @@ def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
     bpda = {"source": "paper, Table 4", "attack": "BPDA, L∞ 0.031", "attacker has": threat.SHORT["identity"]}
     lines.append({**bpda, **theirs})
     return pd.DataFrame(lines, columns=["source", "attack", "attacker has", *defenses]).fillna("")
+
+
+def _fewer(n: float, usual: float) -> str:
+    """What a cell adds whose attack was made on another number of images than the line's."""
+    return "" if n == usual else f" (n = {int(n):,})"
 
 
 def cell(row) -> str:

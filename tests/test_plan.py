@@ -50,6 +50,20 @@ def test_more_steps_take_longer(cases, tmp_path):
     assert seconds(replace(mine, attack=replace(mine.attack, steps=100))) > 5 * seconds(mine)
 
 
+def test_draws_take_longer_where_a_defense_is_random(cases, tmp_path):
+    bench = Workbench(tmp_path, progress=False)
+
+    def seconds(defense, draws):
+        mine = next(c for c in cases if c.attack.name == "bim" and c.knowledge == "exact" and c.label == "MagNet")
+        attack = replace(mine.attack, draws=draws)
+        plain = replace(mine.classifier, transform=None)
+        case = replace(mine, classifier=plain, defense=replace(mine.defense, name=defense, options=()), attack=attack)
+        return next(step.seconds for step in plan.steps([case], bench) if step.kind == "attack")
+
+    assert seconds("tvm", 50) > 5 * seconds("tvm", 1)
+    assert seconds("magnet", 50) < 5 * seconds("magnet", 1)
+
+
 def test_parts_are_what_a_network_and_a_transform_rest_on(lab, tmp_path):
     bench = Workbench(tmp_path, progress=False)
     found = plan.parts([lab.classifier, lab.transform], bench)

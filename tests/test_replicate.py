@@ -67,6 +67,22 @@ def test_the_worst_case_has_the_papers_attackers_and_stronger_ones_on_the_same_i
     assert {c.knowledge for c in deepest if c.label == "LID"} > {"classifier"}
 
 
+def test_what_takes_long_is_asked_less_and_the_networks_of_a_table_train_as_long_as_the_profile_affords():
+    assert LAB.retraining < LAB.classifier.epochs
+    asked = replicate.table(LAB, "1")
+    assert {(c.attack.name == "cw", c.data.test) for c in asked.blind if c.label == "STL"} == {
+        (True, 200),
+        (False, 300),
+    }
+    everyone = [*asked.blind, *asked.aware, *replicate.table(LAB, "8a").blind]
+    assert {c.classifier.epochs for c in everyone if c.classifier == LAB.classifier} == {60}
+    others = [c.classifier for c in everyone if c.classifier.transform or c.classifier.adversarial]
+    assert {network.epochs for network in others} == {LAB.retraining}
+    assert {T.label for T in {network.transform for network in others} - {None}} == {"STL", "STL (cluster)", "MagNet"}
+    draws = {c.label: c.attack.draws for c in replicate.table(LAB, "6a").aware if c.knowledge in AWARE}
+    assert draws["TVM"] == LAB.rivals.draws == 2 * draws["Crop-Ens"]
+
+
 def test_what_a_profile_cannot_afford_is_named_with_the_reason():
     small = replace(LAB, rivals=replace(LAB.rivals, retrained=("magnet",), trained=()))
     asked = replicate.table(small, "1")

@@ -117,6 +117,20 @@ def test_retention():
     assert frame[("paper, Table 1", "No Defense", "not said")] == f"{0.1803 / 0.9298:.2f}"
 
 
+def test_an_attack_on_fewer_images_says_so_and_is_divided_by_their_clean_accuracy():
+    few = pd.concat([rows(), pd.DataFrame([row("STL", True, "CW-0.03", "transfer", 0.6, n=200)])])
+    few.loc[few.attack == "Clean", "budget"] = 0.0
+    worst = [{"defense": "STL", "n": 200, "size": 0.0, "accuracy": 0.75, "low": 0.7, "high": 0.8}]
+    cells = tables.measured(few[few.retrained], pd.DataFrame(worst), "1")
+    line = tables.blocks(cells, "1").set_index(["block", "attacker has"]).loc[("ours", "an undefended copy")]
+    assert line["CW-0.03"] == "0.600 [0.560, 0.640] (n = 200)" and line["BIM-0.03"] == "0.660 [0.620, 0.700]"
+    shares = tables.retention(cells, "1").set_index(["block", "defense", "attacker has"])
+    assert shares.loc[("ours", "STL", "an undefended copy"), "CW-0.03"] == f"{0.6 / 0.75:.2f}"
+    assert shares.loc[("ours", "STL", "an undefended copy"), "BIM-0.03"] == f"{0.66 / 0.88:.2f}"
+    alone = tables.measured(few[few.retrained], pd.DataFrame(), "1")  # nobody knows these 200 images' clean accuracy
+    assert tables.kept(alone)[(alone.attack == "CW-0.03") & (alone.block == "ours")].isna().all()
+
+
 def test_a_defense_that_nobody_attacked_has_its_clean_cell():
     frame = tables.beside_paper(rows()[rows().attack == "Clean"], "5")
     assert frame[frame.block == "ours"].Clean.tolist() == ["0.900 [0.860, 0.940]", "0.800 [0.760, 0.840]"]
