@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -17,6 +17,7 @@ from labkit.classifiers import predict
 from labkit.defenses.base import Around
 from labkit.profiles import Profile
 from labkit.recipes import (
+    LATER,
     AttackRecipe,
     ClassifierRecipe,
     DataRecipe,
@@ -39,13 +40,17 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge."""
+    """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge.
+
+    copy  what an attacker by "transfer" owns, where it is not `classifier.undefended`
+    """
 
     classifier: ClassifierRecipe
     defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
     attack: AttackRecipe
     knowledge: str = "classifier"
     version: int = 4
+    copy: ClassifierRecipe | None = field(default=None, metadata=LATER)
 
     @property
     def data(self) -> DataRecipe:
@@ -61,7 +66,7 @@ class Case:
         """What has to be attacked for this case; cases that differ only in what is judged share one."""
         victim, defense = self.classifier, self.defense
         if self.knowledge == "transfer":
-            victim = victim.undefended
+            victim = self.copy or victim.undefended
         if self.knowledge in ("transfer", "classifier"):
             defense = None
         knowledge = "classifier" if defense is None else self.knowledge
@@ -84,7 +89,7 @@ def grid(profile: Profile) -> list[Case]:
             if attack.name == "clean":
                 cases.append(Case(retrained, T, attack))
                 continue
-            cases += [Case(retrained, T, attack, knowledge) for knowledge in ("transfer", "classifier")]
+            cases += [Case(retrained, T, attack, k, copy=profile.copy(k)) for k in ("transfer", "classifier")]
             if attack.name == "bim":
                 for knowledge in ("identity", "exact"):
                     cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
@@ -106,7 +111,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
     for T in small.defenses:
         network = small.retrained(T)
         cases += [Case(network, T, clean), Case(network, T, noise)]
-        cases += [Case(network, T, pgd, knowledge) for knowledge in ("transfer", "classifier")]
+        cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in ("transfer", "classifier")]
         cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
         cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
         # Another loss and more starts, which cost little and leave AutoAttack nothing to add (measured).

@@ -110,6 +110,10 @@ class Profile:
         """The same classifier, trained on T(x) (paper, Section 3.5)."""
         return self.trained(transform=transform or self.transform)
 
+    def copy(self, knowledge: str) -> ClassifierRecipe | None:
+        """The undefended copy that an attacker owns (`experiment.Case.copy`), trained as long as our own."""
+        return self.classifier if knowledge == "transfer" and self.retraining else None
+
     def trained(self, **how) -> ClassifierRecipe:
         """The same classifier, trained in another way: fields of its recipe; the epochs are `retraining`."""
         return replace(self.classifier, epochs=self.retraining or self.classifier.epochs, **how)

@@ -71,8 +71,9 @@ def table(lab: Profile, name: str) -> Asked:
         for attack in attacks:
             place = small if attack.name in _LONG else at
             for knowledge in _knowing(rival, name, attack):
-                blind.append(replace(place, attack=attack, knowledge=knowledge))
-                aware.append(replace(small, attack=attack, knowledge=knowledge))
+                for cases, where in ((blind, place), (aware, small)):
+                    copy = rebase(lab.copy(knowledge), where.data)
+                    cases.append(replace(where, attack=attack, knowledge=knowledge, copy=copy))
         known = rival.aware or "classifier"
         aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, rival)]
     if name == "4":

@@ -79,6 +79,8 @@ def test_what_takes_long_is_asked_less_and_the_networks_of_a_table_train_as_long
     others = [c.classifier for c in everyone if c.classifier.transform or c.classifier.adversarial]
     assert {network.epochs for network in others} == {LAB.retraining}
     assert {T.label for T in {network.transform for network in others} - {None}} == {"STL", "STL (cluster)", "MagNet"}
+    copies = {c.attempt().victim.epochs for c in everyone if c.knowledge == "transfer"}
+    assert copies == {LAB.classifier.epochs}  # who owns an undefended copy owns the one that the first row judges
     draws = {c.label: c.attack.draws for c in replicate.table(LAB, "6a").aware if c.knowledge in AWARE}
     assert draws["TVM"] == LAB.rivals.draws == 2 * draws["Crop-Ens"]
 
