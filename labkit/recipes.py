@@ -274,6 +274,7 @@ _DEFENSES = {
     "tvm": "TVM",
     "quilting": "Quilting",
     "crops": "Crop-Ens",
+    "tvm-quilting": "TVM+quilt",
     "deflection": "PD-Ens",
     "magnet": "MagNet",
     "magnet-detector": "MagNet detector",

@@ -20,7 +20,7 @@ _WHO = {
     "1": _CIFAR,
     "2a": _IMAGENET10,
     "2b": _IMAGENET10,
-    "3": ("quilting", "crops", "d3", "deflection"),
+    "3": ("quilting", "tvm-quilting", "crops", "d3", "deflection"),
     "4": ("sap", "thermometer", "lid", "pixeldefend", "magnet"),
     "5": _CIFAR,
     "6a": _IMAGENET10,

@@ -25,9 +25,9 @@ from labkit.recipes import (
 )
 
 _PUBLISHED = (
-    "tvm", "quilting", "crops", "deflection", "magnet", "pixeldefend", "d3", "sap", "magnet-detector",
+    "tvm", "quilting", "tvm-quilting", "crops", "deflection", "magnet", "pixeldefend", "d3", "sap", "magnet-detector",
 )  # fmt: skip
-_SLOW = ("quilting", "crops", "deflection", "d3")
+_SLOW = ("quilting", "crops", "tvm-quilting", "deflection", "d3")
 _SLOWEST = ("pixeldefend",)
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
-from labkit import data
+from labkit import data, defenses
 from labkit.defenses.crops import CropEnsemble
 from labkit.defenses.quilting import Quilting
 from labkit.defenses.tvm import TVM
@@ -75,6 +75,16 @@ def test_a_crop_is_what_pillow_cuts_and_enlarges():
                 peer = torch.tensor([list(c.get_flattened_data()) for c in cut]).reshape(3, 32, 24)
                 best = min(best, float((peer - crop).abs().max()))
         assert best < 1e-5
+
+
+def test_tvm_and_quilting_without_crops_is_the_mean_opinion_on_both_whole_images(images, classifier):
+    both = defenses.build("tvm-quilting", patches=2000).fit(images)
+    tvm, quilting = both.cleaners
+    x = images.x[:3]
+    said = both.seeded(3).around(classifier)(x)
+    opinions = [classifier(cleaner.seeded(3)(x)).softmax(1) for cleaner in (tvm, quilting)]
+    assert not torch.equal(*opinions)
+    assert_close(said.exp(), torch.stack(opinions).mean(0))
 
 
 def test_crops_reach_every_place_alike():

@@ -65,7 +65,7 @@ def test_every_defense_has_its_rows(rows, cases, small):
 
 def test_each_is_judged_on_as_many_images_as_the_profile_says(rows):
     by = rows.groupby("defense").n.unique().map(list)
-    for name in ("Quilting", "Crop-Ens", "PD-Ens", "D3 (0.2K-4)"):
+    for name in ("Quilting", "TVM+quilt", "Crop-Ens", "PD-Ens", "D3 (0.2K-4)"):
         assert by.pop(name) == [4]
     assert by.pop("PixelDefend") == [2]
     assert (by.map(lambda counts: counts == [20])).all() and len(by) == 17

@@ -20,6 +20,11 @@ def _crop_ens(*, patches: int = 1_000_000, **options) -> CropEnsemble:
     return CropEnsemble(TVM(), Quilting(patches=patches), **options)
 
 
+def _tvm_quilting(*, patches: int = 1_000_000) -> CropEnsemble:
+    """The mean opinion on the whole image after each of the two, without crops: the paper's TVM+quilt."""
+    return CropEnsemble(TVM(), Quilting(patches=patches), crops=2, share=1.0)
+
+
 def _magnet_detector(*, epochs: int | None = None, **options) -> MagNetDetector:
     return MagNetDetector(reformer=MagNet(epochs=epochs), **options)
 
@@ -33,6 +38,7 @@ DEFENSES = {
     "tvm": TVM,
     "quilting": Quilting,
     "crops": _crop_ens,
+    "tvm-quilting": _tvm_quilting,
     "deflection": PixelDeflection,
     "magnet": MagNet,
     "magnet-detector": _magnet_detector,
