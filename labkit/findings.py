@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, tables
+from labkit import paper, provenance, tables, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -14,6 +14,14 @@ from labkit.paths import typed
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
 _STL = ("STL", "STL (cluster)")
+# What notebook 06 leaves in a data set's folder: rows and picture of each sweep, and where the paper has it.
+_TRADEOFF = "06_tradeoff"
+_SWEEPS = {
+    "lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
+    "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"),
+    "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
+    "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)"),
+}
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
 
 
@@ -120,6 +128,20 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         if name in measured and other in measured:
             lines = retraining(measured[name], measured[other], (name, other))
             parts += ["### What retraining is worth", "\n".join(f"- {line}" for line in lines)]
+    return parts + _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+
+
+def _swept(folder: Path, link: str) -> list[str]:
+    """The trade-off's figures, and what its rows say; nothing where it was not measured."""
+    parts = []
+    for what, (file, picture, name) in _SWEEPS.items():
+        if (folder / file).is_file():
+            rows = pd.read_csv(folder / file)
+            shown = f"![Accuracy and PSNR for every value]({link}{picture})"
+            parts += [f"### What is bought by {name}", shown, tradeoff.caption(rows), tradeoff.reading(rows, what)]
+    if parts and (folder / "map.png").is_file():
+        shown = f"![PSNR of T(x_adv) against the interval from attacked to clean accuracy, by defense]({link}map.png)"
+        parts += ["### Where every defense lies on the paper's Figure 6", shown]
     return parts
 
 

@@ -12,6 +12,7 @@ from labkit import checks, clusters, data, experiment, figures, paper, plan, pro
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.profiles import Profile
+from labkit.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.replicate import Asked
 from labkit.store import key
 
@@ -170,8 +171,11 @@ def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
     """How stable the vote is under the attacks that the table makes on the undefended network."""
     if lab.stratified not in {case.defense for case in asked.blind}:
         return pd.DataFrame()
-    plain = [case for case in asked.blind if case.defense is None and case.classifier == lab.classifier]
-    return clusters.stability(lab, bench, dict.fromkeys(case.attack for case in plain))
+    by_data: dict[DataRecipe, list[AttackRecipe]] = {}
+    for case in asked.blind:
+        if case.defense is None and rebase(case.classifier, lab.data) == lab.classifier:
+            by_data.setdefault(case.data, []).append(case.attack)
+    return pd.concat([clusters.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()])
 
 
 def recipes(asked: Asked, images: Mapping[str, str]) -> set[str]:
@@ -185,4 +189,4 @@ def _digest(case, bench: Workbench) -> str:
 
 
 def _markdown(frame: pd.DataFrame) -> str:
-    return frame.to_markdown(index=False)
+    return frame.to_markdown(index=False, disable_numparse=True)  # 0.30 is more exact than 0.3

@@ -79,6 +79,35 @@ def test_a_page_keeps_the_words_above_its_mark(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_the_trade_off_stands_below_the_tables_of_its_data(tmp_path):
+    place = tmp_path / "cifar"
+    place.mkdir()
+    cells().to_csv(place / "table_5.csv", index=False)
+    (place / "table_5.json").write_text(json.dumps({"command": "python -m labkit table 5"}))
+    before = findings.page(tmp_path, "lab/")
+    (place / "06_tradeoff").mkdir()
+    rows = [
+        {
+            "what": "K", "value": K, "own": K == 64, "asked": asked, "data": "cifar, 32×32", "n": 1000,
+            "classifier": "vgg16 ×0.25", "retrained": True, "attack": attack, "knowledge": knowledge,
+            "accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01,
+            "fidelity": 30.0, "fidelity_low": 29.0, "fidelity_high": 31.0,
+        }
+        for K, clean, attacked in ((16, 0.7, 0.5), (64, 0.8, 0.4))
+        for asked, attack, knowledge, accuracy in (
+            ("clean", "Clean", "–", clean), ("attacked", "FGSM-0.08", "classifier", attacked),
+        )
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(place / "06_tradeoff" / "K_rows.csv", index=False)
+    (place / "06_tradeoff" / "map.png").touch()
+    after = findings.page(tmp_path, "lab/")
+    assert after.startswith(before.rstrip()) and "](lab/cifar/06_tradeoff/K.png)" in after
+    said = after.removeprefix(before.rstrip())
+    assert "n = 1,000 test images" in said and "retrained on T(x) for every value" in said
+    assert "**Clean accuracy** rises from 0.700 [0.690, 0.710] at K = 16 to 0.800" in said
+    assert "](lab/cifar/06_tradeoff/map.png)" in said and "lambda" not in said
+
+
 @pytest.mark.parametrize("share, holds", [(0.9, "holds**"), (0.45, "does not hold everywhere**")])
 def test_the_vote_is_read_beside_noise_of_the_same_size(share, holds):
     rows = [("FGSM-0.08", 0.08, share, share - 0.02, share + 0.02, 500)]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import findings, profiles, provenance, published, recipes, table_cli, tables
+from labkit import findings, profiles, provenance, published, recipes, store, table_cli, tables, tradeoff
 
 LAB = Path(__file__).resolve().parents[1] / "reports" / "lab"
 MEASURED = sorted(LAB.rglob("table_*.json"))
@@ -41,6 +41,37 @@ def test_a_table_is_made_of_its_rows_and_they_of_their_recipes(file):
     wanted = published.chosen(options.only)
     (asked,) = published.ask(recipes.reseed(lab, options.seed), [name], wanted).values()
     assert published.recipes(asked, told["images"]) == set(frames["_rows"].recipe)
+
+
+SWEPT = sorted(LAB.glob("*/06_tradeoff/manifest.json"))
+
+
+@pytest.mark.parametrize("file", SWEPT, ids=lambda file: file.parents[1].name)
+def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(file):
+    told, folder = json.loads(file.read_text()), file.parent
+    (ran,) = (entry for entry in told["notebooks"] if entry["name"] == "06_tradeoff")
+    written = {kept["path"]: kept for kept in ran["files"]}
+    kept = [path for path in folder.iterdir() if path != file]
+    assert len(kept) > 10
+    for path in kept:
+        assert provenance.fingerprint(path, folder.parent) == written[f"06_tradeoff/{path.name}"]
+
+    lab = profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"])
+    images = {n: digest for table in folder.parent.glob("table_*.json") for n, digest in _images(table)}
+    for what, values in (
+        ("lam", lab.tradeoff.lam),
+        ("K", lab.tradeoff.K),
+        ("S", lab.tradeoff.S),
+        ("M", lab.tradeoff.M),
+    ):
+        rows = pd.read_csv(folder / f"{'lambda' if what == 'lam' else what}_rows.csv", dtype={"recipe": str})
+        retrained = lab.tradeoff.retrained and what != "lam"
+        asked = [case for value in values for case in tradeoff.cases(lab, what, value, retrained=retrained).values()]
+        assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
+
+
+def _images(table):
+    return ((int(n), digest) for n, digest in json.loads(table.read_text())["images"].items())
 
 
 def test_the_page_over_them_is_made_of_them():
