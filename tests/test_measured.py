@@ -58,15 +58,11 @@ def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(f
 
     lab = profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"])
     images = {n: digest for table in folder.parent.glob("table_*.json") for n, digest in _images(table)}
-    for what, values in (
-        ("lam", lab.tradeoff.lam),
-        ("K", lab.tradeoff.K),
-        ("S", lab.tradeoff.S),
-        ("M", lab.tradeoff.M),
-    ):
-        rows = pd.read_csv(folder / f"{'lambda' if what == 'lam' else what}_rows.csv", dtype={"recipe": str})
-        retrained = lab.tradeoff.retrained and what != "lam"
-        asked = [case for value in values for case in tradeoff.cases(lab, what, value, retrained=retrained).values()]
+    for what, file in (("lam", "lambda"), ("K", "K"), ("S", "S"), ("M", "M")):
+        rows = pd.read_csv(folder / f"{file}_rows.csv", dtype={"recipe": str})
+        how = {"retrained": lab.tradeoff.retrained and what != "lam"}
+        values = getattr(lab.tradeoff, what)
+        asked = [case for value in values for case in tradeoff.cases(lab, what, value, **how).values()]
         assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
 
 
