@@ -78,12 +78,14 @@ def _add_profiles(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _profiles(options: argparse.Namespace) -> int:
-    rows = [("profile", "train", "test", "K", "S", "lambda", "images", "passes", "classifier", "epochs", "BIM steps")]
+    sizes = "K", "S", "lambda", "images", "passes"
+    rows = [("profile", "train", "test", *sizes, "classifier", "epochs", "on T(x)", "BIM steps")]
     for name, profile in profiles.PROFILES.items():
         d, c = profile.transform.dictionary, profile.classifier
         steps = next(attack.steps for attack in profile.attacks if attack.name == "bim")
+        epochs = str(c.epochs), str(profile.retrained().epochs)
         counts = (profile.data.train or "all", profile.data.test or "all", d.K, d.S, d.lam, d.images, d.passes)
-        rows.append((name, *map(str, counts), f"{c.network} x {c.width:g}", str(c.epochs), str(steps)))
+        rows.append((name, *map(str, counts), f"{c.network} x {c.width:g}", *epochs, str(steps)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

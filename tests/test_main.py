@@ -66,6 +66,7 @@ def test_profiles_prints_the_recipes(capsys):
         assert table[name]["K"] == str(profile.transform.dictionary.K)
         assert table[name]["images"] == str(profile.transform.dictionary.images)
         assert table[name]["epochs"] == str(profile.classifier.epochs)
+        assert table[name]["on T(x)"] == str(profile.retraining or profile.classifier.epochs)
         assert table[name]["test"] == str(profile.data.test or "all")
         assert table[name]["classifier"] == f"{profile.classifier.network} x {profile.classifier.width:g}"
 
