@@ -30,6 +30,7 @@ def findings(cells: pd.DataFrame, table: str) -> list[str]:
     attacks = [attack for attack in dict.fromkeys(cells.attack) if attack != "Clean"]
     lines = [_strength(cells, table, attacks)]
     lines += [line for name in _STL if (line := _kept(cells, table, name, attacks))]
+    lines += _leaking(cells, table, attacks)
     lines += _ranked(tables.ranking(cells), table)
     lines += [line for name in _STL if (line := _worst(cells, table, name, attacks))]
     return lines
@@ -179,6 +180,26 @@ def _kept(cells: pd.DataFrame, table: str, name: str, attacks: list[str]) -> str
         f"**Of its clean accuracy {name} keeps**, when the attacker has {who}: {'; '.join(words)} "
         f"(Table {table}, {name}, each cell divided by Clean)."
     )
+
+
+def _leaking(cells: pd.DataFrame, table: str, attacks: list[str]) -> list[str]:
+    """Who is right more often on attacked images than on clean ones: the attack must have told them the class."""
+    lines = []
+    for name in dict.fromkeys(cells.defense):
+        clean, words = _point(cells, block="ours", defense=name, attack="Clean"), []
+        for attack in attacks:
+            attacked = _point(cells, block="ours", defense=name, attack=attack)
+            if clean and attacked and moved(clean, attacked) > 0:
+                least = _point(cells, block="worst", defense=name, attack=attack)
+                worst = f", and {told(least)} under all attackers of this size" if least else ""
+                words.append(f"{told(attacked)} under {attack}{worst}")
+        if words:
+            lines.append(
+                f"**{name} is right more often on attacked images than on clean ones** ({told(clean)}): "
+                f"{'; '.join(words)}. So it reads the class off what this attack has done (“label leaking”, Kurakin et "
+                f"al. 2017), and that number says nothing of how robust it is (Table {table}, {name})."
+            )
+    return lines
 
 
 def _ranked(ranking: pd.DataFrame, table: str) -> list[str]:

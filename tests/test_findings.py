@@ -51,6 +51,15 @@ def test_other_numbers_make_other_sentences():
     assert "(more than the 0.040" in worst
 
 
+def test_who_is_better_attacked_than_clean_is_not_called_robust():
+    lines = findings.findings(cells(stl=0.9, clean=0.8), "8a")
+    (line,) = (line for line in lines if "label leaking" in line)
+    assert line.startswith("**STL is right more often on attacked images than on clean ones** (0.800 [0.760, 0.840])")
+    assert "0.900 [0.860, 0.940] under FGSM-0.08, and 0.050 [0.010, 0.090] under all attackers of this size" in line
+    for attacked in (0.82, 0.6):  # not told apart, or worse
+        assert not any("label leaking" in line for line in findings.findings(cells(stl=attacked), "8a"))
+
+
 def test_retraining_is_read_from_two_tables():
     (line,) = findings.retraining(cells(stl=0.75, clean=0.82), cells(), ("1", "5"))
     assert line == (
