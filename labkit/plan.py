@@ -274,7 +274,8 @@ class _Rates:
         if isinstance(defense, Around):
             return 0.0  # beside the network that it stands around, it costs little
         with torch.no_grad():
-            return seconds(lambda: defense(self.x[:_FEW]), repeat=1) / len(self.x[:_FEW])
+            # The first call of some takes twice as long.
+            return seconds(lambda: defense(self.x[:_FEW]), repeat=2) / len(self.x[:_FEW])
 
 
 def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[ClassifierRecipe], float]:
