@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, tables, tradeoff
+from labkit import paper, provenance, tables, threat, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -34,6 +34,26 @@ def findings(cells: pd.DataFrame, table: str) -> list[str]:
     lines += _ranked(tables.ranking(cells), table)
     lines += [line for name in _STL if (line := _worst(cells, table, name, attacks))]
     return lines
+
+
+def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
+    """One sentence on a table: what a defense keeps, by what the attacker knew, and what the paper prints; or none."""
+
+    def ends(part: pd.DataFrame) -> list[str]:
+        part = part.sort_values("accuracy", kind="stable")
+        return [f"{told(_at(row))} ({row.attack})" for row in part.iloc[[0, -1]].itertuples()]
+
+    mine = cells[(cells.defense == name) & (cells.attack != "Clean")]
+    blind, worst, theirs = (mine[mine.block == block] for block in ("ours", "worst", "paper"))
+    if blind.empty or worst.empty or theirs.empty:
+        return ""
+    known = blind.groupby("knowledge", sort=False)
+    words = [f"attacker has {threat.SHORT[who]}: {' to '.join(ends(part))}" for who, part in known]
+    return (
+        f"**In short**, {name} is right on these shares of attacked images: {'; '.join(words)}. The paper prints "
+        f"{theirs.accuracy.min():.4g} to {theirs.accuracy.max():.4g}. When all attackers of one size try, among them "
+        f"those who know the defense, at most {ends(worst)[-1]} are left."
+    )
 
 
 def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame, names: tuple[str, str]) -> list[str]:
@@ -111,6 +131,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     printed = paper.table(main).attrs
     parts = [
         f"## {title}: the paper's Table {main} ({printed['setting']})",
+        *filter(None, [short(measured[main])]),
         f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
         f"({link}{title}/table_{main}.png)",
         tables.blocks(measured[main], main).to_markdown(index=False),
@@ -241,7 +262,11 @@ def _worst(cells: pd.DataFrame, table: str, name: str, attacks: list[str]) -> st
 def _point(cells: pd.DataFrame, **where) -> Point | None:
     for column, value in where.items():
         cells = cells[cells[column] == value]
-    return Point(cells.n.iloc[0], *cells[["accuracy", "low", "high"]].iloc[0]) if len(cells) else None
+    return next(map(_at, cells.itertuples()), None)
+
+
+def _at(row) -> Point:
+    return Point(row.n, row.accuracy, row.low, row.high)
 
 
 def _number(cells: pd.DataFrame, defense: str, attack: str) -> float | None:

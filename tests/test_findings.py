@@ -51,6 +51,16 @@ def test_other_numbers_make_other_sentences():
     assert "(more than the 0.040" in worst
 
 
+def test_in_short_a_page_says_what_is_left_by_what_the_attacker_knew():
+    more = pd.concat([cells(), cells(stl=0.7, worst=0.02).replace("FGSM-0.08", "BIM-0.03")])
+    assert findings.short(more.drop_duplicates(["block", "defense", "attack"]), "STL") == (
+        "**In short**, STL is right on these shares of attacked images: attacker has the weights, not T: 0.600 [0.560, "
+        "0.640] (FGSM-0.08) to 0.700 [0.660, 0.740] (BIM-0.03). The paper prints 0.7099 to 0.7099. When all attackers "
+        "of one size try, among them those who know the defense, at most 0.050 [0.010, 0.090] (FGSM-0.08) are left."
+    )
+    assert findings.short(cells()) == ""  # of STL (cluster) there is nothing
+
+
 def test_who_is_better_attacked_than_clean_is_not_called_robust():
     lines = findings.findings(cells(stl=0.9, clean=0.8), "8a")
     (line,) = (line for line in lines if "label leaking" in line)
