@@ -175,7 +175,8 @@ def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
     for case in asked.blind:
         if case.defense is None and rebase(case.classifier, lab.data) == lab.classifier:
             by_data.setdefault(case.data, []).append(case.attack)
-    return pd.concat([clusters.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()])
+    found = [clusters.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
+    return pd.concat(found or [pd.DataFrame()])
 
 
 def recipes(asked: Asked, images: Mapping[str, str]) -> set[str]:

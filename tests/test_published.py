@@ -158,3 +158,5 @@ def test_votes_are_counted_under_the_tables_own_attacks(made, small, bench):
     assert "voted to the cluster of their clean twins?" in made.text("again")
     alone = published.ask(small, ["1"], {"defense": ["STL"], "attack": ["Clean"]})["1"]
     assert published.measure("1", alone, small, bench, checked=False).votes.empty
+    attackless = published.ask(small, ["1"], {**WANTED, "defense": ["STL (cluster)"]})["1"]
+    assert published.measure("1", attackless, small, bench, checked=False).votes.empty
