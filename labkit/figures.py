@@ -133,7 +133,7 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
     }
     fig, axes = plt.subplots(
         1, len(attacks), sharey=True, squeeze=False, layout="constrained",
-        figsize=(1.75 * len(attacks) + 1.9, 0.48 * len(names) + 1.7),
+        figsize=(max(1.75 * len(attacks) + 1.9, 8.4), 0.48 * len(names) + 1.7),  # title and legend need as much
     )  # fmt: skip
     for ax, attack in zip(axes[0], attacks, strict=True):
         for at, ((block, knowledge), (label, colour, marker, face)) in enumerate(kinds.items()):

@@ -104,3 +104,14 @@ def test_a_table_has_a_panel_per_attack_and_a_marker_per_block():
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
         "attacker has the weights, not T", "the paper, Table 5", "worst of all attackers, who know all",
     ]  # fmt: skip
+
+
+def test_a_table_of_few_attacks_is_as_wide_as_its_title_and_legend():
+    blocks = [("ours", "transfer"), ("ours", "classifier"), ("ours", "identity"), ("worst", ""), ("paper", "")]
+    rows = [(block, "STL", who, 200, "PGD", 0.5, 0.4, 0.6) for block, who in blocks]
+    columns = ["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"]
+    fig = figures.cells(pd.DataFrame(rows, columns=columns), "4", "folder:cifar10.zip, 32×32, vgg16 ×0.25")
+    fig.canvas.draw()
+    for part in (fig._suptitle, *fig.legends):
+        drawn = part.get_window_extent()
+        assert drawn.x0 >= 0 and drawn.x1 <= fig.bbox.x1
