@@ -22,6 +22,7 @@ _SWEEPS = {
     "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
     "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)"),
 }
+_COUNTED = "How often the 95 % interval of a difference lies above 0 (better) or below it (worse)"
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
 
 
@@ -31,7 +32,6 @@ def findings(cells: pd.DataFrame, table: str) -> list[str]:
     lines = [_strength(cells, table, attacks)]
     lines += [line for name in _STL if (line := _kept(cells, table, name, attacks))]
     lines += _leaking(cells, table, attacks)
-    lines += _ranked(tables.ranking(cells), table)
     lines += [line for name in _STL if (line := _worst(cells, table, name, attacks))]
     return lines
 
@@ -57,22 +57,37 @@ def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
 
 
 def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame, names: tuple[str, str]) -> list[str]:
-    """Whether retraining helps each STL, against attackers with the judged weights: cells of two tables."""
+    """Whether retraining helps each STL, by what the attacker knew: cells of two tables.
+
+    Those who do not know T attack the vanilla network by its weights. The same attacked images are what one who owns an
+    undefended copy brings against the retrained one; another has the retrained one's weights.
+    """
     lines = []
     for name in _STL:
-        words = []
-        for attack in dict.fromkeys(retrained.attack):
-            where = {"defense": name, "attack": attack}
-            ours = {"block": "ours", "knowledge": "classifier", **where}
-            for cell, who in ((ours, "defense unknown"), ({"block": "worst", **where}, "worst case")):
-                pair = [_point(cells, **cell) for cells in (vanilla, retrained)]
-                if None not in pair and not (attack == "Clean" and who == "worst case"):
-                    verdict = {1: "helps", -1: "hurts", 0: "not told apart"}[moved(*pair)]
-                    who = "" if attack == "Clean" else f", {who}"
-                    words.append(f"{attack}{who}: {told(pair[0])} to {told(pair[1])} ({verdict})")
-        if words:
-            lines.append(f"**Does retraining help {name}?** {'; '.join(words)} (Table {names[1]} to Table {names[0]}).")
+        clean = [_point(cells, block="ours", defense=name, attack="Clean") for cells in (vanilla, retrained)]
+        for who, first, then in (
+            ("on the same attacked images, made on the undefended network", "classifier", "transfer"),
+            ("against one who has the weights of the judged network, not T", "classifier", "classifier"),
+            ("in the worst case", "", ""),
+        ):
+            words = [_change(*clean, "Clean")] if who.startswith("on the same") and None not in clean else []
+            block = "ours" if first else "worst"
+            for attack in dict.fromkeys(retrained.attack):
+                pair = [
+                    _point(cells, block=block, knowledge=knowledge, defense=name, attack=attack)
+                    for cells, knowledge in ((vanilla, first), (retrained, then))
+                ]
+                if attack != "Clean" and None not in pair:
+                    words.append(_change(*pair, attack))
+            if words:
+                cells = f"(Table {names[1]} to Table {names[0]})"
+                lines.append(f"**Does retraining help {name}**, {who}? {'; '.join(words)} {cells}.")
     return lines
+
+
+def _change(before: Point, after: Point, what: str) -> str:
+    verdict = {1: "helps", -1: "hurts", 0: "not told apart"}[moved(before, after)]
+    return f"{what}: {told(before)} to {told(after)} ({verdict})"
 
 
 def stability(votes: pd.DataFrame, table: str) -> str:
@@ -146,6 +161,8 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         if votes.is_file():
             lines.append(stability(pd.read_csv(votes), name))
         parts += [f"### What Table {name} says", "\n".join(f"- {line}" for line in lines)]
+        if len(counted := beaten(cells)):
+            parts += [f"{_COUNTED} (Table {name}, its attacks):", counted.to_markdown(index=False)]
     for name, other in _VANILLA.items():
         if name in measured and other in measured:
             lines = retraining(measured[name], measured[other], (name, other))
@@ -223,25 +240,24 @@ def _leaking(cells: pd.DataFrame, table: str, attacks: list[str]) -> list[str]:
     return lines
 
 
-def _ranked(ranking: pd.DataFrame, table: str) -> list[str]:
-    """How often STL is better and worse than each other defense, by who attacks."""
-    lines = []
+def beaten(cells: pd.DataFrame) -> pd.DataFrame:
+    """How often STL is better and worse than each other defense, a column for each attacker: `tables.ranking` counted.
+
+    The last line says whether stratification helps.
+    """
+    ranking = tables.ranking(cells).drop(columns="Clean", errors="ignore")
+    attackers, lines = list(dict.fromkeys(ranking["attacker has"])), []
     for difference, part in ranking.groupby("difference", sort=False):
         stl, other = difference.split(" − ")
-        words = []
+        line = {"question": "Does stratification help?" if (stl, other) == _STL[::-1] else f"Does {stl} beat {other}?"}
         for row in part.to_dict("records"):
-            said = [row[a] for a in row if a not in ("difference", "attacker has", "Clean") and row[a]]
+            said = [row[a] for a in row if a not in ("difference", "attacker has") and row[a]]
             count = Counter(s.rpartition(" ")[2] for s in said)
-            same = len(said) - count["better"] - count["worse"]
-            if said:
-                words.append(
-                    f"attacker has {row['attacker has']}: better under {count['better']} of {len(said)} attacks, worse "
-                    f"under {count['worse']}, not told apart under {same}"
-                )
-        question = "Does stratification help?" if (stl, other) == _STL[::-1] else f"Does {stl} beat {other}?"
-        if words:
-            lines.append(f"**{question}** {'; '.join(words)} (Table {table}, differences with their intervals).")
-    return lines
+            line[f"attacker has {row['attacker has']}"] = (
+                f"better {count['better']}, worse {count['worse']}, of {len(said)}" if said else "–"
+            )
+        lines.append(line)
+    return pd.DataFrame(lines, columns=["question", *(f"attacker has {who}" for who in attackers)]).fillna("–")
 
 
 def _worst(cells: pd.DataFrame, table: str, name: str, attacks: list[str]) -> str:
