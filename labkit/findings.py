@@ -41,7 +41,7 @@ def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
 
     def ends(part: pd.DataFrame) -> list[str]:
         part = part.sort_values("accuracy", kind="stable")
-        return [f"{told(_at(row))} ({row.attack})" for row in part.iloc[[0, -1]].itertuples()]
+        return list(dict.fromkeys(f"{told(_at(row))} ({row.attack})" for row in part.iloc[[0, -1]].itertuples()))
 
     mine = cells[(cells.defense == name) & (cells.attack != "Clean")]
     blind, worst, theirs = (mine[mine.block == block] for block in ("ours", "worst", "paper"))
@@ -49,9 +49,10 @@ def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
         return ""
     known = blind.groupby("knowledge", sort=False)
     words = [f"attacker has {threat.SHORT[who]}: {' to '.join(ends(part))}" for who, part in known]
+    printed = dict.fromkeys(f"{share:.4g}" for share in (theirs.accuracy.min(), theirs.accuracy.max()))
     return (
         f"**In short**, {name} is right on these shares of attacked images: {'; '.join(words)}. The paper prints "
-        f"{theirs.accuracy.min():.4g} to {theirs.accuracy.max():.4g}. When all attackers of one size try, among them "
+        f"{' to '.join(printed)}. When all attackers of one size try, among them "
         f"those who know the defense, at most {ends(worst)[-1]} are left."
     )
 
@@ -160,7 +161,8 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         lines, votes = findings(cells, name), place / f"table_{name}_votes.csv"
         if votes.is_file():
             lines.append(stability(pd.read_csv(votes), name))
-        parts += [f"### What Table {name} says", "\n".join(f"- {line}" for line in lines)]
+        parts += [f"### What Table {name} says", *filter(None, [name != main and short(cells)])]
+        parts.append("\n".join(f"- {line}" for line in lines))
         if len(counted := beaten(cells)):
             parts += [f"{_COUNTED} (Table {name}, its attacks):", counted.to_markdown(index=False)]
     for name, other in _VANILLA.items():

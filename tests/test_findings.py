@@ -67,7 +67,7 @@ def test_in_short_a_page_says_what_is_left_by_what_the_attacker_knew():
     more = pd.concat([cells(), cells(stl=0.7, worst=0.02).replace("FGSM-0.08", "BIM-0.03")])
     assert findings.short(more.drop_duplicates(["block", "defense", "attack"]), "STL") == (
         "**In short**, STL is right on these shares of attacked images: attacker has the weights, not T: 0.600 [0.560, "
-        "0.640] (FGSM-0.08) to 0.700 [0.660, 0.740] (BIM-0.03). The paper prints 0.7099 to 0.7099. When all attackers "
+        "0.640] (FGSM-0.08) to 0.700 [0.660, 0.740] (BIM-0.03). The paper prints 0.7099. When all attackers "
         "of one size try, among them those who know the defense, at most 0.050 [0.010, 0.090] (FGSM-0.08) are left."
     )
     assert findings.short(cells()) == ""  # of STL (cluster) there is nothing
