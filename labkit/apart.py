@@ -32,10 +32,15 @@ def moved(a: Point, b: Point) -> int:
     return 1 if b.low > a.high else -1 if b.high < a.low else 0
 
 
-def alike(points: Sequence[Point], margin: float) -> bool:
-    """Whether any two shares surely lie within `margin` of each other; not the same as not being told apart."""
+def alike(points: Sequence[Point], margin: float) -> bool | None:
+    """Whether any two shares lie within `margin` of each other: True and False when sure, None when neither is.
+
+    Not the same as not being told apart: two that are may still be this near, and two that are not need not be.
+    """
     gaps = [difference(a, b) for a, b in combinations(points, 2)]
-    return all(-margin < gap.low and gap.high < margin for gap in gaps)
+    if any(gap.low > margin or gap.high < -margin for gap in gaps):
+        return False
+    return True if all(-margin < gap.low and gap.high < margin for gap in gaps) else None
 
 
 def farthest(points: Sequence[Point]) -> tuple[Point, Point] | None:

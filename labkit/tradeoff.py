@@ -13,10 +13,11 @@ from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
+from labkit.defenses.base import Around
 from labkit.errors import InputError
 from labkit.experiment import Case
 from labkit.profiles import Profile
-from labkit.recipes import AttackRecipe, DataRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.recipes import AttackRecipe, DataRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
 from labkit.strata import StratifiedTransform
 
@@ -180,31 +181,35 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
 
 
 def map_cases(lab: Profile) -> list[Case]:
-    """What `interval_map` needs of `experiment.grid` and `rivals.cases`: vanilla network, clean and FGSM-0.08."""
+    """What `interval_map` needs of `experiment.grid` and `rivals.cases`: vanilla network, clean and FGSM-0.08.
+
+    Defenses that stand around the network are left out: they hand on no image whose PSNR could be taken.
+    """
     return [
         case
         for case in [*experiment.grid(lab), *rivals.cases(lab)]
         if case.attack in (lab.attacks[0], _fgsm(lab))
         and case.knowledge == "classifier"
         and case.classifier == replace(lab.classifier, data=case.data)
+        and not (isinstance(case.defense, DefenseRecipe) and isinstance(rivals.unfitted(case.defense), Around))
     ]
 
 
 def interval_map(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
     """Where each defense lies on the paper's Figure 6: PSNR of T(x_adv) to x, and the characteristic interval.
 
-    rows  from `experiment.run(map_cases(lab))`, or of any more cases: those of a vanilla network are taken, and of an
-          attacker who does not know the defense; of a defense measured twice, those on more images
+    rows  from `experiment.run(map_cases(lab))`; among others, those of a vanilla network are taken, and of an attacker
+          who does not know the defense; of a defense measured twice, those on more images
 
     Columns: defense, n, psnr, clean and attacked (accuracies, each with _low and _high), low and high (the interval).
-    A defense that hands on no image of its own has no place on this map; the undefended network has one, to compare.
+    The undefended network has its place, too, to compare.
     """
     plain = rows[~rows.retrained & ~rows.knowledge.isin(threat.AWARE)].sort_values("n", ascending=False, kind="stable")
     lines = []
     for defense in dict.fromkeys(rows.defense):
         mine = plain[plain.defense == defense]
         clean, attacked = (mine[mine.attack == name].head(1) for name in ("Clean", attack))
-        if clean.empty or attacked.empty or (clean.psnr.isna().item() and defense != "No Defense"):
+        if clean.empty or attacked.empty:
             continue
         line = {"defense": defense, "n": attacked.n.item(), "psnr": attacked.psnr.item()}
         for name, row in (("clean", clean), ("attacked", attacked)):
@@ -268,8 +273,7 @@ def _claims(found: dict, what: str) -> str:
             verdict = {way: "yes", -way: "no", 0: "not told apart"}[apart.moved(points[0], points[-1])]
             words.append(f"{label} {apart.VERBS[way]}: {verdict}")
         else:
-            alike = "yes" if apart.alike(points, _ALIKE) else "not told apart, nor surely so near"
-            verdict = "no" if apart.farthest(points) else alike
+            verdict = {True: "yes", False: "no", None: "neither sure nor ruled out"}[apart.alike(points, _ALIKE)]
             words.append(f"{label} stays within {_ALIKE:g}: {verdict}")
         verdicts.add(verdict)
     decided = "holds here" if verdicts == {"yes"} else "holds in part" if "yes" in verdicts else "does not hold here"

@@ -49,5 +49,11 @@ def test_numbers_with_a_unit_have_one_digit():
 
 def test_what_is_not_told_apart_need_not_be_alike():
     few, many = ([point(at, number, half) for at, number in ((1, 0.5), (2, 0.52))] for half in (0.08, 0.02))
-    assert apart.farthest(few) is None and not apart.alike(few, 0.1)
-    assert apart.farthest(many) is None and apart.alike(many, 0.1) and not apart.alike(many, 0.04)
+    assert apart.farthest(few) is None and apart.alike(few, 0.1) is None
+    assert apart.farthest(many) is None and apart.alike(many, 0.1) is True and apart.alike(many, 0.04) is None
+
+
+def test_what_is_told_apart_may_still_be_near():
+    points = [point(1, 0.5, 0.02), point(2, 0.58, 0.02)]
+    assert apart.farthest(points) and apart.alike(points, 0.1) is None and apart.alike(points, 0.2) is True
+    assert apart.alike(points, 0.04) is False and apart.alike(points[::-1], 0.04) is False
