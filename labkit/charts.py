@@ -81,7 +81,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
 
 
 def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = None) -> go.Figure:
-    """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`interval_map`).
+    """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`quality.intervals`).
 
     A disc is the accuracy on clean images, a square that on attacked ones, each with its 95 % interval as a thin line;
     the bar between them is the characteristic interval.

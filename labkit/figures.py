@@ -288,7 +288,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
 
 
 def intervals(rows: pd.DataFrame) -> Figure:
-    """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`interval_map`)."""
+    """The paper's Figure 6: PSNR of T(x_adv) and characteristic interval of every defense (`quality.intervals`)."""
     fig, ax = plt.subplots(figsize=(9, 5.8), layout="constrained")
     for row in rows.itertuples():
         colour = COLOURS.get(row.defense, "#8c8c8c")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, tables, threat, tradeoff
+from labkit import paper, provenance, quality, tables, threat, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -173,16 +173,33 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
 
 
 def _swept(folder: Path, link: str) -> list[str]:
-    """The trade-off's figures, and what its rows say; nothing where it was not measured."""
+    """The trade-off's figures, what its rows say, and how to make them; nothing where it was not measured."""
     parts = []
     for what, (file, picture, name) in _SWEEPS.items():
         if (folder / file).is_file():
             rows = pd.read_csv(folder / file)
             shown = f"![Accuracy and PSNR for every value]({link}{picture})"
             parts += [f"### What is bought by {name}", shown, tradeoff.caption(rows), tradeoff.reading(rows, what)]
-    if parts and (folder / "map.png").is_file():
+    if (folder / "map.csv").is_file():
+        found = pd.read_csv(folder / "map.csv")
         shown = f"![PSNR of T(x_adv) against the interval from attacked to clean accuracy, by defense]({link}map.png)"
-        parts += ["### Where every defense lies on the paper's Figure 6", shown]
+        parts += [
+            "### Where every defense lies on the paper's Figure 6",
+            shown,
+            quality.CAPTION,
+            quality.reading(found),
+        ]
+    if (folder / "silent_rows.csv").is_file():
+        rows = pd.read_csv(folder / "silent_rows.csv")
+        parts += ["### What is bought where the paper is silent", tradeoff.caption(rows)]
+        parts.append("\n".join(tradeoff.reading(rows, what) for what in dict.fromkeys(rows.what)))
+    if parts:
+        told = json.loads((folder / "manifest.json").read_text())
+        sized = f" --resolution {told['resolution']}" if told["resolution"] else ""
+        command = (
+            f"python -m labkit report --notebooks 06 --profile {told['profile']} --dataset {told['dataset']}{sized}"
+        )
+        parts.append(f"All of notebook 06 (λ to the silent choices) is made by `{command} --out DIR`.")
     return parts
 
 

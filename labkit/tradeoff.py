@@ -8,16 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, experiment, metrics, rivals, tables, threat
+from labkit import apart, experiment, metrics, tables, threat
 from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
-from labkit.defenses.base import Around
 from labkit.errors import InputError
 from labkit.experiment import Case
 from labkit.profiles import Profile
-from labkit.recipes import AttackRecipe, DataRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.recipes import AttackRecipe, DataRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
 from labkit.strata import StratifiedTransform
 
@@ -106,10 +105,10 @@ def cases(lab: Profile, what: str, value, *, retrained: bool = False, aware: boo
     network = small.retrained(T) if retrained else small.classifier
     found = {
         "clean": Case(network, T, AttackRecipe("clean", 0.0, 0)),
-        "attacked": Case(network, T, _fgsm(lab)),
+        "attacked": Case(network, T, fgsm(lab)),
     }
     if aware:
-        found["aware"] = Case(network, T, replace(lab.attacks[-1], size=_fgsm(lab).size), "exact")
+        found["aware"] = Case(network, T, replace(lab.attacks[-1], size=fgsm(lab).size), "exact")
     return found
 
 
@@ -161,7 +160,7 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
     """
     small = rebase(lab, replace(lab.data, test=_least(lab)))
     test, network = bench.images(small.data, "test"), bench.classifier(lab.classifier)
-    x, x_adv = test.x[:], adversarial(Case(small.classifier, None, _fgsm(lab)).attempt(), bench)
+    x, x_adv = test.x[:], adversarial(Case(small.classifier, None, fgsm(lab)).attempt(), bench)
     turned = (predict(network, x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
     one = int(turned.int().argmax())
     pair = torch.stack([x[one], x_adv[one]])
@@ -178,47 +177,6 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
             f"{word}\n{dB:.1f} dB" if dB < _MOST else f"{word}\n" for word, dB in zip(decided, near, strict=True)
         ]
     return columns, notes
-
-
-def map_cases(lab: Profile) -> list[Case]:
-    """What `interval_map` needs of `experiment.grid` and `rivals.cases`: vanilla network, clean and FGSM-0.08.
-
-    Defenses that stand around the network are left out: they hand on no image whose PSNR could be taken.
-    """
-    return [
-        case
-        for case in [*experiment.grid(lab), *rivals.cases(lab)]
-        if case.attack in (lab.attacks[0], _fgsm(lab))
-        and case.knowledge == "classifier"
-        and case.classifier == replace(lab.classifier, data=case.data)
-        and not (isinstance(case.defense, DefenseRecipe) and isinstance(rivals.unfitted(case.defense), Around))
-    ]
-
-
-def interval_map(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
-    """Where each defense lies on the paper's Figure 6: PSNR of T(x_adv) to x, and the characteristic interval.
-
-    rows  from `experiment.run(map_cases(lab))`; among others, those of a vanilla network are taken, and of an attacker
-          who does not know the defense; of a defense measured twice, those on more images
-
-    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low and _high), low and high (the interval).
-    The undefended network has its place, too, to compare.
-    """
-    plain = rows[~rows.retrained & ~rows.knowledge.isin(threat.AWARE)].sort_values("n", ascending=False, kind="stable")
-    lines = []
-    for defense in dict.fromkeys(rows.defense):
-        mine = plain[plain.defense == defense]
-        clean, attacked = (mine[mine.attack == name].head(1) for name in ("Clean", attack))
-        if clean.empty or attacked.empty:
-            continue
-        line = {"defense": defense, "n": attacked.n.item(), "psnr": attacked.psnr.item()}
-        for name, row in (("clean", clean), ("attacked", attacked)):
-            line |= {name: row.accuracy.item(), f"{name}_low": row.low.item(), f"{name}_high": row.high.item()}
-        lines.append(
-            line
-            | dict(zip(("low", "high"), metrics.characteristic_interval(line["clean"], line["attacked"]), strict=True))
-        )
-    return pd.DataFrame(lines)
 
 
 def reading(rows: pd.DataFrame, what: str) -> str:
@@ -348,7 +306,7 @@ def _choice(what: str) -> tuple[str, str]:
     return CHOICES[what]
 
 
-def _fgsm(lab: Profile) -> AttackRecipe:
+def fgsm(lab: Profile) -> AttackRecipe:
     """The attack of the paper's Figures 5 and 6."""
     return next((attack for attack in lab.attacks if attack.label == "FGSM-0.08"), AttackRecipe("fgsm", 0.08))
 

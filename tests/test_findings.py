@@ -139,13 +139,22 @@ def test_the_trade_off_stands_below_the_tables_of_its_data(tmp_path):
         )
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(place / "06_tradeoff" / "K_rows.csv", index=False)
-    (place / "06_tradeoff" / "map.png").touch()
+    named = {"defense": "STL", "n": 50, "psnr": 29.0}
+    accuracies = {f"{asked}{end}": 0.5 for asked in ("clean", "attacked") for end in ("", "_low", "_high")}
+    pd.DataFrame([named | accuracies]).to_csv(place / "06_tradeoff" / "map.csv", index=False)
+    told = {"profile": "lab", "dataset": "folder:cifar.zip", "resolution": 64}
+    (place / "06_tradeoff" / "manifest.json").write_text(json.dumps(told))
     after = findings.page(tmp_path, "lab/")
     assert after.startswith(before.rstrip()) and "](lab/cifar/06_tradeoff/K.png)" in after
     said = after.removeprefix(before.rstrip())
     assert "n = 1,000 test images" in said and "retrained on T(x) for every value" in said
     assert "**Clean accuracy** rises from 0.700 [0.690, 0.710] at K = 16 to 0.800" in said
-    assert "](lab/cifar/06_tradeoff/map.png)" in said and "lambda" not in said
+    assert (
+        "](lab/cifar/06_tradeoff/map.png)" in said
+        and "**STL**: T(x_adv) is at 29.0 dB" in said
+        and "lambda" not in said
+    )
+    assert "labkit report --notebooks 06 --profile lab --dataset folder:cifar.zip --resolution 64 --out" in said
 
 
 @pytest.mark.parametrize("share, holds", [(0.9, "holds**"), (0.45, "does not hold everywhere**")])

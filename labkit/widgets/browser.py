@@ -5,7 +5,7 @@ from html import escape
 
 import ipywidgets as w
 
-from labkit import apart, arena, charts, experiment, tradeoff
+from labkit import apart, arena, charts, experiment, quality, tradeoff
 from labkit.artifacts import Workbench
 from labkit.experiment import Case
 from labkit.profiles import Profile
@@ -109,7 +109,7 @@ class TradeoffBrowser:
         self.page.say(left)
 
     def _map(self, check, compute: bool) -> None:
-        cases = tradeoff.map_cases(self.lab)
+        cases = quality.cases(self.lab)
         missing = [case for case in cases if not experiment.kept(case, self.desk.bench)]
         if compute:
             for done, case in enumerate(missing):
@@ -121,7 +121,7 @@ class TradeoffBrowser:
             self.page.idle()
         self.compute.disabled = not missing
         cases = [case for case in cases if case not in missing]
-        rows = tradeoff.interval_map(experiment.run(cases, self.desk.bench)) if cases else None
+        rows = quality.intervals(experiment.run(cases, self.desk.bench)) if cases else None
         if rows is None or rows.empty:
             self.page.say("No defense is measured yet; “Compute what is missing” does it and keeps it.")
             self.output.outputs, self.words.value = (), ""
