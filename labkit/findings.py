@@ -191,6 +191,7 @@ def _swept(folder: Path, link: str) -> list[str]:
         ]
     if (folder / "silent_rows.csv").is_file():
         rows = pd.read_csv(folder / "silent_rows.csv")
+        rows["value"] = rows.value.map(_setting)
         parts += ["### What is bought where the paper is silent", tradeoff.caption(rows)]
         parts.append("\n".join(tradeoff.reading(rows, what) for what in dict.fromkeys(rows.what)))
     if parts:
@@ -201,6 +202,14 @@ def _swept(folder: Path, link: str) -> list[str]:
         )
         parts.append(f"All of notebook 06 (λ to the silent choices) is made by `{command} --out DIR`.")
     return parts
+
+
+def _setting(word: str | float) -> str | float:
+    """A value as it was before it came into one column with others, some of which are words."""
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def _strength(cells: pd.DataFrame, table: str, attacks: list[str]) -> str:

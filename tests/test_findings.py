@@ -142,6 +142,13 @@ def test_the_trade_off_stands_below_the_tables_of_its_data(tmp_path):
     named = {"defense": "STL", "n": 50, "psnr": 29.0}
     accuracies = {f"{asked}{end}": 0.5 for asked in ("clean", "attacked") for end in ("", "_low", "_high")}
     pd.DataFrame([named | accuracies]).to_csv(place / "06_tradeoff" / "map.csv", index=False)
+    silent = [
+        row | {"what": what, "value": value, "own": value == own}
+        for what, own, other in (("lowpass", 5.0, float("inf")), ("boundary", "circular", "reflect"))
+        for value in (own, other)
+        for row in rows[:2]
+    ]
+    pd.DataFrame(silent).to_csv(place / "06_tradeoff" / "silent_rows.csv", index=False)
     told = {"profile": "lab", "dataset": "folder:cifar.zip", "resolution": 64}
     (place / "06_tradeoff" / "manifest.json").write_text(json.dumps(told))
     after = findings.page(tmp_path, "lab/")
@@ -154,6 +161,7 @@ def test_the_trade_off_stands_below_the_tables_of_its_data(tmp_path):
         and "**STL**: T(x_adv) is at 29.0 dB" in said
         and "lambda" not in said
     )
+    assert "filter: ∞ instead of 5.**" in said and "**Boundary: reflect instead of circular.**" in said
     assert "labkit report --notebooks 06 --profile lab --dataset folder:cifar.zip --resolution 64 --out" in said
 
 

@@ -58,8 +58,8 @@ def test_the_papers_sentence_is_held_against_the_map():
     best = [row("STL", 29.0, 0.8, 0.5), row("TVM", 28.0, 0.9, 0.51)]
     assert quality.reading(pd.DataFrame(best)) == (
         "- **STL**: T(x_adv) is at 29.0 dB to x, nearer are: none; attacked, 0.500 [0.480, 0.520] are right, surely "
-        "more with: none; clean, 0.800 [0.780, 0.820] are right, surely more with: TVM 0.900 [0.880, 0.920]. The paper's "
-        "“both the highest PSNR and most preferable characteristic interval” holds here."
+        "more with: none; clean, 0.800 [0.780, 0.820] are right, surely more with: TVM 0.900 [0.880, 0.920]. "
+        "The paper's “both the highest PSNR and most preferable characteristic interval” holds here."
     )
     nearer, stronger = [*best, row("JPEG", 29.5, 0.7, 0.1)], [*best, row("JPEG", 20.0, 0.7, 0.6)]
     for rows, said in (
