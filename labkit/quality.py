@@ -65,7 +65,8 @@ def reading(found: pd.DataFrame) -> str:
     for name in (name for name in ("STL", "STL (cluster)") if name in set(found.defense)):
         (mine,) = found[found.defense == name].itertuples()
         others = found[~found.defense.str.startswith("STL")].sort_values("psnr", ascending=False)
-        nearer = [f"{row.defense} {row.psnr:.1f} dB" for row in others[others.psnr > mine.psnr].itertuples()]
+        better = others[(others.psnr > mine.psnr) & (others.defense != "No Defense")]
+        nearer = [f"{row.defense} {row.psnr:.1f} dB" for row in better.itertuples()]
         words = [f"**{name}**: T(x_adv) is at {mine.psnr:.1f} dB to x, nearer are: {', '.join(nearer) or 'none'}"]
         above = {}
         for asked in ("attacked", "clean"):

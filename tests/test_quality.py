@@ -55,7 +55,7 @@ def test_the_papers_sentence_is_held_against_the_map():
         ends |= {"attacked_low": attacked - 0.02, "attacked_high": attacked + 0.02}
         return {"defense": defense, "n": 100, "psnr": psnr, "clean": clean, "attacked": attacked} | ends
 
-    best = [row("STL", 29.0, 0.8, 0.5), row("TVM", 28.0, 0.9, 0.51)]
+    best = [row("STL", 29.0, 0.8, 0.5), row("TVM", 28.0, 0.9, 0.51), row("No Defense", 30.0, 0.8, 0.1)]
     assert quality.reading(pd.DataFrame(best)) == (
         "- **STL**: T(x_adv) is at 29.0 dB to x, nearer are: none; attacked, 0.500 [0.480, 0.520] are right, surely "
         "more with: none; clean, 0.800 [0.780, 0.820] are right, surely more with: TVM 0.900 [0.880, 0.920]. "
