@@ -64,6 +64,10 @@ def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(f
         values = getattr(lab.tradeoff, what)
         asked = [case for value in values for case in tradeoff.cases(lab, what, value, **how).values()]
         assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
+    rows = pd.read_csv(folder / "silent_rows.csv", dtype={"recipe": str})
+    tried = [(what, value) for what, values in lab.tradeoff.silent for value in (tradeoff.own(lab, what), *values)]
+    asked = [case for what, value in tried for case in tradeoff.cases(lab, what, value, aware=False).values()]
+    assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
 
 
 def _images(table):
