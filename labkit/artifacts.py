@@ -107,7 +107,7 @@ class Workbench:
 
         found = self.store.fetch("autoencoder", recipe, build, digest=train.digest)
         model.load_state_dict(found.tensors)
-        return model.eval().requires_grad_(False).to(self.device), found.facts
+        return networks.frozen(model, self.device), found.facts
 
     def strata(self, recipe: StrataRecipe) -> Strata:
         """The clusters of the training images, fitted on them alone, on the device."""
@@ -210,7 +210,7 @@ class Workbench:
         channels, resolution = train.x.shape[1], train.x.shape[-1]
         model = networks.build(recipe, len(train.classes), channels, resolution)
         if recipe.weights:
-            return networks.load(model, recipe.weights).requires_grad_(False).to(self.device)
+            return networks.frozen(networks.load(model, recipe.weights), self.device)
 
         def build(scratch):
             seen = train if recipe.transform is None else self.projected(recipe.transform)
@@ -221,7 +221,7 @@ class Workbench:
 
         found = self._together("classifier", recipe, build, train.digest)
         model.load_state_dict(found.tensors)
-        return model.eval().requires_grad_(False).to(self.device)
+        return networks.frozen(model, self.device)
 
     def _together(self, kind: str, recipe, build, digest: str) -> Artifact:
         """`Store.fetch` by all ranks at once: all of them build, rank 0 alone looks and writes, all of them read."""

@@ -15,7 +15,7 @@ from labkit.attacks import ATTACKS
 from labkit.budget import Budget
 from labkit.data import Images
 from labkit.errors import InputError
-from labkit.networks import Classifier, classes_of
+from labkit.networks import LAYOUT, Classifier, classes_of
 from labkit.precision import has_bfloat16
 from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
 
@@ -66,9 +66,7 @@ def train(
         raise InputError(f"a batch of {least} among {ranks} ranks is less than two images each; start fewer ranks")
 
     half = has_bfloat16(device)
-    # Measured on CPUs: with the channels last, bfloat16 convolutions are a fifth faster and float32 ones half as fast.
-    layout = torch.channels_last if half or device.type == "cuda" else torch.contiguous_format
-    model.to(device, memory_format=layout).train()
+    model.to(device, memory_format=LAYOUT).train()
     optimizer = _optimizer(model, recipe)
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
     file = Path(checkpoint) / _FILE if checkpoint is not None else None
@@ -102,7 +100,7 @@ def train(
                     x = augment(x, generator)
                 if recipe.erase:
                     x = erase(x, recipe.erase, generator)
-                x = x.to(device, memory_format=layout)
+                x = x.to(device, memory_format=LAYOUT)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * _schedule((epoch * steps_per_epoch + step + 1) / total)
                 weights = None

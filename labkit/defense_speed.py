@@ -44,7 +44,8 @@ def table(
     rows = []
     for size in sizes:
         images = data.load(dataset, "train", n=_FITTED_ON, resolution=size, data_root=data_root)
-        network = networks.build(ClassifierRecipe(), len(images.classes), images.x.shape[1], size).eval()
+        network = networks.build(ClassifierRecipe(), len(images.classes), images.x.shape[1], size)
+        network = networks.frozen(network, "cpu")
         d = cdl.learn(images, DictionaryRecipe(images=100, passes=1, held=0))
         systems = {"network alone": network, "STL": SparseTransform(d)}
         chosen = defenses.DEFENSES if names is None else names

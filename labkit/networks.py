@@ -15,6 +15,10 @@ from labkit.vision import torchvision
 VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
 NETWORKS = (*VGGS, "resnet50")
 
+# Of a network's weights while it works, and so of what flows between convolutions. Measured on a CPU in float32, with
+# AVX2 and with AVX-512, at 32 and 64 pixels: with the channels last a step takes 0.6 to 0.9 of the time.
+LAYOUT = torch.channels_last
+
 _SMALL = 128  # pixels below which ResNet's stem keeps the resolution
 
 
@@ -112,6 +116,11 @@ def fingerprint(path: str | Path) -> Weights:
             return Weights(str(path), hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise InputError(f"cannot read weights from {path} ({error.strerror}); give the path of a file") from None
+
+
+def frozen(model: Classifier, device: str | torch.device) -> Classifier:
+    """The network ready to be asked: in evaluation mode, on the device, in the fast layout, its weights fixed."""
+    return model.eval().requires_grad_(False).to(device, memory_format=LAYOUT)
 
 
 def pretrained(name: str) -> Classifier:

@@ -235,7 +235,7 @@ class _Rates:
 
     def _network(self, recipe: ClassifierRecipe):
         model = networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
-        return model.eval().requires_grad_(False).to(self.bench.device)
+        return networks.frozen(model, self.bench.device)
 
     def _forward(self, recipe: ClassifierRecipe) -> float:
         model = self._network(recipe)

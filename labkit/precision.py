@@ -4,8 +4,11 @@ import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16; where it does not, emulation is slower than float32."""
+    """Whether the hardware multiplies bfloat16 faster than float32. Where it does not, emulation is slower.
+
+    Of processors, those with tiles (AMX). AVX-512's own bfloat16 instructions are not enough: on a processor that has
+    them alone, a training step of a quarter-width VGG-16 took 1.2 to 1.4 times as long as in float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capable = torch.cpu.get_capabilities()
-    return bool(capable.get("amx_bf16") or capable.get("avx512_bf16"))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

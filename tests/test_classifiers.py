@@ -44,7 +44,7 @@ def assert_same(one, other):
 
 
 def test_learns_what_a_line_separates():
-    model = trained(stripes(), replace(TINY, epochs=8))
+    model = trained(stripes(), replace(TINY, epochs=12))
     unseen = stripes(60, seed=1)
     assert torch.equal(classifiers.predict(model, unseen.x).argmax(1), unseen.y)
 
