@@ -39,7 +39,8 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
     rows  from `experiment.run(cases(lab))`; among others, those of a vanilla network are taken, and of an attacker
           who does not know the defense; of a defense measured twice, those on more images
 
-    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low and _high), low and high (the interval).
+    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low, _high and _recipe, the hash of its row),
+    low and high (the interval).
     The undefended network has its place, too, to compare.
     """
     plain = rows[~rows.retrained & ~rows.knowledge.isin(threat.AWARE)].sort_values("n", ascending=False, kind="stable")
@@ -52,6 +53,7 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
         line = {"defense": defense, "n": attacked.n.item(), "psnr": attacked.psnr.item()}
         for name, row in (("clean", clean), ("attacked", attacked)):
             line |= {name: row.accuracy.item(), f"{name}_low": row.low.item(), f"{name}_high": row.high.item()}
+            line[f"{name}_recipe"] = row.recipe.item()
         lines.append(
             line
             | dict(zip(("low", "high"), metrics.characteristic_interval(line["clean"], line["attacked"]), strict=True))

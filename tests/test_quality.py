@@ -7,7 +7,8 @@ from labkit import quality
 
 def test_the_map_takes_vanilla_networks_and_blind_attackers():
     def row(defense, attack, accuracy, psnr, knowledge="classifier", n=100, retrained=False):
-        return (defense, n, retrained, attack, knowledge, accuracy, accuracy - 0.1, accuracy + 0.1, psnr)
+        recipe = f"{defense} {attack} {n} {retrained} {knowledge}"
+        return (defense, n, retrained, attack, knowledge, accuracy, accuracy - 0.1, accuracy + 0.1, psnr, recipe)
 
     rows = pd.DataFrame(
         [
@@ -23,7 +24,7 @@ def test_the_map_takes_vanilla_networks_and_blind_attackers():
             row("JPEG", "FGSM-0.08", 0.2, 26.0),
             row("TVM", "Clean", 0.85, 30.0, "–"),
         ],
-        columns=["defense", "n", "retrained", "attack", "knowledge", "accuracy", "low", "high", "psnr"],
+        columns=["defense", "n", "retrained", "attack", "knowledge", "accuracy", "low", "high", "psnr", "recipe"],
     )
     found = quality.intervals(rows.iloc[::-1]).set_index("defense").sort_index()
     # JPEG leaves a clean image that has been through it before as it is, which has no PSNR; TVM was not attacked.
@@ -37,6 +38,8 @@ def test_the_map_takes_vanilla_networks_and_blind_attackers():
         0.6,
     ]
     assert found.loc["No Defense", ["low", "high"]].tolist() == [0.1, 0.9]
+    assert found.clean_recipe["STL"] == "STL Clean 100 False –"
+    assert found.attacked_recipe["STL"] == "STL FGSM-0.08 100 False classifier"
 
 
 def test_the_map_asks_for_vanilla_networks_clean_and_attacked_once(lab):
