@@ -19,8 +19,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser("table", help="the paper's tables, measured", description=text)
     _arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")
-    only = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or retrained=yes"
-    parser.add_argument("--only", action="append", default=[], metavar="WHAT=A,B", help=only)
     parser.set_defaults(run=_table)
 
     text = "What the tables will take: what is kept already, what has to be built, and about how long that takes here."
@@ -41,6 +39,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quick", help=f"{', '.join(profiles.PROFILES)} (default: %(default)s)")
     parser.add_argument("--dataset", default="fashion", help="as for `labkit report` (default: %(default)s)")
     parser.add_argument("--resolution", type=int, default=0, metavar="N", help="side in pixels (default: as stored)")
+    only = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or retrained=yes"
+    parser.add_argument("--only", action="append", default=[], metavar="WHAT=A,B", help=only)
     parser.add_argument("--seed", type=int, default=0, help="of all that is trained (default: %(default)s)")
     parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
     parser.add_argument("--store", default="", metavar="D", help="folder of artifacts")
@@ -80,7 +80,7 @@ def _plan(options: argparse.Namespace) -> int:
     from labkit import plan, published
 
     lab, bench = _lab(options)
-    asked = published.ask(lab, options.names, {})
+    asked = published.ask(lab, options.names, published.chosen(options.only))
     cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
     steps = plan.steps(cases, bench)
     if options.list:

@@ -103,6 +103,9 @@ def test_the_command_line_measures_one_cell_and_says_how_to_do_it_again(tmp_path
     told = capsys.readouterr().out
     assert "classifier" in told and "with nothing else running: about" in told
     only = ["--only", "defense=No Defense", "--only", "attack=Clean,FGSM-0.08"]
+    assert main(["plan", *words, *only, "--list"]) == 0
+    chosen = capsys.readouterr().out
+    assert "No Defense" in chosen and "dictionary" not in chosen and "dictionary" in told
     assert main(["table", *words, *only, "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert "# Table 5: CIFAR-10, VGG-16, vanilla classifier" in told
