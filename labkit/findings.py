@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, quality, tables, threat, tradeoff
+from labkit import paper, provenance, quality, resolutions, tables, threat, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -169,7 +169,30 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         if name in measured and other in measured:
             lines = retraining(measured[name], measured[other], (name, other))
             parts += ["### What retraining is worth", "\n".join(f"- {line}" for line in lines)]
-    return parts + _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+    return parts + _resolutions(place, measured) + _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+
+
+def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
+    """What becomes of a defense as images grow, where one setting was measured at several resolutions."""
+    settings: dict[str, list[str]] = {}
+    for name in measured:
+        settings.setdefault(paper.table(name).attrs["setting"], []).append(name)
+    parts = []
+    for setting, names in settings.items():
+        if len(names) == 1:
+            continue
+        labels = {name: pd.read_csv(place / f"table_{name}_rows.csv").data.iloc[0] for name in names}
+        pixels = {int(label.rpartition("×")[2]): name for name, label in labels.items()}
+        if len(pixels) > 1:
+            cells = {side: measured[pixels[side]] for side in sorted(pixels)}
+            parts += [
+                f"### Does it hold at every resolution? ({setting})",
+                f"Of {', '.join(f'Table {pixels[side]} at {side} pixels' for side in cells)}; “keeps” is the share of "
+                "the same line's clean accuracy.",
+                resolutions.view(cells).to_markdown(index=False),
+                resolutions.reading(cells),
+            ]
+    return parts
 
 
 def _swept(folder: Path, link: str) -> list[str]:
