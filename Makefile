@@ -7,6 +7,9 @@ RESOLUTION ?=
 # photos at 64 pixels -> photos-64; folder:../cifar10.zip -> folder-cifar10.zip
 slug = $(shell printf '%s' '$(DATASET)' | sed -E 's,:(.*/)?([^/]+)/*$$,-\2,; s,[^A-Za-z0-9._-]+,-,g')$(if $(RESOLUTION),-$(RESOLUTION))
 OUT ?= reports/$(PROFILE)-$(slug)
+# Where the whole lab run goes, and its size.
+MEASURED ?= reports/lab
+SIZE ?= lab
 PORT ?= 8866
 
 # The versions of constraints.txt were tested with Python 3.11; anything newer is tried, anything older refused.
@@ -14,7 +17,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help reports test lab dashboards screenshots scaling bench lint clean
+.PHONY: help reports test lab dashboards screenshots scaling bench measured lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +28,7 @@ help:
 	@echo 'make screenshots  pictures and response times of the dashboards, into reports/dashboards'
 	@echo 'make scaling     measure what more ranks and larger images cost, into docs/SCALING.md'
 	@echo 'make bench       measure the speeds that the lab claims'
+	@echo 'make measured    the whole lab run, hours: CIFAR10=folder:PATH IMAGENET10=folder:PATH, or one of them'
 	@echo 'make lint        ruff on code and notebooks; notebooks carry no outputs'
 	@echo 'make clean       remove the environment and the tools'\'' caches (data and reports stay)'
 	@echo
@@ -62,6 +66,21 @@ scaling: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m labkit bench --out reports/bench
+
+# The paper's tables and its Figures 5 to 7 on real images, and what is read from them. Every part goes on where it was
+# stopped; `labkit plan` tells beforehand what it takes. Photographs are measured at three resolutions, at the quick size.
+measured: $(READY)
+	@test -n '$(CIFAR10)$(IMAGENET10)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH (one is enough)' >&2; exit 1; }
+ifdef CIFAR10
+	$(BIN)/python -m labkit table 1 4 5 8a --profile $(SIZE) --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
+	$(BIN)/python -m labkit report --profile $(SIZE) --dataset '$(CIFAR10)' --notebooks 06 --out reports/lab-notebooks
+	mkdir -p '$(MEASURED)/cifar10/06_tradeoff'
+	cp reports/lab-notebooks/06_tradeoff/* reports/lab-notebooks/manifest.json '$(MEASURED)/cifar10/06_tradeoff'
+endif
+ifdef IMAGENET10
+	$(BIN)/python -m labkit table 2a 6a 8b --profile $(SIZE) --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'
+endif
+	$(BIN)/python -m labkit findings '$(MEASURED)' --out '$(MEASURED)/../README.md'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -68,6 +69,21 @@ def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(f
     tried = [(what, value) for what, values in lab.tradeoff.silent for value in (tradeoff.own(lab, what), *values)]
     asked = [case for what, value in tried for case in tradeoff.cases(lab, what, value, aware=False).values()]
     assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
+
+
+def test_one_command_makes_all_of_it():
+    dry = ["make", "-n", "measured", "CIFAR10=folder:cifar10.zip", "IMAGENET10=folder:imagenet10-64.zip"]
+    lines = subprocess.run(dry, cwd=LAB.parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
+    asked = [line.removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/python -m labkit ")]
+    made = set()
+    for told in (options for line in asked if " table " in line for options in [parsed(line)]):
+        made |= {(told.out.as_posix(), name, told.profile, tuple(told.only)) for name in told.names}
+    for file in MEASURED:
+        told = parsed(json.loads(file.read_text())["command"])
+        (name,) = told.names
+        assert (file.parent.relative_to(LAB.parents[1]).as_posix(), name, told.profile, tuple(told.only)) in made
+    assert sum("report --profile lab" in line and "--notebooks 06" in line for line in asked) == 1
+    assert asked[-1].startswith("python -m labkit findings ")
 
 
 def _images(table):
