@@ -73,7 +73,8 @@ def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(f
 
 def test_one_command_makes_all_of_it():
     dry = ["make", "-n", "measured", "CIFAR10=folder:cifar10.zip", "IMAGENET10=folder:imagenet10-64.zip"]
-    lines = subprocess.run(dry, cwd=LAB.parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(dry, cwd=LAB.parents[1], capture_output=True, text=True, check=True).stdout
+    lines = lines.replace("\\\n", "").splitlines()
     asked = [line.removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/python -m labkit ")]
     made = set()
     for told in (options for line in asked if " table " in line for options in [parsed(line)]):
