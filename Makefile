@@ -82,9 +82,9 @@ ifdef IMAGENET10
 	$(BIN)/python -m labkit table 2a 6a 8b --profile $(SIZE) --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'
 endif
 	$(BIN)/python -m labkit table 6a --profile quick --dataset photos --resolution 64 --out '$(MEASURED)/photos' \
-	    --only 'defense=No Defense,STL,STL (cluster),TVM' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'
+	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'
 	$(BIN)/python -m labkit table 6b --profile quick --dataset photos --resolution 128 --out '$(MEASURED)/photos' \
-	    --only 'defense=No Defense,STL,STL (cluster),TVM' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'
+	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'
 	$(BIN)/python -m labkit table 7 --profile quick --dataset photos --resolution 224 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL' --only 'attack=Clean,FGSM-0.08'
 	$(BIN)/python -m labkit findings '$(MEASURED)' --out '$(MEASURED)/../README.md'
