@@ -7,6 +7,7 @@ import pandas as pd
 from labkit import apart, tables, threat
 from labkit.apart import Point
 
+_BLOCKS = ["ours", "worst", "paper"]
 _UNKNOWN = {"worst": "anything"}
 
 
@@ -16,20 +17,23 @@ def compare(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     measured  cells of a table (`tables.measured`) by the pixels of an image's side
 
     One line per attack, block (ours, worst, paper), defense and attacker that stand in every table, and a column
-    `points` with a Point for each resolution: at, accuracy with its interval (NaN in the paper's), and a column `kept`
-    with the share of clean accuracy that each is.
+    `points` with a Point for each resolution: at, accuracy with its interval (NaN in the paper's); columns `kept` with
+    the share of clean accuracy that each is, and `n` with its number of images (NaN in the paper's). Attacks in their
+    order, and of each our cells, the worst case, the paper's of the same defenses.
     """
-    found: dict[tuple, dict[int, tuple[Point, float]]] = {}
+    found: dict[tuple, dict[int, tuple[Point, float, float]]] = {}
     for pixels, cells in sorted(measured.items()):
         for row, kept in zip(cells.itertuples(), tables.kept(cells), strict=True):
             place = row.attack, row.block, row.defense, row.knowledge
-            found.setdefault(place, {})[pixels] = Point(pixels, row.accuracy, row.low, row.high), kept
+            found.setdefault(place, {})[pixels] = Point(pixels, row.accuracy, row.low, row.high), kept, row.n
+    attacks = list(dict.fromkeys(place[0] for place in found))
     lines = [
-        (*place, [point for point, _ in at.values()], [kept for _, kept in at.values()])
-        for place, at in found.items()
+        (*place, *map(list, zip(*at.values(), strict=True)))
+        for place, at in sorted(found.items(), key=lambda item: (attacks.index(item[0][0]), _BLOCKS.index(item[0][1])))
         if len(at) == len(measured)
     ]
-    return pd.DataFrame(lines, columns=["attack", "block", "defense", "knowledge", "points", "kept"])
+    lined = pd.DataFrame(lines, columns=["attack", "block", "defense", "knowledge", "points", "kept", "n"])
+    return lined[lined.defense.isin(lined[lined.block == "ours"].defense)]
 
 
 def view(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
@@ -38,6 +42,7 @@ def view(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     for row in compare(measured).itertuples():
         line = {"attack": row.attack, "block": "ours, worst case" if row.block == "worst" else row.block}
         line |= {"defense": row.defense, "attacker has": _who(row)}
+        line["n"] = " and ".join(dict.fromkeys(f"{n:,.0f}" for n in row.n if pd.notna(n))) or "not said"
         for point, kept in zip(row.points, row.kept, strict=True):
             share = "" if pd.isna(kept) or row.attack == "Clean" else f" (keeps {kept:.2f})"
             told = f"{point.number:.4g}" if pd.isna(point.low) else apart.told(point)

@@ -22,6 +22,7 @@ def cells(stl, tvm=0.3, clean=0.8, worst=0.05, paper=0.4):
             around("worst", "STL", "", "FGSM-0.08", worst),
             ("paper", "STL", "", None, "Clean", 0.8, None, None),
             ("paper", "STL", "", None, "FGSM-0.08", paper, None, None),
+            ("paper", "PD-Ens", "", None, "FGSM-0.08", 0.3, None, None),
         ],
         columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"],
     )
@@ -49,7 +50,12 @@ def test_only_what_all_tables_have_is_compared():
     shown = resolutions.view({64: cells(0.4), 128: cells(0.6)}).set_index(["attack", "block", "defense"])
     assert shown.loc[("FGSM-0.08", "ours", "STL"), "128 pixels"] == "0.600 [0.560, 0.640] (keeps 0.75)"
     assert shown.loc[("FGSM-0.08", "paper", "STL"), "64 pixels"] == "0.4 (keeps 0.50)"
-    assert shown.loc[("FGSM-0.08", "paper", "STL"), "attacker has"] == "not said"
+    assert shown.loc[("FGSM-0.08", "paper", "STL"), ["attacker has", "n"]].tolist() == ["not said", "not said"]
+    assert set(shown.n) == {"100", "not said"} and "PD-Ens" not in shown.index.get_level_values("defense")
+    assert list(dict.fromkeys(place[:2] for place in shown.index)) == [
+        ("Clean", "ours"), ("Clean", "paper"), ("FGSM-0.08", "ours"), ("FGSM-0.08", "ours, worst case"),
+        ("FGSM-0.08", "paper"),
+    ]  # fmt: skip
 
 
 def test_the_page_compares_tables_of_one_setting_at_different_resolutions(tmp_path):
