@@ -118,7 +118,7 @@ def fingerprint(path: str | Path) -> Weights:
         raise InputError(f"cannot read weights from {path} ({error.strerror}); give the path of a file") from None
 
 
-def frozen(model: Classifier, device: str | torch.device) -> Classifier:
+def frozen(model: nn.Module, device: str | torch.device) -> nn.Module:
     """The network ready to be asked: in evaluation mode, on the device, in the fast layout, its weights fixed."""
     return model.eval().requires_grad_(False).to(device, memory_format=LAYOUT)
 
