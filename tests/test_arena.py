@@ -38,7 +38,10 @@ def test_a_face_is_the_image_that_was_judged(lab, bench):
     face = arena.face(case, 3, bench)
     x_adv, seen, _ = experiment.decisions(case, bench)
     assert torch.equal(face["x"], bench.images(lab.data, "test").x[3])
-    assert torch.equal(face["x_adv"], x_adv[3]) and torch.allclose(face["seen"], seen[3], atol=1e-6)
+    assert torch.equal(face["x_adv"], x_adv[3])
+    # T is solved to a gap of 1 %: alone, an image may be left elsewhere within it than among others, where sums round
+    # in another order (0.001 with two threads on a processor without tiles, 1e-7 elsewhere). T itself moves it by more.
+    assert torch.allclose(face["seen"], seen[3], atol=5e-3) and (face["seen"] - x_adv[3]).abs().max() > 0.02
     classes = bench.images(lab.data, "test").classes
     assert arena.told(case, face, classes).startswith(f"STL: {classes[int(face['after'].argmax())]}, ")
 
