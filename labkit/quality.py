@@ -39,8 +39,8 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
     rows  from `experiment.run(cases(lab))`; among others, those of a vanilla network are taken, and of an attacker
           who does not know the defense; of a defense measured twice, those on more images
 
-    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low, _high and _recipe, the hash of its row),
-    low and high (the interval).
+    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low and _high), low and high (the interval),
+    clean_recipe and attacked_recipe (the hashes of their rows).
     The undefended network has its place, too, to compare.
     """
     plain = rows[~rows.retrained & ~rows.knowledge.isin(threat.AWARE)].sort_values("n", ascending=False, kind="stable")
@@ -53,11 +53,10 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
         line = {"defense": defense, "n": attacked.n.item(), "psnr": attacked.psnr.item()}
         for name, row in (("clean", clean), ("attacked", attacked)):
             line |= {name: row.accuracy.item(), f"{name}_low": row.low.item(), f"{name}_high": row.high.item()}
-            line[f"{name}_recipe"] = row.recipe.item()
-        lines.append(
-            line
-            | dict(zip(("low", "high"), metrics.characteristic_interval(line["clean"], line["attacked"]), strict=True))
+        line |= dict(
+            zip(("low", "high"), metrics.characteristic_interval(line["clean"], line["attacked"]), strict=True)
         )
+        lines.append(line | {"clean_recipe": clean.recipe.item(), "attacked_recipe": attacked.recipe.item()})
     return pd.DataFrame(lines)
 
 
