@@ -39,6 +39,7 @@ def test_a_face_is_the_image_that_was_judged(lab, bench):
     x_adv, seen, _ = experiment.decisions(case, bench)
     assert torch.equal(face["x"], bench.images(lab.data, "test").x[3])
     assert torch.equal(face["x_adv"], x_adv[3])
+    assert torch.allclose(face["seen"], bench.transform(case.defense)(x_adv[3:4])[0], atol=1e-6)
     # T is solved to a gap of 1 %: alone, an image may be left elsewhere within it than among others, where sums round
     # in another order (0.001 with two threads on a processor without tiles, 1e-7 elsewhere). T itself moves it by more.
     assert torch.allclose(face["seen"], seen[3], atol=5e-3) and (face["seen"] - x_adv[3]).abs().max() > 0.02

@@ -187,3 +187,13 @@ def test_a_download_that_fails_is_explained(monkeypatch):
 def test_bad_input_says_what_to_do(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+def test_a_frozen_network_answers_as_before_in_the_fast_layout():
+    model, x = networks.build(VGG, 4, 3, 32).eval(), torch.rand(2, 3, 32, 32)
+    before = model(x)
+    found = networks.frozen(model.train(), "cpu")
+    assert_close(found(x), before)
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
+    weights = [p for p in found.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in weights)
