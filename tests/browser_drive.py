@@ -32,6 +32,7 @@ def served(
     token: str = "",
     base_url: str = "/",
     log: Path | None = None,
+    folder: Path = dashboards.FOLDER,
 ) -> Iterator[str]:
     """The dashboards of a lab (a `profiles.Profile`), as the command serves them; yields their address."""
     with socket.socket() as free:
@@ -42,7 +43,7 @@ def served(
     with open(log or os.devnull, "w") as out:
         process = subprocess.Popen(
             [*command[:-1], *config, command[-1]],
-            cwd=dashboards.FOLDER,
+            cwd=folder,
             env=dashboards.environment(lab, str(store)),
             stdout=out,
             stderr=subprocess.STDOUT,

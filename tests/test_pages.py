@@ -2,22 +2,25 @@
 
 import io
 import os
+import shutil
 import signal
 import statistics
 import time
 from dataclasses import replace
 
+import nbformat
 import pytest
 from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, kernels, memory, served
 from PIL import Image
 
-from labkit import experiment, profiles, recipes, tradeoff
+from labkit import dashboards, experiment, profiles, recipes, tradeoff
 from labkit.artifacts import Workbench
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian, apt-get install chromium"),
 ]
+_PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 EXPLORER, ACCURACY, BROWSER, ARENA, ATLAS = PAGES
 
 
@@ -203,6 +206,49 @@ def test_a_page_that_lost_a_part_of_itself_comes_up_all_the_same(browser, where)
     lost.says("filters of 8×8 pixels", 120)
     assert not lost.page.is_visible("#lk-late")
     lost.context.close()
+
+
+_CHANGING = """
+import threading, time
+import ipywidgets as w, torch
+from labkit.widgets.page import Page
+from labkit.widgets.parts import Board
+
+words, board = [w.HTML() for _ in range(400)], Board()
+page = Page("changes", "", words, [board])
+
+def change():
+    since = 0
+    for word in words:
+        if since < 20:
+            time.sleep(0.05)
+        since += page.view.children[0]._asked.is_set()
+        word.value = "<b class='said'>told</b>"
+    other = Board()
+    other.show([{"title": "late", "x": torch.rand(3, 8, 8)}])
+    board.shown = 1
+    time.sleep(0.2)
+    board.pictures, board.images = other.pictures, other.images
+    page.say("all told")
+
+threading.Thread(target=change, daemon=True).start()
+page.view
+"""
+
+
+def test_nothing_that_changes_while_a_page_loads_is_lost(browser, store, tmp_path):
+    """A slow browser asks for the state of all widgets, and only later listens to what changes: 12 of 300 were lost."""
+    cells = [nbformat.v4.new_code_cell(_CHANGING)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=_PYTHON), tmp_path / ATLAS)  # not kept ready
+    shutil.copy(dashboards.FOLDER / "voila.json", tmp_path)
+    with served(profiles.profile("smoke"), store, folder=tmp_path) as address:
+        opened = Tab(browser)
+        opened.context.new_cdp_session(opened.page).send("Emulation.setCPUThrottlingRate", {"rate": 10})
+        opened.open(address, ATLAS)
+        opened.says("all told", 120)
+        opened.page.wait_for_function("document.querySelectorAll('.said').length == 400")
+        assert opened.page.locator(".lk-board img").count() == 1
+        opened.context.close()
 
 
 def test_leaving_a_page_ends_its_kernel(browser, where):

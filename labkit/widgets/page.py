@@ -13,7 +13,7 @@ from labkit.artifacts import Workbench
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.tradeoff import varied
-from labkit.widgets.parts import Heart
+from labkit.widgets.parts import Heart, resend
 from labkit.widgets.work import Latest, clock
 
 LABEL = {"description_width": "96px"}
@@ -59,7 +59,7 @@ class Page:
             box.add_class(name)
         columns = w.HBox([left, right])
         columns.add_class("lk-columns")
-        self.view = w.VBox([Heart(), heading, columns])
+        self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns])
         self.view.add_class("lk-page")
 
     def say(self, html: str) -> None:

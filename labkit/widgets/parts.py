@@ -10,6 +10,7 @@ import anywidget
 import numpy as np
 import plotly.graph_objects as go
 import traitlets as t
+from ipywidgets import Widget
 from PIL import Image
 from torch import Tensor
 
@@ -50,20 +51,23 @@ class Heart(anywidget.AnyWidget):
     """Answers the browser; where no answer comes, the page says that its kernel has ended.
 
     Until the browser asks for the first time, the kernel speaks by itself now and then: voila keeps one ready, and
-    would end it for having been idle in the moment in which somebody gets it.
+    would end it for having been idle in the moment in which somebody gets it. `began` is called whenever a browser has
+    just drawn the page.
     """
 
     _esm, _css = _STATIC / "heart.js", _CSS
 
-    def __init__(self):
+    def __init__(self, began: Callable[[], None]):
         super().__init__()
-        self._asked = threading.Event()
+        self._asked, self._began = threading.Event(), began
         self.on_msg(self._answer)
         threading.Thread(target=self._wait, daemon=True).start()
 
     def _answer(self, _widget, content, _buffers) -> None:
         self._asked.set()
         self.send(content)
+        if content.get("beat") == 0:
+            self._began()
 
     def _wait(self) -> None:
         for _ in range(_TIMES):
@@ -122,6 +126,20 @@ class Hover(anywidget.AnyWidget):
 
     _esm, _css = _STATIC / "hover.js", _CSS
     hint = t.Unicode("Point at the chart").tag(sync=True)
+
+
+def resend(widget: Widget) -> None:
+    """Send the state of a widget, of its layout and of all that lies in it.
+
+    A browser asks for all states at once, and hears of changes as soon as it has made its models of them: what changes
+    in between, which takes it seconds when it is busy, is lost.
+    """
+    for part in (widget, getattr(widget, "layout", None)):
+        before = None
+        while part is not None and before != (before := part.get_state()):
+            part.send_state()  # once more where a worker changed it meanwhile: the last word must be the newest
+    for child in getattr(widget, "children", ()):
+        resend(child)
 
 
 def chart(figure: go.Figure, words: str) -> tuple[dict, ...]:

@@ -46,8 +46,14 @@ function render({ model, el }) {
     board.dataset.shown = model.get("shown");
   }
 
-  // "shown" is set last, and counts what was sent.
-  model.on("change:shown", show);
+  // What was made in the moment in which the browser asked may be told in two messages, "shown" in the first of them.
+  let due = false;
+  function changed() {
+    if (due) return;
+    due = true;
+    queueMicrotask(() => { due = false; show(); });
+  }
+  for (const part of ["pictures", "images", "shown"]) model.on(`change:${part}`, changed);
   model.on("change:pending", () => board.classList.toggle("lk-pending", model.get("pending")));
   show();
 }
