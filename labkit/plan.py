@@ -27,7 +27,8 @@ from labkit.solvers import seconds
 from labkit.stl import SparseTransform
 from labkit.store import key
 
-_BATCH, _FEW, _FEWER = 64, 32, 400  # images in a timed batch, of a competitor, and to fit one to
+# Images in a timed batch, of a competitor, and to fit one to; fewer of those larger than 64×64, but so many at least.
+_BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
 # Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
 _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
     "noise": lambda a: a.steps / 2,
@@ -228,10 +229,15 @@ class _Rates:
     """Seconds an image, measured once each."""
 
     def __init__(self, bench: Workbench, train: Images):
-        self.bench, self.train, self.x = bench, train, train.x[:_BATCH].to(bench.device)
+        self.bench, self.train = bench, train
+        self.share = min(1.0, 64**2 / (train.x.shape[-1] * train.x.shape[-2]))
+        self.x = train.x[: self._count(_BATCH)].to(bench.device)
         self.forward, self.gradient = _by_speed(self._forward), _by_speed(self._gradient)
         self.training = _by_speed(self._training)
         self.layer, self.competitor = cache(self._layer), cache(self._competitor)
+
+    def _count(self, most: int) -> int:
+        return max(_LEAST, int(most * self.share))
 
     def _network(self, recipe: ClassifierRecipe):
         model = networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
@@ -246,7 +252,7 @@ class _Rates:
         return seconds(lambda: torch.autograd.grad(model(x).sum(), x)) / len(x)
 
     def _training(self, recipe: ClassifierRecipe) -> float:
-        few = self.train[: 4 * _BATCH]
+        few = self.train[: 4 * len(self.x)]
         batch = min(recipe.batch, len(few))
         short = replace(recipe, batch=batch)
         model = networks.build(short, len(few.classes), self.x.shape[1], self.x.shape[-1])
@@ -270,12 +276,14 @@ class _Rates:
         if not _fitted(recipe) or self.bench.store.has("defense", recipe, digest=self.train.digest):
             defense = self.bench.defense(recipe)
         else:
-            defense = defense_speed.briefly(recipe.name, self._network(ClassifierRecipe()), self.train[:_FEWER])
+            network, images = self._network(ClassifierRecipe()), self.train[: self._count(_FEWER)]
+            defense = defense_speed.briefly(recipe.name, network, images)
         if isinstance(defense, Around):
             return 0.0  # beside the network that it stands around, it costs little
         with torch.no_grad():
             # The first call of some takes twice as long.
-            return seconds(lambda: defense(self.x[:_FEW]), repeat=2) / len(self.x[:_FEW])
+            few = self.x[: self._count(_FEW)]
+            return seconds(lambda: defense(few), repeat=2) / len(few)
 
 
 def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[ClassifierRecipe], float]:
