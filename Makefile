@@ -71,7 +71,7 @@ bench: $(READY)
 # stopped; `labkit plan` tells beforehand what it takes. The photographs that come with packages are for the question of
 # resolution alone: at the quick size, and fewer cells the larger they are.
 measured: $(READY)
-	@test -n '$(CIFAR10)$(IMAGENET10)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH (one is enough)' >&2; exit 1; }
+	@test -n '$(CIFAR10)$(IMAGENET10)$(SAMPLES)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH (one is enough)' >&2; exit 1; }
 ifdef CIFAR10
 	$(BIN)/python -m labkit table 1 4 5 8a --profile $(SIZE) --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
 	$(BIN)/python -m labkit report --profile $(SIZE) --dataset '$(CIFAR10)' --notebooks 06 --out reports/lab-notebooks
@@ -80,6 +80,12 @@ ifdef CIFAR10
 endif
 ifdef IMAGENET10
 	$(BIN)/python -m labkit table 2a 6a 8b --profile $(SIZE) --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'
+endif
+ifdef SAMPLES
+	$(BIN)/python -m labkit report --profile quick --dataset '$(SAMPLES)' --notebooks 03 --out reports/lab-samples
+	mkdir -p '$(MEASURED)/imagenet-samples/03_projection'
+	cp reports/lab-samples/03_projection/*.csv reports/lab-samples/03_projection/headline.md reports/lab-samples/manifest.json \
+	    '$(MEASURED)/imagenet-samples/03_projection' # and no picture: the images are not ours
 endif
 	$(BIN)/python -m labkit table 6a --profile quick --dataset photos --resolution 64 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'

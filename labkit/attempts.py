@@ -53,11 +53,11 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
 
     if attack.stored:  # the same images, rounded: they are made once
         made = adversarial(replace(attempt, attack=replace(attack, stored=False)), bench)
-        return quantize(made, test.x[:], None if attack.norm == "average" else _budget(attack, test.x))
+        return quantize(made, test.x[:], None if attack.norm == "average" else sized(attack, test.x))
 
     def build(scratch):
         system, started = _System(attempt, bench), time.perf_counter()
-        budget, options = _budget(attack, test.x), _options(attack, system, bench)
+        budget, options = sized(attack, test.x), _options(attack, system, bench)
 
         def batch(start: int, x: Tensor, y: Tensor) -> Tensor:
             system.seeded(start)
@@ -117,7 +117,8 @@ class _System:
         return [(slice(None), {})]
 
 
-def _budget(attack: AttackRecipe, x) -> Budget | None:
+def sized(attack: AttackRecipe, x) -> Budget | None:
+    """The budget of an attack on images x (n, C, H, W); None where the attack finds the size itself, or has none."""
     if attack.norm == "none" or (attack.norm == "average" and attack.name in MINIMAL):
         return None
     if attack.norm == "average":
@@ -140,6 +141,6 @@ def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
     if attack.name == "universal":
         train = bench.images(system.attempt.victim.data, "train")
         images = train[: min(len(train), _FITTED_ON)]
-        budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else _budget(attack, train.x)
+        budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else sized(attack, train.x)
         return {"pattern": fit_universal(system.view(), images, budget=budget)}
     return {}

@@ -26,8 +26,6 @@ from labkit.recipes import (
     TransformRecipe,
     rebase,
 )
-from labkit.split import split
-from labkit.stl import SparseTransform
 from labkit.store import Artifact
 
 _BATCH = 250
@@ -249,33 +247,6 @@ def _settings(case: Case, bench: Workbench) -> dict:
         "knowledge": "–" if case.attack.name in ("clean", "noise") else case.knowledge,
         "seed": network.seed,
     }
-
-
-def shrinkage(layers: dict[float, SparseTransform], x: Tensor, x_adv: Tensor) -> pd.DataFrame:
-    """How much of a perturbation each layer leaves, one row per λ (paper, Section 3.1, Condition 2).
-
-    kept             mean over images of ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖
-    low-pass share   share of the perturbation's energy in the low-pass part, which T hands on without coding it
-    """
-    rows = []
-    for lam, layer in layers.items():
-        with torch.no_grad():
-            clean, attacked = layer(x), layer(x_adv)
-            before, after = (x_adv - x).flatten(1), (attacked - clean).flatten(1)
-            low = split(x_adv - x, layer.lowpass, layer.pad)[0].flatten(1)
-        size = before.norm(dim=1).clamp_min(1e-12)
-        rows.append(
-            {
-                "λ": lam,
-                "n": len(x),
-                "kept, mean": float((after.norm(dim=1) / size).mean()),
-                "kept, worst": float((after.norm(dim=1) / size).max()),
-                "low-pass share": float((low.norm(dim=1) / size).square().mean()),
-                "PSNR of T(x), dB": float(metrics.psnr(clean, x).mean()),
-                "PSNR of T(x_adv) to x, dB": float(metrics.psnr(attacked, x).mean()),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

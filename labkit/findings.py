@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, quality, resolutions, tables, threat, tradeoff
+from labkit import paper, provenance, quality, resolutions, shrinkage, tables, threat, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -14,8 +14,8 @@ from labkit.paths import typed
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
 _STL = ("STL", "STL (cluster)")
-# What notebook 06 leaves in a data set's folder: rows and picture of each sweep, and where the paper has it.
-_TRADEOFF = "06_tradeoff"
+# What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
+_PROJECTION, _TRADEOFF = "03_projection", "06_tradeoff"
 _SWEEPS = {
     "lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
     "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"),
@@ -126,6 +126,8 @@ def page(folder: Path, link: str = "") -> str:
     parts = []
     for place, measured in found.items():
         parts += _section(place.relative_to(folder).as_posix(), place, measured, link)
+    for file in sorted(folder.rglob(f"{_PROJECTION}/shrinkage.csv")):
+        parts += _projected(file.parents[1].relative_to(folder).as_posix(), file)
     return "\n\n".join(parts) + "\n"
 
 
@@ -218,13 +220,29 @@ def _swept(folder: Path, link: str) -> list[str]:
         parts += ["### What is bought where the paper is silent", tradeoff.caption(rows)]
         parts.append("\n".join(tradeoff.reading(rows, what) for what in dict.fromkeys(rows.what)))
     if parts:
-        told = json.loads((folder / "manifest.json").read_text())
-        sized = f" --resolution {told['resolution']}" if told["resolution"] else ""
-        command = (
-            f"python -m labkit report --notebooks 06 --profile {told['profile']} --dataset {told['dataset']}{sized}"
-        )
-        parts.append(f"All of notebook 06 (λ to the silent choices) is made by `{command} --out DIR`.")
+        parts.append(f"All of notebook 06 (λ to the silent choices) is made by `{_command(folder, '06')}`.")
     return parts
+
+
+def _projected(title: str, file: Path) -> list[str]:
+    """What notebook 03 has measured of T alone, without a network behind it."""
+    rows = pd.read_csv(file, dtype={"recipe": str})
+    return [
+        f"## {title}: what T leaves of images of {rows.pixels[0]} pixels, and of a perturbation",
+        shrinkage.view(rows).to_markdown(index=False),
+        shrinkage.caption(rows),
+        shrinkage.reading(rows),
+        f"Made by `{_command(file.parent, '03')}`.",
+    ]
+
+
+def _command(folder: Path, notebook: str) -> str:
+    told = json.loads((folder / "manifest.json").read_text())
+    sized = f" --resolution {told['resolution']}" if told["resolution"] else ""
+    return (
+        f"python -m labkit report --notebooks {notebook} --profile {told['profile']} --dataset {told['dataset']}{sized} "
+        "--out DIR"
+    )
 
 
 def _setting(word: str | float) -> str | float:

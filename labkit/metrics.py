@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MOST = 100.0  # dB with which an image that was not changed counts in a mean
+
 
 class Accuracy(NamedTuple):
     """A share of correct decisions with its Wilson interval: value, low, high in [0, 1], and the count n."""
@@ -50,6 +52,12 @@ def psnr(x: Tensor, reference: Tensor) -> Tensor:
 def sparsity(z: Tensor) -> Tensor:
     """Number of non-zero coefficients per image: (B,)."""
     return (z != 0).flatten(1).sum(1)
+
+
+def mean(values: Tensor, *, z: float = 1.959964) -> tuple[float, float, float]:
+    """The mean of values (n,) and the ends of its interval, at 95 % by default, as if it were normally distributed."""
+    middle, half = float(values.mean()), z * float(values.std(correction=0)) / max(len(values) - 1, 1) ** 0.5
+    return middle, middle - half, middle + half
 
 
 def characteristic_interval(clean: float, adversarial: float) -> tuple[float, float]:

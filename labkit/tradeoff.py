@@ -42,7 +42,6 @@ CLAIMS = {
 }
 _ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
 _BATCH = 100
-_MOST = 100.0  # dB; an image that T does not change counts with this
 _GROWS = ("lam", "K", "S", "M")
 
 
@@ -174,7 +173,7 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
         decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
         near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
         notes[name] = [
-            f"{word}\n{dB:.1f} dB" if dB < _MOST else f"{word}\n" for word, dB in zip(decided, near, strict=True)
+            f"{word}\n{dB:.1f} dB" if dB < metrics.MOST else f"{word}\n" for word, dB in zip(decided, near, strict=True)
         ]
     return columns, notes
 
@@ -276,18 +275,12 @@ def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
         with torch.no_grad():
             for part in test.x[:].split(_BATCH):
                 part = part.to(bench.device)
-                near.append(metrics.psnr(layer(part), part).clamp_max(_MOST).cpu())
+                near.append(metrics.psnr(layer(part), part).clamp_max(metrics.MOST).cpu())
                 for T, mine in _by_layer(layer, part):
                     z = T.parts(mine)[2].z
                     active, size = active + int(metrics.sparsity(z).sum()), size + z.numel()
-        psnr = torch.cat(near)
-        mean, half = float(psnr.mean()), 1.96 * float(psnr.std(correction=0)) / max(len(psnr) - 1, 1) ** 0.5
-        return {}, {
-            "fidelity": mean,
-            "fidelity_low": mean - half,
-            "fidelity_high": mean + half,
-            "active": active / size,
-        }
+        mean, low, high = metrics.mean(torch.cat(near))
+        return {}, {"fidelity": mean, "fidelity_low": low, "fidelity_high": high, "active": active / size}
 
     recipe = Fidelity(case.defense, case.data)
     return bench.store.fetch("fidelity", recipe, build, digest=f"{train.digest}:{test.digest}").facts

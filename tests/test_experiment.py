@@ -149,16 +149,6 @@ def test_pictures_and_classes(lab, bench):
     assert_close(float((classes.accuracy * classes.n).sum() / 100), whole, atol=1e-3, rtol=0)
 
 
-def test_shrinkage_of_a_layer_that_keeps_everything(lab, bench):
-    """With λ next to nothing T is the identity; with λ huge only the low-pass part of a perturbation is left."""
-    x = bench.images(lab.data, "test").x[:4].clamp(0.3, 0.7)
-    x_adv = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    d = bench.dictionary(lab.transform.dictionary)
-    low_only = SparseTransform(d, lam=1e3)
-    table = experiment.shrinkage({1e3: low_only}, x, x_adv)
-    assert_close(table["kept, mean"][0] ** 2, table["low-pass share"][0], rtol=0.2, atol=0)
-
-
 def test_unknown_attacks_are_named(lab, bench):
     case = experiment.Case(lab.classifier, None, recipes.AttackRecipe("magic"))
     with pytest.raises(InputError, match="clean, fgsm, bim, pgd"):

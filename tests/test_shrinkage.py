@@ -1,0 +1,96 @@
+"""What T leaves of a perturbation: measured, and said."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from labkit import attempts, metrics, recipes, shrinkage
+from labkit.artifacts import Workbench
+from labkit.stl import SparseTransform
+
+
+def test_a_layer_that_codes_nothing_keeps_the_low_pass_share(lab, bench):
+    """With λ huge only the low-pass part of a perturbation is left; with λ next to nothing, all of it."""
+    x = bench.images(lab.data, "test").x[:60].clamp(0.3, 0.7)  # more than are taken at once
+    x_adv = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    d = bench.dictionary(lab.transform.dictionary)
+    layers = {lam: SparseTransform(d, lam=lam) for lam in (1e-4, 1e3)}
+    faithful, low_only = shrinkage.measured(layers, x, x_adv).to_dict("records")
+    assert low_only["n"] == 60
+    assert_close(low_only["kept"] ** 2, low_only["lowpass_share"], rtol=0.2, atol=0)
+    assert faithful["kept"] > 0.9 > low_only["kept"] and faithful["psnr"] > low_only["psnr_high"]
+    for row in (faithful, low_only):
+        assert row["kept_low"] < row["kept"] < row["kept_high"] <= row["worst"] + 1
+        assert row["psnr_low"] < row["psnr"] < row["psnr_high"]
+
+
+def test_the_means_are_of_single_images(lab, bench):
+    """Against a loop over images, and an interval from numpy's own mean and deviation."""
+    x = bench.images(lab.data, "test").x[:5]
+    x_adv = (x + 0.05).clamp(0, 1)
+    T = bench.transform(lab.stratified)
+    row = shrinkage.measured({0.2: T}, x, x_adv).iloc[0]
+    kept = []
+    for a, b in zip(x, x_adv, strict=True):
+        with torch.no_grad():
+            kept.append(float((T(b[None]) - T(a[None])).norm() / (b - a).norm()))
+    kept = pd.Series(kept)
+    assert row["kept"] == pytest.approx(kept.mean(), rel=0.02)
+    assert row["kept_high"] - row["kept"] == pytest.approx(1.96 * kept.sem(), rel=0.2, abs=0.01)
+
+
+def test_an_image_that_is_not_changed_has_a_psnr_all_the_same():
+    assert metrics.mean(torch.tensor([1.0, 3.0]))[0] == 2
+    d = torch.zeros(1, 1, 3, 3)
+    d[0, 0, 1, 1] = 1
+    x = torch.full((2, 1, 8, 8), 0.5)
+    row = shrinkage.measured({0.1: SparseTransform(d)}, x, x).iloc[0]
+    assert row["psnr"] == metrics.MOST and row["kept"] == 0
+
+
+def test_who_perturbed_is_said(lab, bench):
+    fgsm = next(a for a in lab.attacks if a.label == "FGSM-0.08")
+    x_adv, words = shrinkage.perturbed(lab.retrained(), fgsm, bench)
+    expected = attempts.adversarial(attempts.Attempt(lab.classifier, None, fgsm, "classifier"), bench)
+    assert torch.equal(x_adv, expected)
+    assert words == "FGSM-0.08 on the undefended network; attacker has the weights, not T"
+
+
+@pytest.mark.filterwarnings("ignore:classes with a single image")
+def test_images_of_classes_nobody_knows_get_noise_of_the_same_size(lab, tmp_path):
+    for k in range(10):
+        (tmp_path / "images" / f"class {k}").mkdir(parents=True)
+        noise = torch.randint(60, 190, (32, 32), generator=torch.Generator().manual_seed(k)).byte()
+        Image.fromarray(noise.numpy()).save(tmp_path / "images" / f"class {k}" / "one.png")
+    own = recipes.rebase(lab, replace(lab.data, name=f"folder:{tmp_path / 'images'}", train=None, test=None))
+    bench = Workbench(tmp_path / "store", progress=False)
+    fgsm = next(a for a in lab.attacks if a.label == "FGSM-0.08")
+    x = bench.images(own.data, "test").x[:]
+    x_adv, words = shrinkage.perturbed(own.classifier, fgsm, bench)
+    assert len(x_adv) == len(x) == 2 and "not an attack" in words
+    assert_close(metrics.dissimilarity(x_adv, x), torch.full((2,), 0.08), atol=1e-4, rtol=0)
+    assert not (bench.store.root / "classifier").exists()
+
+
+def rows(*lines):
+    names = ["λ", "n", "kept", "kept_low", "kept_high", "worst", "lowpass_share"]
+    names += [f"{p}{end}" for p in ("psnr", "psnr_adv") for end in ("", "_low", "_high")]
+    return pd.DataFrame([dict(zip(names, line, strict=True)) for line in lines])
+
+
+def test_what_is_said_is_what_was_measured():
+    found = rows(
+        (0.1, 100, 0.8, 0.78, 0.82, 0.9, 0.2, 35.0, 34.5, 35.5, 28.0, 27.5, 28.5),
+        (0.8, 100, 0.5, 0.48, 0.52, 0.6, 0.2, 25.0, 24.0, 26.0, 24.5, 23.5, 25.5),
+    )
+    words = shrinkage.reading(found)
+    assert "**What is kept of the perturbation** falls from 0.800 [0.780, 0.820] at λ = 0.1 to 0.500" in words
+    assert "**The PSNR of T(x)** falls from 35.0 [34.5, 35.5] dB at λ = 0.1 to 25.0 [24.0, 26.0] dB" in words
+    assert words.endswith("T(x_adv) is as near to x as T(x) is (not told apart) at λ = 0.8.")
+    assert "0.1" not in words.splitlines()[-1]
+    shown = shrinkage.view(found)
+    assert shown["kept"][0] == "0.800 [0.780, 0.820]" and shown["PSNR of T(x_adv)"][1] == "24.5 [23.5, 25.5] dB"
