@@ -26,14 +26,17 @@ _COUNT = 200
 def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame:
     """`measured` of the lab's T at each λ, on up to 200 test images and FGSM-0.08 (`perturbed`).
 
-    More columns: data, pixels (a side), perturbation (who made it, and knowing what), recipe (T's hash at this λ).
+    More columns: data, pixels (a side), perturbation (who made it, and knowing what), recipe (T's hash at this λ) and
+    images (the digest of the training images, with which that hash is made).
     """
-    test = bench.images(lab.data, "test")
+    train, test = bench.images(lab.data, "train"), bench.images(lab.data, "test")
     x_adv, maker = perturbed(lab.classifier, fgsm(lab), bench)
     recipes = {lam: replace(lab.transform, lam=lam) for lam in lams}
     rows = measured({lam: bench.transform(T) for lam, T in recipes.items()}, test.x[:_COUNT], x_adv[:_COUNT])
     keys = [bench.recipe_key(T, lab.data) for T in recipes.values()]
-    return rows.assign(data=lab.data.label, pixels=test.x.shape[-1], perturbation=maker, recipe=keys)
+    return rows.assign(
+        data=lab.data.label, pixels=test.x.shape[-1], perturbation=maker, recipe=keys, images=train.digest
+    )
 
 
 def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workbench) -> tuple[Tensor, str]:
