@@ -28,7 +28,7 @@ help:
 	@echo 'make screenshots  pictures and response times of the dashboards, into reports/dashboards'
 	@echo 'make scaling     measure what more ranks and larger images cost, into docs/SCALING.md'
 	@echo 'make bench       measure the speeds that the lab claims'
-	@echo 'make measured    the whole lab run, hours: CIFAR10=folder:PATH IMAGENET10=folder:PATH, or one of them'
+	@echo 'make measured    the whole lab run, hours: CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH, or one of them'
 	@echo 'make lint        ruff on code and notebooks; notebooks carry no outputs'
 	@echo 'make clean       remove the environment and the tools'\'' caches (data and reports stay)'
 	@echo
@@ -69,7 +69,8 @@ bench: $(READY)
 
 # The paper's tables and its Figures 5 to 7 on real images, and what is read from them. Every part goes on where it was
 # stopped; `labkit plan` tells beforehand what it takes. The photographs that come with packages are for the question of
-# resolution alone: at the quick size, and fewer cells the larger they are.
+# resolution alone: at the quick size, and fewer cells the larger they are. SAMPLES are images of 224 pixels, perhaps one
+# a class, of which T alone is measured.
 measured: $(READY)
 	@test -n '$(CIFAR10)$(IMAGENET10)$(SAMPLES)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH (one is enough)' >&2; exit 1; }
 ifdef CIFAR10

@@ -238,11 +238,9 @@ def _projected(title: str, file: Path) -> list[str]:
 
 def _command(folder: Path, notebook: str) -> str:
     told = json.loads((folder / "manifest.json").read_text())
+    what = f"--profile {told['profile']} --dataset {told['dataset']}"
     sized = f" --resolution {told['resolution']}" if told["resolution"] else ""
-    return (
-        f"python -m labkit report --notebooks {notebook} --profile {told['profile']} --dataset {told['dataset']}{sized} "
-        "--out DIR"
-    )
+    return f"python -m labkit report --notebooks {notebook} {what}{sized} --out DIR"
 
 
 def _setting(word: str | float) -> str | float:

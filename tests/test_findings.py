@@ -165,6 +165,27 @@ def test_the_trade_off_stands_below_the_tables_of_its_data(tmp_path):
     assert "labkit report --notebooks 06 --profile lab --dataset folder:cifar.zip --resolution 64 --out" in said
 
 
+def test_what_T_leaves_has_a_section_of_its_own_without_a_table(tmp_path):
+    for part in ("cifar", "samples/03_projection"):
+        (tmp_path / part).mkdir(parents=True)
+    cells().to_csv(tmp_path / "cifar" / "table_5.csv", index=False)
+    (tmp_path / "cifar" / "table_5.json").write_text(json.dumps({"command": "python -m labkit table 5"}))
+    before = findings.page(tmp_path)
+    row = {"λ": 0.2, "n": 100, "worst": 0.9, "lowpass_share": 0.2}
+    for name, number in (("kept", 0.5), ("psnr", 30.0), ("psnr_adv", 25.0)):
+        row |= {name: number, f"{name}_low": number - 0.1, f"{name}_high": number + 0.1}
+    row |= {"data": "samples, 224×224", "pixels": 224, "perturbation": "noise", "recipe": "0012", "images": "ab"}
+    place = tmp_path / "samples" / "03_projection"
+    pd.DataFrame([row]).to_csv(place / "shrinkage.csv", index=False)
+    told = {"profile": "quick", "dataset": "folder:samples.zip", "resolution": 0}
+    (place / "manifest.json").write_text(json.dumps(told))
+    after = findings.page(tmp_path)
+    said = after.removeprefix(before.rstrip())
+    assert after.startswith(before.rstrip()) and "## samples: what T leaves of images of 224 pixels" in said
+    assert "| 0.500 [0.400, 0.600] |" in said and "n = 100; noise" in said and "0012 (λ = 0.2)" in said
+    assert "--notebooks 03 --profile quick --dataset folder:samples.zip --out DIR" in said
+
+
 @pytest.mark.parametrize("share, holds", [(0.9, "holds**"), (0.45, "does not hold everywhere**")])
 def test_the_vote_is_read_beside_noise_of_the_same_size(share, holds):
     rows = [("FGSM-0.08", 0.08, share, share - 0.02, share + 0.02, 500)]

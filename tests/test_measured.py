@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -71,8 +72,29 @@ def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(f
     assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
 
 
+PROJECTED = sorted(LAB.glob("*/03_projection/manifest.json"))
+
+
+@pytest.mark.parametrize("file", PROJECTED, ids=lambda file: file.parents[1].name)
+def test_what_T_leaves_is_of_the_profiles_recipe_and_as_its_notebook_wrote_it(file):
+    told, folder = json.loads(file.read_text()), file.parent
+    (ran,) = (entry for entry in told["notebooks"] if entry["name"] == "03_projection")
+    written = {kept["path"]: kept for kept in ran["files"]}
+    kept = [path for path in folder.iterdir() if path != file]
+    assert {"shrinkage.csv", "headline.md"} <= {path.name for path in kept}
+    assert not [path for path in kept if path.suffix == ".png"]  # the images are not ours to hand on
+    for path in kept:
+        assert provenance.fingerprint(path, folder.parent) == written[f"03_projection/{path.name}"]
+
+    lab = profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"])
+    rows = pd.read_csv(folder / "shrinkage.csv", dtype={"recipe": str})
+    asked = [store.key(replace(lab.transform, lam=lam), rows.images[0]) for lam in rows["λ"]]
+    assert asked == list(rows.recipe)
+
+
 def test_one_command_makes_all_of_it():
     dry = ["make", "-n", "measured", "CIFAR10=folder:cifar10.zip", "IMAGENET10=folder:imagenet10-64.zip"]
+    dry.append("SAMPLES=folder:imagenet-samples-224.zip")
     lines = subprocess.run(dry, cwd=LAB.parents[1], capture_output=True, text=True, check=True).stdout
     lines = lines.replace("\\\n", "").splitlines()
     asked = [line.removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/python -m labkit ")]
@@ -84,6 +106,10 @@ def test_one_command_makes_all_of_it():
         (name,) = told.names
         assert (file.parent.relative_to(LAB.parents[1]).as_posix(), name, told.profile, tuple(told.only)) in made
     assert sum("report --profile lab" in line and "--notebooks 06" in line for line in asked) == 1
+    for file in PROJECTED:
+        told = json.loads(file.read_text())
+        what = f"report --profile {told['profile']} --dataset '{told['dataset']}' --notebooks 03 "
+        assert sum(what in line for line in asked) == 1
     assert asked[-1].startswith("python -m labkit findings ")
 
 
