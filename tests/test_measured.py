@@ -45,20 +45,24 @@ def test_a_table_is_made_of_its_rows_and_they_of_their_recipes(file):
     assert published.recipes(asked, told["images"]) == set(frames["_rows"].recipe)
 
 
+def as_written(file):
+    """The lab of a notebook's manifest, and the files beside it, which are as that notebook wrote them."""
+    told, folder = json.loads(file.read_text()), file.parent
+    (ran,) = (entry for entry in told["notebooks"] if entry["name"] == folder.name)
+    written = {kept["path"]: kept for kept in ran["files"]}
+    kept = [path for path in folder.iterdir() if path != file]
+    for path in kept:
+        assert provenance.fingerprint(path, folder.parent) == written[f"{folder.name}/{path.name}"]
+    return profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"]), kept
+
+
 SWEPT = sorted(LAB.glob("*/06_tradeoff/manifest.json"))
 
 
 @pytest.mark.parametrize("file", SWEPT, ids=lambda file: file.parents[1].name)
 def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(file):
-    told, folder = json.loads(file.read_text()), file.parent
-    (ran,) = (entry for entry in told["notebooks"] if entry["name"] == "06_tradeoff")
-    written = {kept["path"]: kept for kept in ran["files"]}
-    kept = [path for path in folder.iterdir() if path != file]
+    (lab, kept), folder = as_written(file), file.parent
     assert len(kept) > 10
-    for path in kept:
-        assert provenance.fingerprint(path, folder.parent) == written[f"06_tradeoff/{path.name}"]
-
-    lab = profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"])
     images = {n: digest for table in folder.parent.glob("table_*.json") for n, digest in _images(table)}
     for what, file in (("lam", "lambda"), ("K", "K"), ("S", "S"), ("M", "M")):
         rows = pd.read_csv(folder / f"{file}_rows.csv", dtype={"recipe": str})
@@ -77,17 +81,10 @@ PROJECTED = sorted(LAB.glob("*/03_projection/manifest.json"))
 
 @pytest.mark.parametrize("file", PROJECTED, ids=lambda file: file.parents[1].name)
 def test_what_T_leaves_is_of_the_profiles_recipe_and_as_its_notebook_wrote_it(file):
-    told, folder = json.loads(file.read_text()), file.parent
-    (ran,) = (entry for entry in told["notebooks"] if entry["name"] == "03_projection")
-    written = {kept["path"]: kept for kept in ran["files"]}
-    kept = [path for path in folder.iterdir() if path != file]
+    lab, kept = as_written(file)
     assert {"shrinkage.csv", "headline.md"} <= {path.name for path in kept}
     assert not [path for path in kept if path.suffix == ".png"]  # the images are not ours to hand on
-    for path in kept:
-        assert provenance.fingerprint(path, folder.parent) == written[f"03_projection/{path.name}"]
-
-    lab = profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"])
-    rows = pd.read_csv(folder / "shrinkage.csv", dtype={"recipe": str})
+    rows = pd.read_csv(file.parent / "shrinkage.csv", dtype={"recipe": str})
     asked = [store.key(replace(lab.transform, lam=lam), rows.images[0]) for lam in rows["λ"]]
     assert asked == list(rows.recipe)
 
