@@ -306,6 +306,29 @@ def test_the_atlas_shows_where_a_filter_fires(lab, bench):
     assert atlas.settled() and "cluster 2" in atlas.page.status.value
 
 
+def test_a_page_that_was_just_drawn_is_told_all_once_more(monkeypatch):
+    """What a worker changes while it is told is told again: the last word is the newest."""
+    label, shown = w.Label(), page.Page("title", "words", [w.IntSlider()], [parts.Board()])
+    shown.view.children += (label,)
+    heart, sent = shown.view.children[0], []
+
+    def send(widget, key=None):
+        if key is None:
+            sent.append((widget, widget.get_state()))
+            if widget is label and len([one for one, _ in sent if one is label]) == 1:
+                label.value = "changed meanwhile"
+
+    monkeypatch.setattr(w.Widget, "send_state", send)
+    heart._answer(heart, {"beat": 7.5}, None)
+    assert not sent
+    heart._answer(heart, {"beat": 0}, None)
+    told = [widget for widget, _ in sent]
+    for part in (shown.view, shown.status, shown.bar, shown.bar.layout, shown.button, label):
+        assert part in told
+    assert any(isinstance(widget, parts.Board) for widget in told) and told.count(label) == 2
+    assert [state["value"] for widget, state in sent if widget is label] == ["", "changed meanwhile"]
+
+
 def test_trouble_tells_no_path_of_the_server():
     shown = page.Page("title", "words", [], [])
     shown.trouble("/srv/secret/place/artifacts cannot be written (full); make room")
