@@ -22,7 +22,7 @@ def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:
     rows, whole = [], None
     for what, change in changes.items():
         H, W = change.shape[-2:]
-        power = torch.fft.fft2(change.double()).abs().square().sum(1)
+        power = torch.fft.fft2(change.double()).abs().square().sum(1).cpu()
         radius = (torch.fft.fftfreq(H)[:, None] ** 2 + torch.fft.fftfreq(W) ** 2).sqrt()
         ring = (radius / 0.5 * bins).long().clamp_max(bins - 1)
         energy = torch.zeros(len(change), bins, dtype=torch.float64)

@@ -32,7 +32,8 @@ def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame
     train, test = bench.images(lab.data, "train"), bench.images(lab.data, "test")
     x_adv, maker = perturbed(lab.classifier, fgsm(lab), bench)
     recipes = {lam: replace(lab.transform, lam=lam) for lam in lams}
-    rows = measured({lam: bench.transform(T) for lam, T in recipes.items()}, test.x[:_COUNT], x_adv[:_COUNT])
+    pair = (x[:_COUNT].to(bench.device) for x in (test.x, x_adv))
+    rows = measured({lam: bench.transform(T) for lam, T in recipes.items()}, *pair)
     keys = [bench.recipe_key(T, lab.data) for T in recipes.values()]
     return rows.assign(
         data=lab.data.label, pixels=test.x.shape[-1], perturbation=maker, recipe=keys, images=train.digest
@@ -58,7 +59,7 @@ def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workben
 def measured(layers: Mapping[float, SparseTransform | StratifiedTransform], x: Tensor, x_adv: Tensor) -> pd.DataFrame:
     """How much of a perturbation each layer leaves, one row per λ.
 
-    x, x_adv  images (n, C, H, W) in [0, 1], clean and perturbed
+    x, x_adv  images (n, C, H, W) in [0, 1], clean and perturbed, where the layers are
 
     Columns: λ, n; kept (the mean over images of ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖, 0 where nothing was changed), psnr
     (of T(x), dB) and psnr_adv (of T(x_adv) to x), each with _low and _high, the 95 % interval of the mean; worst (the

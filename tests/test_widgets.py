@@ -306,6 +306,19 @@ def test_the_atlas_shows_where_a_filter_fires(lab, bench):
     assert atlas.settled() and "cluster 2" in atlas.page.status.value
 
 
+def test_a_page_works_on_the_cpu_wherever_networks_are_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Workbench(tmp_path).device == "cuda"
+    made = []
+
+    def dashboard(lab, bench):
+        made.append(bench.device)
+        raise InputError("enough")
+
+    widgets.opened(dashboard, "smoke", store=str(tmp_path))
+    assert made == ["cpu"]
+
+
 def test_a_page_that_was_just_drawn_is_told_all_once_more(monkeypatch):
     """What a worker changes while it is told is told again: the last word is the newest."""
     label, shown = w.Label(), page.Page("title", "words", [w.IntSlider()], [parts.Board()])

@@ -20,7 +20,8 @@ def opened(dashboard, profile="", dataset="", resolution=0, *, data_root="", sto
     """What a dashboard's cell displays: its view or, where the lab cannot be set up, a page that says why."""
     try:
         lab = profiles.profile(profile, dataset=dataset, resolution=resolution)
-        return dashboard(lab, Workbench(store, data_root=data_root, progress=False)).view
+        # One image at a time, begun from its last codes: work for a CPU, wherever the networks were trained.
+        return dashboard(lab, Workbench(store, data_root=data_root, progress=False, device="cpu")).view
     except InputError as error:
         page = Page("This dashboard could not be opened", "Once that is mended, reload the page.", [], [])
         page.trouble(str(error))
