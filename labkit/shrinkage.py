@@ -24,35 +24,35 @@ _COUNT = 200
 
 
 def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame:
-    """`measured` of the lab's T at each λ, on up to 200 test images and FGSM-0.08 (`perturbed`).
+    """`measured` of the lab's T at each λ, on up to 200 test images, FGSM-0.08 and noise as large (`perturbed`).
 
-    More columns: data, pixels (a side), perturbation (who made it, and knowing what), recipe (T's hash at this λ) and
-    images (the digest of the training images, with which that hash is made).
+    More columns: change (which of the two), maker (who aimed it, and knowing what), data, pixels (a side), recipe (T's
+    hash at this λ) and images (the digest of the training images, with which that hash is made).
     """
     train, test = bench.images(lab.data, "train"), bench.images(lab.data, "test")
-    x_adv, maker = perturbed(lab.classifier, fgsm(lab), bench)
     recipes = {lam: replace(lab.transform, lam=lam) for lam in lams}
-    pair = (x[:_COUNT].to(bench.device) for x in (test.x, x_adv))
-    rows = measured({lam: bench.transform(T) for lam, T in recipes.items()}, *pair)
+    layers = {lam: bench.transform(T) for lam, T in recipes.items()}
     keys = [bench.recipe_key(T, lab.data) for T in recipes.values()]
-    return rows.assign(
-        data=lab.data.label, pixels=test.x.shape[-1], perturbation=maker, recipe=keys, images=train.digest
-    )
+    x, found = test.x[:_COUNT].to(bench.device), []
+    for change, (maker, x_adv) in perturbed(lab.classifier, fgsm(lab), bench).items():
+        rows = measured(layers, x, x_adv[:_COUNT].to(bench.device))
+        found.append(rows.assign(change=change, maker=maker, recipe=keys))
+    return pd.concat(found, ignore_index=True).assign(data=lab.data.label, pixels=test.x.shape[-1], images=train.digest)
 
 
-def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workbench) -> tuple[Tensor, str]:
-    """The test images (n, C, H, W), attacked on a network without defense, and in words what was done to them.
+def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workbench) -> dict[str, tuple[str, Tensor]]:
+    """The test images (n, C, H, W) attacked on a network without defense, and with noise as large: by name, with maker.
 
     Where no test image is of a class that was trained on, as in a folder with one image a class, no network can tell
-    them apart, and there is nothing to attack: each then gets noise of the attack's size.
+    them apart, and there is nothing to attack: then there is noise alone.
     """
     train, test = bench.images(classifier.data, "train"), bench.images(classifier.data, "test")
+    made, x = {}, test.x[:]
     if set(train.y.tolist()) & set(test.y.tolist()):
         x_adv = adversarial(Attempt(classifier.undefended, None, attack, "classifier"), bench)
-        return x_adv, f"{attack.label} on the undefended network; attacker has {threat.SHORT['classifier']}"
-    x = test.x[:]
+        made[attack.label] = (f"made on the undefended network, attacker has {threat.SHORT['classifier']}", x_adv)
     noise = ATTACKS["noise"](nn.Flatten(), x, test.y, budget=sized(replace(attack, name="noise"), x))
-    return noise, f"noise of size {attack.size:g}, not an attack: no network knows the classes of these images"
+    return made | {f"noise-{attack.size:g}": ("aimed by nobody", noise)}
 
 
 @torch.no_grad()
@@ -88,17 +88,19 @@ def _one(layer: SparseTransform | StratifiedTransform, x: Tensor, x_adv: Tensor)
 def caption(rows: pd.DataFrame) -> str:
     """What stands under the rows of `table`: what was done, to how many images of what, and what the columns mean."""
     first = rows.iloc[0]
-    keys = ", ".join(f"{row['recipe']} (λ = {row['λ']:g})" for row in rows.to_dict("records"))
+    made = "; ".join(f"{row.change}: {row.maker}" for row in rows.drop_duplicates("change").itertuples())
+    keys = ", ".join(f"{row['recipe']} (λ = {row['λ']:g})" for row in rows.drop_duplicates("λ").to_dict("records"))
     return (
-        f"{first.data}, {first.pixels} pixels, n = {first.n}; {first.perturbation}. “Kept” is ‖T(x_adv) − T(x)‖ / "
-        "‖x_adv − x‖, its mean over images; “low-pass share” is how much of the perturbation's energy lies in the part "
-        f"that T hands on as it is; PSNR is to x. In brackets, the 95 % interval of the mean. Recipes: {keys}."
+        f"{first.data}, {first.pixels} pixels, n = {first.n}. {made}. “Kept” is ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖, its "
+        "mean over images; “low-pass share” is how much of the change's energy lies in the part that T hands on as it "
+        f"is; PSNR is to x. In brackets, the 95 % interval of the mean. Recipes: {keys}."
     )
 
 
 def view(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `measured` as people read them: numbers with their intervals."""
+    """The rows of `table` as people read them: numbers with their intervals."""
     return pd.DataFrame({
+        "change": rows.change,
         "λ": [f"{row['λ']:g}" for row in rows.to_dict("records")],
         "n": rows.n,
         "kept": [told(point) for point in _points(rows, "kept")],
@@ -110,16 +112,17 @@ def view(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def reading(rows: pd.DataFrame) -> str:
-    """What the rows of `measured` say, in sentences made from them: Markdown."""
-    kept, near, near_adv = (_points(rows, name) for name in ("kept", "psnr", "psnr_adv"))
-    lines = [
-        f"**What is kept of the perturbation** {course(kept, 'λ')}.",
-        f"**The PSNR of T(x)** {course(near, 'λ', ' dB')}.",
-    ]
-    bare = [point.at for point, clean in zip(near_adv, near, strict=True) if not moved(point, clean)]
-    if bare:
-        at = ", ".join(f"{value:g}" for value in bare)
-        lines.append(f"T(x_adv) is as near to x as T(x) is (not told apart) at λ = {at}.")
+    """What the rows of `table` say, in sentences made from them: Markdown."""
+    by_change = {change: _points(mine, "kept") for change, mine in rows.groupby("change", sort=False)}
+    lines = [f"**What T keeps of {change}** {course(points, 'λ')}." for change, points in by_change.items()]
+    if len(by_change) == 2:
+        (attack, noise), verdicts = by_change, {1: "more", -1: "less", 0: "not told apart"}
+        words = [
+            f"{verdicts[moved(b, a)]} at λ = {a.at:g} ({told(a)} against {told(b)})"
+            for a, b in zip(*by_change.values(), strict=True)
+        ]
+        lines.append(f"**Of {attack} it keeps**, beside {noise}: {', '.join(words)}.")
+    lines.append(f"**The PSNR of T(x)** {course(_points(rows.drop_duplicates('λ'), 'psnr'), 'λ', ' dB')}.")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -174,7 +174,8 @@ def test_what_T_leaves_has_a_section_of_its_own_without_a_table(tmp_path):
     row = {"λ": 0.2, "n": 100, "worst": 0.9, "lowpass_share": 0.2}
     for name, number in (("kept", 0.5), ("psnr", 30.0), ("psnr_adv", 25.0)):
         row |= {name: number, f"{name}_low": number - 0.1, f"{name}_high": number + 0.1}
-    row |= {"data": "samples, 224×224", "pixels": 224, "perturbation": "noise", "recipe": "0012", "images": "ab"}
+    row |= {"change": "noise-0.08", "maker": "aimed by nobody", "recipe": "0012", "images": "ab"}
+    row |= {"data": "samples, 224×224", "pixels": 224}
     place = tmp_path / "samples" / "03_projection"
     pd.DataFrame([row]).to_csv(place / "shrinkage.csv", index=False)
     told = {"profile": "quick", "dataset": "folder:samples.zip", "resolution": 0}
@@ -182,7 +183,11 @@ def test_what_T_leaves_has_a_section_of_its_own_without_a_table(tmp_path):
     after = findings.page(tmp_path)
     said = after.removeprefix(before.rstrip())
     assert after.startswith(before.rstrip()) and "## samples: what T leaves of images of 224 pixels" in said
-    assert "| 0.500 [0.400, 0.600] |" in said and "n = 100; noise" in said and "0012 (λ = 0.2)" in said
+    assert (
+        "| 0.500 [0.400, 0.600] |" in said
+        and "n = 100. noise-0.08: aimed by nobody" in said
+        and "0012 (λ = 0.2)" in said
+    )
     assert "--notebooks 03 --profile quick --dataset folder:samples.zip --out DIR" in said
 
 

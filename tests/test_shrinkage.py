@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from labkit import attempts, metrics, recipes, shrinkage
 from labkit.artifacts import Workbench
 from labkit.stl import SparseTransform
+from labkit.store import key
 
 
 def test_a_layer_that_codes_nothing_keeps_the_low_pass_share(lab, bench):
@@ -52,12 +53,24 @@ def test_an_image_that_is_not_changed_has_a_psnr_all_the_same():
     assert row["psnr"] == metrics.MOST and row["kept"] == 0
 
 
-def test_who_perturbed_is_said(lab, bench):
+def test_an_attack_stands_beside_noise_as_large(lab, bench):
     fgsm = next(a for a in lab.attacks if a.label == "FGSM-0.08")
-    x_adv, words = shrinkage.perturbed(lab.retrained(), fgsm, bench)
-    expected = attempts.adversarial(attempts.Attempt(lab.classifier, None, fgsm, "classifier"), bench)
-    assert torch.equal(x_adv, expected)
-    assert words == "FGSM-0.08 on the undefended network; attacker has the weights, not T"
+    made = shrinkage.perturbed(lab.retrained(), fgsm, bench)
+    assert list(made) == ["FGSM-0.08", "noise-0.08"]
+    maker, x_adv = made["FGSM-0.08"]
+    assert maker == "made on the undefended network, attacker has the weights, not T"
+    assert torch.equal(x_adv, attempts.adversarial(attempts.Attempt(lab.classifier, None, fgsm, "classifier"), bench))
+    rows = shrinkage.table(lab, bench, (0.1, 0.4))
+    assert list(rows.change) == ["FGSM-0.08"] * 2 + ["noise-0.08"] * 2 and list(rows["λ"]) == [0.1, 0.4] * 2
+    alone = shrinkage.measured(
+        {0.4: bench.transform(replace(lab.transform, lam=0.4))}, bench.images(lab.data, "test").x[:200], x_adv[:200]
+    )
+    assert rows.kept[1] == pytest.approx(alone.kept[0], rel=1e-3)
+    digest = bench.images(lab.data, "train").digest
+    assert list(rows.recipe) == 2 * [key(replace(lab.transform, lam=lam), digest) for lam in (0.1, 0.4)]
+    assert set(rows.images) == {digest}
+    for words in (shrinkage.caption(rows), shrinkage.view(rows).to_markdown()):
+        assert "noise-0.08" in words and "FGSM-0.08" in words
 
 
 @pytest.mark.filterwarnings("ignore:classes with a single image")
@@ -70,27 +83,35 @@ def test_images_of_classes_nobody_knows_get_noise_of_the_same_size(lab, tmp_path
     bench = Workbench(tmp_path / "store", progress=False)
     fgsm = next(a for a in lab.attacks if a.label == "FGSM-0.08")
     x = bench.images(own.data, "test").x[:]
-    x_adv, words = shrinkage.perturbed(own.classifier, fgsm, bench)
-    assert len(x_adv) == len(x) == 2 and "not an attack" in words
+    made = shrinkage.perturbed(own.classifier, fgsm, bench)
+    assert list(made) == ["noise-0.08"]
+    maker, x_adv = made["noise-0.08"]
+    assert len(x_adv) == len(x) == 2 and maker == "aimed by nobody"
     assert_close(metrics.dissimilarity(x_adv, x), torch.full((2,), 0.08), atol=1e-4, rtol=0)
     assert not (bench.store.root / "classifier").exists()
 
 
 def rows(*lines):
-    names = ["λ", "n", "kept", "kept_low", "kept_high", "worst", "lowpass_share"]
+    names = ["change", "λ", "n", "kept", "kept_low", "kept_high", "worst", "lowpass_share"]
     names += [f"{p}{end}" for p in ("psnr", "psnr_adv") for end in ("", "_low", "_high")]
     return pd.DataFrame([dict(zip(names, line, strict=True)) for line in lines])
 
 
 def test_what_is_said_is_what_was_measured():
     found = rows(
-        (0.1, 100, 0.8, 0.78, 0.82, 0.9, 0.2, 35.0, 34.5, 35.5, 28.0, 27.5, 28.5),
-        (0.8, 100, 0.5, 0.48, 0.52, 0.6, 0.2, 25.0, 24.0, 26.0, 24.5, 23.5, 25.5),
+        ("FGSM-0.08", 0.1, 100, 0.8, 0.78, 0.82, 0.9, 0.2, 35.0, 34.5, 35.5, 28.0, 27.5, 28.5),
+        ("FGSM-0.08", 0.8, 100, 0.5, 0.48, 0.52, 0.6, 0.2, 25.0, 24.0, 26.0, 24.5, 23.5, 25.5),
+        ("noise-0.08", 0.1, 100, 0.6, 0.58, 0.62, 0.9, 0.1, 35.0, 34.5, 35.5, 28.0, 27.5, 28.5),
+        ("noise-0.08", 0.8, 100, 0.49, 0.47, 0.51, 0.6, 0.1, 25.0, 24.0, 26.0, 24.5, 23.5, 25.5),
     )
     words = shrinkage.reading(found)
-    assert "**What is kept of the perturbation** falls from 0.800 [0.780, 0.820] at λ = 0.1 to 0.500" in words
-    assert "**The PSNR of T(x)** falls from 35.0 [34.5, 35.5] dB at λ = 0.1 to 25.0 [24.0, 26.0] dB" in words
-    assert words.endswith("T(x_adv) is as near to x as T(x) is (not told apart) at λ = 0.8.")
-    assert "0.1" not in words.splitlines()[-1]
+    assert "**What T keeps of FGSM-0.08** falls from 0.800 [0.780, 0.820] at λ = 0.1 to 0.500" in words
+    assert "**What T keeps of noise-0.08** falls from 0.600 [0.580, 0.620] at λ = 0.1 to 0.490" in words
+    assert "**Of FGSM-0.08 it keeps**, beside noise-0.08: more at λ = 0.1 (0.800 [0.780, 0.820] against 0.600" in words
+    assert "not told apart at λ = 0.8 (0.500" in words
+    assert words.endswith(
+        "**The PSNR of T(x)** falls from 35.0 [34.5, 35.5] dB at λ = 0.1 to 25.0 [24.0, 26.0] dB at λ = 0.8."
+    )
+    assert "beside" not in shrinkage.reading(found[found.change == "noise-0.08"])
     shown = shrinkage.view(found)
     assert shown["kept"][0] == "0.800 [0.780, 0.820]" and shown["PSNR of T(x_adv)"][1] == "24.5 [23.5, 25.5] dB"
