@@ -2,12 +2,14 @@
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from labkit import profiles, recipes
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
+_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "erase", "sam")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,6 +19,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser("learn", help="filters and networks, by all ranks together", description=text)
     _arguments(parser)
     parser.add_argument("--what", default="dictionary", metavar="A,B", help=f"{', '.join(WHAT)} (default: %(default)s)")
+    how = f"the network's fields that are not the profile's, as in width=0.5,epochs=30: {', '.join(_FIELDS)}"
+    parser.add_argument("--classifier", default="", metavar="A=X,B=Y", help=how)
     parser.set_defaults(run=_learn)
 
     text = """Write T(x) of every image of a data set into a folder, in chunks of half precision with labels and names,
@@ -54,6 +58,7 @@ def _learn(options: argparse.Namespace) -> int:
     if unknown := sorted(set(wanted) - set(WHAT)):
         raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
     lab = _lab(options, options.dataset)
+    lab = replace(lab, classifier=_changed(lab.classifier, options.classifier))
     from labkit import parallel
 
     with parallel.session():
@@ -67,11 +72,34 @@ def _learn(options: argparse.Namespace) -> int:
         for what in wanted:
             started = time.perf_counter()
             build, recipe = builds[what]
-            build()
+            built = build()
             if parallel.rank() == 0:
                 took = time.perf_counter() - started
                 print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({_spent(took)})")
+                if what == "classifier":
+                    print(_judged(built, bench.images(lab.data, "test")))
     return 0
+
+
+def _changed(recipe: recipes.ClassifierRecipe, told: str) -> recipes.ClassifierRecipe:
+    """The recipe with the fields of "name=value,name=value" in place of its own."""
+    changed = {}
+    for part in filter(None, told.split(",")):
+        name, _, value = part.partition("=")
+        if name not in _FIELDS:
+            raise InputError(f"--classifier takes {', '.join(_FIELDS)}, each as name=value; got {part!r}")
+        try:
+            changed[name] = type(getattr(recipe, name))(value)
+        except ValueError:
+            raise InputError(f"--classifier takes a number for {name}; got {value!r}") from None
+    return replace(recipe, **changed)
+
+
+def _judged(network, images) -> str:
+    from labkit import classifiers, metrics
+
+    right = metrics.accuracy(classifiers.predict(network, images.x).argmax(1) == images.y)
+    return f"classifier: {right} test images, which nobody attacked"
 
 
 def _project(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.testing import assert_close
 
 from labkit import data
 from labkit.__main__ import main
+from labkit.profiles import profile
 
 HERE = Path(__file__).parent
 
@@ -102,9 +104,27 @@ def test_a_rank_killed_while_measuring_loses_no_case_and_measures_none_twice(tmp
     pd.testing.assert_frame_equal(*(frame.drop(columns="seconds") for frame in frames))
 
 
+def test_a_classifier_is_learned_as_told_and_judged_on_test_images(capsys, tmp_path):
+    how = "network=vgg11,width=0.0625,epochs=2,sam=1,lr=0.02"
+    command = ["learn", "--profile", "smoke", "--what", "classifier", "--classifier", how, "--store", str(tmp_path)]
+    alone(*command)
+    first, second = capsys.readouterr().out.splitlines()
+    (file,) = tmp_path.glob("classifier/*/recipe.json")
+    recipe = json.loads(file.read_text())
+    assert file.parent.name in first
+    assert [recipe[name] for name in ("network", "width", "epochs", "sam", "lr")] == ["vgg11", 0.0625, 2, 1, 0.02]
+    assert recipe["batch"] == profile("smoke").classifier.batch
+    assert re.fullmatch(
+        r"classifier: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\], n = 60 test images, which nobody attacked", second
+    )
+
+
 def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
     for command, words in (
         (["learn", "--what", "filters"], "dictionary, clusters, classifier, retrained"),
+        (["learn", "--classifier", "depth=3"], "weight_decay, erase, sam"),
+        (["learn", "--classifier", "epochs=many"], "a number for epochs; got 'many'"),
+        (["learn", "--classifier", "epochs"], "a number for epochs; got ''"),
         (["project", "--dataset", "tar:a.tar", "--out", str(tmp_path / "out")], "--learned-on"),
         (["project", "--images", "0", "--out", str(tmp_path / "out")], "above 0"),
     ):
