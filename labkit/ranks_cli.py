@@ -9,7 +9,7 @@ from labkit import profiles, recipes
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
-_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "erase", "sam")
+_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "erase", "identity", "sam")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -88,10 +88,12 @@ def _changed(recipe: recipes.ClassifierRecipe, told: str) -> recipes.ClassifierR
         name, _, value = part.partition("=")
         if name not in _FIELDS:
             raise InputError(f"--classifier takes {', '.join(_FIELDS)}, each as name=value; got {part!r}")
+        kind = type(getattr(recipe, name))
         try:
-            changed[name] = type(getattr(recipe, name))(value)
-        except ValueError:
-            raise InputError(f"--classifier takes a number for {name}; got {value!r}") from None
+            changed[name] = {"yes": True, "no": False}[value] if kind is bool else kind(value)
+        except (KeyError, ValueError):
+            what = "yes or no" if kind is bool else "a number"
+            raise InputError(f"--classifier takes {what} for {name}; got {value!r}") from None
     return replace(recipe, **changed)
 
 
