@@ -1,7 +1,6 @@
 """Classifiers: training, and decisions in batches."""
 
 import math
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from labkit import checkpoint as checkpoint_file
-from labkit import parallel, sharpness
+from labkit import parallel
 from labkit.attacks import ATTACKS
 from labkit.budget import Budget
 from labkit.data import Images
@@ -43,7 +42,7 @@ def train(
     projected; augmentation (random shifts by up to an eighth of the image, mirrored edges, random horizontal flips)
     comes after it. With `recipe.adversarial`, a part of each batch is then replaced by adversarial images, made
     against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
-    attacked, and no gradient passes T. The last `recipe.sam` epochs take sharpness-aware steps (`labkit.sharpness`).
+    attacked, and no gradient passes T.
 
     checkpoint  folder that holds the state after the last whole epoch. A run that was killed, called again on a
                 `model` from the same `build`, goes on from there and ends bit for bit as if never interrupted
@@ -107,13 +106,12 @@ def train(
                 weights = None
                 if recipe.adversarial:
                     x, weights = _mixed(model, x, y, recipe.adversarial, half, seed)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    logits = network(x)
+                loss = _loss(logits.float(), y, weights)
+                optimizer.zero_grad()
                 # Gradients will be averaged over ranks, whose shares may differ by one image.
-                share = 1.0 if ranks == 1 else ranks * len(mine) / len(batch)
-                differentiate = partial(_differentiate, network, x, y, weights, half, share)
-                logits, loss = differentiate()
-                if epoch >= recipe.epochs - recipe.sam:
-                    with sharpness.ascended(model):
-                        differentiate()
+                (loss if ranks == 1 else loss * (ranks * len(mine) / len(batch))).backward()
                 optimizer.step()
                 loss_sum += loss.item() * len(mine)
                 right += int((logits.argmax(1) == y).sum())
@@ -192,8 +190,6 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
             "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
             f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
         )
-    if not 0 <= recipe.sam <= recipe.epochs:
-        raise InputError(f"sharpness-aware epochs are some of the {recipe.epochs}, or 0 for none; got {recipe.sam}")
     if not 0 <= recipe.erase < 1:
         raise InputError(f"the erased share of an image's sides lies in [0, 1), got {recipe.erase:g}")
     if how := recipe.adversarial:
@@ -233,18 +229,6 @@ def _mixed(
     weights = torch.ones(len(x), device=x.device)
     weights[:count] = how.weight
     return torch.cat([made, x[count:]]), weights
-
-
-def _differentiate(
-    network: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None, half: bool, share: float
-) -> tuple[Tensor, Tensor]:
-    """The batch's logits and loss; each parameter then holds the gradient of `share` times that loss."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-        logits = network(x)
-    loss = _loss(logits.float(), y, weights)
-    network.zero_grad()
-    (loss * share).backward()
-    return logits, loss
 
 
 def _options(how: AdversarialTraining, seed: int) -> dict[str, dict]:

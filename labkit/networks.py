@@ -54,9 +54,6 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     of 4,096 units (124 of VGG-16's 138 million parameters), a global average and one linear layer. ResNet: below 128
     pixels its first convolution is 3×3 without stride and without pooling after it, as is usual for CIFAR-10.
 
-    With `recipe.identity`, all convolutions but the first start by handing on what they are given, on as many of their
-    channels as that has; the others stay as drawn (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024).
-
     With `recipe.levels`, the first convolution is for images in thermometer encoding, which the Classifier applies.
 
     channels    of the images: 1 grey, 3 colour
@@ -80,8 +77,6 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
         make = _resnet if recipe.network == "resnet50" else _vgg
         network = make(recipe, classes, channels * (recipe.levels or 1), resolution)
     _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
-    if recipe.identity:
-        _hand_on(network)
     return Classifier(network, channels, recipe.levels)
 
 
@@ -196,9 +191,3 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01, generator=generator)
             nn.init.zeros_(module.bias)
-
-
-def _hand_on(network: nn.Module) -> None:
-    _, *later = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    for convolution in later:
-        nn.init.dirac_(convolution.weight[: convolution.in_channels])

@@ -157,7 +157,7 @@ class _Walk:
                 self._projected(recipe.transform)
             how = recipe.adversarial
             harder = 1 + how.share * (how.steps + 0.5) if how else 1
-            return (recipe.epochs + recipe.sam) * len(train) * harder * self._rates(recipe.data).training(recipe)
+            return recipe.epochs * len(train) * harder * self._rates(recipe.data).training(recipe)
 
         behind = f" on {recipe.transform.label}" if recipe.transform else ""
         what = f"{recipe.label or recipe.network} ×{recipe.width:g}{behind}, {recipe.epochs} epochs"
@@ -289,7 +289,7 @@ class _Rates:
 def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[ClassifierRecipe], float]:
     """Times one network of all that are equally fast: what it is trained on, and how long, does not matter."""
     once = cache(timed)
-    return lambda recipe: once(replace(recipe, epochs=1, sam=0, adversarial=None, transform=None))
+    return lambda recipe: once(replace(recipe, epochs=1, adversarial=None, transform=None))
 
 
 def _fitted(recipe: DefenseRecipe) -> bool:

@@ -9,7 +9,7 @@ from labkit import profiles, recipes
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
-_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "erase", "identity", "sam")
+_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "augment", "erase", "levels")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -77,7 +77,7 @@ def _learn(options: argparse.Namespace) -> int:
                 took = time.perf_counter() - started
                 print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({_spent(took)})")
                 if what == "classifier":
-                    print(_judged(built, bench.images(lab.data, "test")))
+                    print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
     return 0
 
 

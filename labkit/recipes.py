@@ -203,8 +203,6 @@ class ClassifierRecipe:
     erase        side of a square that is blanked in each training image, as a share of the image's; 0 for none
     levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
     adversarial  how adversarial images are mixed into its training; None for not at all
-    identity     whether convolutions start by handing on their inputs (`networks.build`)
-    sam          how many of the last epochs take sharpness-aware steps, each twice the work; 0 for none
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -220,8 +218,6 @@ class ClassifierRecipe:
     erase: float = field(default=0.0, metadata=LATER)
     levels: int = field(default=0, metadata=LATER)
     adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
-    identity: bool = field(default=False, metadata=LATER)
-    sam: int = field(default=0, metadata=LATER)
     seed: int = 0
     version: int = 2
 

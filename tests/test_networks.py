@@ -99,23 +99,6 @@ def test_the_seed_decides_the_weights():
         assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("network", ["vgg11", "resnet50"])
-def test_convolutions_that_hand_on_their_inputs(network):
-    """All but the first, on as many channels as they have; what they add is drawn as without."""
-    recipe = ClassifierRecipe(network=network, width=1 / 16)
-    drawn, built = (networks.build(replace(recipe, identity=identity), 4, 3, 32) for identity in (False, True))
-    g = torch.Generator().manual_seed(0)
-    pairs = zip(drawn.modules(), built.modules(), strict=True)
-    (first, _), *later = [pair for pair in pairs if isinstance(pair[0], torch.nn.Conv2d)]
-    assert torch.equal(first.weight, next(m for m in built.modules() if isinstance(m, torch.nn.Conv2d)).weight)
-    for before, after in later:
-        x = torch.randn(2, after.in_channels, 8, 8, generator=g)
-        kept = min(after.in_channels, after.out_channels)
-        s = after.stride[0]
-        assert_close(after(x)[:, :kept], x[:, :kept, ::s, ::s])
-        assert torch.equal(after.weight[kept:], before.weight[kept:])
-
-
 @pytest.mark.parametrize("part", ["whole", "network"])
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 def test_weights_come_back_from_a_file(kind, part, tmp_path):

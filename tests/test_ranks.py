@@ -105,26 +105,26 @@ def test_a_rank_killed_while_measuring_loses_no_case_and_measures_none_twice(tmp
 
 
 def test_a_classifier_is_learned_as_told_and_judged_on_test_images(capsys, tmp_path):
-    how = "network=vgg11,width=0.0625,epochs=2,sam=1,lr=0.02,identity=yes"
+    how = "network=vgg11,width=0.0625,epochs=2,lr=0.02,augment=no"
     command = ["learn", "--profile", "smoke", "--what", "classifier", "--classifier", how, "--store", str(tmp_path)]
     alone(*command)
     first, second = capsys.readouterr().out.splitlines()
     (file,) = tmp_path.glob("classifier/*/recipe.json")
     recipe = json.loads(file.read_text())
     assert file.parent.name in first
-    told = {"network": "vgg11", "width": 0.0625, "epochs": 2, "sam": 1, "lr": 0.02, "identity": True}
+    told = {"network": "vgg11", "width": 0.0625, "epochs": 2, "lr": 0.02, "augment": False}
     assert {name: recipe[name] for name in told} == told
     assert recipe["batch"] == profile("smoke").classifier.batch
     assert re.fullmatch(
-        r"classifier: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\], n = 60 test images, which nobody attacked", second
+        r"classifier: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\], n = 2,000 test images, which nobody attacked", second
     )
 
 
 def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
     for command, words in (
         (["learn", "--what", "filters"], "dictionary, clusters, classifier, retrained"),
-        (["learn", "--classifier", "depth=3"], "weight_decay, erase, identity, sam"),
-        (["learn", "--classifier", "identity=1"], "yes or no for identity; got '1'"),
+        (["learn", "--classifier", "depth=3"], "weight_decay, augment, erase, levels"),
+        (["learn", "--classifier", "augment=1"], "yes or no for augment; got '1'"),
         (["learn", "--classifier", "epochs=many"], "a number for epochs; got 'many'"),
         (["learn", "--classifier", "epochs"], "a number for epochs; got ''"),
         (["project", "--dataset", "tar:a.tar", "--out", str(tmp_path / "out")], "--learned-on"),

@@ -26,7 +26,7 @@ WAYS = {
     "one image a batch": replace(FILTERS, images=3, batch=1, held=1),
     "more filters than are of use": replace(FILTERS, K=40, lam=0.8),
 }
-NETWORK = ClassifierRecipe(network="vgg11", width=0.125, epochs=4, batch=15, lr=0.05, augment=False, sam=1)
+NETWORK = ClassifierRecipe(network="vgg11", width=0.125, epochs=4, batch=15, lr=0.05, augment=False)
 
 
 def textures(n: int = 60) -> Images:
