@@ -190,6 +190,8 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
             "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
             f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
         )
+    if recipe.weight_decay < 0:
+        raise InputError(f"weight decay is at least 0, got {recipe.weight_decay:g}")
     if not 0 <= recipe.erase < 1:
         raise InputError(f"the erased share of an image's sides lies in [0, 1), got {recipe.erase:g}")
     if how := recipe.adversarial:

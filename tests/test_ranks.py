@@ -2,9 +2,9 @@
 
 import io
 import json
-import re
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from test_parallel import torchrun
 from torch.testing import assert_close
 
-from labkit import data
+from labkit import data, metrics
 from labkit.__main__ import main
+from labkit.artifacts import Workbench
+from labkit.classifiers import predict
 from labkit.profiles import profile
 
 HERE = Path(__file__).parent
@@ -115,9 +117,12 @@ def test_a_classifier_is_learned_as_told_and_judged_on_test_images(capsys, tmp_p
     told = {"network": "vgg11", "width": 0.0625, "epochs": 2, "lr": 0.02, "augment": False}
     assert {name: recipe[name] for name in told} == told
     assert recipe["batch"] == profile("smoke").classifier.batch
-    assert re.fullmatch(
-        r"classifier: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\], n = 2,000 test images, which nobody attacked", second
-    )
+    bench = Workbench(tmp_path, progress=False)
+    told = replace(profile("smoke").classifier, **told)
+    test = data.load("fashion", "test", resolution=told.data.resolution)
+    right = predict(bench.classifier(told), test.x).argmax(1) == test.y
+    assert second == f"classifier: {metrics.accuracy(right)} test images, which nobody attacked" and len(right) == 2000
+    assert len(list(tmp_path.glob("classifier/*/recipe.json"))) == 1  # it was that network, and not another
 
 
 def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
@@ -126,6 +131,7 @@ def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
         (["learn", "--classifier", "depth=3"], "weight_decay, augment, erase, levels"),
         (["learn", "--classifier", "augment=1"], "yes or no for augment; got '1'"),
         (["learn", "--classifier", "epochs=many"], "a number for epochs; got 'many'"),
+        (["learn", "--what", "classifier", "--profile", "smoke", "--classifier", "weight_decay=-1"], "at least 0"),
         (["learn", "--classifier", "epochs"], "a number for epochs; got ''"),
         (["project", "--dataset", "tar:a.tar", "--out", str(tmp_path / "out")], "--learned-on"),
         (["project", "--images", "0", "--out", str(tmp_path / "out")], "above 0"),
