@@ -75,9 +75,12 @@ measured: $(READY)
 	@test -n '$(CIFAR10)$(IMAGENET10)$(SAMPLES)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH (one is enough)' >&2; exit 1; }
 ifdef CIFAR10
 	$(BIN)/python -m labkit table 1 4 5 8a --profile $(SIZE) --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
-	$(BIN)/python -m labkit report --profile $(SIZE) --dataset '$(CIFAR10)' --notebooks 06 --out reports/lab-notebooks
-	mkdir -p '$(MEASURED)/cifar10/06_tradeoff'
-	cp reports/lab-notebooks/06_tradeoff/* reports/lab-notebooks/manifest.json '$(MEASURED)/cifar10/06_tradeoff'
+	$(BIN)/python -m labkit report --profile $(SIZE) --dataset '$(CIFAR10)' --notebooks 05,06 --out reports/lab-notebooks
+	for part in 05_defense_tables 06_tradeoff; do \
+	    mkdir -p '$(MEASURED)/cifar10'/$$part && \
+	    cp reports/lab-notebooks/$$part/* reports/lab-notebooks/manifest.json '$(MEASURED)/cifar10'/$$part || exit; \
+	done
+	cd '$(MEASURED)/cifar10' && rm -f 05_defense_tables/gallery.png '06_tradeoff/lambda pictures.png' # the images are not ours
 endif
 ifdef IMAGENET10
 	$(BIN)/python -m labkit table 2a 6a 8b --profile $(SIZE) --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'

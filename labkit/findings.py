@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, quality, resolutions, shrinkage, tables, threat, tradeoff
+from labkit import paper, provenance, quality, resolutions, rivals, shrinkage, tables, threat, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -15,7 +15,7 @@ _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the fir
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
 _STL = ("STL", "STL (cluster)")
 # What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
-_PROJECTION, _TRADEOFF = "03_projection", "06_tradeoff"
+_PROJECTION, _DEFENSES, _TRADEOFF = "03_projection", "05_defense_tables", "06_tradeoff"
 _SWEEPS = {
     "lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
     "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"),
@@ -171,7 +171,9 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         if name in measured and other in measured:
             lines = retraining(measured[name], measured[other], (name, other))
             parts += ["### What retraining is worth", "\n".join(f"- {line}" for line in lines)]
-    return parts + _resolutions(place, measured) + _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+    parts += _resolutions(place, measured)
+    parts += _compared(place / _DEFENSES, f"{link}{title}/{_DEFENSES}/")
+    return parts + _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
 
 
 def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
@@ -195,6 +197,21 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
                 resolutions.reading(cells),
             ]
     return parts
+
+
+def _compared(folder: Path, link: str) -> list[str]:
+    """Every competitor beside STL, and how to make that; nothing where it was not measured."""
+    file = folder / "competitors_rows.csv"
+    if not file.is_file():
+        return []
+    return [
+        "### Every competitor, under the same attacks",
+        f"![Accuracy of every defense, clean, attacked, and attacked by one who knows it]({link}competitors.png)",
+        f"Every attack, the n of each line and the captions stand in [the notebook's table]({link}competitors.md). Two "
+        "are told apart where their 95 % Wilson intervals do not meet.",
+        rivals.reading(pd.read_csv(file)),
+        f"All of notebook 05 is made by `{_command(folder, '05')}`.",
+    ]
 
 
 def _swept(folder: Path, link: str) -> list[str]:

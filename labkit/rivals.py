@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import defenses, metrics, threat
+from labkit import apart, defenses, metrics, threat
+from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
@@ -166,6 +167,35 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
             {"images": name, "n": len(bits), "bits per dimension": mean, "low": mean - half, "high": mean + half}
         )
     return pd.DataFrame(rows)
+
+
+def reading(rows: pd.DataFrame) -> str:
+    """Where each STL stands among the rows of `cases`: surely above, surely below, or not told apart. Markdown.
+
+    Asked are clean images, and the strongest attack: by one who knows no defense, and by one who knows all there is to
+    know, which of a network that is its own defense are the weights.
+    """
+    aware = rows[rows.knowledge.isin(threat.AWARE)]
+    hardest = aware.attack.iloc[0]
+    blind = rows[~rows.knowledge.isin(threat.AWARE)]
+    attacked = blind[blind.attack == hardest]
+    asked = {
+        "clean": blind[blind.attack == "Clean"],
+        f"{hardest} by one who knows no defense": attacked,
+        f"{hardest} by one who knows all": pd.concat([aware, attacked]).drop_duplicates(["classifier", "defense"]),
+    }
+    lines = []
+    for name in (name for name in ("STL", "STL (cluster)") if name in set(rows.defense)):
+        for what, part in asked.items():
+            points = {row.defense: Point(row.defense, row.accuracy, row.low, row.high) for row in part.itertuples()}
+            mine = points.pop(name)
+            ways = {way: [p for p in points.values() if apart.moved(mine, p) == way] for way in (1, -1, 0)}
+            more, fewer = (", ".join(f"{p.at} {apart.told(p)}" for p in ways[way]) or "none" for way in (1, -1))
+            lines.append(
+                f"- **{name}**, {what}: {apart.told(mine)} are right; surely more with: {more}; "
+                f"surely fewer with: {fewer}; not told apart: the other {len(ways[0])}."
+            )
+    return "\n".join(lines)
 
 
 def _strongest(lab: Profile) -> AttackRecipe:

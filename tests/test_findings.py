@@ -119,6 +119,33 @@ def test_a_page_keeps_the_words_above_its_mark(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_every_competitor_stands_below_the_tables_of_its_data(tmp_path):
+    place = tmp_path / "cifar"
+    folder = place / "05_defense_tables"
+    folder.mkdir(parents=True)
+    cells().to_csv(place / "table_5.csv", index=False)
+    (place / "table_5.json").write_text(json.dumps({"command": "python -m labkit table 5"}))
+    before = findings.page(tmp_path, "lab/")
+    asked = (("Clean", "–"), ("BIM-0.03", "classifier"), ("BIM-0.03", "exact"))
+    shares = {"STL": (0.8, 0.5, 0.1), "JPEG": (0.9, 0.2, 0.1)}
+    rows = [
+        {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge}
+        | {"accuracy": share, "low": share - 0.01, "high": share + 0.01}
+        for defense, all_shares in shares.items()
+        for (attack, knowledge), share in zip(asked, all_shares, strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "competitors_rows.csv", index=False)
+    told = {"profile": "lab", "dataset": "folder:cifar.zip", "resolution": 0}
+    (folder / "manifest.json").write_text(json.dumps(told))
+    said = findings.page(tmp_path, "lab/").removeprefix(before.rstrip())
+    assert "](lab/cifar/05_defense_tables/competitors.png)" in said
+    assert "](lab/cifar/05_defense_tables/competitors.md)" in said
+    assert (
+        "**STL**, BIM-0.03 by one who knows no defense: 0.500 [0.490, 0.510] are right; surely more with: none" in said
+    )
+    assert "`python -m labkit report --notebooks 05 --profile lab --dataset folder:cifar.zip --out DIR`" in said
+
+
 def test_the_trade_off_stands_below_the_tables_of_its_data(tmp_path):
     place = tmp_path / "cifar"
     place.mkdir()

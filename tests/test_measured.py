@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 from dataclasses import replace
@@ -11,7 +12,19 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import findings, profiles, provenance, published, recipes, store, table_cli, tables, tradeoff
+from labkit import (
+    experiment,
+    findings,
+    profiles,
+    provenance,
+    published,
+    recipes,
+    rivals,
+    store,
+    table_cli,
+    tables,
+    tradeoff,
+)
 
 LAB = Path(__file__).resolve().parents[1] / "reports" / "lab"
 MEASURED = sorted(LAB.rglob("table_*.json"))
@@ -56,6 +69,31 @@ def as_written(file):
     return profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"]), kept
 
 
+def measured_images(folder):
+    """Digest of a data set's images, by how many of its test images were asked, from the tables beside a notebook."""
+    told = (json.loads(table.read_text())["images"] for table in folder.parent.glob("table_*.json"))
+    return {int(n): digest for images in told for n, digest in images.items()}
+
+
+def test_no_image_of_a_data_set_that_is_not_ours_is_handed_on():
+    """Only charts and learned filters; the pictures that show test images stay at home."""
+    charts = re.compile(r"table_\w+|0[56]_\w+/headline|05_\w+/competitors|06_\w+/([KSM]|map|filters_[KS]_\d+)")
+    for folder in (LAB / name for name in ("cifar10", "imagenet10", "imagenet-samples")):
+        for file in folder.rglob("*.png"):
+            assert charts.fullmatch(file.relative_to(folder).with_suffix("").as_posix()), f"{file} shows images"
+
+
+COMPARED = sorted(LAB.glob("*/05_defense_tables/manifest.json"))
+
+
+@pytest.mark.parametrize("file", COMPARED, ids=lambda file: file.parents[1].name)
+def test_the_competitors_are_of_the_profiles_recipes_and_as_their_notebook_wrote_them(file):
+    (lab, _), images = as_written(file), measured_images(file.parent)
+    for name, cases in (("rows", experiment.grid(lab)), ("competitors_rows", rivals.cases(lab))):
+        rows = pd.read_csv(file.with_name(f"{name}.csv"), dtype={"recipe": str})
+        assert [store.key(case, images[case.data.test]) for case in cases] == list(rows.recipe)
+
+
 SWEPT = sorted(LAB.glob("*/06_tradeoff/manifest.json"))
 
 
@@ -63,7 +101,7 @@ SWEPT = sorted(LAB.glob("*/06_tradeoff/manifest.json"))
 def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(file):
     (lab, kept), folder = as_written(file), file.parent
     assert len(kept) > 10
-    images = {n: digest for table in folder.parent.glob("table_*.json") for n, digest in _images(table)}
+    images = measured_images(folder)
     for what, file in (("lam", "lambda"), ("K", "K"), ("S", "S"), ("M", "M")):
         rows = pd.read_csv(folder / f"{file}_rows.csv", dtype={"recipe": str})
         how = {"retrained": lab.tradeoff.retrained and what != "lam"}
@@ -102,16 +140,12 @@ def test_one_command_makes_all_of_it():
         told = parsed(json.loads(file.read_text())["command"])
         (name,) = told.names
         assert (file.parent.relative_to(LAB.parents[1]).as_posix(), name, told.profile, tuple(told.only)) in made
-    assert sum("report --profile lab" in line and "--notebooks 06" in line for line in asked) == 1
+    assert sum("report --profile lab" in line and "--notebooks 05,06" in line for line in asked) == 1
     for file in PROJECTED:
         told = json.loads(file.read_text())
         what = f"report --profile {told['profile']} --dataset '{told['dataset']}' --notebooks 03 "
         assert sum(what in line for line in asked) == 1
     assert asked[-1].startswith("python -m labkit findings ")
-
-
-def _images(table):
-    return ((int(n), digest) for n, digest in json.loads(table.read_text())["images"].items())
 
 
 def test_the_page_over_them_is_made_of_them():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -47,6 +48,28 @@ def parts(case, bench):
     """What a case is about: images, classes, network, defense."""
     test = bench.images(case.data, "test")
     return test.x[:], test.y, bench.classifier(case.classifier), bench.transform(case.defense)
+
+
+def test_the_reading_tells_who_surely_beats_stl_by_what_the_attacker_knew():
+    def row(defense, attack, knowledge, accuracy):
+        said = {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge}
+        return said | {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.02}
+
+    asked = (("Clean", "–"), ("FGSM-0.08", "classifier"), ("BIM-0.03", "classifier"), ("BIM-0.03", "exact"))
+    given = {
+        "STL": (0.8, 0.1, 0.5, 0.2),
+        "JPEG": (0.83, 0.9, 0.3, 0.2),
+        "Adv Training": (0.7, 0.9, 0.4),  # whose weights are all there is to know of it
+    }
+    rows = [row(name, *what, share) for name, all_ in given.items() for what, share in zip(asked, all_, strict=False)]
+    assert rivals.reading(pd.DataFrame(rows)).splitlines() == [
+        "- **STL**, clean: 0.800 [0.780, 0.820] are right; surely more with: none; "
+        "surely fewer with: Adv Training 0.700 [0.680, 0.720]; not told apart: the other 1.",
+        "- **STL**, BIM-0.03 by one who knows no defense: 0.500 [0.480, 0.520] are right; surely more with: none; "
+        "surely fewer with: JPEG 0.300 [0.280, 0.320], Adv Training 0.400 [0.380, 0.420]; not told apart: the other 0.",
+        "- **STL**, BIM-0.03 by one who knows all: 0.200 [0.180, 0.220] are right; surely more with: "
+        "Adv Training 0.400 [0.380, 0.420]; surely fewer with: none; not told apart: the other 1.",
+    ]
 
 
 def test_every_defense_has_its_rows(rows, cases, small):
