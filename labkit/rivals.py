@@ -180,22 +180,34 @@ def reading(rows: pd.DataFrame) -> str:
     blind = rows[~rows.knowledge.isin(threat.AWARE)]
     attacked = blind[blind.attack == hardest]
     asked = {
-        "clean": blind[blind.attack == "Clean"],
-        f"{hardest} by one who knows no defense": attacked,
-        f"{hardest} by one who knows all": pd.concat([aware, attacked]).drop_duplicates(["classifier", "defense"]),
+        "Clean": blind[blind.attack == "Clean"],
+        f"{hardest}, attacker knows no defense": attacked,
+        f"{hardest}, attacker knows all": pd.concat([aware, attacked]).drop_duplicates(["classifier", "defense"]),
     }
     lines = []
     for name in (name for name in ("STL", "STL (cluster)") if name in set(rows.defense)):
         for what, part in asked.items():
-            points = {row.defense: Point(row.defense, row.accuracy, row.low, row.high) for row in part.itertuples()}
+            points = {row.defense: _at(row) for row in part.itertuples()}
             mine = points.pop(name)
             ways = {way: [p for p in points.values() if apart.moved(mine, p) == way] for way in (1, -1, 0)}
-            more, fewer = (", ".join(f"{p.at} {apart.told(p)}" for p in ways[way]) or "none" for way in (1, -1))
+            more, fewer = (", ".join(map(_told, ways[way])) or "none" for way in (1, -1))
             lines.append(
-                f"- **{name}**, {what}: {apart.told(mine)} are right; surely more with: {more}; "
-                f"surely fewer with: {fewer}; not told apart: the other {len(ways[0])}."
+                f"- **{what}**: {_told(mine)}; surely more: {more}; surely fewer: {fewer}; "
+                f"not told apart: the other {len(ways[0])}."
             )
-    return "\n".join(lines)
+    bound = "Where no gradient passes, the attacker who knows all had only BPDA: such an accuracy is an upper bound."
+    return "\n".join([*lines, f"- {bound}"])
+
+
+def _at(row) -> Point:
+    """A row's accuracy, at its defense and how one who knows it attacked: a weak way of doing so proves little."""
+    how = f" ({threat.SHORT[row.knowledge]})" if row.knowledge in threat.AWARE else ""
+    return Point((row.defense, how), row.accuracy, row.low, row.high)
+
+
+def _told(point: Point) -> str:
+    defense, how = point.at
+    return f"{defense} {apart.told(point)}{how}"
 
 
 def _strongest(lab: Profile) -> AttackRecipe:

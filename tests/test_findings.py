@@ -140,9 +140,7 @@ def test_every_competitor_stands_below_the_tables_of_its_data(tmp_path):
     said = findings.page(tmp_path, "lab/").removeprefix(before.rstrip())
     assert "](lab/cifar/05_defense_tables/competitors.png)" in said
     assert "](lab/cifar/05_defense_tables/competitors.md)" in said
-    assert (
-        "**STL**, BIM-0.03 by one who knows no defense: 0.500 [0.490, 0.510] are right; surely more with: none" in said
-    )
+    assert "**BIM-0.03, attacker knows no defense**: STL 0.500 [0.490, 0.510]; surely more: none" in said
     assert "`python -m labkit report --notebooks 05 --profile lab --dataset folder:cifar.zip --out DIR`" in said
 
 

@@ -55,21 +55,28 @@ def test_the_reading_tells_who_surely_beats_stl_by_what_the_attacker_knew():
         said = {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge}
         return said | {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.02}
 
-    asked = (("Clean", "–"), ("FGSM-0.08", "classifier"), ("BIM-0.03", "classifier"), ("BIM-0.03", "exact"))
-    given = {
-        "STL": (0.8, 0.1, 0.5, 0.2),
-        "JPEG": (0.83, 0.9, 0.3, 0.2),
-        "Adv Training": (0.7, 0.9, 0.4),  # whose weights are all there is to know of it
-    }
-    rows = [row(name, *what, share) for name, all_ in given.items() for what, share in zip(asked, all_, strict=False)]
-    assert rivals.reading(pd.DataFrame(rows)).splitlines() == [
-        "- **STL**, clean: 0.800 [0.780, 0.820] are right; surely more with: none; "
-        "surely fewer with: Adv Training 0.700 [0.680, 0.720]; not told apart: the other 1.",
-        "- **STL**, BIM-0.03 by one who knows no defense: 0.500 [0.480, 0.520] are right; surely more with: none; "
-        "surely fewer with: JPEG 0.300 [0.280, 0.320], Adv Training 0.400 [0.380, 0.420]; not told apart: the other 0.",
-        "- **STL**, BIM-0.03 by one who knows all: 0.200 [0.180, 0.220] are right; surely more with: "
-        "Adv Training 0.400 [0.380, 0.420]; surely fewer with: none; not told apart: the other 1.",
+    asked = (("Clean", "–"), ("FGSM-0.08", "classifier"), ("BIM-0.03", "classifier"))
+    given = {"STL": (0.8, 0.1, 0.5), "JPEG": (0.83, 0.9, 0.3), "Adv Training": (0.7, 0.9, 0.4)}
+    rows = [
+        row(name, *what, share) for name, shares in given.items() for what, share in zip(asked, shares, strict=True)
     ]
+    rows += [row("STL", "BIM-0.03", "exact", 0.2), row("JPEG", "BIM-0.03", "identity", 0.3)]
+    clean, blind, aware, bound = rivals.reading(pd.DataFrame(rows)).splitlines()
+    assert clean == (
+        "- **Clean**: STL 0.800 [0.780, 0.820]; surely more: none; "
+        "surely fewer: Adv Training 0.700 [0.680, 0.720]; not told apart: the other 1."
+    )
+    assert blind == (
+        "- **BIM-0.03, attacker knows no defense**: STL 0.500 [0.480, 0.520]; surely more: none; "
+        "surely fewer: JPEG 0.300 [0.280, 0.320], Adv Training 0.400 [0.380, 0.420]; not told apart: the other 0."
+    )
+    # Of a network that is its own defense, the weights are all there is to know.
+    assert aware == (
+        "- **BIM-0.03, attacker knows all**: STL 0.200 [0.180, 0.220] (all, exact gradient); surely more: "
+        "JPEG 0.300 [0.280, 0.320] (all, BPDA), Adv Training 0.400 [0.380, 0.420]; surely fewer: none; "
+        "not told apart: the other 0."
+    )
+    assert "upper bound" in bound
 
 
 def test_every_defense_has_its_rows(rows, cases, small):
