@@ -200,14 +200,14 @@ def reading(rows: pd.DataFrame) -> str:
 
 
 def _at(row) -> Point:
-    """A row's accuracy, at its defense and how one who knows it attacked: a weak way of doing so proves little."""
-    how = f" ({threat.SHORT[row.knowledge]})" if row.knowledge in threat.AWARE else ""
-    return Point((row.defense, how), row.accuracy, row.low, row.high)
+    """A row's accuracy, at its defense, n, and how one who knows it attacked: a weak way of doing so proves little."""
+    how = f"; {threat.SHORT[row.knowledge]}" if row.knowledge in threat.AWARE else ""
+    return Point((row.defense, f"n = {row.n:,}{how}"), row.accuracy, row.low, row.high)
 
 
 def _told(point: Point) -> str:
-    defense, how = point.at
-    return f"{defense} {apart.told(point)}{how}"
+    defense, asked = point.at
+    return f"{defense} {apart.told(point)} ({asked})"
 
 
 def _strongest(lab: Profile) -> AttackRecipe:

@@ -130,7 +130,7 @@ def test_every_competitor_stands_below_the_tables_of_its_data(tmp_path):
     shares = {"STL": (0.8, 0.5, 0.1), "JPEG": (0.9, 0.2, 0.1)}
     rows = [
         {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge}
-        | {"accuracy": share, "low": share - 0.01, "high": share + 0.01}
+        | {"n": 50, "accuracy": share, "low": share - 0.01, "high": share + 0.01}
         for defense, all_shares in shares.items()
         for (attack, knowledge), share in zip(asked, all_shares, strict=True)
     ]
@@ -140,7 +140,7 @@ def test_every_competitor_stands_below_the_tables_of_its_data(tmp_path):
     said = findings.page(tmp_path, "lab/").removeprefix(before.rstrip())
     assert "](lab/cifar/05_defense_tables/competitors.png)" in said
     assert "](lab/cifar/05_defense_tables/competitors.md)" in said
-    assert "**BIM-0.03, attacker knows no defense**: STL 0.500 [0.490, 0.510]; surely more: none" in said
+    assert "**BIM-0.03, attacker knows no defense**: STL 0.500 [0.490, 0.510] (n = 50); surely more: none" in said
     assert "`python -m labkit report --notebooks 05 --profile lab --dataset folder:cifar.zip --out DIR`" in said
 
 

@@ -52,7 +52,7 @@ def parts(case, bench):
 
 def test_the_reading_tells_who_surely_beats_stl_by_what_the_attacker_knew():
     def row(defense, attack, knowledge, accuracy):
-        said = {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge}
+        said = {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge, "n": 50}
         return said | {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.02}
 
     asked = (("Clean", "–"), ("FGSM-0.08", "classifier"), ("BIM-0.03", "classifier"))
@@ -63,18 +63,19 @@ def test_the_reading_tells_who_surely_beats_stl_by_what_the_attacker_knew():
     rows += [row("STL", "BIM-0.03", "exact", 0.2), row("JPEG", "BIM-0.03", "identity", 0.3)]
     clean, blind, aware, bound = rivals.reading(pd.DataFrame(rows)).splitlines()
     assert clean == (
-        "- **Clean**: STL 0.800 [0.780, 0.820]; surely more: none; "
-        "surely fewer: Adv Training 0.700 [0.680, 0.720]; not told apart: the other 1."
+        "- **Clean**: STL 0.800 [0.780, 0.820] (n = 50); surely more: none; "
+        "surely fewer: Adv Training 0.700 [0.680, 0.720] (n = 50); not told apart: the other 1."
     )
     assert blind == (
-        "- **BIM-0.03, attacker knows no defense**: STL 0.500 [0.480, 0.520]; surely more: none; "
-        "surely fewer: JPEG 0.300 [0.280, 0.320], Adv Training 0.400 [0.380, 0.420]; not told apart: the other 0."
+        "- **BIM-0.03, attacker knows no defense**: STL 0.500 [0.480, 0.520] (n = 50); surely more: none; "
+        "surely fewer: JPEG 0.300 [0.280, 0.320] (n = 50), Adv Training 0.400 [0.380, 0.420] (n = 50); "
+        "not told apart: the other 0."
     )
     # Of a network that is its own defense, the weights are all there is to know.
     assert aware == (
-        "- **BIM-0.03, attacker knows all**: STL 0.200 [0.180, 0.220] (all, exact gradient); surely more: "
-        "JPEG 0.300 [0.280, 0.320] (all, BPDA), Adv Training 0.400 [0.380, 0.420]; surely fewer: none; "
-        "not told apart: the other 0."
+        "- **BIM-0.03, attacker knows all**: STL 0.200 [0.180, 0.220] (n = 50; all, exact gradient); surely more: "
+        "JPEG 0.300 [0.280, 0.320] (n = 50; all, BPDA), Adv Training 0.400 [0.380, 0.420] (n = 50); "
+        "surely fewer: none; not told apart: the other 0."
     )
     assert "upper bound" in bound
 
