@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from labkit.errors import InputError, reason
 from labkit.recipes import ClassifierRecipe, Weights
@@ -44,6 +45,20 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(self.encode(x) if self.encode else (x - self.mean) / self.std)
+
+
+class Recomputed(nn.Module):
+    """A deterministic network that keeps no activations for the way back, but computes them again: same gradients.
+
+    For answers averaged over draws: their gradient then takes the memory of one draw, and a third more time.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.network, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int) -> Classifier:

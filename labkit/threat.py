@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from labkit.defenses.base import Around, Detector
 from labkit.errors import InputError
+from labkit.networks import Recomputed
 from labkit.strata import StratifiedTransform
 
 KNOWLEDGE = {
@@ -73,12 +74,15 @@ def view(
         name = type(defense).__name__
         raise InputError(f'{name} has no gradient of its own; attack it as "identity" (BPDA) or "queries"')
     around = isinstance(defense, Around)  # where such a one has no gradient, it puts an approximation in itself
+    averaged = draws > 1 and getattr(defense, "stochastic", False)
+    if averaged and not around:
+        classifier = Recomputed(classifier)
     system = judged(classifier, _StraightThrough(defense) if knowledge == "identity" and not around else defense)
     if isinstance(defense, Detector):
         if label is None:
             raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")
         system = _Joint(system, label)
-    if draws > 1 and getattr(defense, "stochastic", False):
+    if averaged:
         system = _Expectation(system, draws)
     return _Answers(system) if knowledge == "queries" else system
 

@@ -3,8 +3,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from labkit import threat
+from labkit import networks, threat
+from labkit.defenses.crops import CropEnsemble
+from labkit.defenses.deflection import PixelDeflection
 from labkit.errors import InputError
+from labkit.recipes import ClassifierRecipe
 
 
 class Halve(nn.Module):
@@ -80,6 +83,42 @@ def test_a_random_defense_is_expected_over_its_draws(parts):
     y = x.detach().clone().requires_grad_()
     (half,) = torch.autograd.grad(classifier(2 * y).softmax(1)[:, 0].sum() / 2, y)
     assert_close(seen, half)
+
+
+def kept_for_the_way_back(model, x):
+    """Bytes that autograd holds between a model's answer and its gradient, and that gradient."""
+    held, x = {}, x.clone().requires_grad_()
+
+    def pack(tensor):
+        held[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        total = model(x).log_softmax(1)[:, 0].sum()
+    (gradient,) = torch.autograd.grad(total, x)
+    return sum(held.values()), gradient
+
+
+@pytest.mark.parametrize(
+    ("defense", "draws"), [(Coin(), 8), (CropEnsemble(crops=8), 1), (PixelDeflection(draws=8), 1)], ids=repr
+)
+def test_an_average_over_draws_holds_less_than_one_network_would(monkeypatch, defense, draws):
+    torch.manual_seed(0)
+    x, network = torch.rand(2, 3, 32, 32), networks.build(ClassifierRecipe(network="vgg11", width=0.25), 4, 3, 32)
+    network.eval().requires_grad_(False)
+
+    def asked():
+        defense.heads = False
+        if hasattr(defense, "seeded"):
+            defense.seeded(1)
+        return kept_for_the_way_back(threat.view(network, defense, "identity", draws=draws), x)
+
+    held, gradient = asked()
+    assert held < kept_for_the_way_back(network, x)[0]
+    monkeypatch.setattr(networks.Recomputed, "forward", lambda self, x: self.network(x))
+    more, same = asked()
+    assert more > 6 * held
+    assert_close(gradient, same)
 
 
 def test_a_vote_can_be_held(lab, bench):

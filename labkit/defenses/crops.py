@@ -10,6 +10,7 @@ from torch.nn import functional
 from labkit.data import Images
 from labkit.defenses.base import Around, Defense
 from labkit.errors import InputError
+from labkit.networks import Recomputed
 
 
 class CropEnsemble(Around):
@@ -114,7 +115,7 @@ class _Cropped(nn.Module):
 
     def __init__(self, defense: CropEnsemble, classifier: nn.Module):
         super().__init__()
-        self.defense, self.classifier = defense, classifier
+        self.defense, self.classifier = defense, Recomputed(classifier)
 
     def forward(self, x: Tensor) -> Tensor:
         versions = self.defense.versions(x)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from labkit.defenses.base import Around
 from labkit.errors import InputError
-from labkit.networks import Classifier
+from labkit.networks import Classifier, Recomputed
 
 _CLASSES = 5  # whose activation maps the robust one sums
 
@@ -95,7 +95,7 @@ class _Deflected(nn.Module):
 
     def __init__(self, defense: PixelDeflection, classifier: nn.Module):
         super().__init__()
-        self.defense, self.classifier = defense, classifier
+        self.defense, self.classifier = defense, Recomputed(classifier)
 
     def forward(self, x: Tensor) -> Tensor:
         self.defense._check(x)
