@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, quality, resolutions, rivals, shrinkage, tables, threat, tradeoff
+from labkit import paper, provenance, quality, repeats, resolutions, rivals, shrinkage, tables, threat, tradeoff
 from labkit.apart import Point, moved, told
 from labkit.errors import InputError
 from labkit.paths import typed
@@ -173,7 +173,9 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
             parts += ["### What retraining is worth", "\n".join(f"- {line}" for line in lines)]
     parts += _resolutions(place, measured)
     parts += _compared(place / _DEFENSES, f"{link}{title}/{_DEFENSES}/")
-    return parts + _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+    parts += _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+    twice = repeats.repeats([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
+    return [*parts, "### What was measured twice", repeats.reading(twice)] if len(twice) else parts
 
 
 def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
