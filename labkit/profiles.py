@@ -39,7 +39,7 @@ class Rivals:
     """How many test images the competitors are asked about, by what an image costs them, and what else they get.
 
     fast, slow, slowest  test images (`rivals` says who is which); None means all
-    trained              those whose own network is trained: of "adversarial", "thermometer", "stl-adversarial" (STL
+    trained              those whose own network is trained: of `rivals.hardened`'s, "stl-adversarial" (STL
                          followed by adversarial training) and "stl-dimmed" (STL with half of its low-pass part)
     retrained            those on whose T(x) a network is trained for the paper's Tables 1 to 3, as on STL's
     draws                of a random defense for each gradient of an attacker who knows it; half as many of a slow
@@ -50,7 +50,9 @@ class Rivals:
     fast: int | None
     slow: int
     slowest: int
-    trained: tuple[str, ...] = ("adversarial", "thermometer", "stl-adversarial", "stl-dimmed")
+    trained: tuple[str, ...] = (
+        "adversarial", "thermometer", "thermometer-adversarial", "stl-adversarial", "stl-dimmed",
+    )  # fmt: skip
     retrained: tuple[str, ...] = ()
     draws: int = 20
     options: tuple[tuple[str, tuple], ...] = (_D3[1], _D3[2])

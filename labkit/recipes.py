@@ -175,7 +175,7 @@ class AdversarialTraining:
     and 0.3 as the weight of an adversarial image's loss beside a clean one's. They draw the attack's size anew for
     each image; the paper's comparison (Table 8) trains with FGSM at dissimilarity 0.08, which are the defaults here.
     `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)` is that of Madry et al. (ICLR 2018), and what
-    thermometer encoding is published with.
+    thermometer encoding is best with in its own publication.
 
     attack  "fgsm", "bim" or "pgd", of `labkit.attacks`, against the true classes. Kurakin et al. find that a network
             may then read the class off what a one-step attack has done ("label leaking"): its accuracy under FGSM,
@@ -224,7 +224,7 @@ class ClassifierRecipe:
     @property
     def label(self) -> str:
         """The name of a defense that lies in the network itself, as the paper writes it; "" for none."""
-        return "TE" if self.levels else "Adv Training" if self.adversarial else ""
+        return " + ".join(name for name, there in (("TE", self.levels), ("Adv Training", self.adversarial)) if there)
 
     @property
     def undefended(self) -> "ClassifierRecipe":

@@ -32,7 +32,7 @@ _WHO = {
 _LONG = ("cw",)  # an image of CW takes ten times as long as one of any other attack of the tables
 _VANILLA = ("5", "6a", "6b", "7")
 _PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
-_TRAINED = "the adversarial training of its network takes longer than this profile affords"
+_TRAINED = "training its network takes longer than this profile affords"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from labkit import paper, profiles, replicate
+from labkit import paper, profiles, replicate, rivals
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DefenseRecipe, rebase, reseed
 from labkit.threat import AWARE
@@ -64,6 +64,14 @@ def test_the_worst_case_has_the_papers_attackers_and_stronger_ones_on_the_same_i
     deepest = replicate.table(LAB, "4").aware
     assert {"pgd", "square", "lowfreq", "autoattack"} <= {c.attack.name for c in deepest if c.label == "STL (cluster)"}
     assert {c.knowledge for c in deepest if c.label == "LID"} > {"classifier"}
+
+
+def test_table_4_takes_thermometer_encoding_as_the_papers_source_does():
+    """Athalye et al., from whom its 0.00 is, give the encoding without the adversarial training it can be joined to."""
+    networks = {case.label: case.classifier for case in replicate.table(PAPER, "4").blind}
+    assert networks["TE"].levels == 16 and networks["TE"].adversarial is None and "TE + Adv Training" not in networks
+    joined = rivals.hardened(PAPER, "thermometer-adversarial").network
+    assert joined.label == "TE + Adv Training" and joined.levels == 16 and joined.adversarial.steps == 7
 
 
 def test_what_takes_long_is_asked_less_and_the_networks_of_a_table_train_as_long_as_the_profile_affords():

@@ -18,12 +18,12 @@ from labkit.errors import InputError
 from labkit.recipes import AttackRecipe, DefenseRecipe
 from labkit.threat import AWARE
 
-TRAINED = ["Adv Training", "TE", "STL + Adv Training", "STL (low-pass ×0.5)"]
+TRAINED = ["Adv Training", "TE", "TE + Adv Training", "STL + Adv Training", "STL (low-pass ×0.5)"]
 
 
 @pytest.fixture(scope="module")
 def small(lab):
-    """The lab with a shorter training, because five networks are trained."""
+    """The lab with a shorter training, because six networks are trained."""
     return replace(lab, classifier=replace(lab.classifier, epochs=3))
 
 
@@ -99,13 +99,13 @@ def test_each_is_judged_on_as_many_images_as_the_profile_says(rows):
     for name in ("Quilting", "TVM+quilt", "Crop-Ens", "PD-Ens", "D3 (0.2K-4)"):
         assert by.pop(name) == [4]
     assert by.pop("PixelDefend") == [2]
-    assert (by.map(lambda counts: counts == [20])).all() and len(by) == 17
+    assert (by.map(lambda counts: counts == [20])).all() and len(by) == 18
 
 
 def test_who_knows_a_defense_uses_its_gradient_where_it_has_one(rows, cases):
     """One row for each, of the strongest attack; none where the defense lies in the network."""
     aware = {case.label: case for case in cases if case.knowledge in AWARE}
-    assert set(aware) == set(rows.defense) - {"No Defense", "Adv Training", "TE"}
+    assert set(aware) == set(rows.defense) - {"No Defense", "Adv Training", "TE", "TE + Adv Training"}
     assert sum(case.knowledge in AWARE for case in cases) == len(aware)
     for case in aware.values():
         assert case.attack.name == "bim" and case.attack.draws == 2
