@@ -207,7 +207,7 @@ def _compared(folder: Path, link: str) -> list[str]:
     if not file.is_file():
         return []
     return [
-        "### Every competitor, under the same attacks",
+        "### The competitors, under the same attacks",
         f"![Accuracy of every defense, clean, attacked, and attacked by one who knows it]({link}competitors.png)",
         f"Every attack, the n of each line and the captions stand in [the notebook's table]({link}competitors.md). Two "
         "are told apart where their 95 % Wilson intervals do not meet.",

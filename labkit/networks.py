@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 class Recomputed(nn.Module):
     """A deterministic network that keeps no activations for the way back, but computes them again: same gradients.
 
-    For answers averaged over draws: their gradient then takes the memory of one draw, and a third more time.
+    For answers averaged over draws: their gradient then holds one draw at a time, and runs each forward pass twice.
     """
 
     def __init__(self, network: nn.Module):
