@@ -64,7 +64,8 @@ def test_the_page_compares_tables_of_one_setting_at_different_resolutions(tmp_pa
 
     def put(name, pixels, stl):
         cells(stl).to_csv(place / f"table_{name}.csv", index=False)
-        pd.DataFrame({"data": [f"photos, {pixels}×{pixels}"]}).to_csv(place / f"table_{name}_rows.csv", index=False)
+        row = {"data": f"photos, {pixels}×{pixels}", "recipe": name, "accuracy": stl, "low": 0, "high": 1, "seconds": 1}
+        pd.DataFrame([row]).to_csv(place / f"table_{name}_rows.csv", index=False)
         (place / f"table_{name}.json").write_text(json.dumps({"command": f"python -m labkit table {name}"}))
 
     put("6a", 64, 0.4)
