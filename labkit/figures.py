@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.optimize import isotonic_regression
 
-from labkit import threat
+from labkit import tables, threat
 from labkit.show import closed, tidy
 from labkit.tradeoff import CHOICES
 
@@ -84,13 +84,14 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
 
 def rivals(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
     """Every defense on a line of its own: clean, under `attack` by who does not know it, and by who does (`rivals`)."""
+    aware, attacked = rows.index.isin(tables.knowing(rows).index), rows.attack == attack
     kinds = {
         "clean images": (rows.attack == "Clean", "o", "#5c5c5c", "#5c5c5c"),
         f"{attack}, attacker does not know it": (
-            (rows.attack == attack) & ~rows.knowledge.isin(threat.AWARE), "s", "#0072b2", "#0072b2",
+            attacked & (~aware | (rows.defense == "No Defense")), "s", "#0072b2", "#0072b2",
         ),
         f"{attack}, attacker knows it": (
-            (rows.attack == attack) & rows.knowledge.isin(threat.AWARE), "D", "#d55e00", "white",
+            attacked & aware & (rows.defense != "No Defense"), "D", "#d55e00", "white",
         ),
     }  # fmt: skip
     names = list(dict.fromkeys(rows.defense))

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, defenses, metrics, threat
+from labkit import apart, defenses, metrics, tables, threat
 from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
@@ -181,21 +181,22 @@ def reading(rows: pd.DataFrame) -> str:
     """Where each STL stands among the rows of `cases`: surely above, surely below, or not told apart. Markdown.
 
     Asked are clean images, and the strongest attack: by one who knows no defense, and by one who knows all there is to
-    know, which of a network that is its own defense are the weights.
+    know, which of a network that is its own defense are the weights. Such a network is not among the first.
     """
-    aware = rows[rows.knowledge.isin(threat.AWARE)]
-    hardest = aware.attack.iloc[0]
-    blind = rows[~rows.knowledge.isin(threat.AWARE)]
-    attacked = blind[blind.attack == hardest]
+    aware = tables.knowing(rows)
+    hardest = rows.attack[rows.knowledge.isin(threat.AWARE)].iloc[0]
+    secret = ~rows.index.isin(aware.index) | (
+        rows.defense == "No Defense"
+    )  # which has none, but is what to compare with
     asked = {
-        "Clean": blind[blind.attack == "Clean"],
-        f"{hardest}, attacker knows no defense": attacked,
-        f"{hardest}, attacker knows all": pd.concat([aware, attacked]).drop_duplicates(["classifier", "defense"]),
+        "Clean": rows[rows.attack == "Clean"],
+        f"{hardest}, attacker knows no defense": rows[secret & (rows.attack == hardest)],
+        f"{hardest}, attacker knows all": aware[aware.attack == hardest],
     }
     lines = []
     for name in (name for name in ("STL", "STL (cluster)") if name in set(rows.defense)):
         for what, part in asked.items():
-            points = {row.defense: _at(row) for row in part.itertuples()}
+            points = {row.defense: _at(row, what.endswith("all")) for row in part.itertuples()}
             mine = points.pop(name)
             ways = {way: [p for p in points.values() if apart.moved(mine, p) == way] for way in (1, -1, 0)}
             more, fewer = (", ".join(map(_told, ways[way])) or "none" for way in (1, -1))
@@ -207,9 +208,9 @@ def reading(rows: pd.DataFrame) -> str:
     return "\n".join([*lines, f"- {bound}"])
 
 
-def _at(row) -> Point:
+def _at(row, knows: bool) -> Point:
     """A row's accuracy, at its defense, n, and how one who knows it attacked: a weak way of doing so proves little."""
-    how = f"; {threat.SHORT[row.knowledge]}" if row.knowledge in threat.AWARE else ""
+    how = f"; {tables.how(row.knowledge)}" if knows else ""
     return Point((row.defense, f"n = {row.n:,}{how}"), row.accuracy, row.low, row.high)
 
 

@@ -103,8 +103,24 @@ def ranking(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["difference", "attacker has", *attacks]).fillna("")
 
 
+def knowing(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of `rivals.cases`, those of attackers who know all that there is to know.
+
+    A defense that no row's attacker reckons with lies in its network, and whoever has the weights knows it.
+    """
+    knows = rows.knowledge.isin(threat.AWARE)
+    return rows[knows | ((rows.knowledge == "classifier") & ~rows.defense.isin(rows.defense[knows]))]
+
+
+def how(knowledge: str) -> str:
+    """What an attacker of `knowing` has, in a word or two."""
+    return threat.SHORT[knowledge] if knowledge in threat.AWARE else "all, the weights"
+
+
 def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
     """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does, and all.
+
+    A network that is its own defense is known to whoever has its weights, so all of its attackers know it.
 
     rows   from `experiment.run(rivals.cases(…))`, and `worst` from `experiment.worst` of the same
     table  the paper's, whose lines stand below ours, for the defenses that it has
@@ -112,13 +128,12 @@ def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
     least = worst.set_index("defense")
     printed, lines = paper.table(table), []
     blind = rows[~rows.knowledge.isin(threat.AWARE)]
-    attacks = list(dict.fromkeys(blind.attack))
+    attacks, hardest = list(dict.fromkeys(blind.attack)), rows.attack[rows.knowledge.isin(threat.AWARE)].unique()
+    aware = knowing(rows)
     for (defense, n), mine in blind.groupby(["defense", "n"], sort=False):
         cells = {row.attack: cell(row) for row in mine.itertuples()}
-        aware = rows[(rows.defense == defense) & rows.knowledge.isin(threat.AWARE)]
-        known = {
-            f"{row.attack}, {_KNOWN}": f"{cell(row)} ({threat.SHORT[row.knowledge]})" for row in aware.itertuples()
-        }
+        part = aware[(aware.defense == defense) & aware.attack.isin(hardest) & (defense != "No Defense")]
+        known = {f"{row.attack}, {_KNOWN}": f"{cell(row)} ({how(row.knowledge)})" for row in part.itertuples()}
         known[_ALL] = cell(least.loc[defense])
         lines.append({"source": "ours", "defense": defense, "n": f"{n:,}", **cells, **known})
     for defense in dict.fromkeys(blind.defense):

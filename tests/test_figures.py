@@ -62,6 +62,7 @@ def test_competitors_have_a_line_each_and_a_marker_for_each_question():
             ("No Defense", 1000, "Clean", "–", 0.9), ("No Defense", 1000, "BIM-0.03", "classifier", 0.2),
             ("TVM", 50, "Clean", "–", 0.7), ("TVM", 50, "BIM-0.03", "classifier", 0.6),
             ("TVM", 50, "FGSM-0.08", "classifier", 0.5), ("TVM", 50, "BIM-0.03", "exact", 0.1),
+            ("TE", 50, "Clean", "–", 0.8), ("TE", 50, "BIM-0.03", "classifier", 0.3),  # its weights are all there is
         ],
         columns=["defense", "n", "attack", "knowledge", "accuracy"],
     ).assign(low=lambda rows: rows.accuracy - 0.05, high=lambda rows: rows.accuracy + 0.1)  # fmt: skip
@@ -69,12 +70,14 @@ def test_competitors_have_a_line_each_and_a_marker_for_each_question():
     ax = fig.axes[0]
     points = [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in ax.containers]
     assert [[(round(float(x), 2), round(y)) for x, y in each] for each in points] == [
-        [(0.9, 0), (0.7, 1)], [(0.2, 0), (0.6, 1)], [(0.1, 1)],
+        [(0.9, 0), (0.7, 1), (0.8, 2)], [(0.2, 0), (0.6, 1)], [(0.1, 1), (0.3, 2)],
     ]  # fmt: skip
-    assert len({round(y, 2) for each in points for _, y in each}) == 5  # none hides another
+    assert len({round(y, 2) for each in points for _, y in each}) == 7  # none hides another
     ends = [segment[:, 0].tolist() for segment in ax.containers[2].lines[2][0].get_segments()]
-    assert np.allclose(ends, [[0.05, 0.2]])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["No Defense (n = 1,000)", "TVM (n = 50)"]
+    assert np.allclose(ends, [[0.05, 0.2], [0.25, 0.4]])
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "No Defense (n = 1,000)", "TVM (n = 50)", "TE (n = 50)",
+    ]  # fmt: skip
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
         "clean images", "BIM-0.03, attacker does not know it", "BIM-0.03, attacker knows it",
     ]  # fmt: skip

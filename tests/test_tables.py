@@ -65,12 +65,15 @@ def competitors():
         )
     ]
     blind += [row("JPEG", False, "Clean", "–", 0.85, 1000), row("JPEG", False, "BIM-0.05", "classifier", 0.3, 1000)]
+    blind += [row("TE", False, "Clean", "–", 0.8, 1000), row("TE", False, "BIM-0.03", "classifier", 0.1, 1000)]
     aware = [
+        row("JPEG", False, "BIM-0.03", "identity", 0.25, 1000),
         row("TVM", False, "BIM-0.03", "exact", 0.1, 1000),
         row("Quilting", False, "BIM-0.03", "identity", 0.2, 200),
     ]
     least = [row(name, False, "all", "–", accuracy, n) for name, accuracy, n in (
         ("No Defense", 0.5, 1000), ("TVM", 0.09, 1000), ("Quilting", 0.1, 200), ("JPEG", 0.3, 1000),
+        ("TE", 0.1, 1000),
     )]  # fmt: skip
     return pd.DataFrame(blind + aware), pd.DataFrame(least)
 
@@ -81,17 +84,25 @@ def test_competitors_have_one_line_each_and_say_their_n():
     asked = ["Clean", "FGSM-0.08", "BIM-0.03", known, "BIM-0.05", tables._ALL]
     assert list(frame.columns) == ["source", "defense", "n", *asked]
     ours = frame[frame.source == "ours"].set_index("defense")
-    assert ours.n.to_dict() == {"No Defense": "1,000", "TVM": "1,000", "Quilting": "200", "JPEG": "1,000"}
+    assert ours.n.to_dict() == {
+        "No Defense": "1,000",
+        "TVM": "1,000",
+        "Quilting": "200",
+        "JPEG": "1,000",
+        "TE": "1,000",
+    }
     assert ours["BIM-0.03"].to_dict() == {
         "No Defense": "0.500 [0.460, 0.540]", "TVM": "0.400 [0.360, 0.440]", "Quilting": "0.300 [0.260, 0.340]",
-        "JPEG": "",
+        "JPEG": "", "TE": "0.100 [0.060, 0.140]",
     }  # fmt: skip
     assert ours[known].to_dict() == {
         "No Defense": "", "TVM": "0.100 [0.060, 0.140] (all, exact gradient)",
-        "Quilting": "0.200 [0.160, 0.240] (all, BPDA)", "JPEG": "",
+        "Quilting": "0.200 [0.160, 0.240] (all, BPDA)", "JPEG": "0.250 [0.210, 0.290] (all, BPDA)",
+        "TE": "0.100 [0.060, 0.140] (all, the weights)",  # its own defense: whoever has it knows it
     }  # fmt: skip
     assert ours[tables._ALL].tolist() == [
         "0.500 [0.460, 0.540]", "0.090 [0.050, 0.130]", "0.100 [0.060, 0.140]", "0.300 [0.260, 0.340]",
+        "0.100 [0.060, 0.140]",
     ]  # fmt: skip
 
 
