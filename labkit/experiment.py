@@ -239,7 +239,7 @@ def _settings(case: Case, bench: Workbench) -> dict:
     return {
         "data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}",
         "n": len(test),
-        "classifier": f"{network.network} ×{network.width:g}",
+        "classifier": f"{network.network} ×{network.width:g}{', mirrored' if network.mirrored else ''}",
         "retrained": network.transform is not None,
         "defense": case.label,
         "attack": case.attack.label,

@@ -31,20 +31,26 @@ class Classifier(nn.Module):
     mean, std  (C, 1, 1) buffers, per channel, of the training images; 0 and 1 until trained
     levels     0, or how many levels of a thermometer encoding (`thermometer`) take the place of the normalisation;
                `network` then takes C · levels channels
+    mirrored   whether, in evaluation mode, the logits are the mean of those for an image and for its mirror image
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, channels: int, levels: int = 0):
+    def __init__(self, network: nn.Module, channels: int, levels: int = 0, mirrored: bool = False):
         super().__init__()
         self.network = network
+        self.mirrored = mirrored
         self.encode = Thermometer(levels) if levels else None
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(self.encode(x) if self.encode else (x - self.mean) / self.std)
+        x = self.encode(x) if self.encode else (x - self.mean) / self.std
+        if not self.mirrored or self.training:
+            return self.network(x)
+        mirror = self.network(x.flip(3))  # first, so that what looks into the network sees the image itself last
+        return (mirror + self.network(x)) / 2
 
 
 class Recomputed(nn.Module):
@@ -92,7 +98,7 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
         make = _resnet if recipe.network == "resnet50" else _vgg
         network = make(recipe, classes, channels * (recipe.levels or 1), resolution)
     _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
-    return Classifier(network, channels, recipe.levels)
+    return Classifier(network, channels, recipe.levels, recipe.mirrored)
 
 
 def load(model: Classifier, weights: Weights) -> Classifier:

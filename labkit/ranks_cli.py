@@ -9,7 +9,7 @@ from labkit import profiles, recipes
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
-_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "augment", "erase", "levels")
+_FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "augment", "erase", "levels", "mirrored")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -203,6 +203,7 @@ class ClassifierRecipe:
     erase        side of a square that is blanked in each training image, as a share of the image's; 0 for none
     levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
     adversarial  how adversarial images are mixed into its training; None for not at all
+    mirrored     whether it decides by the mean of its logits for an image and for its mirror image (once trained)
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -218,6 +219,7 @@ class ClassifierRecipe:
     erase: float = field(default=0.0, metadata=LATER)
     levels: int = field(default=0, metadata=LATER)
     adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
+    mirrored: bool = field(default=False, metadata=LATER)
     seed: int = 0
     version: int = 2
 

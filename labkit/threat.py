@@ -12,7 +12,8 @@ from labkit.strata import StratifiedTransform
 
 KNOWLEDGE = {
     "transfer": "owns an undefended copy trained on the same data; knows neither the judged network nor T",
-    "classifier": "has the judged network's weights; does not know that T stands before it, and where none does, knows all",
+    "classifier": "has the judged network's weights; does not know that T stands before it, and where none does, "
+    "knows all",
     "queries": "sees the answers of the whole system, T included, to images of its choice, and no gradient",
     "identity": "has everything; treats T as the identity when differentiating (BPDA)",
     "fixed-stratum": "has everything; differentiates T exactly, with the vote held at the clean image's cluster",

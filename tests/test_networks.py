@@ -64,8 +64,24 @@ def test_a_thermometer_takes_the_place_of_the_normalisation(recipe):
     assert gradient.any()
 
 
-def test_input_gradient_is_the_derivative():
-    model = networks.build(VGG, 4, 1, 32).double().eval()
+def test_a_mirrored_network_decides_by_both_views_once_it_is_trained():
+    plain, mirrored = (networks.build(replace(VGG, mirrored=both), 4, 3, 32).eval() for both in (False, True))
+    mirrored.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert_close(mirrored(x), (plain(x) + plain(x.flip(3))) / 2)
+    assert_close(mirrored(x), mirrored(x.flip(3)))
+    assert not torch.allclose(plain(x), plain(x.flip(3)))
+    seen = []
+    mirrored.network.features[0].register_forward_hook(lambda _module, given, _made: seen.append(given[0]))
+    mirrored(x)
+    assert_close(seen[-1], x)  # detectors look at what the image itself leaves behind
+    mirrored.train()(x)
+    assert len(seen) == 3  # in training each image is seen once, as it is
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_input_gradient_is_the_derivative(mirrored):
+    model = networks.build(replace(VGG, mirrored=mirrored), 4, 1, 32).double().eval()
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 1, 32, 32, dtype=torch.float64, generator=generator).requires_grad_()
     direction = torch.randn(x.shape, dtype=torch.float64, generator=generator)

@@ -128,7 +128,7 @@ def test_a_classifier_is_learned_as_told_and_judged_on_test_images(capsys, tmp_p
 def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
     for command, words in (
         (["learn", "--what", "filters"], "dictionary, clusters, classifier, retrained"),
-        (["learn", "--classifier", "depth=3"], "weight_decay, augment, erase, levels"),
+        (["learn", "--classifier", "depth=3"], "augment, erase, levels, mirrored"),
         (["learn", "--classifier", "augment=1"], "yes or no for augment; got '1'"),
         (["learn", "--classifier", "epochs=many"], "a number for epochs; got 'many'"),
         (["learn", "--what", "classifier", "--profile", "smoke", "--classifier", "weight_decay=-1"], "at least 0"),
