@@ -185,9 +185,8 @@ def reading(rows: pd.DataFrame) -> str:
     """
     aware = tables.knowing(rows)
     hardest = rows.attack[rows.knowledge.isin(threat.AWARE)].iloc[0]
-    secret = ~rows.index.isin(aware.index) | (
-        rows.defense == "No Defense"
-    )  # which has none, but is what to compare with
+    # No Defense has nothing to know, but is what the others are compared with.
+    secret = ~rows.index.isin(aware.index) | (rows.defense == "No Defense")
     asked = {
         "Clean": rows[rows.attack == "Clean"],
         f"{hardest}, attacker knows no defense": rows[secret & (rows.attack == hardest)],
