@@ -1,6 +1,7 @@
 """Threat models: what the attacker differentiates, kept apart from what is judged."""
 
 import math
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +11,107 @@ from labkit.errors import InputError
 from labkit.networks import Recomputed
 from labkit.strata import StratifiedTransform
 
-KNOWLEDGE = {
-    "transfer": "owns an undefended copy trained on the same data; knows neither the judged network nor T",
-    "classifier": "has the judged network's weights; does not know that T stands before it, and where none does, "
-    "knows all",
-    "queries": "sees the answers of the whole system, T included, to images of its choice, and no gradient",
-    "identity": "has everything; treats T as the identity when differentiating (BPDA)",
-    "fixed-stratum": "has everything; differentiates T exactly, with the vote held at the clean image's cluster",
-    "exact": "has everything; differentiates T exactly",
-}
-SHORT = {
-    "–": "nothing",
-    "transfer": "an undefended copy",
-    "classifier": "the weights, not T",
-    "queries": "answers only",
-    "identity": "all, BPDA",
-    "fixed-stratum": "all, vote held",
-    "exact": "all, exact gradient",
-}
-AWARE = ("queries", "identity", "fixed-stratum", "exact")  # those who reckon with T
+
+class ThreatModel(Enum):
+    """What an attacker knows and can ask. `value` is the spelling that recipes hash and rows keep as `knowledge`.
+
+    label, words    as tables and figures name it, and one sentence on what the attacker has
+    marker, colour  in every figure (Okabe & Ito's colours, which stay apart for colour-blind readers)
+    knows_defense   whether the attacker takes the defense into account
+    """
+
+    SURROGATE = (
+        "transfer",
+        "grey box (surrogate)",
+        "o",
+        "#0072b2",
+        False,
+        "transfer from an undefended network trained on the same data",
+    )
+    WEIGHTS = (
+        "classifier",
+        "grey box (weights)",
+        "s",
+        "#56b4e9",
+        False,
+        "has the weights of the judged network, and does not know the defense",
+    )
+    QUERIES = (
+        "queries",
+        "score-based black box",
+        "v",
+        "#009e73",
+        True,
+        "sees the scores of the whole system for images of its choice, and no gradient",
+    )
+    BPDA = (
+        "identity",
+        "white box (BPDA)",
+        "^",
+        "#e69f00",
+        True,
+        "has everything, and differentiates the defense as if it were the identity",
+    )
+    FIXED_STRATUM = (
+        "fixed-stratum",
+        "white box (fixed stratum)",
+        "P",
+        "#cc79a7",
+        True,
+        "has everything, and differentiates T exactly with the vote held at the clean image's cluster",
+    )
+    EXACT = (
+        "exact",
+        "white box (exact gradient)",
+        "D",
+        "#d55e00",
+        True,
+        "has everything, and differentiates the defense exactly",
+    )
+    WHITE_BOX = (
+        "white-box",
+        "white box",
+        "X",
+        "#5c5c5c",
+        True,
+        "has everything; nothing stands before the network",
+    )
+    WORST_CASE = (
+        "",
+        "worst case",
+        "*",
+        "#000000",
+        True,
+        "an image counts as correct if it withstands every attack of this size, under every threat model",
+    )
+    NOBODY = ("–", "none", "o", "#5c5c5c", False, "nobody attacks")
+
+    def __new__(cls, value: str, label: str, marker: str, colour: str, knows_defense: bool, words: str):
+        member = object.__new__(cls)
+        member._value_ = value
+        member.label, member.marker, member.colour = label, marker, colour
+        member.knows_defense, member.words = knows_defense, words
+        return member
+
+    @classmethod
+    def of(cls, knowledge: str, defense: str = "") -> "ThreatModel":
+        """The threat model of a row, by its columns `knowledge` and `defense`.
+
+        Who has the weights of a network with nothing before it has everything: WHITE_BOX, not WEIGHTS.
+        """
+        model = cls(knowledge)
+        return cls.WHITE_BOX if model is cls.WEIGHTS and inside_network(defense) else model
+
+
+def inside_network(defense: str) -> bool:
+    """Whether a row's `defense` is none at all, or lies in the network itself (its training, or its encoding)."""
+    return defense == "No Defense" or set(defense.split(" + ")) <= {"TE", "Adv Training"}
+
+
+# What `view` can make: not who has a network without a defense, for whom "classifier" is the same.
+KNOWLEDGE = {m.value: m.words for m in ThreatModel if m.name not in ("WHITE_BOX", "WORST_CASE", "NOBODY")}
+SHORT = {m.value: m.label for m in ThreatModel}
+AWARE = tuple(k for k in KNOWLEDGE if ThreatModel(k).knows_defense)
 
 
 def judged(classifier: nn.Module, defense: nn.Module | None) -> nn.Module:
