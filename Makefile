@@ -88,8 +88,8 @@ endif
 ifdef SAMPLES
 	$(BIN)/python -m labkit report --profile quick --dataset '$(SAMPLES)' --notebooks 03 --out reports/lab-samples
 	mkdir -p '$(MEASURED)/imagenet-samples/03_projection'
-	cp reports/lab-samples/03_projection/*.csv reports/lab-samples/03_projection/headline.md reports/lab-samples/manifest.json \
-	    '$(MEASURED)/imagenet-samples/03_projection' # and no picture: the images are not ours
+	cp reports/lab-samples/03_projection/*.csv reports/lab-samples/03_projection/*.json reports/lab-samples/03_projection/headline.md \
+	    reports/lab-samples/manifest.json '$(MEASURED)/imagenet-samples/03_projection' # and no picture: the images are not ours
 endif
 	$(BIN)/python -m labkit table 6a --profile quick --dataset photos --resolution 64 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'

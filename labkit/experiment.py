@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,7 +27,7 @@ from labkit.recipes import (
     TransformRecipe,
     rebase,
 )
-from labkit.store import Artifact
+from labkit.store import Artifact, parsed
 
 _BATCH = 250
 _JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
@@ -165,6 +166,15 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
+    """The recipe behind each hash in `rows`, as the store keeps it: `store.key` of it is that hash again.
+
+    rows  from `run`, or made of it: the hashes stand in every column whose name ends in "recipe"
+    """
+    keys = dict.fromkeys(rows.filter(regex="recipe$").to_numpy().ravel())
+    return {key: parsed(bench.store.root / "row" / key / "recipe.json") for key in keys}
+
+
 def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> None:
     """Measures what is neither kept yet nor being measured by another of the `world` ranks that share a store.
 
@@ -235,10 +245,13 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
 
 def _settings(case: Case, bench: Workbench) -> dict:
     test = bench.images(case.data, "test")
+    return {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test), **settings(case)}
+
+
+def settings(case: Case) -> dict[str, Any]:
+    """What the row of a case says of everything but its images: COLUMNS from "classifier" to "seed"."""
     network = case.classifier
     return {
-        "data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}",
-        "n": len(test),
         "classifier": f"{network.network} ×{network.width:g}{', mirrored' if network.mirrored else ''}",
         "retrained": network.transform is not None,
         "defense": case.label,

@@ -117,7 +117,7 @@ def page(folder: Path, link: str = "") -> str:
     Raises InputError when there is no table.
     """
     found: dict[Path, dict[str, pd.DataFrame]] = {}
-    for file in sorted(folder.rglob("table_*.json")):
+    for file in sorted({*folder.rglob("table_*.json")} - {*folder.rglob("*_recipes.json")}):
         name = file.stem.removeprefix("table_")
         cells = pd.read_csv(file.with_suffix(".csv")).fillna({"knowledge": ""})
         found.setdefault(file.parent, {})[name] = cells

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,6 @@ from labkit.errors import InputError
 from labkit.profiles import Profile
 from labkit.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.replicate import Asked
-from labkit.store import key
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
 _HOME = Path(__file__).resolve().parent.parent
@@ -27,6 +27,7 @@ class Published:
     rows, worst  from `experiment.run` and `replicate.worst`
     votes        from `clusters.stability`, under the table's attacks on the undefended network; empty without clusters
     images       digests of training and test images, by number of the latter
+    recipes      of the rows, by their hashes (`experiment.recipes_of`)
     """
 
     name: str
@@ -36,6 +37,7 @@ class Published:
     missing: tuple[tuple[str, str], ...]
     caption: str
     images: dict[str, str]
+    recipes: dict[str, Any]
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -69,7 +71,7 @@ class Published:
         return "\n\n".join(parts) + "\n"
 
     def save(self, out: Path, command: str) -> None:
-        """Write page, figure, cells and rows into the folder `out`, and where they come from."""
+        """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
         out.mkdir(parents=True, exist_ok=True)
         stem = f"table_{self.name}"
         cells = self.cells
@@ -79,9 +81,10 @@ class Published:
         for file, frame in frames.items():
             provenance.write(out / file, frame.to_csv(index=False).encode())
         provenance.write(out / f"{stem}.md", self.text(command).encode())
+        provenance.write(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes).encode())
         first = self.rows.iloc[0]
         show.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
-        files = [out / file for file in (*frames, f"{stem}.md", f"{stem}.png")]
+        files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
         told = {
             "command": command,
             "commit": provenance.commit(_HOME),
@@ -153,7 +156,8 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
             f" Worst case: what stays right under all attacks of a column's size, {attacks} through T among them."
         )
     images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
-    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, caption, images)
+    kept = experiment.recipes_of(rows, bench)
+    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, caption, images, kept)
 
 
 def _training(asked: Asked) -> str:
@@ -177,12 +181,6 @@ def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
             by_data.setdefault(case.data, []).append(case.attack)
     found = [clusters.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
     return pd.concat(found or [pd.DataFrame()])
-
-
-def recipes(asked: Asked, images: Mapping[str, str]) -> set[str]:
-    """The hashes of the rows of a table, from the digests of its images: what `rows.recipe` must be."""
-    every = images[max(images, key=int)]  # what a case that names no number of test images has
-    return {key(case, images.get(str(case.data.test), every)) for case in asked.blind}
 
 
 def _digest(case, bench: Workbench) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from labkit import metrics, threat
+from labkit import metrics, recipes, threat
 from labkit.apart import Point, course, moved, told
 from labkit.artifacts import Workbench
 from labkit.attacks import ATTACKS
@@ -30,14 +31,20 @@ def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame
     hash at this λ) and images (the digest of the training images, with which that hash is made).
     """
     train, test = bench.images(lab.data, "train"), bench.images(lab.data, "test")
-    recipes = {lam: replace(lab.transform, lam=lam) for lam in lams}
-    layers = {lam: bench.transform(T) for lam, T in recipes.items()}
-    keys = [bench.recipe_key(T, lab.data) for T in recipes.values()]
+    layers = {lam: bench.transform(replace(lab.transform, lam=lam)) for lam in lams}
+    keys = list(recipes_of(lab, bench, lams))
     x, found = test.x[:_COUNT].to(bench.device), []
     for change, (maker, x_adv) in perturbed(lab.classifier, fgsm(lab), bench).items():
         rows = measured(layers, x, x_adv[:_COUNT].to(bench.device))
         found.append(rows.assign(change=change, maker=maker, recipe=keys))
     return pd.concat(found, ignore_index=True).assign(data=lab.data.label, pixels=test.x.shape[-1], images=train.digest)
+
+
+def recipes_of(lab: Profile, bench: Workbench, lams: Sequence[float]) -> dict[str, Any]:
+    """The recipe of the lab's T at each λ, by the hash that `table` gives it."""
+    digest = bench.images(lab.data, "train").digest
+    layers = [replace(lab.transform, lam=lam) for lam in lams]
+    return {bench.recipe_key(T, lab.data): recipes.plain(T, digest) for T in layers}
 
 
 def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workbench) -> dict[str, tuple[str, Tensor]]:

@@ -1,12 +1,15 @@
 """Tables: tidy rows pivoted for reading, beside what the paper printed, with captions that say what was measured."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from labkit import paper, threat
 from labkit.apart import Point, difference
+from labkit.recipes import canonical
 
 _KNOWN = "attacker knows the defense"
 _ALL = "right under all of these"
@@ -219,8 +222,13 @@ def view(frame: pd.DataFrame):
     return frame.style.hide(axis="index").format(precision=3, na_rep="–")
 
 
-def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "") -> None:
-    """Write a table as CSV and as Markdown into the folder `out`; nothing when `out` is empty."""
+def save(
+    frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", recipes: Mapping[str, Any] | None = None
+) -> None:
+    """Write a table as CSV and as Markdown into the folder `out`; nothing when `out` is empty.
+
+    recipes  from `experiment.recipes_of`, for a table with recipe hashes; written beside it as NAME_recipes.json
+    """
     if not str(out):
         return
     folder = Path(out)
@@ -230,6 +238,14 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "") -> 
         frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
         + (f"\n\n{caption}\n" if caption else "\n")
     )
+    if recipes is not None:
+        (folder / f"{name}_recipes.json").write_text(listed(recipes))
+
+
+def listed(recipes: Mapping[str, Any]) -> str:
+    """Recipes by their hashes as JSON, one a line: a hash is the start of the SHA-256 of the text after it."""
+    lines = ",\n".join(f'"{key}": {canonical(recipe)}' for key, recipe in recipes.items())
+    return f"{{\n{lines}\n}}\n"
 
 
 def _by_attacker(rows: pd.DataFrame):

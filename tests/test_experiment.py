@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import kept_recipes
 import pandas as pd
 import pytest
 import torch
@@ -28,6 +29,16 @@ def test_one_row_per_case_and_every_question_asked(rows, lab):
         assert {(defense, True, k) for k in ("transfer", "classifier", "identity", "exact")} <= asked
         assert {(defense, False, k) for k in ("classifier", "identity", "exact")} <= asked
     assert not ((rows.defense == "No Defense") & rows.retrained).any()
+
+
+def test_the_recipe_behind_a_row_makes_its_hash_again(rows, lab, bench):
+    kept = experiment.recipes_of(rows, bench)
+    assert [key(kept[row]) for row in rows.recipe] == list(kept) == list(rows.recipe)
+    digest = ":".join(bench.images(lab.data, split).digest for split in ("train", "test"))
+    assert list(kept.values()) == [recipes.plain(case, digest) for case in experiment.grid(lab)]
+    assert kept_recipes.flaws(rows, kept) == []
+    renamed = rows[["n", "recipe"]].rename(columns={"recipe": "clean_recipe"}).head(2)
+    assert experiment.recipes_of(renamed, bench) == dict(list(kept.items())[:2])
 
 
 def test_rows_agree_with_a_recount(rows, lab, bench):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import kept_recipes
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
@@ -80,7 +81,7 @@ def test_ranking_and_retention_are_those_of_the_cells():
     assert kept["FGSM-0.08"].tolist() == ["0.33", "0.75", "–", "0.50"]
 
 
-def test_a_saved_table_says_where_it_comes_from(made, asked, tmp_path):
+def test_a_saved_table_says_where_it_comes_from(made, tmp_path):
     made.save(tmp_path, "python -m labkit table 1")
     assert_frame_equal(pd.read_csv(tmp_path / "table_1_rows.csv"), made.rows)
     again = tables.measured(
@@ -90,8 +91,13 @@ def test_a_saved_table_says_where_it_comes_from(made, asked, tmp_path):
     told = json.loads((tmp_path / "table_1.json").read_text())
     assert told["command"] == "python -m labkit table 1" and {f["path"] for f in told["files"]} == {
         "table_1.md", "table_1.csv", "table_1.png", "table_1_rows.csv", "table_1_worst.csv", "table_1_votes.csv",
+        "table_1_rows_recipes.json",
     }  # fmt: skip
-    assert published.recipes(asked, told["images"]) == set(made.rows.recipe)
+    rows, kept = kept_recipes.read(tmp_path / "table_1_rows.csv")
+    assert kept_recipes.flaws(rows, kept) == []
+    assert set(kept_recipes.images(kept).values()) <= set(told["images"].values())
+    (tmp_path / "table_1_rows_recipes.json").write_text("{}")
+    assert len(kept_recipes.flaws(*kept_recipes.read(tmp_path / "table_1_rows.csv"))) == rows.recipe.nunique()
     page = (tmp_path / "table_1.md").read_text()
     assert "    python -m labkit table 1\n" in page and "Attackers:" in page and "| ours, worst case" in page
     assert "Wilson" in page and "not checked for this selection" in page

@@ -3,12 +3,13 @@
 import pandas as pd
 import pytest
 
-from labkit import repeats
+from labkit import repeats, threat
 
 
-def row(recipe, accuracy, seconds, attack="FGSM-0.08"):
+def row(recipe, accuracy, psnr, attack="FGSM-0.08"):
     told = {"defense": "STL", "retrained": True, "attack": attack, "knowledge": "exact", "n": 100, "recipe": recipe}
-    return told | {"accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05, "seconds": seconds}
+    reached = {"dissimilarity": 0.08, "psnr": psnr}
+    return told | {"accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05} | reached
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def test_one_measurement_shown_twice_is_none_repeated(files):
 def test_what_differs_by_more_than_its_intervals_is_named(files):
     assert repeats.reading(repeats.repeats(files)) == (
         "Numbers that two runs of the same recipe have measured: 2. Their two accuracies differ by 0.085 (median; "
-        "at most 0.150); 1 of them can be told apart: STL, retrained, FGSM-0.08, attacker has all, exact gradient: "
+        "at most 0.150); 1 of them can be told apart: STL, retrained, FGSM-0.08, "
+        f"attacker has {threat.SHORT['exact']}: "
         "0.300 [0.250, 0.350] and 0.450 [0.400, 0.500]."
     )
 

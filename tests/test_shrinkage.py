@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import kept_recipes
 import pandas as pd
 import pytest
 import torch
@@ -73,6 +74,13 @@ def test_an_attack_stands_beside_noise_as_large(lab, bench):
     assert set(rows.images) == {digest}
     for words in (shrinkage.caption(rows), shrinkage.view(rows).to_markdown()):
         assert "noise-0.08" in words and "FGSM-0.08" in words
+
+
+def test_the_recipes_kept_beside_a_table_make_its_hashes(lab, bench):
+    lams = (0.1, 0.4)
+    rows, kept = shrinkage.table(lab, bench, lams), shrinkage.recipes_of(lab, bench, lams)
+    assert list(kept) == list(rows.recipe[:2]) and kept_recipes.flaws(rows, kept) == []
+    assert kept_recipes.flaws(rows.assign(λ=0.2), kept) != []
 
 
 @pytest.mark.filterwarnings("ignore:classes with a single image")

@@ -1,8 +1,12 @@
+import hashlib
+import json
+
 import pandas as pd
 import pytest
 
-from labkit import figures, paper, show, tables
+from labkit import figures, paper, recipes, show, store, tables
 from labkit.errors import InputError
+from labkit.recipes import AttackRecipe
 
 
 def row(defense, retrained, attack, knowledge, accuracy, n=500):
@@ -166,6 +170,18 @@ def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
     assert "nan" not in (gaps := (tmp_path / "new" / "gaps.md").read_text()) and "–" in gaps and "20.5" in gaps
     tables.save(rows(), "", "kept")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_recipes_are_saved_one_a_line_as_the_text_that_is_hashed(tmp_path):
+    made = {store.key(attack): recipes.plain(attack) for attack in (AttackRecipe(), AttackRecipe("bim", 0.03, 20))}
+    tables.save(rows(), tmp_path, "kept", recipes=made)
+    text = (tmp_path / "kept_recipes.json").read_text()
+    assert json.loads(text) == made
+    for line in text.splitlines()[1:-1]:
+        key, told = line.rstrip(",").split(": ", 1)
+        assert hashlib.sha256(told.encode()).hexdigest()[:16] == json.loads(key)
+    tables.save(rows(), tmp_path, "without")
+    assert not (tmp_path / "without_recipes.json").exists()
 
 
 def test_caption_says_what_a_reader_must_know():
