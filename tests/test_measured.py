@@ -1,4 +1,4 @@
-"""The tables in reports/lab: that each is made of its rows, and each row of the recipe that its command names."""
+"""What is committed in reports: that each table is made of its rows, and each row of the recipe kept beside it."""
 
 import argparse
 import json
@@ -8,26 +8,18 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import kept_recipes
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import (
-    experiment,
-    findings,
-    profiles,
-    provenance,
-    published,
-    recipes,
-    rivals,
-    store,
-    table_cli,
-    tables,
-    tradeoff,
-)
+from labkit import findings, profiles, provenance, table_cli, tables
 
 LAB = Path(__file__).resolve().parents[1] / "reports" / "lab"
-MEASURED = sorted(LAB.rglob("table_*.json"))
+MEASURED = sorted({*LAB.rglob("table_*.json")} - {*LAB.rglob("*_recipes.json")})
+# Every set of rows, known by its column of hashes.
+ROWS = [file for file in sorted(LAB.parent.rglob("*.csv")) if "recipe" in file.read_text().partition("\n")[0]]
+UNKNOWN = {"map.csv": 9}  # lines without a hash: their run kept none, and no row has the same numbers
 
 
 def parsed(command):
@@ -39,40 +31,65 @@ def parsed(command):
     return parser.parse_args(words[3:])
 
 
+def table_of(page):
+    """The first table of a page in Markdown, as text."""
+    text = page.read_text().partition("\n|")[2].partition("\n\n")[0]
+    header, _, *cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n")]
+    return pd.DataFrame(cells, columns=header)
+
+
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_a_table_is_made_of_its_rows_and_they_of_their_recipes(file):
+def test_a_table_is_made_of_its_rows_and_they_of_its_command(file):
     told, stem = json.loads(file.read_text()), file.with_suffix("")
     options = parsed(told["command"])
     (name,) = options.names
     frames = {part: pd.read_csv(f"{stem}{part}.csv") for part in ("", "_rows", "_worst")}
     cells = tables.measured(frames["_rows"], frames["_worst"], name)
     assert_frame_equal(frames[""].fillna({"knowledge": ""}), cells)
-    assert tables.blocks(cells, name).to_markdown(index=False) in stem.with_suffix(".md").read_text()
+    blocks, shown = tables.blocks(cells, name), table_of(stem.with_suffix(".md"))
+    assert_frame_equal(shown.drop(columns="attacker has"), blocks.drop(columns="attacker has"))
+    assert len({*zip(shown["attacker has"], blocks["attacker has"], strict=True)}) == shown["attacker has"].nunique()
     assert f"    {told['command']}\n" in stem.with_suffix(".md").read_text()
     for kept in told["files"]:
         assert provenance.fingerprint(file.parent / kept["path"], file.parent) == kept
+    assert file.with_name(f"{file.stem}_rows.csv") in ROWS
 
-    lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
-    wanted = published.chosen(options.only)
-    (asked,) = published.ask(recipes.reseed(lab, options.seed), [name], wanted).values()
-    assert published.recipes(asked, told["images"]) == set(frames["_rows"].recipe)
+    rows, recipes = kept_recipes.read(file.with_name(f"{file.stem}_rows.csv"))
+    images = kept_recipes.images(recipes)
+    assert {told["images"][str(n)] == images[key] for n, key in zip(rows.n, rows.recipe, strict=True)} == {True}
+    assert set(rows.seed) == {options.seed}
+    (data,) = set(rows.data)
+    assert data.startswith(f"{options.dataset}, {options.resolution or ''}")
+
+
+@pytest.mark.parametrize("file", ROWS, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_every_row_is_of_the_recipe_kept_beside_it(file):
+    rows, kept = kept_recipes.read(file)
+    assert kept_recipes.flaws(rows, kept) == []
+    assert rows.filter(regex="recipe$").isna().any(axis=1).sum() <= UNKNOWN.get(file.name, 0)
+
+
+def test_rows_of_one_data_set_are_of_the_same_images():
+    judged = {}
+    for file in ROWS:
+        rows, kept = kept_recipes.read(file)
+        images = kept_recipes.images(kept)
+        assert len({digest.partition(":")[0] for digest in images.values()}) == 1  # what was trained on
+        for n, key in kept_recipes.hashes(rows).itertuples(index=False):
+            data = rows.data[0] if "data" in rows else "Figure 6"
+            judged.setdefault((data, n), set()).add(images[key].rpartition(":")[2])
+    assert {len(digests) for digests in judged.values()} == {1}
 
 
 def as_written(file):
-    """The lab of a notebook's manifest, and the files beside it, which are as that notebook wrote them."""
+    """The files beside a notebook's manifest, which are as it says."""
     told, folder = json.loads(file.read_text()), file.parent
     (ran,) = (entry for entry in told["notebooks"] if entry["name"] == folder.name)
     written = {kept["path"]: kept for kept in ran["files"]}
     kept = [path for path in folder.iterdir() if path != file]
     for path in kept:
         assert provenance.fingerprint(path, folder.parent) == written[f"{folder.name}/{path.name}"]
-    return profiles.profile(told["profile"], dataset=told["dataset"], resolution=told["resolution"]), kept
-
-
-def measured_images(folder):
-    """Digest of a data set's images, by how many of its test images were asked, from the tables beside a notebook."""
-    told = (json.loads(table.read_text())["images"] for table in folder.parent.glob("table_*.json"))
-    return {int(n): digest for images in told for n, digest in images.items()}
+    return kept
 
 
 def test_no_image_of_a_data_set_that_is_not_ours_is_handed_on():
@@ -83,48 +100,59 @@ def test_no_image_of_a_data_set_that_is_not_ours_is_handed_on():
             assert charts.fullmatch(file.relative_to(folder).with_suffix("").as_posix()), f"{file} shows images"
 
 
-COMPARED = sorted(LAB.glob("*/05_defense_tables/manifest.json"))
+NOTEBOOKS = sorted(LAB.glob("*/0*/manifest.json"))
+PROJECTED = [file for file in NOTEBOOKS if file.parent.name == "03_projection"]
+LEFT = {
+    "03_projection": {"shrinkage.csv", "headline.md"},
+    "05_defense_tables": {"rows.csv", "competitors_rows.csv"},
+    "06_tradeoff": {*(f"{what}_rows.csv" for what in ("lambda", "K", "S", "M", "silent")), "map.csv"},
+}
 
 
-@pytest.mark.parametrize("file", COMPARED, ids=lambda file: file.parents[1].name)
-def test_the_competitors_are_of_the_profiles_recipes_and_as_their_notebook_wrote_them(file):
-    (lab, _), images = as_written(file), measured_images(file.parent)
-    for name, cases in (("rows", experiment.grid(lab)), ("competitors_rows", rivals.cases(lab))):
-        rows = pd.read_csv(file.with_name(f"{name}.csv"), dtype={"recipe": str})
-        assert [store.key(case, images[case.data.test]) for case in cases] == list(rows.recipe)
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: f"{file.parents[1].name}-{file.parent.name}")
+def test_what_a_notebook_left_is_as_it_wrote_it(file):
+    kept = as_written(file)
+    assert LEFT[file.parent.name] <= {path.name for path in kept}
+    rows = [path for path in kept if path.name in LEFT[file.parent.name] and path.suffix == ".csv"]
+    assert rows and set(rows) <= set(ROWS)
+    if file in PROJECTED:
+        assert not [path for path in kept if path.suffix == ".png"]  # the images are not ours to hand on
 
 
-SWEPT = sorted(LAB.glob("*/06_tradeoff/manifest.json"))
+def test_another_size_of_a_profile_leaves_what_is_committed_as_it_is(monkeypatch):
+    for name, lab in profiles.PROFILES.items():
+        fewer = replace(lab.transform, dictionary=replace(lab.transform.dictionary, K=9, images=7))
+        changed = replace(lab, transform=fewer, classifier=replace(lab.classifier, width=2.0, epochs=3), retraining=1)
+        changed = replace(changed, attacks=lab.attacks[:2], rivals=replace(lab.rivals, fast=3, slow=2, options=()))
+        monkeypatch.setitem(profiles.PROFILES, name, changed)
+        monkeypatch.setattr(profiles, name.upper(), changed)
+    for file in ROWS:
+        test_every_row_is_of_the_recipe_kept_beside_it(file)
+    for file in MEASURED:
+        test_a_table_is_made_of_its_rows_and_they_of_its_command(file)
 
 
-@pytest.mark.parametrize("file", SWEPT, ids=lambda file: file.parents[1].name)
-def test_the_trade_off_is_of_the_profiles_recipes_and_as_its_notebook_wrote_it(file):
-    (lab, kept), folder = as_written(file), file.parent
-    assert len(kept) > 10
-    images = measured_images(folder)
-    for what, file in (("lam", "lambda"), ("K", "K"), ("S", "S"), ("M", "M")):
-        rows = pd.read_csv(folder / f"{file}_rows.csv", dtype={"recipe": str})
-        how = {"retrained": lab.tradeoff.retrained and what != "lam"}
-        values = getattr(lab.tradeoff, what)
-        asked = [case for value in values for case in tradeoff.cases(lab, what, value, **how).values()]
-        assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
-    rows = pd.read_csv(folder / "silent_rows.csv", dtype={"recipe": str})
-    tried = [(what, value) for what, values in lab.tradeoff.silent for value in (tradeoff.own(lab, what), *values)]
-    asked = [case for what, value in tried for case in tradeoff.cases(lab, what, value, aware=False).values()]
-    assert [store.key(case, images[case.data.test]) for case in asked] == list(rows.recipe)
+@pytest.mark.parametrize("file", ROWS, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_a_row_that_says_something_else_than_its_recipe_is_found(file):
+    rows, kept = kept_recipes.read(file)
+    told = {"attack", "budget", "defense", "knowledge", "retrained", "classifier", "seed", "asked", "value", "λ"}
+    for column in told & {*rows}:
+        false = rows.astype(object)
+        false.loc[0, column] = "another"
+        assert any(f"{column} is another" in said for said in kept_recipes.flaws(false, kept))
+    for column in (name for name in rows if name.endswith("recipe")):
+        false = rows.copy()
+        false.loc[0, column] = "0" * 16
+        assert f"no recipe makes {'0' * 16}" in kept_recipes.flaws(false, kept)
 
 
-PROJECTED = sorted(LAB.glob("*/03_projection/manifest.json"))
-
-
-@pytest.mark.parametrize("file", PROJECTED, ids=lambda file: file.parents[1].name)
-def test_what_T_leaves_is_of_the_profiles_recipe_and_as_its_notebook_wrote_it(file):
-    lab, kept = as_written(file)
-    assert {"shrinkage.csv", "headline.md"} <= {path.name for path in kept}
-    assert not [path for path in kept if path.suffix == ".png"]  # the images are not ours to hand on
-    rows = pd.read_csv(file.parent / "shrinkage.csv", dtype={"recipe": str})
-    asked = [store.key(replace(lab.transform, lam=lam), rows.images[0]) for lam in rows["λ"]]
-    assert asked == list(rows.recipe)
+def test_a_recipe_that_was_changed_afterwards_is_found():
+    rows, kept = kept_recipes.read(ROWS[0])
+    key = rows.recipe[1]
+    false = kept | {key: kept[key] | {"knowledge": "exact"}}
+    assert f"{key} is not the hash of its recipe" in kept_recipes.flaws(rows, false)
+    swapped = rows.assign(recipe=rows.recipe[::-1].to_numpy())
+    assert len(kept_recipes.flaws(swapped, kept)) > len(rows) / 2  # each hash is right, and stands in another's row
 
 
 def test_one_command_makes_all_of_it():
