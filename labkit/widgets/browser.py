@@ -9,12 +9,13 @@ from labkit import apart, arena, charts, experiment, quality, tradeoff
 from labkit.artifacts import Workbench
 from labkit.experiment import Case
 from labkit.profiles import Profile
+from labkit.threat import ThreatModel
 from labkit.widgets.page import Desk, Page, choice
 from labkit.widgets.parts import Hover, chart
 from labkit.widgets.work import Latest
 
-_WORDS = """Every point was measured on the same test images by this lab and is kept; what is not measured yet can be.
-Clean images, the paper's attacker who does not know T, and one who differentiates T exactly."""
+_WORDS = """Every point was measured on the same test images and is kept; what is not measured yet can be. The curves
+are clean accuracy and robust accuracy under two threat models: a grey box, as in the paper, and a white box."""
 _MAP = "map of all defenses (Figure 6)"
 _CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, clusters": "M", _MAP: "map"}
 
@@ -101,12 +102,8 @@ class TradeoffBrowser:
         self.output.outputs = chart(charts.tradeoff(rows, what), reading)
         self.output.remove_class("lk-dim")
         self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(tradeoff.caption(rows))}</p>"
-        left = (
-            f"{len(missing)} of the chosen values are not measured yet."
-            if missing
-            else "All chosen values are measured."
-        )
-        self.page.say(left)
+        left = f"{len(missing)} of the chosen values are not measured yet."
+        self.page.say(left if missing else "All chosen values are measured.")
 
     def _map(self, check, compute: bool) -> None:
         cases = quality.cases(self.lab)
@@ -132,13 +129,13 @@ class TradeoffBrowser:
         )
         self.output.remove_class("lk-dim")
         self.words.value = (
-            "<p class='lk-soft'>Vanilla network; FGSM-0.08 by one who has its weights and knows no defense. A disc is "
-            "the accuracy on clean images, a square that on attacked ones, thin lines are 95 % intervals.</p>"
+            f"<p class='lk-soft'>Vanilla network; {ThreatModel.WEIGHTS.told('FGSM-0.08')}. A disc is clean accuracy, a "
+            "square robust accuracy, a thin line a 95 % interval.</p>"
         )
         self.page.say(f"{len(missing)} rows are not measured yet." if missing else "Every defense is measured.")
 
     def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
-        """Of each defense, one image as it hands it on, as a URI, and a line about it; kept once they are made."""
+        """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
         bench, found = self.desk.bench, {}
         plain = next((case for case in cases if case.defense is None and case.label == "No Defense"), cases[0])
         index = arena.telling(plain, bench)

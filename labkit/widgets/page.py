@@ -12,6 +12,7 @@ from labkit import plan
 from labkit.artifacts import Workbench
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.threat import ThreatModel
 from labkit.tradeoff import varied
 from labkit.widgets.parts import Heart, resend
 from labkit.widgets.work import Latest, clock
@@ -35,6 +36,12 @@ def choice(name: str, options, value=None) -> w.Dropdown:
 
 def lambdas(value: float) -> w.FloatLogSlider:
     return w.FloatLogSlider(value, base=10, min=-2, max=0.5, step=0.02, description="λ", layout=WIDE, style=LABEL)
+
+
+def models() -> w.Dropdown:
+    """Who attacks T: the threat models whose answer comes while somebody waits."""
+    offered = (ThreatModel.WEIGHTS, ThreatModel.BPDA, ThreatModel.EXACT)
+    return choice("threat model", {model.label: model.value for model in offered})
 
 
 class Page:
