@@ -297,11 +297,10 @@ def test_the_arena_offers_attacks_on_the_chosen_network_alone(lab, bench):
     """Beside a retrained network, those on the vanilla one were offered a second time."""
     shown = widgets.Arena(lab, bench)
     assert shown.settled()
-    shown.cases = {(retrained, "STL", "Clean", "–"): None for retrained in (False, True)}
-    shown._quiet = True
-    shown.network.value, shown.defense.options, shown.defense.value = True, ["STL"], "STL"
-    shown._quiet = False
     shown.request = lambda: None
+    shown.network.value = True
+    shown.cases = {(retrained, "STL", "Clean", "–"): None for retrained in (False, True)}
+    shown.defense.options = ["STL"]
     shown._attacks()
     assert shown.attack.options == (("Clean", ("Clean", "–")),)
 
