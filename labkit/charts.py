@@ -12,7 +12,6 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from labkit import figures
-from labkit.threat import ThreatModel
 from labkit.tradeoff import CHOICES, gaps
 
 # Okabe & Ito's colours without yellow, which no white page shows, then darker twins; and as many shapes.
@@ -61,13 +60,12 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
     """
     rows = rows[rows.what == what]
     fig = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=(0.54, 0.22, 0.24), vertical_spacing=0.05)
-    for (knowledge, attack), part in rows.groupby(["knowledge", "attack"], sort=False):
-        model = ThreatModel.of(knowledge, part.defense.iloc[-1])
-        how = figures.style(model)
-        edge = {"color": model.colour, "width": 2}
-        marker = {"color": how["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9, "line": edge}
+    for model, part in figures.by_model(rows):
+        look, name = figures.style(model), model.told(part.attack.iloc[0])
+        marker = {"color": look["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
+        marker["line"] = {"color": model.colour, "width": 2}
         line = _line(part, part.value)
-        fig.add_scatter(**line, name=model.told(attack), line={"color": model.colour}, marker=marker, row=1, col=1)
+        fig.add_scatter(**line, name=name, line={"color": model.colour}, marker=marker, row=1, col=1)
     clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
     alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
     fig.add_scatter(**_line(gap, gap["at"], "number"), **alone, name="gap", row=2, col=1)

@@ -32,8 +32,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True, layout="constrained")
     for ax, retrained in zip(axes, (False, True), strict=True):
         chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
-        for (defense, knowledge), part in chosen.groupby(["defense", "knowledge"], sort=False):
-            model = ThreatModel.of(knowledge, defense)
+        for model, defense, part in _lines(chosen):
             label = None if model is ThreatModel.NOBODY else f"{defense}, {model.label}"
             _bars(ax, places[part.index], part, **style(model, COLOURS[defense]), linestyle="none", label=label)
         ax.set_xticks(range(len(attacks)), attacks)
@@ -48,14 +47,10 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
 def rivals(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
     """Every baseline on a line of its own: clean, and under `attack` by every threat model (`rivals.cases`)."""
     names = list(dict.fromkeys(rows.defense))
-    rows = rows[rows.attack.isin(["Clean", attack])]
-    models = [ThreatModel.of(*pair) for pair in zip(rows.knowledge, rows.defense, strict=True)]
     fig, ax = plt.subplots(figsize=(8, 0.36 * len(names) + 1.5), layout="constrained")
-    for model in (model for model in ThreatModel if model in models):
-        part = rows[[each is model for each in models]]
+    for model, part in by_model(rows[rows.attack.isin(["Clean", attack])]):
         lane = 0 if model is ThreatModel.NOBODY else 1 + model.knows_defense
-        places = [names.index(name) + 0.22 * (lane - 1) for name in part.defense]
-        _bars(ax, places, part, across=True, **style(model), linestyle="none", label=model.told(part.attack.iloc[0]))
+        _dots(ax, part, names, 0.22 * (lane - 1), **style(model), label=model.told(part.attack.iloc[0]))
     counts = rows.drop_duplicates("defense").set_index("defense").n
     _striped(ax, [f"{name} (n = {counts[name]:,})" for name in names])
     ax.set(xlabel=_ACCURACY, xlim=(-0.02, 1.02))
@@ -71,16 +66,13 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         1, len(attacks), sharey=True, squeeze=False, layout="constrained", figsize=(width, 0.48 * len(names) + 1.9)
     )
     paper = {"color": "#767676", "marker": "x", "markersize": 7, "label": f"the paper, Table {table}"}
-    models = [ThreatModel.of(*pair) for pair in zip(rows.knowledge, rows.defense, strict=True)]
-    for (attack, block, model), part in rows.groupby(
-        [rows.attack, rows.block, pd.Series(models, rows.index)], sort=False
-    ):
-        ours = block != "paper"
-        how = {**style(model), "label": model.label} if ours else paper
-        lane = _LANES.get(model, 2) if ours else 4
-        places = [names.index(name) + 0.16 * (lane - 2) for name in part.defense]
-        _bars(axes[0, attacks.index(attack)], places, part, across=True, **how, linestyle="none")
     for ax, attack in zip(axes[0], attacks, strict=True):
+        here = rows[rows.attack == attack]
+        ours, printed = here[here.block != "paper"], here[here.block == "paper"]
+        for model, part in by_model(ours):
+            _dots(ax, part, names, 0.16 * (_LANES.get(model, 2) - 2), **style(model), label=model.label)
+        if len(printed):
+            _dots(ax, printed, names, 0.32, **paper)
         _striped(ax, names)
         ax.set(xlim=(-0.03, 1.03), xticks=(0, 0.5, 1))
         ax.set_title(attack, fontsize=10)
@@ -91,8 +83,7 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
 def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:
     """Accuracy with its interval against `value`, one line per defense and threat model (`probes.curve`)."""
     fig, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for (defense, knowledge), part in rows.groupby(["defense", "knowledge"], sort=False):
-        model = ThreatModel.of(knowledge, defense)
+    for model, defense, part in _lines(rows):
         how = style(model, COLOURS[defense]) | {"linestyle": "--" if model.knows_defense else "-"}
         _bars(ax, part.value, part, **how, label=f"{defense}, {model.label}")
     if log:
@@ -177,9 +168,8 @@ def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
     rows = rows[rows.what == what]
     at = rows.value if what in NUMERIC else rows.value.map(str)
     fig, (ax, below) = plt.subplots(2, 1, sharex=True, figsize=(7.5, 5.6), height_ratios=(2.1, 1), layout="constrained")
-    for (knowledge, attack), part in rows.groupby(["knowledge", "attack"], sort=False):
-        model = ThreatModel.of(knowledge, part.defense.iloc[-1])
-        _bars(ax, at[part.index], part, **style(model), label=model.told(attack))
+    for model, part in by_model(rows):
+        _bars(ax, at[part.index], part, **style(model), label=model.told(part.attack.iloc[0]))
     clean = rows[rows.asked == "clean"]
     _bars(below, at[clean.index], clean, "fidelity", color="#000000", marker="o")
     ax.set(ylabel=_ACCURACY, ylim=(-0.02, 1.02))
@@ -234,6 +224,12 @@ def named(rows: pd.DataFrame) -> list[tuple[str, float, float, float]]:
     return list(zip(rows.defense, rows.psnr, rows.high, places.tolist(), strict=True))
 
 
+def by_model(rows: pd.DataFrame) -> list[tuple[ThreatModel, pd.DataFrame]]:
+    """Rows apart by threat model, from the weakest."""
+    models = [ThreatModel.of(*pair) for pair in zip(rows.knowledge, rows.defense, strict=True)]
+    return [(model, rows[[each is model for each in models]]) for model in ThreatModel if model in models]
+
+
 def style(model: ThreatModel, colour: str = "") -> dict:
     """A threat model's colour (or another) and marker; hollow where the attacker knows a defense."""
     colour = colour or model.colour
@@ -255,6 +251,17 @@ def interval(rows: pd.DataFrame, what: str = "accuracy") -> tuple[np.ndarray, np
 
 # Where a threat model's points lie on a line of `cells`, above and below its middle; the paper's are the lowest.
 _LANES = {ThreatModel.NOBODY: 1, ThreatModel.SURROGATE: 0, ThreatModel.WEIGHTS: 1, ThreatModel.WORST_CASE: 3}
+
+
+def _lines(rows: pd.DataFrame) -> list[tuple[ThreatModel, str, pd.DataFrame]]:
+    """Rows apart by threat model and defense."""
+    return [(model, name, part) for model, mine in by_model(rows) for name, part in mine.groupby("defense", sort=False)]
+
+
+def _dots(ax: Axes, rows: pd.DataFrame, names: Sequence[str], lane: float, **how) -> None:
+    """Accuracies across, each on the line of its defense, moved by `lane`."""
+    places = [names.index(name) + lane for name in rows.defense]
+    _bars(ax, places, rows, across=True, linestyle="none", **how)
 
 
 def _bars(ax: Axes, at: Sequence, rows: pd.DataFrame, what: str = "accuracy", *, across: bool = False, **how) -> None:
@@ -288,16 +295,12 @@ def _level(ax: Axes, y: float, words: str) -> None:
 
 
 def _legend(fig: Figure, ncols: int = 3) -> Figure:
-    """The figure, done: with one legend below all of its panels, by threat model, where a name stands once."""
-    models = list(ThreatModel)
-
-    def rank(line: tuple) -> int:
-        ends = [at for at, model in enumerate(models) if line[0].endswith(model.label)]
-        return -1 if line[0] == "Clean" else ends[0] if ends else len(models)
-
-    found = {label: it for ax in fig.axes for it, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    lines = dict(sorted(found.items(), key=rank))
-    fig.legend(lines.values(), lines, loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
+    """The figure, done: with one legend below all of its panels, where a name stands once."""
+    found = {}
+    for ax in reversed(fig.axes):  # the last of several panels has the most threat models
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    fig.legend(found.values(), found, loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
     return tidy(fig)
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from html import escape
+from operator import attrgetter
 
 import ipywidgets as w
+import pandas as pd
 
 from labkit import apart, arena, charts, experiment, quality, tradeoff
 from labkit.artifacts import Workbench
@@ -73,6 +75,9 @@ class TradeoffBrowser:
         asked = tradeoff.cases(self.lab, what, value, retrained=self._retrained(what))
         return all(experiment.kept(case, self.desk.bench) for case in asked.values())
 
+    def _rows(self, what: str, values: Sequence) -> pd.DataFrame:
+        return tradeoff.sweep(self.lab, self.desk.bench, what, values, retrained=self._retrained(what))
+
     def _show(self, check, what: str, values: tuple, compute: bool) -> None:
         self.page.idle()
         if what == "map":
@@ -80,15 +85,9 @@ class TradeoffBrowser:
             return
         missing = [value for value in values if not self._kept(what, value)]
         if compute:
-            for done, value in enumerate(missing):
-                self.page.say(
-                    f"Measuring {escape(self.what.label)} = {apart.said(value)}, {done + 1} of {len(missing)} …"
-                )
-                self.page.busy((done + 0.5) / len(missing), self._stopped)
-                tradeoff.sweep(self.lab, self.desk.bench, what, [value], retrained=self._retrained(what))
-                check()
+            told = {value: f"{self.what.label} = {apart.said(value)}" for value in missing}
+            self.page.measure(missing, told.get, lambda value: self._rows(what, [value]), check, self._stopped)
             missing = []
-            self.page.idle()
             self._list(what, getattr(self.lab.tradeoff, what), values)
         self.compute.disabled = not missing
         there = [value for value in values if value not in missing]
@@ -96,7 +95,7 @@ class TradeoffBrowser:
             self.page.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
             self.output.outputs, self.words.value = (), ""
             return
-        rows = tradeoff.sweep(self.lab, self.desk.bench, what, there, retrained=self._retrained(what))
+        rows = self._rows(what, there)
         check()
         reading = tradeoff.reading(rows, what) if len(there) > 1 else ""
         self.output.outputs = chart(charts.tradeoff(rows, what), reading)
@@ -109,13 +108,9 @@ class TradeoffBrowser:
         cases = quality.cases(self.lab)
         missing = [case for case in cases if not experiment.kept(case, self.desk.bench)]
         if compute:
-            for done, case in enumerate(missing):
-                self.page.say(f"Measuring {escape(case.label)}, {done + 1} of {len(missing)} …")
-                self.page.busy((done + 0.5) / len(missing), self._stopped)
-                experiment.run([case], self.desk.bench)
-                check()
+            bench, name = self.desk.bench, attrgetter("label")
+            self.page.measure(missing, name, lambda case: experiment.run([case], bench), check, self._stopped)
             missing = []
-            self.page.idle()
         self.compute.disabled = not missing
         cases = [case for case in cases if case not in missing]
         rows = quality.intervals(experiment.run(cases, self.desk.bench)) if cases else None

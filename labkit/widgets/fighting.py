@@ -66,12 +66,7 @@ class Arena:
         bench, everything = self.desk.bench, arena.cases(self.lab)
         missing = [case for case in everything if not experiment.kept(case, bench)]
         if compute:
-            for done, case in enumerate(missing):
-                told = f"{case.label}: {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
-                self.page.say(f"Measuring {escape(told)}: {done + 1} of {len(missing)} …")
-                self.page.busy(done / len(missing), self._stopped)
-                experiment.run([case], bench)
-                check()
+            self.page.measure(missing, _told, lambda case: experiment.run([case], bench), check, self._stopped)
             missing = []
         there = [case for case in everything if case not in set(missing)]
         self.page.idle()
@@ -141,6 +136,10 @@ class Arena:
             {"title": "10 × the difference", "x": 0.5 + 10 * (x_adv - x), "note": "grey is 0"},
             {"title": "the network gets", "x": seen, "note": near[1], "bars": top(found["after"], classes, true)},
         ])  # fmt: skip
+
+
+def _told(case: experiment.Case) -> str:
+    return f"{case.label}: {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
 
 
 def _html(grid: pd.DataFrame) -> str:

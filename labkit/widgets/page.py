@@ -88,6 +88,15 @@ class Page:
         for part in (self.bar, self.button, self.cancel):
             part.layout.display = "none"
 
+    def measure(self, missing: Sequence, told: Callable[..., str], run: Callable, check, stopped) -> None:
+        """`run` each of `missing`, with a bar and the line that `told` makes of it; `stopped` is what Cancel calls."""
+        for done, one in enumerate(missing):
+            self.say(f"Measuring {escape(told(one))}, {done + 1} of {len(missing)} …")
+            self.busy((done + 0.5) / len(missing), stopped)
+            run(one)
+            check()
+        self.idle()
+
     def offer(self, missing: "Missing", then: Callable[[], None], *, needed: bool = True) -> None:
         """A button that makes what is missing, and then goes on; where it is `needed`, the line says what it is."""
         self.idle()
