@@ -76,9 +76,8 @@ class LiveAccuracy:
 
         self.page.busy(0, self._stopped)
         against = ThreatModel(knowledge)
-        settings = (
-            f"λ = {lam:.3f}, K = {K}, S = {S}; size {size:.2f}; behind T: {against.told(attack)}: {against.words}."
-        )
+        settings = f"λ = {lam:.3f}, K = {K}, S = {S}; {against.told(attack)}, size {size:.2f}. "
+        settings += f"The attacker of T {against.words}."
         for found in live.accuracies(judge, layer, test.x[:n], test.y[:n], attacker=attacker, stop=check):
             check()
             self.found = found
