@@ -24,11 +24,12 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
 
     One colour per defense, one marker per threat model; filled markers are grey boxes and clean images.
     """
-    attacks = list(dict.fromkeys(rows.attack))
-    lines = rows.groupby(["attack", "defense", "knowledge"], sort=False).ngroup()  # one number each
-    at = lines - lines.groupby(rows.attack).transform("min")
-    many = lines.groupby(rows.attack).transform("nunique")
-    places = rows.attack.map(attacks.index) + np.minimum(0.13, 0.8 / many) * (at - (many - 1) / 2)
+    attacks, names, models = list(dict.fromkeys(rows.attack)), list(dict.fromkeys(rows.defense)), list(ThreatModel)
+    # Side by side at each attack, whatever the order of the rows: by defense, and for each by threat model.
+    order = rows.defense.map(names.index) * len(models) + rows.knowledge.map(lambda k: models.index(ThreatModel(k)))
+    lines = order.groupby(rows.attack)
+    at, many = lines.rank("dense"), lines.transform("nunique")
+    places = rows.attack.map(attacks.index) + np.minimum(0.13, 0.8 / many) * (at - (many + 1) / 2)
     fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True, layout="constrained")
     for ax, retrained in zip(axes, (False, True), strict=True):
         chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]

@@ -122,6 +122,23 @@ def test_a_table_of_few_attacks_is_as_wide_as_its_title_and_legend():
         assert drawn.x0 >= 0 and drawn.x1 <= fig.bbox.x1
 
 
+def test_accuracies_stand_side_by_side_at_their_attack_in_whatever_order_they_were_measured():
+    lines = [("No Defense", "classifier"), ("STL", "classifier"), ("STL", "transfer"), ("STL", "exact")]
+    rows = [
+        (defense, knowledge, attack, retrained, 0.5)
+        for retrained in (False, True)
+        for defense, knowledge in lines[: 2 + 2 * retrained]
+        for attack in ("FGSM-0.08", "BIM-0.03")
+    ]
+    rows = pd.DataFrame(rows, columns=["defense", "knowledge", "attack", "retrained", "accuracy"])
+    fig = figures.accuracies(rows.assign(low=0.4, high=0.6))
+    drawn = [np.concatenate([bars.lines[0].get_xdata() for bars in ax.containers]).astype(float) for ax in fig.axes]
+    for at in range(2):
+        mine = np.unique(drawn[1][np.abs(drawn[1] - at) < 0.5].round(3))
+        assert np.allclose(mine, at + 0.13 * np.array([-1.5, -0.5, 0.5, 1.5]), atol=1e-3)
+    assert set(drawn[0].round(3)) < set(drawn[1].round(3))  # a line has its place in both panels
+
+
 def test_no_two_threat_models_look_alike():
     """In one figure as among the defenses' colours: each has a marker or a colour of its own."""
     looks = [(model.marker, model.colour) for model in ThreatModel]
