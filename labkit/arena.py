@@ -1,4 +1,4 @@
-"""The arena: every defense against every attack and attacker, the worst for each, and one image in any of the cells."""
+"""The arena: every defense under every attack and threat model, the worst cell of each, and one image in any cell."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,26 +14,27 @@ from labkit.classifiers import predict
 from labkit.defenses.base import Around
 from labkit.experiment import Case
 from labkit.profiles import Profile
+from labkit.threat import ThreatModel
 
-_JUDGED_SEED = 1  # as in `experiment`: not the draws that an attacker saw
+_JUDGED_SEED = 1  # as in `experiment`: not the random numbers that an attacker saw
 
 
 def cases(lab: Profile) -> list[Case]:
-    """All that notebooks 05 and 07 measure: the grid, the competitors, and the adaptive attackers; each case once."""
+    """All that notebooks 05 and 07 measure: the grid, the baselines, and the adaptive attacks; each case once."""
     return list(dict.fromkeys([*experiment.grid(lab), *rivals.cases(lab), *experiment.adaptive(lab)]))
 
 
 def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
-    """Rows of `experiment.run` as a grid: one line per defense, one column per (attack, what the attacker has).
+    """Rows of `experiment.run` as a grid: one line per defense, one column per (attack, threat model).
 
     Cells are (accuracy, low, high, n, worst), or None where nothing was measured; of a case on several numbers of
     images, the one on most. `worst` marks each line's lowest accuracy. Networks are vanilla or `retrained`; the
     undefended one stands in both.
     """
     mine = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")].sort_values("n", kind="stable")
-    names = [(row.attack, threat.SHORT[row.knowledge]) for row in mine.itertuples()]
-    order = rows.attack.drop_duplicates().tolist()
-    columns = sorted(set(names), key=lambda name: (order.index(name[0]), list(threat.SHORT.values()).index(name[1])))
+    names = [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
+    attacks, models = rows.attack.drop_duplicates().tolist(), [model.label for model in ThreatModel]
+    columns = sorted(set(names), key=lambda name: (attacks.index(name[0]), models.index(name[1])))
     cells: dict[str, dict] = {defense: {} for defense in dict.fromkeys(rows.defense) if defense in set(mine.defense)}
     for name, row in zip(names, mine.itertuples(), strict=True):
         cells[row.defense][name] = (row.accuracy, row.low, row.high, row.n)
@@ -46,7 +47,7 @@ def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Face:
-    """One test image in one case; what is kept of it is in `face`."""
+    """One test image in one case; `face` says what is kept of it."""
 
     case: Case
     index: int
@@ -54,11 +55,12 @@ class Face:
 
 
 def face(case: Case, index: int, bench: Workbench) -> dict[str, Tensor]:
-    """One test image: x, x_adv and seen (C, H, W), odds before and after (classes,); kept in the store.
+    """One test image: x, x_adv and seen (C, H, W), before and after (classes,); kept in the store.
 
-    seen is what the network gets of x_adv, solved for alone (among others T may end elsewhere within its gap): x_adv
-    itself where a defense hands on no image of its own. `before` are the bare network's odds for x, `after` the judged
-    system's for x_adv; a detector has one more, and that is "rejected".
+    seen    what the network gets of x_adv: the defense's output, or x_adv itself where a defense outputs no image. T
+            solves for it alone; among other images it may end elsewhere within its gap
+    before  the probabilities of the network alone for x
+    after   those of the judged system for x_adv; a detector has one class more, "rejected"
     """
     train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
 
@@ -70,25 +72,31 @@ def face(case: Case, index: int, bench: Workbench) -> dict[str, Tensor]:
         maps = defense is not None and not isinstance(defense, Around)
         with torch.no_grad():
             seen = defense(x_adv.to(bench.device)).cpu() if maps else x_adv
-        odds = [
+        guesses = [
             predict(threat.judged(network, before), part).softmax(1)[0]
             for before, part in ((None, x), (None if maps else defense, seen))
         ]
-        return {"x": x[0].clone(), "x_adv": x_adv[0].clone(), "seen": seen[0], "before": odds[0], "after": odds[1]}, {}
+        return {
+            "x": x[0].clone(),
+            "x_adv": x_adv[0].clone(),
+            "seen": seen[0],
+            "before": guesses[0],
+            "after": guesses[1],
+        }, {}
 
     digest = f"{train.digest}:{test.digest}"
     return bench.store.fetch("face", Face(case, index), build, digest=digest).tensors
 
 
 def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:
-    """A line about a face: the defense, what it is then taken for, and the PSNR of what the network gets."""
+    """A line about a face: the defense, the class decided for, and the PSNR of what the network gets."""
     names = [*classes, "rejected"]
     near = float(metrics.psnr(found["seen"][None], found["x"][None]))
     return f"{case.label}: {names[int(found['after'].argmax())]}, {near:.1f} dB"
 
 
 def telling(attacked: Case, bench: Workbench) -> int:
-    """The first test image that a case's undefended network has right clean and wrong attacked; 0 if there is none."""
+    """The first test image that the undefended network gets right when clean and wrong under attack; or 0."""
     test, network = bench.images(attacked.data, "test"), bench.classifier(attacked.classifier)
     x_adv = adversarial(attacked.attempt(), bench)
     turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)

@@ -54,24 +54,23 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
 
 
 def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
-    """Accuracies against one choice, how far the attacked one lies below the clean one, and the PSNR of T(x).
+    """Accuracies against one choice, the gap of the attacked one to the clean one, and the PSNR of T(x).
 
     rows  from `tradeoff.sweep`. Bars are 95 % intervals
     """
     rows = rows[rows.what == what]
     fig = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=(0.54, 0.22, 0.24), vertical_spacing=0.05)
-    for asked, part in rows.groupby("asked", sort=False):
-        name, colour, _, face = figures.ASKED[asked]
-        marker = {"color": face, "symbol": _ASKED[asked], "size": 9, "line": {"color": colour, "width": 2}}
-        how = {"name": name.format(part.attack.iloc[0]), "line": {"color": colour}, "marker": marker}
-        fig.add_scatter(**_line(part.value, part.accuracy, part.low, part.high), **how, row=1, col=1)
-    part = rows[rows.asked == "clean"]
+    for model, part in figures.by_model(rows):
+        look, name = figures.style(model), model.told(part.attack.iloc[0])
+        marker = {"color": look["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
+        marker["line"] = {"color": model.colour, "width": 2}
+        line = _line(part, part.value)
+        fig.add_scatter(**line, name=name, line={"color": model.colour}, marker=marker, row=1, col=1)
+    clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
     alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
-    gap = pd.DataFrame(gaps(rows))
-    fig.add_scatter(**_line(gap["at"], gap.number, gap.low, gap.high), **alone, name="gap", row=2, col=1)
-    near = _line(part.value, part.fidelity, part.fidelity_low, part.fidelity_high)
-    fig.add_scatter(**near, **alone, name="T(x)", row=3, col=1)
-    fig.update_xaxes(**_axis(what, list(part.value)))
+    fig.add_scatter(**_line(gap, gap["at"], "number"), **alone, name="gap", row=2, col=1)
+    fig.add_scatter(**_line(clean, clean.value, "fidelity"), **alone, name="T(x)", row=3, col=1)
+    fig.update_xaxes(**_axis(what, list(clean.value)))
     fig.update_xaxes(title=CHOICES[what][0], row=3, col=1)
     fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
     fig.update_yaxes(title="gap", row=2, col=1)
@@ -83,15 +82,15 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
 def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = None) -> go.Figure:
     """The paper's Figure 6: PSNR of T(x_adv), and the characteristic interval, of every defense (`quality.intervals`).
 
-    A disc is the accuracy on clean images, a square that on attacked ones, each with its 95 % interval as a thin line;
-    the bar between them is the characteristic interval.
-    Short, high and far to the right is good. Pointing at either tells both, with their 95 % intervals.
+    A disc is the accuracy on clean images, a square that on attacked ones. A thin line is a 95 % interval. The bar
+    between disc and square is the characteristic interval: short, high and far to the right is good.
 
     pictures  of each defense, what it makes of an image: (`uri`, words), for `widgets.parts.Hover`
     """
     fig, pictures = go.Figure(), pictures or {}
     for row in rows.sort_values("psnr").itertuples():
         colour = figures.COLOURS.get(row.defense, "#8c8c8c")
+        ends = [[getattr(row, f"{name}{end}") for name in ("clean", "attacked")] for end in ("", "_low", "_high")]
         told = (
             f"<b>{row.defense}</b>, n = {row.n:,}<br>PSNR {row.psnr:.1f} dB<br>"
             f"clean {row.clean:.3f} [{row.clean_low:.3f}, {row.clean_high:.3f}]<br>"
@@ -99,14 +98,8 @@ def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = 
         )
         fig.add_scatter(
             x=[row.psnr, row.psnr],
-            y=[row.clean, row.attacked],
-            error_y={
-                "type": "data",
-                "array": [row.clean_high - row.clean, row.attacked_high - row.attacked],
-                "arrayminus": [row.clean - row.clean_low, row.attacked - row.attacked_low],
-                "thickness": 0.8,
-                "width": 3,
-            },
+            y=ends[0],
+            error_y=_errors(*ends, thickness=0.8, width=3),
             mode="lines+markers",
             name=row.defense,
             line={"color": colour, "width": 4 if row.defense in figures.COLOURS else 2},
@@ -130,10 +123,14 @@ def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = 
     return fig
 
 
-def _line(x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series) -> dict:
-    """A line with markers and, as bars, the interval of every point."""
-    errors = {"type": "data", "array": high - y, "arrayminus": y - low, "thickness": 1.2, "width": 4}
-    return {"x": list(x), "y": y, "error_y": errors, "mode": "lines+markers"}
+def _line(rows: pd.DataFrame, at: Sequence, what: str = "accuracy") -> dict:
+    """A line with markers and, as bars, the interval of every point (`figures.interval`)."""
+    found = figures.interval(rows, what)
+    return {"x": list(at), "y": found[0], "error_y": _errors(*found, thickness=1.2, width=4), "mode": "lines+markers"}
+
+
+def _errors(value: Sequence, low: Sequence, high: Sequence, **look) -> dict:
+    return {"type": "data", "array": np.subtract(high, value), "arrayminus": np.subtract(value, low), **look}
 
 
 def _axis(what: str, values: Sequence) -> dict:
@@ -144,15 +141,21 @@ def _axis(what: str, values: Sequence) -> dict:
 
 
 _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
-_ASKED = {"clean": "circle", "attacked": "square", "aware": "diamond"}
+# matplotlib's markers by plotly's names.
+_SYMBOLS = dict(zip("osv^PDX*", "circle square triangle-down triangle-up cross diamond x star".split(), strict=True))
 
 
 def uri(x: Tensor, side: int = 96) -> str:
     """An image (C, H, W) as a small JPEG in a data URI, enlarged to about `side` pixels."""
-    pixels = (x.detach().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    picture = pillow(x)
     if max(picture.size) > side:
         picture.thumbnail((side, side))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def pillow(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1] as one of Pillow's, of 8 bits a channel."""
+    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))

@@ -20,8 +20,8 @@ def filters(d: Tensor, title: str = "") -> Figure:
     return closed(fig)
 
 
-def course(lines: dict[str, Sequence[float]], ylabel: str) -> Figure:
-    """Numbers by epoch, one line per name."""
+def history(lines: dict[str, Sequence[float]], ylabel: str) -> Figure:
+    """The training history: numbers by epoch, one line per name."""
     fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
     for (name, values), colour, marker in zip(lines.items(), ("#0072b2", "#d55e00", "#009e73"), "osD", strict=False):
         ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, label=name)

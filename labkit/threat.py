@@ -16,10 +16,12 @@ class ThreatModel(Enum):
     """What an attacker knows and can ask. `value` is the spelling that recipes hash and rows keep as `knowledge`.
 
     label, words    as tables and figures name it, and one sentence on what the attacker has
-    marker, colour  in every figure (Okabe & Ito's colours, which stay apart for colour-blind readers)
+    marker, colour  in every figure (Okabe & Ito's colours, which stay apart for colour-blind readers): blue for grey
+                    boxes, green for black ones, warm for white ones, black for the worst case
     knows_defense   whether the attacker takes the defense into account
     """
 
+    NOBODY = ("–", "none", "o", "#5c5c5c", False, "nobody attacks")
     SURROGATE = (
         "transfer",
         "grey box (surrogate)",
@@ -72,7 +74,7 @@ class ThreatModel(Enum):
         "white-box",
         "white box",
         "X",
-        "#5c5c5c",
+        "#8a3d00",
         True,
         "has everything; nothing stands before the network",
     )
@@ -84,7 +86,6 @@ class ThreatModel(Enum):
         True,
         "an image counts as correct if it withstands every attack of this size, under every threat model",
     )
-    NOBODY = ("–", "none", "o", "#5c5c5c", False, "nobody attacks")
 
     def __new__(cls, value: str, label: str, marker: str, colour: str, knows_defense: bool, words: str):
         member = object.__new__(cls)
@@ -101,6 +102,10 @@ class ThreatModel(Enum):
         """
         model = cls(knowledge)
         return cls.WHITE_BOX if model is cls.WEIGHTS and inside_network(defense) else model
+
+    def told(self, attack: str) -> str:
+        """An attack under this threat model, as legends and controls name the two."""
+        return attack if self is ThreatModel.NOBODY else f"{attack}, {self.label}"
 
 
 def inside_network(defense: str) -> bool:

@@ -3,6 +3,7 @@ import torch
 
 from labkit import arena, experiment
 from labkit.experiment import Case
+from labkit.threat import ThreatModel
 
 
 def row(defense, attack, accuracy, knowledge="classifier", n=100, retrained=False):
@@ -21,10 +22,11 @@ def test_the_table_marks_each_lines_worst_and_takes_the_most_images():
         ]
     )
     vanilla = arena.table(rows, retrained=False)
-    blind, aware = ("FGSM-0.08", "the weights, not T"), ("FGSM-0.08", "all, exact gradient")
-    assert list(vanilla.index) == ["No Defense", "STL"] and list(vanilla.columns) == [blind, aware]
+    models = (ThreatModel.WEIGHTS, ThreatModel.EXACT, ThreatModel.WHITE_BOX)
+    blind, aware, bare = (("FGSM-0.08", model.label) for model in models)
+    assert list(vanilla.index) == ["No Defense", "STL"] and list(vanilla.columns) == [blind, aware, bare]
     assert vanilla.loc["STL", blind] == (0.7, 0.6, 0.7 + 0.1, 100, False) and vanilla.loc["STL", aware][4]
-    assert vanilla.loc["No Defense", blind][4] and vanilla.loc["No Defense", aware] is None
+    assert vanilla.loc["No Defense", bare][4] and vanilla.loc["No Defense", blind] is None
     assert arena.table(rows, retrained=True).loc["STL", blind][0] == 0.9
 
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from labkit import charts, figures, widgets
+from labkit.threat import ThreatModel
 
 
 def figure(channels=3):
@@ -50,33 +51,25 @@ def test_pointing_at_a_dot_shows_its_picture_and_pages_get_the_chart():
 
 def swept(what="lam", values=(0.1, 0.2, 0.4)):
     """Rows of a sweep: accuracies and PSNR fall with the value, by intervals of ± 0.05 and ± 1 dB."""
-    asked = {"clean": ("Clean", 0.9), "attacked": ("FGSM-0.08", 0.5), "aware": ("BIM-0.08", 0.3)}
+    asked = {"clean": ("Clean", "–", 0.9), "attacked": ("FGSM-0.08", "classifier", 0.5),
+             "aware": ("BIM-0.08", "exact", 0.3)}  # fmt: skip
     rows = [
-        (
-            what,
-            value,
-            name,
-            attack,
-            top - 0.1 * at,
-            top - 0.1 * at - 0.05,
-            top - 0.1 * at + 0.05,
-            30 - at,
-            29 - at,
-            31 - at,
-        )
+        (what, value, name, attack, knowledge, top - 0.1 * at, 30 - at)
         for at, value in enumerate(values)
-        for name, (attack, top) in asked.items()
+        for name, (attack, knowledge, top) in asked.items()
     ]
-    names = ["what", "value", "asked", "attack", "accuracy", "low", "high", "fidelity", "fidelity_low", "fidelity_high"]
-    setting = {"data": "fashion, 32×32", "n": 100, "classifier": "vgg16 ×0.25", "retrained": False}
-    return pd.DataFrame(rows, columns=names).assign(**setting)
+    setting = {"data": "fashion, 32×32", "n": 100, "classifier": "vgg16 ×0.25", "retrained": False, "defense": "STL"}
+    found = pd.DataFrame(rows, columns=["what", "value", "asked", "attack", "knowledge", "accuracy", "fidelity"])
+    for name, low, high, reach in (("accuracy", "low", "high", 0.05), ("fidelity", "fidelity_low", "fidelity_high", 1)):
+        found[low], found[high] = found[name] - reach, found[name] + reach
+    return found.assign(**setting)
 
 
-def test_a_tradeoff_has_a_line_for_every_attacker_and_gap_and_psnr_below():
+def test_a_tradeoff_has_a_line_for_every_threat_model_and_gap_and_psnr_below():
     fig = charts.tradeoff(pd.concat([swept(), swept("K", (16, 64))]), "lam")
-    assert [trace.name for trace in fig.data] == [
-        "clean", "FGSM-0.08, attacker does not know T", "BIM-0.08, attacker differentiates T", "gap", "T(x)",
-    ]  # fmt: skip
+    asked = [ThreatModel.WEIGHTS.told("FGSM-0.08"), ThreatModel.EXACT.told("BIM-0.08")]
+    assert [trace.name for trace in fig.data] == ["Clean", *asked, "gap", "T(x)"]
+    assert [trace.line.color for trace in fig.data[1:3]] == [ThreatModel.WEIGHTS.colour, ThreatModel.EXACT.colour]
     assert np.allclose(fig.data[1].y, [0.5, 0.4, 0.3]) and list(fig.data[1].x) == [0.1, 0.2, 0.4]
     assert np.allclose(fig.data[1].error_y.array, 0.05) and np.allclose(fig.data[1].error_y.arrayminus, 0.05)
     assert np.allclose(fig.data[3].y, 0.4) and fig.data[3].yaxis == "y2"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from labkit import dashboards, experiment, profiles, recipes, tradeoff
 from labkit.artifacts import Workbench
+from labkit.threat import ThreatModel
 
 pytestmark = [
     pytest.mark.browser,
@@ -129,7 +130,7 @@ def test_a_picture_of_ones_own(tab, tmp_path):
 def test_a_run_grows_and_is_cancelled(tab):
     tab.says("60 of 60 test images", 120)
     assert tab.page.locator(".lk-bar").count() == 4
-    tab.choose("attacker has", "all, exact gradient")
+    tab.choose("threat model", ThreatModel.EXACT.label)
     tab.choose("attack", "PGD, 10 steps")
     cancel = tab.page.locator("button:has-text('Cancel')")
     cancel.wait_for(state="visible", timeout=30_000)

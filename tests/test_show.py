@@ -43,8 +43,8 @@ def test_a_figure_is_shown_once():
     assert not plt.get_fignums()
 
 
-def test_a_course_draws_its_numbers():
-    assert list(show.course({"loss": [3.0, 2.0]}, "error").axes[0].lines[0].get_ydata()) == [3, 2]
+def test_a_training_history_draws_its_numbers():
+    assert list(show.history({"loss": [3.0, 2.0]}, "error").axes[0].lines[0].get_ydata()) == [3, 2]
 
 
 def test_strata_stand_beside_their_filters():

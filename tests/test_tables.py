@@ -196,4 +196,4 @@ def test_figures_show_every_row(tmp_path):
     assert sorted(drawn[0]) == [0.18, 0.5, 0.8, 0.9]
     assert sorted(drawn[1]) == [0.11, 0.18, 0.66, 0.88, 0.9]
     assert (tmp_path / "accuracies.png").stat().st_size > 5_000
-    assert sum("attacker has" in text.get_text() for text in fig.legends[0].get_texts()) == 4
+    assert len(fig.legends[0].get_texts()) == 4

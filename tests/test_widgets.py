@@ -238,7 +238,7 @@ def test_what_is_missing_is_offered_and_made(lab, bench):
     assert "K = 6" in explorer.page.status.value and explorer.page.button.layout.display == "none"
 
 
-def test_without_a_classifier_pictures_are_shown_and_noise_stands_for_the_attack(lab, tmp_path, bench):
+def test_without_a_classifier_pictures_are_shown_and_noise_replaces_the_attack(lab, tmp_path, bench):
     other = replace(lab, classifier=replace(lab.classifier, seed=5))
     explorer = widgets.Explorer(other, bench, ())
     assert explorer.settled()
@@ -293,7 +293,19 @@ def test_the_arena_shows_the_kept_rows_and_outlines_the_worst(lab, bench):
     assert shown.board.images[1] == parts.encoded(face["x_adv"]) and titles(shown.board)[1] == "FGSM-0.08"
 
 
-def test_the_atlas_shows_where_a_filter_fires(lab, bench):
+def test_the_arena_offers_attacks_on_the_chosen_network_alone(lab, bench):
+    """Beside a retrained network, those on the vanilla one were offered a second time."""
+    shown = widgets.Arena(lab, bench)
+    assert shown.settled()
+    shown.request = lambda: None
+    shown.network.value = True
+    shown.cases = {(retrained, "STL", "Clean", "–"): None for retrained in (False, True)}
+    shown.defense.options = ["STL"]
+    shown._attacks()
+    assert shown.attack.options == (("Clean", ("Clean", "–")),)
+
+
+def test_the_atlas_shows_where_a_filter_is_active(lab, bench):
     atlas = widgets.FilterAtlas(lab, bench, ())
     assert atlas.settled()
     assert atlas.mosaic.count == 12 and len(atlas.most.pictures) == 6

@@ -1,19 +1,19 @@
-"""Live accuracy: the explorer's sliders over many test images, with intervals that shrink as images are done."""
+"""Live accuracy: the explorer's sliders over many test images, with intervals that narrow as images are done."""
 
 from html import escape
 
 import ipywidgets as w
 
-from labkit import live, threat
+from labkit import live
 from labkit.artifacts import Workbench
 from labkit.metrics import Accuracy
 from labkit.profiles import Profile
-from labkit.widgets.explorer import KNOWN
-from labkit.widgets.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, slider
+from labkit.threat import ThreatModel
+from labkit.widgets.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
 from labkit.widgets.work import Latest
 
-_WORDS = """How many test images are still seen for what they are, without T and behind it, clean and attacked. Bars
-grow as images are done; the thin line is the 95 % interval. Moving a control stops the run and starts another."""
+_WORDS = """Clean and robust accuracy on test images, without T and behind it. Bars grow as images are done; the thin
+line is the 95 % interval. Without T, the attack is a white box. Moving a control stops the run and starts another."""
 _ROWS = {
     "clean": ("no defense, clean", "#8c8c8c"),
     "attacked": ("no defense, attacked", "#8c8c8c"),
@@ -35,7 +35,7 @@ class LiveAccuracy:
         self.attack = choice("attack", list(live.ATTACKS_LIVE), "FGSM")
         self.size = w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", layout=WIDE, style=LABEL,
                                   continuous_update=False)  # fmt: skip
-        self.knowledge = choice("attacker has", KNOWN)
+        self.knowledge = models()
         self.lam = lambdas(lab.transform.lam)
         self.K = slider("K, filters", sorted({*how.K, own.K}), own.K)
         self.S = slider("S, pixels", sorted({*how.S, own.S}), own.S)
@@ -75,8 +75,9 @@ class LiveAccuracy:
             return live.attack(attack, judge, before, x, y, size, knowledge if before is not None else "classifier")
 
         self.page.busy(0, self._stopped)
-        known = threat.KNOWLEDGE[knowledge]
-        settings = f"λ = {lam:.3f}, K = {K}, S = {S}; {attack}, size {size:.2f}; the attacker of T {known}."
+        against = ThreatModel(knowledge)
+        settings = f"λ = {lam:.3f}, K = {K}, S = {S}; {against.told(attack)}, size {size:.2f}. "
+        settings += f"The attacker of T {against.words}."
         for found in live.accuracies(judge, layer, test.x[:n], test.y[:n], attacker=attacker, stop=check):
             check()
             self.found = found

@@ -1,4 +1,4 @@
-"""The filter atlas: dictionaries by cluster, K, S and λ; choose a filter and see where it fires."""
+"""The filter atlas: dictionaries by cluster, K, S and λ; choose a filter and see where it is active."""
 
 import ipywidgets as w
 import torch
@@ -15,9 +15,9 @@ from labkit.widgets.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, slid
 from labkit.widgets.parts import SMALL, Board, Mosaic
 from labkit.widgets.work import Latest
 
-_WORDS = """A dictionary is all that T knows of natural images. Click a filter, or move with the arrow keys: where in
-the image it fires, what it adds there, and the images in which it does most."""
-_SEARCHED = 100  # test images among which those are looked for that a filter does most in
+_WORDS = """A dictionary is all that T knows of natural images. Click a filter, or use the arrow keys. The page shows
+where in the image the filter is active, what it adds there, and the images in which it is most active."""
+_SEARCHED = 100  # test images, among which those are shown in which a filter is most active
 _BATCH = 10
 
 
@@ -36,7 +36,7 @@ class FilterAtlas:
         self.index = w.IntSlider(0, 0, 1, description="test image", layout=WIDE, style=LABEL)
         self.mosaic, self.board, self.most = Mosaic(), Board(), Board()
         self.board.across, self.most.across, self.most.side = 4, 6, 110
-        title = w.HTML("<h2>Test images in which it does most</h2>")
+        title = w.HTML("<h2>Test images in which it is most active</h2>")
         self.controls = (self.data, self.cluster, self.K, self.S, self.lam, self.index)
         content = [self.mosaic, self.board, title, self.most]
         self.page = Page("Filter atlas", _WORDS, self.controls, content)
@@ -86,7 +86,7 @@ class FilterAtlas:
             {"title": f"filter {chosen + 1}", "x": show.scaled(layer.d)[chosen],
              "note": f"norm {float(layer.d[chosen].norm()):.2f}"},
             {"title": f"test image {index}", "x": x[0], "note": test.classes[int(test.y[index])]},
-            {"title": "where it fires", "x": heat(seen.fires[0, chosen : chosen + 1]),
+            {"title": "where it is active", "x": heat(seen.fires[0, chosen : chosen + 1]),
              "note": f"{int(uses[chosen])} coefficients, {share:.1%} of all"},
             {"title": "what it adds", "x": 0.5 + 2 * alone, "note": "twice as strong; grey is 0"},
         ])  # fmt: skip

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from html import escape
+from operator import attrgetter
 
 import ipywidgets as w
+import pandas as pd
 
 from labkit import apart, arena, charts, experiment, quality, tradeoff
 from labkit.artifacts import Workbench
 from labkit.experiment import Case
 from labkit.profiles import Profile
+from labkit.threat import ThreatModel
 from labkit.widgets.page import Desk, Page, choice
 from labkit.widgets.parts import Hover, chart
 from labkit.widgets.work import Latest
 
-_WORDS = """Every point was measured on the same test images by this lab and is kept; what is not measured yet can be.
-Clean images, the paper's attacker who does not know T, and one who differentiates T exactly."""
+_WORDS = """Every point was measured on the same test images and is kept; what is not measured yet can be. The curves
+are clean accuracy and robust accuracy under two threat models: a grey box, as in the paper, and a white box."""
 _MAP = "map of all defenses (Figure 6)"
 _CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, clusters": "M", _MAP: "map"}
 
@@ -72,6 +75,9 @@ class TradeoffBrowser:
         asked = tradeoff.cases(self.lab, what, value, retrained=self._retrained(what))
         return all(experiment.kept(case, self.desk.bench) for case in asked.values())
 
+    def _rows(self, what: str, values: Sequence) -> pd.DataFrame:
+        return tradeoff.sweep(self.lab, self.desk.bench, what, values, retrained=self._retrained(what))
+
     def _show(self, check, what: str, values: tuple, compute: bool) -> None:
         self.page.idle()
         if what == "map":
@@ -79,15 +85,9 @@ class TradeoffBrowser:
             return
         missing = [value for value in values if not self._kept(what, value)]
         if compute:
-            for done, value in enumerate(missing):
-                self.page.say(
-                    f"Measuring {escape(self.what.label)} = {apart.said(value)}, {done + 1} of {len(missing)} …"
-                )
-                self.page.busy((done + 0.5) / len(missing), self._stopped)
-                tradeoff.sweep(self.lab, self.desk.bench, what, [value], retrained=self._retrained(what))
-                check()
+            told = {value: f"{self.what.label} = {apart.said(value)}" for value in missing}
+            self.page.measure(missing, told.get, lambda value: self._rows(what, [value]), check, self._stopped)
             missing = []
-            self.page.idle()
             self._list(what, getattr(self.lab.tradeoff, what), values)
         self.compute.disabled = not missing
         there = [value for value in values if value not in missing]
@@ -95,30 +95,22 @@ class TradeoffBrowser:
             self.page.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
             self.output.outputs, self.words.value = (), ""
             return
-        rows = tradeoff.sweep(self.lab, self.desk.bench, what, there, retrained=self._retrained(what))
+        rows = self._rows(what, there)
         check()
         reading = tradeoff.reading(rows, what) if len(there) > 1 else ""
         self.output.outputs = chart(charts.tradeoff(rows, what), reading)
         self.output.remove_class("lk-dim")
         self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(tradeoff.caption(rows))}</p>"
-        left = (
-            f"{len(missing)} of the chosen values are not measured yet."
-            if missing
-            else "All chosen values are measured."
-        )
-        self.page.say(left)
+        left = f"{len(missing)} of the chosen values are not measured yet."
+        self.page.say(left if missing else "All chosen values are measured.")
 
     def _map(self, check, compute: bool) -> None:
         cases = quality.cases(self.lab)
         missing = [case for case in cases if not experiment.kept(case, self.desk.bench)]
         if compute:
-            for done, case in enumerate(missing):
-                self.page.say(f"Measuring {escape(case.label)}, {done + 1} of {len(missing)} …")
-                self.page.busy((done + 0.5) / len(missing), self._stopped)
-                experiment.run([case], self.desk.bench)
-                check()
+            bench, name = self.desk.bench, attrgetter("label")
+            self.page.measure(missing, name, lambda case: experiment.run([case], bench), check, self._stopped)
             missing = []
-            self.page.idle()
         self.compute.disabled = not missing
         cases = [case for case in cases if case not in missing]
         rows = quality.intervals(experiment.run(cases, self.desk.bench)) if cases else None
@@ -132,13 +124,13 @@ class TradeoffBrowser:
         )
         self.output.remove_class("lk-dim")
         self.words.value = (
-            "<p class='lk-soft'>Vanilla network; FGSM-0.08 by one who has its weights and knows no defense. A disc is "
-            "the accuracy on clean images, a square that on attacked ones, thin lines are 95 % intervals.</p>"
+            f"<p class='lk-soft'>Vanilla network; {ThreatModel.WEIGHTS.told('FGSM-0.08')}. A disc is clean accuracy, a "
+            "square robust accuracy, a thin line a 95 % interval.</p>"
         )
         self.page.say(f"{len(missing)} rows are not measured yet." if missing else "Every defense is measured.")
 
     def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
-        """Of each defense, one image as it hands it on, as a URI, and a line about it; kept once they are made."""
+        """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
         bench, found = self.desk.bench, {}
         plain = next((case for case in cases if case.defense is None and case.label == "No Defense"), cases[0])
         index = arena.telling(plain, bench)

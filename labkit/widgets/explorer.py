@@ -1,4 +1,4 @@
-"""The projection explorer: move λ or K and watch what T leaves of an image, and of an attack on it."""
+"""The projection explorer: move λ or K and see T's output, of an image and of its attacked twin."""
 
 import time
 from html import escape
@@ -8,20 +8,19 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from labkit import decoding, live, metrics, threat
+from labkit import decoding, live, metrics
 from labkit.artifacts import Workbench
 from labkit.classifiers import predict
 from labkit.errors import InputError
 from labkit.profiles import Profile
-from labkit.widgets.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, slider
+from labkit.widgets.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
 from labkit.widgets.parts import SMALL, Board, Upload
 from labkit.widgets.work import Latest
 
-KNOWN = {threat.SHORT[k]: k for k in ("classifier", "identity", "exact")}
 _ROUGH = 0.2  # relative duality gap of a first look at a large image
-_WORDS = """The layer T keeps the low-pass part of an image and codes the rest with few filters. Above the clean image,
-below its attacked twin, each as T hands it on, and what the classifier makes of it. Arrow keys move a slider that has
-the focus."""
+_WORDS = """T keeps the low-pass part of an image and codes the rest sparsely. The upper row is the clean image, the
+lower row the attacked one: each with its parts, T's output, and what the classifier decides. Arrow keys move the slider
+that has the focus."""
 
 
 class Explorer:
@@ -35,7 +34,7 @@ class Explorer:
         self.upload = Upload(self.take)
         self.attack = choice("attack", list(live.ATTACKS_LIVE), "FGSM")
         self.size = w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", layout=WIDE, style=LABEL)
-        self.knowledge = choice("attacker has", KNOWN)
+        self.knowledge = models()
         self.lam = lambdas(lab.transform.lam)
         self.K = slider("K, filters", sorted({*how.K, own.K}), own.K)
         self.S = slider("S, pixels", sorted({*how.S, own.S}), own.S)
@@ -146,16 +145,15 @@ class Explorer:
         odds = predict(network, torch.cat([pair, seen.seen])).softmax(1) if network is not None else [None] * 4
         true = None if y is None else int(y)
         bars = [top(p, test.classes, true) for p in odds]
-        near = [
-            f"{float(v):.1f} dB to x" for v in metrics.psnr(torch.stack([x_adv, *seen.seen]), x.expand(3, *x.shape))
-        ]
+        shown = torch.stack([x_adv, *seen.seen])
+        near = [f"{float(v):.1f} dB to x" for v in metrics.psnr(shown, x.expand_as(shown))]
         far = float(metrics.dissimilarity(x_adv[None], x[None]))
         fires = [f"{int(n):,} of {seen.fires[0].numel():,}" for n in seen.active]
         rest = 10 * (seen.seen[1] - seen.seen[0])
         self.board.side = 150 if x.shape[-1] <= SMALL else x.shape[-1]
         self.board.show([
             {"title": "image x", "x": x, "bars": bars[0]},
-            {"title": "low-pass part", "x": seen.low[0], "note": "T hands it on"},
+            {"title": "low-pass part", "x": seen.low[0], "note": "T keeps it"},
             {"title": "the rest", "x": 0.5 + seen.high[0], "note": "grey is 0"},
             {"title": "its sparse code", "x": heat(seen.fires[0]), "note": fires[0]},
             {"title": "T(x)", "x": seen.seen[0], "note": near[1], "bars": bars[2]},
@@ -165,17 +163,11 @@ class Explorer:
             {"title": "its sparse code", "x": heat(seen.fires[1]), "note": fires[1]},
             {"title": "T(x_adv)", "x": seen.seen[1], "note": near[2], "bars": bars[3]},
         ])  # fmt: skip
-        known = (
-            ""
-            if true is None
-            else f", {'seen as' if name.startswith('your') else 'true class'} <b>"
-            + (f"{escape(test.classes[true])}</b>")
-        )
-        blind = (
-            ""
-            if network is not None
-            else " No classifier is trained for these images yet: noise stands for the attack."
-        )
+        kind = "seen as" if name.startswith("your") else "true class"
+        known = "" if true is None else f", {kind} <b>{escape(test.classes[true])}</b>"
+        blind = ""
+        if network is None:
+            blind = " No classifier is trained for these images yet: random noise replaces the attack."
         self.page.say(f"{escape(name)}{known}. <span class='lk-soft'>{settings}.{blind}</span>")
 
 

@@ -1,4 +1,4 @@
-"""The arena: defense by attack by knowledge, as a table with each line's worst cell, and as pictures."""
+"""The arena: defense by attack by threat model, as a table with each line's worst cell, and as pictures."""
 
 from html import escape
 
@@ -6,15 +6,16 @@ import ipywidgets as w
 import pandas as pd
 import torch
 
-from labkit import arena, experiment, metrics, threat
+from labkit import arena, experiment, metrics
 from labkit.artifacts import Workbench
 from labkit.profiles import Profile
+from labkit.threat import ThreatModel
 from labkit.widgets.explorer import top
 from labkit.widgets.page import LABEL, WIDE, Desk, Page, choice
 from labkit.widgets.parts import SMALL, Board
 from labkit.widgets.work import Latest
 
-_WORDS = """Every number says what the attacker knew. The outlined cell is the worst that was done to a defense: read
+_WORDS = """Every column names its attack and its threat model. The outlined cell is a defense's lowest accuracy: read
 that one. Choose a defense and an attack to see what they do to an image."""
 _IMAGES = 20
 
@@ -65,12 +66,7 @@ class Arena:
         bench, everything = self.desk.bench, arena.cases(self.lab)
         missing = [case for case in everything if not experiment.kept(case, bench)]
         if compute:
-            for done, case in enumerate(missing):
-                told = f"{case.label}, {case.attack.label}, attacker has {threat.SHORT[case.knowledge]}"
-                self.page.say(f"Measuring {escape(told)}: {done + 1} of {len(missing)} …")
-                self.page.busy(done / len(missing), self._stopped)
-                experiment.run([case], bench)
-                check()
+            self.page.measure(missing, _told, lambda case: experiment.run([case], bench), check, self._stopped)
             missing = []
         there = [case for case in everything if case not in set(missing)]
         self.page.idle()
@@ -108,11 +104,11 @@ class Arena:
         if self._quiet:
             return
         self._quiet = True
+        both = self.defense.value == "No Defense"  # there is one such network, in either table
         mine = [
-            (f"{attack}, attacker has {threat.SHORT[knowledge]}", (attack, knowledge))
+            (ThreatModel.of(knowledge, defense).told(attack), (attack, knowledge))
             for retrained, defense, attack, knowledge in self.cases
-            if defense == self.defense.value
-            and retrained in (self.network.value, defense == "No Defense" and retrained)
+            if defense == self.defense.value and (both or retrained == self.network.value)
         ]
         before = self.attack.value
         self.attack.options = mine
@@ -142,6 +138,10 @@ class Arena:
         ])  # fmt: skip
 
 
+def _told(case: experiment.Case) -> str:
+    return f"{case.label}: {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
+
+
 def _html(grid: pd.DataFrame) -> str:
     heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
     lines = []
@@ -158,5 +158,5 @@ def _cell(cell) -> str:
         return "<td class='none'>–</td>"
     value, low, high, n, worst = cell
     shade = f"background:rgba(0,114,178,{0.45 * value:.2f})"
-    outlined = " class='worst' title='the worst that was done to it'" if worst else ""
+    outlined = " class='worst' title='lowest accuracy of this defense'" if worst else ""
     return f"<td{outlined} style='{shade}'>{value:.3f}<small>[{low:.2f}, {high:.2f}], {n:,}</small></td>"

@@ -12,6 +12,7 @@ from labkit import plan
 from labkit.artifacts import Workbench
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.threat import ThreatModel
 from labkit.tradeoff import varied
 from labkit.widgets.parts import Heart, resend
 from labkit.widgets.work import Latest, clock
@@ -35,6 +36,12 @@ def choice(name: str, options, value=None) -> w.Dropdown:
 
 def lambdas(value: float) -> w.FloatLogSlider:
     return w.FloatLogSlider(value, base=10, min=-2, max=0.5, step=0.02, description="λ", layout=WIDE, style=LABEL)
+
+
+def models() -> w.Dropdown:
+    """Who attacks T: the threat models whose answer comes while somebody waits."""
+    offered = (ThreatModel.WEIGHTS, ThreatModel.BPDA, ThreatModel.EXACT)
+    return choice("threat model", {model.label: model.value for model in offered})
 
 
 class Page:
@@ -80,6 +87,15 @@ class Page:
     def idle(self) -> None:
         for part in (self.bar, self.button, self.cancel):
             part.layout.display = "none"
+
+    def measure(self, missing: Sequence, told: Callable[..., str], run: Callable, check, stopped) -> None:
+        """`run` each of `missing`, with a bar and the line that `told` makes of it; `stopped` is what Cancel calls."""
+        for done, one in enumerate(missing):
+            self.say(f"Measuring {escape(told(one))}, {done + 1} of {len(missing)} …")
+            self.busy((done + 0.5) / len(missing), stopped)
+            run(one)
+            check()
+        self.idle()
 
     def offer(self, missing: "Missing", then: Callable[[], None], *, needed: bool = True) -> None:
         """A button that makes what is missing, and then goes on; where it is `needed`, the line says what it is."""

@@ -11,8 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 import traitlets as t
 from ipywidgets import Widget
-from PIL import Image
 from torch import Tensor
+
+from labkit.charts import pillow
 
 _STATIC = Path(__file__).parent / "static"
 _CSS = _STATIC / "dashboards.css"
@@ -156,16 +157,11 @@ def encoded(x: Tensor) -> bytes:
     if max(x.shape[-2:]) <= SMALL:
         return _png(x)
     stream = io.BytesIO()
-    _picture(x).save(stream, "JPEG", quality=90)
+    pillow(x).save(stream, "JPEG", quality=90)
     return stream.getvalue()
 
 
 def _png(x: Tensor) -> bytes:
     stream = io.BytesIO()
-    _picture(x).save(stream, "PNG", compress_level=1)
+    pillow(x).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-
-
-def _picture(x: Tensor) -> Image.Image:
-    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
