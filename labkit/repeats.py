@@ -9,24 +9,29 @@ from labkit import threat
 from labkit.apart import Point, moved, told
 
 _NUMBERS = ["accuracy", "low", "high"]
-_MEASURED = ["accuracy", "dissimilarity", "psnr"]
+_MEASURED = [*_NUMBERS, "dissimilarity", "psnr"]
 
 
 def repeats(files: Iterable[Path]) -> pd.DataFrame:
     """Each recipe that stands in files of rows with two measurements: the first one's row, and the last one's numbers.
 
-    Rows whose accuracy, dissimilarity and PSNR are equal to the last digit are one measurement, shown in two places.
+    Rows of one recipe with one `run` are one measurement, shown in two places. Rows from before there was a `run` are
+    one measurement when all that they measured is equal.
 
     Columns: those of a row, and accuracy, low and high again with "_again".
     """
-    found = [pd.read_csv(file, dtype={"recipe": str}) for file in files]
+    found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
     if not found:
         return pd.DataFrame()
     rows = pd.concat(found, ignore_index=True)
-    made = rows.drop_duplicates(["recipe", *_MEASURED])
-    made = made[made.duplicated("recipe", keep=False)]
+    if "run" not in rows:
+        rows["run"] = None
+    numbers = rows.filter(items=_MEASURED).map(repr).agg(" ".join, axis=1)
+    made = rows.assign(identity=rows.run.fillna(numbers)).drop_duplicates(["recipe", "identity"])
     first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
-    return first.merge(last[["recipe", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
+    twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
+    twice = twice[twice.identity != twice.identity_again]
+    return twice.drop(columns=["identity", "identity_again"]).reset_index(drop=True)
 
 
 def reading(twice: pd.DataFrame) -> str:
