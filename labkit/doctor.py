@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from labkit import cli_common
+from labkit.cli_common import human_size
 from labkit.errors import InputError, reason
 
 _PYTHON = (3, 11)
@@ -34,12 +36,10 @@ class Finding:
     fatal: bool = False
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: cli_common.Commands) -> None:
     """Adds `doctor` to the command line."""
     text = "Look at this installation and say what to do. Exit status 1 if labkit cannot be used as it is."
-    parser = commands.add_parser("doctor", help="what is wrong with an installation", description=text)
-    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts (default: the lab's own)")
-    parser.set_defaults(run=_doctor)
+    cli_common.command(commands, "doctor", _doctor, "what is wrong with an installation", text, "store")
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -137,7 +137,7 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         float(torch.ones(3, device="cuda").sum())
-        return Finding("GPU", f"{properties.name}, {_size(properties.total_memory)}, CUDA {torch.version.cuda}")
+        return Finding("GPU", f"{properties.name}, {human_size(properties.total_memory)}, CUDA {torch.version.cuda}")
     if shutil.which("nvidia-smi"):
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         advice = "install a torch and a torchvision for its driver (pytorch.org), or go on by the CPU"
@@ -171,7 +171,7 @@ def _store(store: str) -> Iterator[Finding]:
     yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
     free = shutil.disk_usage(near).free
     more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
-    yield Finding("disk", f"{_size(free)} free for it", more if free < _DISK else "")
+    yield Finding("disk", f"{human_size(free)} free for it", more if free < _DISK else "")
 
 
 def _memory() -> Finding:
@@ -181,7 +181,7 @@ def _memory() -> Finding:
         return Finding("memory", "this system does not say")
     few = int(free) * 1024 < _MEMORY
     advice = "close something, or stay with the profiles smoke and quick" if few else ""
-    return Finding("memory", f"{_size(int(free) * 1024)} available", advice)
+    return Finding("memory", f"{human_size(int(free) * 1024)} available", advice)
 
 
 def _tried(look: Callable[[], Finding]) -> Finding:
@@ -202,7 +202,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import labkit
-from labkit import inventory, recipes
+from labkit import artifacts_cli, recipes
 from labkit.__main__ import main
-from labkit.artifacts_cli import human_age, human_size
+from labkit.cli_common import human_age, human_size
 from labkit.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.store import Store, key, locked
 
@@ -112,9 +112,9 @@ def test_prune_is_dry_until_told(store, run):
     assert run("prune", "--older-than", "6", "--yes") == "0 artifacts, 0 B, deleted\n"
     assert files(store) == before
     assert "1 artifact, " in run("prune", "--older-than", "5", "--yes")
-    assert [e.kind for e in inventory.artifacts(store)] == ["network"]
+    assert [e.kind for e in artifacts_cli.artifacts(store)] == ["network"]
     assert run("prune", "--unfinished", "--yes").endswith("1 leftover, 1.5 kB, deleted\n")
-    assert inventory.unfinished(store) == [] and len(inventory.artifacts(store)) == 1
+    assert artifacts_cli.artifacts(store, unfinished=True) == [] and len(artifacts_cli.artifacts(store)) == 1
     assert run("prune", "--unfinished") == "nothing to delete\n"
 
 
@@ -126,7 +126,7 @@ def test_prune_keeps_what_is_locked(store, run):
         assert files(store) == before
         text = run("prune", "--older-than", "0", "--yes")
         assert f"kept: dictionary {key(DICTIONARY)}, which a run is building\n" in text and "1 artifact, 1.2 MB" in text
-    assert [e.kind for e in inventory.artifacts(store)] == ["dictionary"]
+    assert [e.kind for e in artifacts_cli.artifacts(store)] == ["dictionary"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import labkit
-from labkit import forecast, memory, scaling
+from benchmarks import forecast, scaling
+from labkit import memory
 from labkit.errors import InputError
 
 

@@ -1,8 +1,10 @@
 """Speed, measured: every number is a ratio of two things timed in one process on the same threads."""
 
+import argparse
 import json
 import multiprocessing
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit import cbpdn, cdl, conv, data, defense_speed, memory, peers, provenance, stl
+from labkit import cbpdn, cdl, cli_common, conv, data, defense_speed, memory, peers, provenance, stl
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
@@ -271,3 +273,25 @@ def _learn_many(source: dict, n: int) -> tuple[int, float]:
     started = time.perf_counter()
     cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=len(train), passes=1, held=0))
     return len(train), time.perf_counter() - started
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m benchmarks.bench`; returns its exit status."""
+    text = """Time coding and learning beside sporco's and the least any solver must do, and every defense beside STL;
+    write bench.json and bench.md. Takes about half an hour, most of it sporco's."""
+    parser = argparse.ArgumentParser(prog="benchmarks.bench", description=text)
+    cli_common.add_options(parser, "dataset", "data-root", "parts")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
+    parser.set_defaults(run=_bench, dataset="photos")
+    return cli_common.run(parser, arguments)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    parts = cli_common.listed(options.parts)
+    print(markdown(run(options.out, dataset=options.dataset, data_root=options.data_root or None, parts=parts)))
+    print(f"bench: {options.out / 'bench.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

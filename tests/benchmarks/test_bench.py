@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import bench, cbpdn, defense_speed, peers
+from benchmarks import bench
+from labkit import cbpdn, defense_speed, peers
 from labkit.errors import InputError
 
 
