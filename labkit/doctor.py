@@ -67,8 +67,9 @@ def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
 
 def _python() -> Finding:
     old = sys.version_info < _PYTHON
-    wanted = ".".join(map(str, _PYTHON))
-    return Finding("Python", platform.python_version(), f"use Python {wanted} or newer" if old else "", old)
+    return Finding(
+        "Python", platform.python_version(), "use Python {}.{} or newer".format(*_PYTHON) if old else "", old
+    )
 
 
 def _packages(pins: Path) -> Finding:
@@ -77,15 +78,14 @@ def _packages(pins: Path) -> Finding:
         lines = metadata.requires("labkit") or []
     except metadata.PackageNotFoundError:
         return Finding("packages", "labkit is used without being installed", _AGAIN)
-    needed = {_bare(line): "extra ==" in line for line in lines}
+    needed = {re.match(r"[\w.-]+", line)[0]: "extra ==" in line for line in lines}
     absent = {name: extra for name, extra in needed.items() if _version(name) is None}
     if missing := [name for name, extra in absent.items() if not extra]:
         return Finding("packages", f"missing: {', '.join(missing)}", _AGAIN, fatal=True)
     there = f"{len(needed) - len(absent)} of the {len(needed)} that labkit names"
     if not pins.is_file():
-        return Finding(
-            "packages", f"{there}; not compared with tested versions (no constraints.txt beside the package)"
-        )
+        why = "not compared with tested versions (no constraints.txt beside the package)"
+        return Finding("packages", f"{there}; {why}")
     tested = dict(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text(), re.M))
     other = [
         f"{name} {found} (tested: {version})"
@@ -96,9 +96,8 @@ def _packages(pins: Path) -> Finding:
         some = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
         return Finding("packages", f"{there}; other versions than were tested together: {some}", _AGAIN)
     if absent:
-        return Finding(
-            "packages", f"{there}; without {', '.join(absent)}", f"for notebooks, reports and tests, {_AGAIN}"
-        )
+        advice = f"for notebooks, reports and tests, {_AGAIN}"
+        return Finding("packages", f"{there}; without {', '.join(absent)}", advice)
     return Finding("packages", f"{there}, in the versions that were tested together")
 
 
@@ -146,12 +145,9 @@ def _gpu() -> Finding:
 
 
 def _browser() -> Finding:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if found := next(filter(None, map(shutil.which, names)), None):
-        return Finding("browser", found)
-    return Finding(
-        "browser", "none", "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
-    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
+    return Finding("browser", found or "none", "" if found else advice)
 
 
 def _store(store: str) -> Iterator[Finding]:
@@ -179,9 +175,9 @@ def _memory() -> Finding:
         (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     except (OSError, ValueError):
         return Finding("memory", "this system does not say")
-    few = int(free) * 1024 < _MEMORY
-    advice = "close something, or stay with the profiles smoke and quick" if few else ""
-    return Finding("memory", f"{human_size(int(free) * 1024)} available", advice)
+    size = int(free) * 1024
+    advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
+    return Finding("memory", f"{human_size(size)} available", advice)
 
 
 def _tried(look: Callable[[], Finding]) -> Finding:
@@ -191,10 +187,6 @@ def _tried(look: Callable[[], Finding]) -> Finding:
     except Exception as error:
         what = look.__name__.strip("_")
         return Finding(what, f"does not work ({type(error).__name__}: {reason(error)})", _AGAIN, what != "gpu")
-
-
-def _bare(requirement: str) -> str:
-    return re.match(r"[\w.-]+", requirement)[0]
 
 
 def _version(name: str) -> str | None:
