@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -114,20 +115,22 @@ def markdown(record: dict) -> str:
 
 def _about_coding(rows: list[dict]) -> list[str]:
     lines = [
-        "",
-        "| size | n | ours, ms an image | sporco, ms an image | sporco / ours | least, ms an image | ours / least "
-        "| objective, ours / sporco's | backward / forward of T |",
-        "|---|---|---|---|---|---|---|---|---|",
+        {
+            "size": f"{r['size']}×{r['size']}×{r['channels']}",
+            "n": f"{r['n']} (sporco {r['n_sporco']})",
+            "ours, ms an image": f"{r['ours_ms']:.2f}",
+            "sporco, ms an image": f"{r['sporco_ms']:.0f}",
+            "sporco / ours": f"{r['sporco_ms'] / r['ours_ms']:.0f}×",
+            "least, ms an image": f"{r['least_ms']:.2f}",
+            "ours / least": f"{r['ours_ms'] / r['least_ms']:.1f}×",
+            "objective, ours / sporco's": f"{r['objective_ratio']:.4f}",
+            "backward / forward of T": f"{r['backward_ratio']:.2f}",
+        }
+        for r in rows
     ]
-    for r in rows:
-        lines.append(
-            f"| {r['size']}×{r['size']}×{r['channels']} | {r['n']} (sporco {r['n_sporco']}) | {r['ours_ms']:.2f} "
-            f"| {r['sporco_ms']:.0f} | {r['sporco_ms'] / r['ours_ms']:.0f}× | {r['least_ms']:.2f} "
-            f"| {r['ours_ms'] / r['least_ms']:.1f}× | {r['objective_ratio']:.4f} "
-            f"| {r['backward_ratio']:.2f} |"
-        )
     return [
-        *lines,
+        "",
+        _table(lines),
         "",
         "Least: one analysis and one synthesis by torch's dense convolutions in float32. Ours can take less: all but "
         "its last passes are in bfloat16 where the processor has the instructions, and its synthesis is of the few "
@@ -137,15 +140,17 @@ def _about_coding(rows: list[dict]) -> list[str]:
 
 def _about_learning(learning: dict) -> list[str]:
     lines = [
-        "",
-        "| filters learned by | seconds | held-out objective an image | sporco's seconds / ours |",
-        "|---|---|---|---|",
+        {
+            "filters learned by": r["by"],
+            "seconds": f"{r['seconds']:.1f}",
+            "held-out objective an image": f"{r['held']:.3f}",
+            "sporco's seconds / ours": f"{r['ratio']:.0f}×" if r["ratio"] else "",
+        }
+        for r in learning["runs"]
     ]
-    for r in learning["runs"]:
-        ratio = f"{r['ratio']:.0f}×" if r["ratio"] else ""
-        lines.append(f"| {r['by']} | {r['seconds']:.1f} | {r['held']:.3f} | {ratio} |")
     return [
-        *lines,
+        "",
+        _table(lines),
         "",
         f"From {learning['images']} images of 32×32, {learning['iterations']} iterations of sporco; held out: "
         f"{learning['n_held']} test images. All start from the same patches, with objective {learning['start']:.3f}. "
@@ -156,21 +161,20 @@ def _about_learning(learning: dict) -> list[str]:
 
 def _defending(rows: list[dict]) -> list[str]:
     """One line per defense, one column per size: images a second, and how many there were at once."""
-    sizes = list(dict.fromkeys(r["size"] for r in rows))
-    cells = {(r["defense"], r["size"]): f"{_rounded(r['per_second'])} (n = {r['images']})" for r in rows}
-    lines = [
-        "",
-        f"| defense | {' | '.join(f'{size}×{size}' for size in sizes)} |",
-        "|---|" + "---|" * len(sizes),
-    ]
-    for name in dict.fromkeys(r["defense"] for r in rows):
-        lines.append(f"| {name} | {' | '.join(cells[name, size] for size in sizes)} |")
+    lines = {r["defense"]: {"defense": r["defense"]} for r in rows}
+    for r in rows:
+        lines[r["defense"]][f"{r['size']}×{r['size']}"] = f"{_rounded(r['per_second'])} (n = {r['images']})"
     return [
-        *lines,
+        "",
+        _table(list(lines.values())),
         "",
         "n images at once, of 4, 16, 64 and 256 the number at which it was fastest. SAP, PD-Ens (deflection), Crop-Ens "
         "(crops), TVM+quilt and the detectors are timed with the network that they stand around; the others alone.",
     ]
+
+
+def _table(rows: list[dict]) -> str:
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _rounded(rate: float) -> str:

@@ -2,6 +2,8 @@
 
 import math
 
+import pandas as pd
+
 TRAIN, TEST = 1_281_167, 50_000  # images of ILSVRC-2012
 EPOCHS = 100  # of retraining, as in the profile `paper`
 LEARNED, BATCH = 100_000, 50  # images coded while learning by that profile (10,000, ten times), and in a batch
@@ -146,5 +148,4 @@ def _money(dollars: float) -> str:
 
 
 def _table(head: list, lines: list[list]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    return pd.DataFrame(lines, columns=head).to_markdown(index=False, disable_numparse=True)

@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.forecast import markdown
-from labkit import cbpdn, cdl, cli_common, data, provenance
+from labkit import cbpdn, cdl, cli_common, data, parallel, provenance
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
@@ -152,7 +152,7 @@ class _Runs:
         return {"ranks": ranks, "images": images, "seconds": float(found[2]), "command": took, "peak_gib": peak}
 
     def message(self) -> dict:
-        return json.loads(self._torchrun(2, "benchmarks.message").splitlines()[-1])
+        return json.loads(self._torchrun(2, "benchmarks.scaling", "--message").splitlines()[-1])
 
     def _options(self) -> tuple[str, ...]:
         return ("--profile", self.profile, "--dataset", self.dataset, "--store", str(self.store))
@@ -168,6 +168,21 @@ class _Runs:
         return done.stdout
 
 
+def _message() -> None:
+    """What one step of learning costs beside coding, at every rank; rank 0 prints it."""
+    with parallel.session():
+        x = split(data.load("photos", "train", n=20, resolution=32).x[:])[1]
+        d = cdl.patches(x, _K, _S, torch.Generator().manual_seed(0))
+        stats = cdl.statistics(cbpdn.solve(x, d, _LAM).code, x, _S)
+        numbers = stats.ztz.numel() + stats.ztx.numel() + 2
+        flat = torch.zeros(numbers, dtype=torch.float64)
+        parallel.all_reduce(flat)  # warm
+        reduce = seconds(lambda: parallel.all_reduce(flat), 10)
+        update = seconds(lambda: cdl.update(d, stats, max_iter=20))
+        if parallel.rank() == 0:
+            print(json.dumps({"bytes": 8 * numbers, "ms": 1e3 * reduce, "update_ms": 1e3 * update}))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m benchmarks.scaling`; returns its exit status."""
     text = """Measure what an image, a rank and a message cost, and what that foretells for ImageNet; write scaling.json
@@ -175,11 +190,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=text)
     cli_common.add_options(parser, "dataset", "parts")
     parser.add_argument("--out", type=Path, default="docs", metavar="DIR", help="of the files (default: %(default)s)")
+    what = "only print what a step of learning costs beside coding; for ranks that torchrun has started"
+    parser.add_argument("--message", action="store_true", help=what)
     parser.set_defaults(run=_scaling)
     return cli_common.run(parser, arguments)
 
 
 def _scaling(options: argparse.Namespace) -> int:
+    if options.message:
+        _message()
+        return 0
     run(options.out, options.dataset, parts=cli_common.listed(options.parts))
     print(f"scaling: {options.out / PAGE}")
     return 0
