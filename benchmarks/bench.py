@@ -3,7 +3,6 @@
 import argparse
 import json
 import multiprocessing
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from labkit.split import split
 
 LAM, K, S = 0.2, 64, 8
 PARTS = ("coding", "learning", "projecting", "learning_many", "defending")
-_MANY = {"projecting": "T(x), gap 1e-2", "learning_many": "learning, one pass"}
 _PASSES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _AT_ONCE = 500
 
@@ -48,7 +46,8 @@ def run(
     parts  of PARTS, the ones to measure; all others are taken from an earlier bench.json in `out`. () for all. Every
            part is written as soon as it is measured, so that a run that was stopped can be completed by its others
 
-    Raises InputError for an unknown part.
+    Returns what bench.json holds: for each part its "rows", and "on", where they were measured (`provenance.stamp`).
+    Raises InputError for an unknown part, and for a bench.json of an earlier version.
     """
     if unknown := sorted(set(parts) - set(PARTS)):
         raise InputError(f"there is no part {', '.join(unknown)} of the bench; it has {', '.join(PARTS)}")
@@ -64,21 +63,11 @@ def run(
         ).to_dict("records"),
     }  # fmt: skip
     file = Path(out) / "bench.json"
-    record = json.loads(file.read_text()) if parts and file.is_file() else {}
-    record |= {
-        "settings": {
-            "K": K,
-            "S": S,
-            "lambda": LAM,
-            "data": DataRecipe(dataset).label,
-            "threads": torch.get_num_threads(),
-        },
-        "machine": {"processor": platform.machine(), **provenance.versions("torch", "numba", "sporco")},
-    }
+    record = provenance.earlier(file) if parts else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     for part in parts or PARTS:
-        record[part] = measures[part]()
-        record["data"] = {**record.get("data", {}), part: DataRecipe(dataset).label}
+        on = provenance.stamp(DataRecipe(dataset).label, torch.get_num_threads(), "torch", "numba", "sporco")
+        record[part] = {"rows": measures[part](), "on": on}
         provenance.write(file, (json.dumps(record, indent=1) + "\n").encode())
         provenance.write(file.with_suffix(".md"), markdown(record).encode())
     return record
@@ -95,22 +84,19 @@ def _coded(source: dict, size: int, images: int) -> dict:
 
 def markdown(record: dict) -> str:
     """The record as tables for people; parts that were not measured have none."""
-    s, on = record["settings"], record["data"]
-    lines = [f"# Speed: K = {s['K']}, S = {s['S']}, λ = {s['lambda']}, {s['threads']} threads"]
-    if "coding" in record:
-        lines += ["", f"## Coding {on['coding']}", *_about_coding(record["coding"])]
-    if "learning" in record:
-        lines += ["", f"## Learning from {on['learning']}", *_about_learning(record["learning"])]
-    many = [(w, name) for w, name in _MANY.items() if w in record]
-    if many:
-        lines += ["", f"## Many images of {' and of '.join(dict.fromkeys(on[what] for what, _ in many))}", ""]
-        lines += ["| what | images | seconds | peak memory of the process, GiB |", "|---|---|---|---|"]
-        for what, name in many:
-            r = record[what]
-            lines.append(f"| {name} | {r['n']:,} | {r['seconds']:.0f} | {r['peak_gib']:.2f} |")
-    if "defending" in record:
-        lines += ["", f"## Defenses: images of {on['defending']} a second", *_defending(record["defending"])]
-    return "\n".join([*lines, "", "Ratios were taken in one process; seconds are those of the machine at hand.", ""])
+    sections = {
+        "coding": ("Coding {}", _about_coding),
+        "learning": ("Learning from {}", _about_learning),
+        "projecting": ("T(x) of many images of {}, gap 1e-2", _about_many),
+        "learning_many": ("Learning from many images of {}, one pass", _about_many),
+        "defending": ("Defenses: images of {} a second", _defending),
+    }
+    lines = [f"# Speed: K = {K}, S = {S}, λ = {LAM}"]
+    for part, (title, table) in sections.items():
+        if part in record:
+            rows, on = record[part]["rows"], record[part]["on"]
+            lines += ["", f"## {title.format(on['data'])}", *table(rows), "", provenance.told(on)]
+    return "\n".join([*lines, "", "Ratios were taken in one process.", ""])
 
 
 def _about_coding(rows: list[dict]) -> list[str]:
@@ -157,6 +143,15 @@ def _about_learning(learning: dict) -> list[str]:
         "Ours is measured against the better of sporco's; its time is that of the whole run with so many passes, "
         "without the shorter runs that were tried first.",
     ]
+
+
+def _about_many(found: dict) -> list[str]:
+    line = {
+        "images": f"{found['n']:,}",
+        "seconds": f"{found['seconds']:.0f}",
+        "peak memory of the process, GiB": f"{found['peak_gib']:.2f}",
+    }
+    return ["", _table([line])]
 
 
 def _defending(rows: list[dict]) -> list[str]:

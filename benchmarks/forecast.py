@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 
+from labkit import provenance
+
 TRAIN, TEST = 1_281_167, 50_000  # images of ILSVRC-2012
 EPOCHS = 100  # of retraining, as in the profile `paper`
 LEARNED, BATCH = 100_000, 50  # images coded while learning by that profile (10,000, ten times), and in a batch
@@ -15,32 +17,22 @@ TOUCHED = 30  # times that one pass of ADMM reads or writes an array as large as
 GPU_TRAINED = 2_000  # images a second and GPU: ResNet-50 at 224, forward and backward, bfloat16
 CORE_FLOPS, RESNET_FLOPS = 50e9, 24.6e9  # a second of a core, sustained; of ResNet-50 for one image, there and back
 
+_FORETELLING = ("resolution", "message", "ranks")  # parts that the forecast rests on
 _WHERE = ((1, "GPU"), (8, "GPU"), (64, "GPU"), (1, "core"), (1_000, "core"))
 
 
 def markdown(record: dict) -> str:
     """The record as tables, and the forecast if all that it rests on has been measured."""
-    parts = [_machine(record)]
+    parts = []
     for part, table in (
         ("resolution", _resolution), ("filters", _filters), ("ranks", _ranks), ("memory", _memory),
         ("learning", _learning), ("message", _message),
     ):  # fmt: skip
         if part in record:
-            parts.append(table(record[part]))
-    if {"resolution", "message", "ranks"} <= record.keys():
+            parts += [table(record[part]), provenance.told(record[part]["on"])]
+    if record.keys() >= set(_FORETELLING):
         parts.append(_forecast(record))
     return "\n\n".join(parts) + "\n"
-
-
-def _machine(record: dict) -> str:
-    m = record["machine"]
-    loads = [record[part]["load"] for part in record if part != "machine"]
-    busy = f" Other programs were running (load {min(loads)} to {max(loads)} at the start of each part): provisional."
-    quiet = max(loads) < 0.5 * m["cores"]
-    return (
-        f"Measured on {m['cores']} cores ({m['processor']}), one thread a rank, with torch {m['torch']} and numba "
-        f"{m['numba']}.{'' if quiet else busy}"
-    )
 
 
 def _resolution(part: dict) -> str:
@@ -70,12 +62,12 @@ def _ranks(part: dict) -> str:
          f"{rows[0]['command'] / r['command']:.2f}×"] for r in rows
     ]  # fmt: skip
     head = ["ranks", "images", "projecting, s", "speed-up", "whole command, s", "speed-up"]
-    return f"### Projecting {part['data']} by ranks of one thread\n\n" + _table(head, lines)
+    return f"### Projecting {part['on']['data']} by ranks of one thread\n\n" + _table(head, lines)
 
 
 def _memory(part: dict) -> str:
     lines = [[f"{r['images']:,}", r["ranks"], f"{r['peak_gib']:.3f}"] for r in part["rows"]]
-    return f"### Memory of a rank while projecting {part['data']}\n\n" + _table(
+    return f"### Memory of a rank while projecting {part['on']['data']}\n\n" + _table(
         ["images", "ranks", "peak of the larger rank (VmHWM), GiB"], lines
     )
 
@@ -84,7 +76,7 @@ def _learning(part: dict) -> str:
     alone = part["rows"][0]["seconds"]
     lines = [[r["ranks"], f"{r['seconds']:.1f}", f"{alone / r['seconds']:.2f}×"] for r in part["rows"]]
     head = ["ranks", "learning with loading the images, s", "speed-up"]
-    return f"### Learning the dictionary of a profile from {part['data']}\n\n" + _table(head, lines)
+    return f"### Learning the dictionary of a profile from {part['on']['data']}\n\n" + _table(head, lines)
 
 
 def _message(part: dict) -> str:
@@ -132,6 +124,9 @@ def _forecast(record: dict) -> str:
         f"and GPU, or {RESNET_FLOPS / 1e9:.1f} GFLOP an image at {CORE_FLOPS / 1e9:.0f} GFLOP/s and core",
         f"- prices, **assumed**: ${GPU_HOUR:.2f} a GPU and hour, ${CORE_HOUR:.2f} a core and hour",
     ]
+    machines = {(record[part]["on"]["processor"], record[part]["on"]["cores"]) for part in _FORETELLING}
+    if len(machines) > 1:
+        arithmetic.append(f"- {', '.join(_FORETELLING)}: **measured on {len(machines)} kinds of machines**")
     return "### ImageNet at 224\n\n" + _table(head, lines) + "\n\nThe arithmetic:\n\n" + "\n".join(arithmetic)
 
 

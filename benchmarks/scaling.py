@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from labkit.solvers import seconds
 from labkit.split import split
 from labkit.stl import SparseTransform
 
+_PHOTOS = ("resolution", "filters", "message")  # parts that measure photographs, whatever the data set
 PARTS = ("resolution", "filters", "message", "learning", "ranks", "memory")
 RECORD, PAGE = "scaling.json", "SCALING.md"
 _ROOT = str(Path(__file__).resolve().parents[1])
@@ -50,17 +50,16 @@ def run(
 
     parts  only these; the others stay as they were measured before. Each is written as soon as it is measured
 
-    What needs several ranks is run as a user would run it, by torchrun, on a store of its own. Raises InputError for an
-    unknown part, or when such a run fails.
+    What needs several ranks is run as a user would run it, by torchrun, on a store of its own. The record holds for
+    each part its "rows", and "on", where they were measured (`provenance.stamp`). Raises InputError for an unknown
+    part, for a scaling.json of an earlier version, or when such a run fails.
     """
     if unknown := sorted(set(parts) - set(PARTS)):
         raise InputError(f"there is no part {', '.join(unknown)} of the measurement; it has {', '.join(PARTS)}")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    record = json.loads((out / RECORD).read_text()) if (out / RECORD).is_file() else {}
-    with tempfile.TemporaryDirectory() as scratch:
+    record = provenance.earlier(out / RECORD)
+    with parallel.threads(1), tempfile.TemporaryDirectory() as scratch:
         runs = _Runs(dataset, split, profile, Path(scratch))
         measures = {
             "resolution": lambda: _by_resolution(sizes),
@@ -71,16 +70,10 @@ def run(
             "memory": lambda: [runs.project(2, n) for n in many],
         }
         for part in tqdm(parts or PARTS, desc="measuring", unit="part"):
-            load = os.getloadavg()[0]
-            record[part] = {"rows": measures[part](), "data": DataRecipe(dataset).label, "load": round(load, 1)}
-            record["machine"] = {
-                "processor": platform.machine(),
-                "cores": os.cpu_count(),
-                **provenance.versions("torch", "numba"),
-            }
+            on = provenance.stamp("photos" if part in _PHOTOS else DataRecipe(dataset).label, 1, "torch", "numba")
+            record[part] = {"rows": measures[part](), "on": on}
             provenance.write(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
             _insert(out / PAGE, markdown(record))
-    torch.set_num_threads(threads)
     return record
 
 

@@ -42,20 +42,29 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
 
     Made in batches that survive a kill, under a bar that shows the accuracy so far in the attacker's own eyes.
     """
+    return timed(attempt, bench)[0]
+
+
+def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
+    """The images of `adversarial`, and the seconds that the attack took when they were made.
+
+    The clock starts when the network and the defense are built. None where the making was interrupted and resumed.
+    """
     train, test = bench.images(attempt.victim.data, "train"), bench.images(attempt.victim.data, "test")
     attack = attempt.attack
     if attack.name == "clean":
-        return test.x[:]
+        return test.x[:], 0.0
     if attack.name not in ATTACKS:
         raise InputError(f"unknown attack {attack.name!r}; the known ones are clean, {', '.join(ATTACKS)}")
     if attack.norm not in _NORMS:
         raise InputError(f"unknown norm {attack.norm!r}; the known ones are {', '.join(_NORMS)}")
 
     if attack.stored:  # the same images, rounded: they are made once
-        made = adversarial(replace(attempt, attack=replace(attack, stored=False)), bench)
-        return quantize(made, test.x[:], None if attack.norm == "average" else sized(attack, test.x))
+        made, took = timed(replace(attempt, attack=replace(attack, stored=False)), bench)
+        return quantize(made, test.x[:], None if attack.norm == "average" else sized(attack, test.x)), took
 
     def build(scratch):
+        resumed = any(Path(scratch).glob("*.safetensors"))
         system, started = _System(attempt, bench), time.perf_counter()
         budget, options = sized(attack, test.x), _options(attack, system, bench)
 
@@ -73,10 +82,10 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
         x_adv = torch.cat(parts)
         if attack.norm == "average":
             x_adv = at_average(x_adv, test.x[:], attack.size)
-        return {"x_adv": x_adv}, {"seconds": time.perf_counter() - started}
+        return {"x_adv": x_adv}, {"seconds": None if resumed else time.perf_counter() - started}
 
     found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")
-    return found.tensors["x_adv"]
+    return found.tensors["x_adv"], found.facts["seconds"]
 
 
 class _System:

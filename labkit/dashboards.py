@@ -31,15 +31,16 @@ def add(commands: cli_common.Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prepare, then serve until interrupted; returns voila's exit status."""
     lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
-    command = serve(options.ip, options.port, options.base_url, os.environ.get("LABKIT_TOKEN", ""))
+    token = drawn(options.ip, os.environ.get("LABKIT_TOKEN", ""))
+    command = serve(options.ip, options.port, options.base_url, guarded=bool(token))
     if not FOLDER.is_dir():
         raise InputError(f"the dashboards lie beside the package, in {FOLDER}; run this from a copy of the repository")
     prepare(lab, options.store)
     if options.prepare:
         return 0
-    print(f"The dashboards are at {address(command)} (stop with Ctrl-C)", flush=True)
+    print(f"The dashboards are at {address(command, token)} (stop with Ctrl-C)", flush=True)
     try:
-        return subprocess.run(command, cwd=FOLDER, env=environment(lab, options.store)).returncode
+        return subprocess.run(command, cwd=FOLDER, env=environment(lab, options.store, token)).returncode
     except KeyboardInterrupt:
         return 0
 
@@ -59,15 +60,21 @@ def prepare(lab: profiles.Profile, store: str = "") -> None:
         bench.transform(T)
 
 
-def serve(ip: str, port: int, base_url: str = "/", token: str = "") -> list[str]:
+def drawn(ip: str, given: str = "") -> str:
+    """The token that every visitor must bring, or "" for none.
+
+    It is the one given. Without one, a token is drawn where `ip` is not of this machine alone.
+    """
+    return given or ("" if _alone(ip) else secrets.token_urlsafe(24))
+
+
+def serve(ip: str, port: int, base_url: str = "/", *, guarded: bool) -> list[str]:
     """The command that serves the pages. Raises InputError on what is no address or port.
 
-    Where `ip` is not of this machine alone, there is a token: the one given, or one drawn now.
+    guarded  whether the server asks for a token. It reads the token from its environment (`environment`), because
+             every account of the machine can read the command
     """
-    try:
-        alone = ip == "localhost" or ipaddress.ip_address(ip).is_loopback
-    except ValueError:
-        raise InputError(f"--ip is an address such as 127.0.0.1 or 0.0.0.0; got {ip!r}") from None
+    _alone(ip)
     if not 0 < port < 65536:
         raise InputError(f"--port is a number from 1 to 65535; got {port}")
     if not (base_url.startswith("/") and base_url.endswith("/")):
@@ -75,21 +82,31 @@ def serve(ip: str, port: int, base_url: str = "/", token: str = "") -> list[str]
     command = [sys.executable, "-m", "voila", f"--Voila.ip={ip}", f"--port={port}", "--no-browser"]
     if base_url != "/":
         command.append(f"--base_url={base_url}")
-    if token or not alone:
-        command.append(f"--token={token or secrets.token_urlsafe(24)}")
+    if guarded:
+        command.append("--Voila.auto_token=True")  # $JUPYTER_TOKEN, or one that nobody knows where that is missing
     return [*command, "."]
 
 
-def address(command: list[str]) -> str:
-    """Where a browser finds what `serve` serves, token and all."""
+def _alone(ip: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ip == "localhost" or ipaddress.ip_address(ip).is_loopback
+    except ValueError:
+        raise InputError(f"--ip is an address such as 127.0.0.1 or 0.0.0.0; got {ip!r}") from None
+
+
+def address(command: list[str], token: str = "") -> str:
+    """Where a browser finds what `serve` serves, with the token."""
     said = dict(part.lstrip("-").split("=", 1) for part in command if part.startswith("--") and "=" in part)
     host = f"[{said['Voila.ip']}]" if ":" in said["Voila.ip"] else said["Voila.ip"]
-    token = f"?token={said['token']}" if "token" in said else ""
-    return f"http://{host}:{said['port']}{said.get('base_url', '/')}{token}"
+    return f"http://{host}:{said['port']}{said.get('base_url', '/')}{f'?token={token}' if token else ''}"
 
 
-def environment(lab: profiles.Profile, store: str = "") -> dict[str, str]:
-    """What the pages' kernels are told: the lab, and one thread each, for many may share the cores."""
+def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
+    """The server's environment: its token, and what the kernels are told.
+
+    Kernels are told the lab, and to use one thread each, for many may share the cores.
+    """
     told = {
         "LABKIT_PROFILE": lab.name,
         "LABKIT_DATASET": lab.data.name,
@@ -97,6 +114,8 @@ def environment(lab: profiles.Profile, store: str = "") -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "JUPYTER_PATH": os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH")))),
     }
+    if token:
+        told["JUPYTER_TOKEN"] = token
     if store:
         told["LABKIT_STORE"] = str(Path(store).resolve())
     return {**os.environ, **told}

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 
 from labkit import metrics, threat
 from labkit.artifacts import Workbench
-from labkit.attempts import Attempt, adversarial
+from labkit.attempts import Attempt, adversarial, timed
 from labkit.classifiers import predict
 from labkit.defenses.base import Around
 from labkit.profiles import Profile
@@ -32,7 +33,7 @@ _BATCH = 250
 _JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
-    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "recipe",
+    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "run", "recipe",
 ]  # fmt: skip
 
 
@@ -118,14 +119,17 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
             cases.append(Case(network, T, pgd, "fixed-stratum"))
         cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
         if how.autoattack:
-            cases.append(Case(network, T, AttackRecipe("autoattack", size, how.steps, norm), "exact"))
+            cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm), "exact"))
     return cases
 
 
 def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """For each network and defense, the share of images that stay right under every one of its cases.
 
-    Columns: defense, retrained, accuracy, low, high, n, attacks (how many), hardest (the case that alone leaves least).
+    An image that is wrong when clean counts as wrong, where the clean images are among the cases.
+
+    Columns: defense, retrained, accuracy, low, high, n, attacks (how many; the clean images are none), hardest (the
+    case that alone leaves least).
     """
     groups: dict[tuple, list[Case]] = {}
     for case in cases:
@@ -140,7 +144,7 @@ def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
                 "defense": hardest.label,
                 "retrained": network.transform is not None,
                 **dict(zip(("accuracy", "low", "high", "n"), found, strict=True)),
-                "attacks": len(mine),
+                "attacks": sum(case.attack.name != "clean" for case in mine),
                 "hardest": f"{hardest.attack.label}, attacker has {threat.SHORT[hardest.knowledge]}",
             }
         )
@@ -149,19 +153,25 @@ def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 
 
 def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """One row per case: settings | accuracy low high dissimilarity psnr seconds recipe.
+    """One row per case: settings | accuracy low high dissimilarity psnr seconds run recipe.
 
     accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
     dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
     psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
-    seconds              time to make and judge the images, when it was first done
-    recipe               hash of everything above: the artifact's name in the store
+    seconds              time to make the adversarial images (`attempts.timed`) and to judge them; networks and defenses
+                         are built before. Missing where making them was interrupted, and in rows without a `run`
+    run                  id of this measurement: another measurement of the same recipe has another
+    recipe               hash of the settings: the artifact's name in the store
+
+    Rows that were kept before there was a `run` have none. Their `seconds` are left out, because they included the time
+    to train networks and to fit defenses.
     """
     cases = list(cases)
     rows = []
     for case in tqdm(cases, desc="measuring", unit="case", disable=not bench.progress, delay=2):
         found = _row(case, bench)
-        rows.append({**_settings(case, bench), **found.facts, "recipe": found.key})
+        timing = {} if "run" in found.facts else {"seconds": None, "run": None}
+        rows.append({**_settings(case, bench), **found.facts, **timing, "recipe": found.key})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -187,18 +197,27 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
     Where a defense is no map of images, the classifier gets them as they are.
     """
     x_adv = adversarial(case.attempt(), bench)
+    return x_adv, *_judge(case, bench)(x_adv)
+
+
+def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
     defense = bench.transform(case.defense) if case.defense else None
-    if getattr(defense, "stochastic", False):
-        defense.seeded(_JUDGED_SEED)
-    parts, y = x_adv.split(_BATCH), bench.images(case.data, "test").y
-    seen, before = x_adv, None
-    if defense is not None and not isinstance(defense, Around):
-        with torch.no_grad():
-            seen = torch.cat([defense(part.to(bench.device)).cpu() for part in parts])
-    else:
-        before = defense
-    logits = predict(threat.judged(bench.classifier(case.classifier), before), seen, batch=_BATCH)
-    return x_adv, seen, threat.withstood(logits.cpu(), y, defense, attacked=case.attack.name != "clean")
+    maps = defense is not None and not isinstance(defense, Around)
+    system = threat.judged(bench.classifier(case.classifier), None if maps else defense)
+    y = bench.images(case.data, "test").y
+
+    def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        if getattr(defense, "stochastic", False):
+            defense.seeded(_JUDGED_SEED)
+        seen = x_adv
+        if maps:
+            with torch.no_grad():
+                seen = torch.cat([defense(part.to(bench.device)).cpu() for part in x_adv.split(_BATCH)])
+        logits = predict(system, seen, batch=_BATCH)
+        return seen, threat.withstood(logits.cpu(), y, defense, attacked=case.attack.name != "clean")
+
+    return judge
 
 
 def _row(case: Case, bench: Workbench) -> Artifact:
@@ -217,10 +236,12 @@ def kept(case: Case, bench: Workbench) -> bool:
 
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
+    x_adv, attacking = timed(case.attempt(), bench)
+    judge = _judge(case, bench)
     started = time.perf_counter()
-    test = bench.images(case.data, "test")
-    x_adv, seen, right = decisions(case, bench)
-    x = test.x[:]
+    seen, right = judge(x_adv)
+    judging = time.perf_counter() - started
+    x = bench.images(case.data, "test").x[:]
     found = metrics.accuracy(right)
     psnr = float(metrics.psnr(seen, x).mean())
     return {"right": right.byte()}, {
@@ -229,7 +250,8 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
         "high": found.high,
         "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
         "psnr": psnr if math.isfinite(psnr) else None,
-        "seconds": time.perf_counter() - started,
+        "seconds": None if attacking is None else attacking + judging,
+        "run": str(uuid.uuid4()),
     }
 
 

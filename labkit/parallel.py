@@ -52,7 +52,15 @@ def session() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or dist.is_initialized():
         yield
         return
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    with threads(int(os.environ.get("OMP_NUM_THREADS") or 1)):
+        _meet()
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def _meet() -> None:
     backend = "gloo"
     if torch.cuda.is_available():
         if _local() >= torch.cuda.device_count():
@@ -63,10 +71,17 @@ def session() -> Iterator[None]:
         dist.init_process_group(backend, timeout=_PATIENCE, **_meeting_place())
     except ValueError as error:  # of a variable that is missing
         raise InputError(f"the ranks do not find each other ({error}); start them with torchrun") from None
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Within it, torch computes with n threads; after it, also after an error, with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        torch.set_num_threads(before)
 
 
 @contextmanager

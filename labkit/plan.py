@@ -175,6 +175,8 @@ class _Walk:
     def transform(self, recipe) -> None:
         if recipe is None:
             return
+        if isinstance(recipe, DefenseRecipe):
+            self.transform(recipe.like)
         digest = self._images(recipe.data)[0].digest
         if isinstance(recipe, TransformRecipe):
             self._new("dictionary", recipe.label, recipe.dictionary, digest, lambda: self._learning(recipe))
@@ -273,7 +275,9 @@ class _Rates:
 
     def _competitor(self, recipe: DefenseRecipe) -> float:
         """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
-        if not _fitted(recipe) or self.bench.store.has("defense", recipe, digest=self.train.digest):
+        has, digest = self.bench.store.has, self.train.digest
+        liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
+        if not _fitted(recipe) or (liked and has("defense", recipe, digest=digest)):
             defense = self.bench.defense(recipe)
         else:
             network, images = self._network(ClassifierRecipe()), self.train[: self._count(_FEWER)]

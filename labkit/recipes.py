@@ -294,7 +294,7 @@ class AttackRecipe:
     size   in the unit of `norm`; 0 for the clean image
     norm   "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
            over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
-    steps  of iterative attacks; queries of those that only ask
+    steps  of iterative attacks; queries of those that only ask; AutoAttack sets its own
     draws  of a random defense for each gradient, by an attacker who knows it (expectation over transformation)
     loss   of "pgd": "log-odds" or "margin" (`attacks.common`)
     stored whether the images are rounded to 8 bits in the end, as a file would, and still within the size
@@ -309,6 +309,11 @@ class AttackRecipe:
     loss: str = field(default="log-odds", metadata=LATER)
     stored: bool = field(default=False, metadata=LATER)
     version: int = 2
+
+    def __post_init__(self):
+        # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
+        if self.name == "autoattack":
+            object.__setattr__(self, "steps", 50)
 
     @property
     def label(self) -> str:

@@ -9,23 +9,29 @@ from labkit import threat
 from labkit.apart import Point, moved, told
 
 _NUMBERS = ["accuracy", "low", "high"]
+_MEASURED = [*_NUMBERS, "dissimilarity", "psnr"]
 
 
 def repeats(files: Iterable[Path]) -> pd.DataFrame:
     """Each recipe that stands in files of rows with two measurements: the first one's row, and the last one's numbers.
 
-    Rows that took the same time to the last digit are one measurement, shown in two places.
+    Rows of one recipe with one `run` are one measurement, shown in two places. Rows from before there was a `run` are
+    one measurement when all that they measured is equal.
 
     Columns: those of a row, and accuracy, low and high again with "_again".
     """
-    found = [pd.read_csv(file, dtype={"recipe": str}) for file in files]
+    found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
     if not found:
         return pd.DataFrame()
     rows = pd.concat(found, ignore_index=True)
-    made = rows.drop_duplicates(["recipe", "seconds"])
+    if "run" not in rows:
+        rows["run"] = None
+    numbers = rows.filter(items=_MEASURED).map(repr).agg(" ".join, axis=1)
+    made = rows.assign(identity=rows.run.fillna(numbers)).drop_duplicates(["recipe", "identity"])
     first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
-    twice = first.merge(last[["recipe", "seconds", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
-    return twice[twice.seconds != twice.seconds_again].drop(columns="seconds_again").reset_index(drop=True)
+    twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
+    twice = twice[twice.identity != twice.identity_again]
+    return twice.drop(columns=["identity", "identity_again"]).reset_index(drop=True)
 
 
 def reading(twice: pd.DataFrame) -> str:

@@ -38,13 +38,13 @@ def served(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = dashboards.serve("127.0.0.1", port, base_url, token)
-    where = dashboards.address(command)
+    command = dashboards.serve("127.0.0.1", port, base_url, guarded=bool(token))
+    where = dashboards.address(command, token)
     with open(log or os.devnull, "w") as out:
         process = subprocess.Popen(
             [*command[:-1], *config, command[-1]],
             cwd=folder,
-            env=dashboards.environment(lab, str(store)),
+            env=dashboards.environment(lab, str(store), token),
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

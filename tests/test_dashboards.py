@@ -1,26 +1,60 @@
 import os
+import subprocess
+import urllib.request
 
 import pytest
+from browser_drive import served
 
 from labkit import dashboards, profiles
+from labkit.__main__ import main
 from labkit.errors import InputError
 
 
 def test_on_this_machine_alone_no_token_is_needed():
-    command = dashboards.serve("127.0.0.1", 8866)
-    assert not any(part.startswith("--token") for part in command)
-    assert dashboards.address(command) == "http://127.0.0.1:8866/"
+    assert dashboards.drawn("127.0.0.1") == dashboards.drawn("localhost") == ""
+    assert dashboards.address(dashboards.serve("127.0.0.1", 8866, guarded=False)) == "http://127.0.0.1:8866/"
 
 
 @pytest.mark.parametrize("ip", ["0.0.0.0", "192.168.1.5", "::"])
 def test_anything_else_has_a_token_that_nobody_can_guess(ip):
-    first, second = (dashboards.address(dashboards.serve(ip, 80)) for _ in range(2))
-    assert first != second and len(first.partition("?token=")[2]) >= 32
+    first, second = (dashboards.drawn(ip) for _ in range(2))
+    assert first != second and len(first) >= 32
 
 
 def test_a_given_token_is_taken():
-    command = dashboards.serve("0.0.0.0", 80, "/lab/", "secret")
-    assert dashboards.address(command) == "http://0.0.0.0:80/lab/?token=secret"
+    command = dashboards.serve("0.0.0.0", 80, "/lab/", guarded=True)
+    assert dashboards.drawn("127.0.0.1", "secret") == "secret"
+    assert dashboards.address(command, "secret") == "http://0.0.0.0:80/lab/?token=secret"
+
+
+@pytest.mark.parametrize(("ip", "given"), [("0.0.0.0", ""), ("127.0.0.1", "given-by-hand")])
+def test_the_token_stands_in_no_command_line(ip, given, monkeypatch, capsys):
+    """Every account of a machine can read the arguments of a program, and only its owner its environment."""
+    ran = []
+
+    def server(command, *, cwd, env):
+        ran.append((command, env))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setenv("LABKIT_TOKEN", given)
+    monkeypatch.setattr(dashboards, "prepare", lambda lab, store: None)
+    monkeypatch.setattr(subprocess, "run", server)
+    assert main(["dashboards", "--profile", "smoke", "--ip", ip]) == 0
+    ((command, env),) = ran
+    token = capsys.readouterr().out.partition("?token=")[2].split()[0]
+    assert token and env["JUPYTER_TOKEN"] == token and token == (given or token)
+    assert not any(token in part for part in command)
+
+
+def test_the_server_asks_for_the_token(tmp_path):
+    lab = profiles.profile("smoke")
+    with served(lab, tmp_path, token="a-long-secret") as where:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(where, timeout=20) as page:
+            assert "login" not in page.url
+        for wrong in ("", "?token=another", "?token="):
+            with opener.open(where.partition("?")[0] + wrong, timeout=20) as page:
+                assert "/login" in page.url
 
 
 @pytest.mark.parametrize("ip, port, base, words", [
@@ -30,7 +64,7 @@ def test_a_given_token_is_taken():
 ])  # fmt: skip
 def test_what_cannot_be_served_is_a_sentence(ip, port, base, words):
     with pytest.raises(InputError, match=words):
-        dashboards.serve(ip, port, base)
+        dashboards.serve(ip, port, base, guarded=False)
 
 
 def test_the_kernels_are_told_which_lab(tmp_path):

@@ -79,7 +79,7 @@ def labour(pictures, tmp_path_factory):
 
 
 def outcome(root: Path) -> dict[str, str]:
-    """What lies in a store, to the last bit, but for the times that things took. Everything is whole and finished."""
+    """What lies in a store, to the last bit, but for times and ids of runs. Everything is whole and finished."""
     kept = Store(root)
     # Killed between the two, an artifact is there and its scratch folder too: until somebody asks for the artifact.
     assert all((left.path.parent / left.key).is_dir() for left in artifacts_cli.artifacts(kept, unfinished=True))
@@ -87,7 +87,9 @@ def outcome(root: Path) -> dict[str, str]:
     for entry, wrong in artifacts_cli.verify(artifacts_cli.artifacts(kept)):
         assert wrong == {}
         facts = json.loads((entry.path / "facts.json").read_text())
-        told = json.dumps({name: value for name, value in facts.items() if "seconds" not in name}, sort_keys=True)
+        told = json.dumps(
+            {name: value for name, value in facts.items() if name not in ("seconds", "run")}, sort_keys=True
+        )
         manifest = json.loads((entry.path / "manifest.json").read_text())
         del manifest["facts.json"]
         found[f"{entry.kind}/{entry.key}"] = json.dumps(manifest, sort_keys=True) + told

@@ -108,9 +108,8 @@ def test_an_environment_that_names_ranks_but_no_meeting_place_is_explained(monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     threads = torch.get_num_threads()
-    try:
-        with pytest.raises(InputError, match="start them with torchrun"), parallel.session():
-            pass
-    finally:
-        torch.set_num_threads(threads)
+    with pytest.raises(InputError, match="start them with torchrun"), parallel.session():
+        pass
+    assert torch.get_num_threads() == threads

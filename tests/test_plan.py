@@ -1,12 +1,13 @@
 """What is said beforehand, against what is then built."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from labkit import experiment, plan, replicate
 from labkit.artifacts import Workbench
-from labkit.recipes import DataRecipe, rebase
+from labkit.recipes import AttackRecipe, DataRecipe, DefenseRecipe, DictionaryRecipe, TransformRecipe, rebase
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,29 @@ def test_a_plan_names_all_that_is_built_and_nothing_else(cases, tmp_path):
     before = plan.steps(cases, bench)
     assert not any(step.kept for step in before)
     experiment.run(cases, bench)
-    built = sorted(path.parent.name for path in tmp_path.glob("*/*/manifest.json"))
-    kinds = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
-    assert len(before) == len(built) and sorted(step.kind for step in before) == sorted(kinds)
+    assert sorted(step.kind for step in before) == built(tmp_path)
     after = plan.steps(cases, bench)
     assert {step.kind for step in after} == {"row"} and all(step.kept and step.seconds == 0 for step in after)
     assert plan.hours(after) == "0 minutes"
+
+
+def built(root):
+    return sorted(path.parent.parent.name for path in root.glob("*/*/manifest.json"))
+
+
+def test_a_blur_as_strong_as_stl_needs_its_dictionary(cases, tmp_path):
+    mine, bench = replace(cases[0].classifier, transform=None), Workbench(tmp_path, progress=False)
+    layer = TransformRecipe(DictionaryRecipe(mine.data, K=12, images=60, passes=1, batch=30))
+    case = experiment.Case(mine, DefenseRecipe("lowpass", mine.data, like=layer), AttackRecipe("clean", 0.0, 0))
+    before = plan.steps([case], bench)
+    assert built(tmp_path) == []
+    experiment.run([case], bench)
+    assert sorted(step.kind for step in before) == built(tmp_path) == ["classifier", "defense", "dictionary", "row"]
+    # A defense that is kept cannot be used without the dictionary, and a plan learns none.
+    shutil.rmtree(tmp_path / "dictionary")
+    again = replace(case, attack=AttackRecipe("fgsm", 0.08))
+    assert {step.kind for step in plan.steps([again], bench) if not step.kept} == {"row", "attack", "dictionary"}
+    assert built(tmp_path) == ["classifier", "defense", "row"]
 
 
 def test_what_is_not_known_is_not_made_up(cases, tmp_path):

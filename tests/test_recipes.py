@@ -9,6 +9,7 @@ from labkit.profiles import QUICK
 from labkit.recipes import (
     LATER,
     AdversarialTraining,
+    AttackRecipe,
     ClassifierRecipe,
     DataRecipe,
     DictionaryRecipe,
@@ -51,6 +52,14 @@ def test_a_later_field_is_told_only_where_it_is_not_its_default():
 def test_names_from_before_the_later_fields_still_hold(recipe, name):
     """As the store named them when these recipes had no `dim`, `bits`, `norm`, `levels` and `adversarial`."""
     assert key(recipe, "abc") == name
+
+
+def test_autoattacks_that_differ_in_steps_are_one():
+    """It does not use them; the name is the store's from when the profile `lab` gave it 50."""
+    recipes = [AttackRecipe("autoattack", 0.031, steps, "linf") for steps in (1, 50, 100)]
+    assert {key(recipe) for recipe in recipes} == {"98f5df94167a26c6"} and len(set(recipes)) == 1
+    assert replace(recipes[0], steps=7) == recipes[0] != replace(recipes[0], size=0.05)
+    assert key(AttackRecipe("pgd", steps=1)) != key(AttackRecipe("pgd", steps=2))
 
 
 def test_each_later_field_changes_the_name():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import bench
-from labkit import cbpdn, defense_speed, peers
+from labkit import cbpdn, defense_speed, peers, provenance
 from labkit.errors import InputError
 
 
@@ -18,20 +18,20 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
         defended=(32, 40), names=("bits", "sap"),
     )  # fmt: skip
     assert json.loads((tmp_path / "bench.json").read_text()) == record
-    row = record["coding"][0]
+    row = record["coding"]["rows"][0]
     assert min(row["ours_ms"], row["sporco_ms"], row["least_ms"], row["backward_ratio"]) > 0
     # A faster solver that stops earlier would be no faster solver.
     assert row["objective_ratio"] <= 1.001
     assert (row["size"], row["channels"], row["n"]) == (16, 1, 8)
-    *theirs, mine = record["learning"]["runs"]
+    *theirs, mine = record["learning"]["rows"]["runs"]
     assert mine["held"] <= min(r["held"] for r in theirs)
     assert mine["ratio"] == min(theirs, key=lambda r: r["held"])["seconds"] / mine["seconds"]
     for what, n in (("projecting", 30), ("learning_many", 20)):
-        assert record[what]["n"] == n and 0.1 < record[what]["peak_gib"] < 4
+        assert record[what]["rows"]["n"] == n and 0.1 < record[what]["rows"]["peak_gib"] < 4
     text = (tmp_path / "bench.md").read_text()
     assert f"{row['sporco_ms'] / row['ours_ms']:.0f}×" in text and "16×16×1" in text
     assert f"{mine['held']:.3f}" in text
-    defending = record["defending"]
+    defending = record["defending"]["rows"]
     assert [(r["defense"], r["size"]) for r in defending] == [
         (name, size) for size in (32, 40) for name in ("network alone", "STL", "bits", "sap")
     ]
@@ -50,14 +50,23 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
 
 def test_one_part_is_measured_again_and_the_others_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(defense_speed, "_BATCHES", (2,))
-    kept = {"n": 30, "seconds": 1.5, "peak_gib": 0.5}
-    (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept, "data": {"projecting": "photos"}}))
+    there = {"day": None, "data": "photos", "processor": "arm64", "cores": 64, "threads": 8, "load": None}
+    there |= {"versions": {"torch": "1.0"}, "note": "On another machine."}
+    kept = {"rows": {"n": 30, "seconds": 1.5, "peak_gib": 0.5}, "on": there}
+    (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept}))
     how = {"dataset": "fashion", "defended": (32,), "names": ("bits",)}
     record = bench.run(tmp_path, parts=["defending"], **how)
-    assert record["projecting"] == kept and {r["defense"] for r in record["defending"]} >= {"STL", "bits"}
+    assert record["projecting"] == kept and {r["defense"] for r in record["defending"]["rows"]} >= {"STL", "bits"}
+    here = record["defending"]["on"]
+    assert here["data"] == "fashion" and here["threads"] == torch.get_num_threads() and here["versions"]["numba"]
     text = (tmp_path / "bench.md").read_text()
-    assert "| T(x), gap 1e-2 | 30 |" in text and "| bits " in text and "## Coding" not in text
-    assert "## Many images of photos" in text and "## Defenses: images of fashion a second" in text
+    projecting, defending = text.partition("## Defenses: images of fashion a second")[::2]
+    assert "many images of photos" in projecting and "| 30 " in projecting and "## Coding" not in text
+    assert "photos: arm64, 64 cores, 8 threads, torch 1.0. On another machine." in projecting
+    assert "| bits " in defending and provenance.told(here) in defending and "arm64" not in defending
+    (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept["rows"], "machine": {}}))
+    with pytest.raises(InputError, match="earlier version"):
+        bench.run(tmp_path, parts=["defending"], **how)
     with pytest.raises(InputError, match="no part speed of the bench; it has coding, learning"):
         bench.run(tmp_path, parts=["speed"])
 

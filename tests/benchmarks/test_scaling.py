@@ -1,28 +1,34 @@
 """What scaling costs: that the tables are what was measured, and the forecast its arithmetic."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import labkit
 from benchmarks import forecast, scaling
-from labkit import memory
+from labkit import memory, parallel, provenance
 from labkit.errors import InputError
+
+
+def on(**other):
+    told = {"day": "2026-01-31", "data": "photos", "processor": "x86_64", "cores": 2, "threads": 1, "load": 0.1}
+    return {**told, "versions": {"torch": "2"}, **other}
 
 
 def record():
     """Round numbers: 100 ms an image of a core, two ranks at 90 % efficiency, 5 s to start, 10 + 40 ms a batch."""
     return {
-        "machine": {"processor": "x86_64", "cores": 2, "torch": "2", "numba": "0"},
-        "resolution": {"load": 0.1, "data": "photos", "rows": [
+        "resolution": {"on": on(), "rows": [
             {"size": 32, "n": 64, "ms": 2.0, "admm_passes": 100},
             {"size": 224, "n": 4, "ms": 100.0, "admm_passes": 100},
         ]},
-        "message": {"load": 0.1, "data": "photos", "rows": {"bytes": 7471120, "ms": 10.0, "update_ms": 40.0}},
-        "ranks": {"load": 0.1, "data": "folder:cifar10.zip", "rows": [
+        "message": {"on": on(), "rows": {"bytes": 7471120, "ms": 10.0, "update_ms": 40.0}},
+        "ranks": {"on": on(data="folder:cifar10.zip"), "rows": [
             {"ranks": 1, "images": 10_000, "seconds": 36.0, "command": 41.0, "peak_gib": 0.5},
             {"ranks": 2, "images": 10_000, "seconds": 20.0, "command": 25.0, "peak_gib": 0.5},
         ]},
@@ -54,10 +60,13 @@ def test_tables_hold_what_was_measured():
     text = forecast.markdown(record())
     assert rows(text, "Projecting folder:cifar10.zip")["2"] == ["10,000", "20.0", "1.80×", "25.0", "1.64×"]
     assert rows(text, "An image against its resolution")["224×224×3"] == ["4", "100.00", f"{100 / 49:.2f}"]
-    assert "provisional" not in text
+    assert "provisional" not in text.lower() and text.count("Measured on 2026-01-31") == 3
     busy = record()
-    busy["ranks"]["load"] = 5.0
-    assert "provisional" in forecast.markdown(busy)
+    busy["ranks"]["on"]["load"] = 5.0
+    assert forecast.markdown(busy).lower().count("provisional") == 1
+    assert "kinds of machines" not in forecast.markdown(busy)
+    busy["ranks"]["on"]["cores"] = 64
+    assert "measured on 2 kinds of machines" in forecast.markdown(busy)
     del busy["message"]
     assert "ImageNet" not in forecast.markdown(busy)
 
@@ -68,16 +77,42 @@ def test_a_measurement_takes_its_place_in_the_page(tmp_path):
     done = scaling.run(tmp_path, "photos", parts=["filters"], filters=(4,))
     (row,) = done["filters"]["rows"]
     text = page.read_text()
-    assert (
-        row["K"] == 4
-        and row["ms"] > 0
-        and rows(text, "An image against the number of filters")["4"][:2] == ["64", f"{row['ms']:.2f}"]
-    )
+    assert row["K"] == 4 and row["ms"] > 0
+    assert rows(text, "An image against the number of filters")["4"][:2] == ["64", f"{row['ms']:.2f}"]
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert json.loads((tmp_path / scaling.RECORD).read_text()) == done
     page.write_text("no place")
     with pytest.raises(InputError, match="where the tables belong"):
         scaling.run(tmp_path, "photos", parts=["filters"], filters=(4,))
+
+
+def test_each_part_keeps_the_machine_that_it_was_measured_on(tmp_path, monkeypatch):
+    there = on(cores=64, processor="arm64", data="folder:others.zip")
+    before = {"ranks": {"on": there, "rows": record()["ranks"]["rows"]}}
+    (tmp_path / scaling.RECORD).write_text(json.dumps(before))
+    monkeypatch.setattr(scaling, "_by_filters", lambda counts: [{"K": 4, "n": 64, "ms": 1.0}])
+    done = scaling.run(tmp_path, "fashion", parts=["filters"])
+    assert done["ranks"] == before["ranks"]
+    here = done["filters"]["on"]
+    assert here["data"] == "photos" and here["cores"] == os.cpu_count() and here["threads"] == 1
+    text = (tmp_path / scaling.PAGE).read_text()
+    assert "folder:others.zip: arm64, 64 cores, 1 thread" in text.partition("### Projecting")[2].partition("###")[0]
+    assert provenance.told(here) in text.partition("### An image")[2].partition("###")[0]
+
+
+def test_a_record_that_does_not_say_where_its_parts_were_measured_is_refused(tmp_path):
+    old = {"filters": {"rows": [], "data": "photos", "load": 1.0}, "machine": {"cores": 2}}
+    (tmp_path / scaling.RECORD).write_text(json.dumps(old))
+    with pytest.raises(InputError, match="earlier version: it does not say where filters"):
+        scaling.run(tmp_path, "photos", parts=["filters"])
+
+
+def test_threads_are_as_before_after_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "_by_filters", lambda counts: 1 / 0)
+    with parallel.threads(2):
+        with pytest.raises(ZeroDivisionError):
+            scaling.run(tmp_path, "photos", parts=["filters"])
+        assert torch.get_num_threads() == 2
 
 
 def test_unknown_parts_are_named(tmp_path):
