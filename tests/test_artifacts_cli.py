@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -91,6 +92,18 @@ def test_show(store, run):
     printed = [line.split(maxsplit=1) for line in sizes.splitlines()]
     there = sorted((store.root / "dictionary" / name).iterdir())
     assert printed == [[p.name, human_size(p.stat().st_size)] for p in there]
+
+
+def test_names_that_terminals_obey_are_printed_as_text(store, run):
+    """Whoever made the store may have named a kind, a fact or a file."""
+    folder = store.root / "network" / key(ClassifierRecipe())
+    (folder / "x\x9b2J").write_text("")
+    (folder / "facts.json").write_text(json.dumps({"a\x1b[2J": "b\x9b2J"}, ensure_ascii=False))
+    shutil.copytree(folder, store.root / "kind\x1b[2J" / folder.name)
+    lines = (["list"], ["show", f"network/{folder.name}"], ["prune", "--older-than", "0"])
+    printed = [run(*line) for line in lines] + [run("verify", status=1)]
+    assert all(line.isprintable() for text in printed for line in text.split("\n"))
+    assert all(r"[2J" in text or r"\x9b2J" in text for text in printed)
 
 
 def test_verify_names_the_bad_files(store, run):

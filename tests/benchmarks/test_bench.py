@@ -1,13 +1,11 @@
 import json
 import re
-import time
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks import bench
-from labkit import cbpdn, defense_speed, peers, provenance
+from labkit import defense_speed, provenance
 from labkit.errors import InputError
 
 
@@ -80,59 +78,7 @@ def test_rates_are_printed_to_two_digits():
     assert re.findall(r"[\d.,]+ \(n = 64\)", table) == [f"{n} (n = 64)" for n in ("120,000", "46", "7.9", "0.12")]
 
 
-def test_a_defense_is_warm_and_given_the_batch_that_suits_it(monkeypatch):
-    """One that takes a while for any batch is timed on many; one that takes long for an image, on few."""
-    seen = []
-
-    class Sleeper(torch.nn.Module):
-        def __init__(self, batch, image):
-            super().__init__()
-            self.batch, self.image = batch, image
-
-        def forward(self, x):
-            seen.append(len(x))
-            time.sleep(self.batch + self.image * len(x))
-
-    x = torch.zeros(300, 1, 2, 2)
-    monkeypatch.setattr(defense_speed, "_ENOUGH", 0.2)
-    found = defense_speed._timed(Sleeper(0.25, 1e-5), x)
-    assert found["images"] == 256 and seen[0] == 2 and 500 < found["per_second"] < 256 / 0.25
-    seen.clear()
-    assert defense_speed._timed(Sleeper(0, 0.02), x[:20])["images"] in (4, 16)
-    assert max(seen) == 16  # which takes 0.32 seconds, and 0.2 are enough
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sporcos_objective_counts_as_ours(channels):
-    """The codes read from sporco reproduce its own objective, so that the comparison is of the same thing."""
-    from sporco.admm.cbpdn import ConvBPDN
-
-    g = torch.Generator().manual_seed(0)
-    x, d = torch.randn(1, channels, 12, 10, generator=g), torch.randn(4, channels, 3, 3, generator=g)
-    d = d / d.flatten(1).norm(dim=1)[:, None, None, None]
-    _, z = peers.code(x, d, bench.LAM)
-    options = ConvBPDN.Options({"MaxMainIter": 200, "RelStopTol": 5e-3, "Verbose": False})
-    filters, pixels = d.numpy().transpose(2, 3, 1, 0), x[0].numpy().transpose(1, 2, 0)
-    if channels == 1:
-        filters, pixels = filters[:, :, 0], pixels[:, :, 0]
-    solver = ConvBPDN(filters, pixels, bench.LAM, options, dimK=0)
-    code = solver.solve()
-    residual = pixels - solver.reconstruct().squeeze()
-    theirs = 0.5 * (residual**2).sum() + bench.LAM * np.abs(code).sum()
-    assert abs(float(cbpdn.objective(z, x, d, bench.LAM)) - theirs) < 1e-3 * theirs
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sporco_learns_filters_that_we_read(channels):
-    """Its default, proximal gradient with a fixed step, diverges when it goes on for longer (seen at 30 iterations)."""
-    g = torch.Generator().manual_seed(0)
-    x, d = torch.randn(3, channels, 12, 10, generator=g), torch.randn(4, channels, 3, 3, generator=g)
-    d = d / d.flatten(1).norm(dim=1)[:, None, None, None]
-    for consensus, iterations in ((True, 30), (False, 5)):
-        _, found = peers.learn(x, d, 0.3, iterations=iterations, consensus=consensus)
-        assert found.shape == d.shape
-        codes = cbpdn.solve(x, d, 0.3, gap_tol=1e-4), cbpdn.solve(x, found, 0.3, gap_tol=1e-4)
-        before, after = (float(code.objective(x, 0.3).sum()) for code in codes)
-        assert after < before
+def test_the_command_says_bad_input_in_a_sentence(tmp_path, capsys):
+    assert bench.main(["--out", str(tmp_path / "out"), "--parts", "coding,speed"]) == 2
+    assert capsys.readouterr().err.startswith("labkit: there is no part speed")
+    assert not (tmp_path / "out").exists()
