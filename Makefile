@@ -62,10 +62,10 @@ screenshots: $(READY)
 	$(BIN)/python tests/measure_pages.py reports/dashboards
 
 scaling: $(READY)
-	$(BIN)/python -m labkit scaling --dataset '$(DATASET)' --out docs
+	$(BIN)/python -m benchmarks.scaling --dataset '$(DATASET)' --out docs
 
 bench: $(READY)
-	$(BIN)/python -m labkit bench --out reports/bench
+	$(BIN)/python -m benchmarks.bench --out reports/bench
 
 # The paper's tables and its Figures 5 to 7 on real images, and what is read from them. Every part goes on where it was
 # stopped; `labkit plan` tells beforehand what it takes. The photographs that come with packages are for the question of

@@ -9,25 +9,23 @@ import sys
 from pathlib import Path
 
 import labkit
-from labkit import profiles
+from labkit import cli_common, profiles
 from labkit.errors import InputError
 
 FOLDER = Path(labkit.__file__).resolve().parent.parent / "notebooks" / "dashboards"
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: cli_common.Commands) -> None:
+    """Adds `dashboards` to the command line."""
     text = """Make what the dashboards need, if it is not there, and serve them. They are open to this machine alone; on
     another address than its own, whoever comes must bring the token that is printed, or is given as $LABKIT_TOKEN."""
-    parser = commands.add_parser("dashboards", help="sliders in the browser", description=text)
+    parser = cli_common.command(commands, "dashboards", run, "sliders in the browser", text, "resolution", "store")
     parser.add_argument("--profile", default="", help=f"{', '.join(profiles.PROFILES)} (default: quick)")
     parser.add_argument("--dataset", default="", help="as for report (default: fashion)")
-    parser.add_argument("--resolution", type=int, default=0, metavar="N", help="side in pixels (default: as stored)")
-    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts")
     parser.add_argument("--ip", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8866, help="(default: %(default)s)")
     parser.add_argument("--base-url", default="/", metavar="/PATH/", help="where a proxy puts the pages (default: /)")
     parser.add_argument("--prepare", action="store_true", help="only make what the dashboards need")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from labkit import cli_common
+from labkit.cli_common import human_size
 from labkit.errors import InputError, reason
 
 _PYTHON = (3, 11)
@@ -34,12 +36,10 @@ class Finding:
     fatal: bool = False
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: cli_common.Commands) -> None:
     """Adds `doctor` to the command line."""
     text = "Look at this installation and say what to do. Exit status 1 if labkit cannot be used as it is."
-    parser = commands.add_parser("doctor", help="what is wrong with an installation", description=text)
-    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts (default: the lab's own)")
-    parser.set_defaults(run=_doctor)
+    cli_common.command(commands, "doctor", _doctor, "what is wrong with an installation", text, "store")
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -67,8 +67,9 @@ def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
 
 def _python() -> Finding:
     old = sys.version_info < _PYTHON
-    wanted = ".".join(map(str, _PYTHON))
-    return Finding("Python", platform.python_version(), f"use Python {wanted} or newer" if old else "", old)
+    return Finding(
+        "Python", platform.python_version(), "use Python {}.{} or newer".format(*_PYTHON) if old else "", old
+    )
 
 
 def _packages(pins: Path) -> Finding:
@@ -77,15 +78,14 @@ def _packages(pins: Path) -> Finding:
         lines = metadata.requires("labkit") or []
     except metadata.PackageNotFoundError:
         return Finding("packages", "labkit is used without being installed", _AGAIN)
-    needed = {_bare(line): "extra ==" in line for line in lines}
+    needed = {re.match(r"[\w.-]+", line)[0]: "extra ==" in line for line in lines}
     absent = {name: extra for name, extra in needed.items() if _version(name) is None}
     if missing := [name for name, extra in absent.items() if not extra]:
         return Finding("packages", f"missing: {', '.join(missing)}", _AGAIN, fatal=True)
     there = f"{len(needed) - len(absent)} of the {len(needed)} that labkit names"
     if not pins.is_file():
-        return Finding(
-            "packages", f"{there}; not compared with tested versions (no constraints.txt beside the package)"
-        )
+        why = "not compared with tested versions (no constraints.txt beside the package)"
+        return Finding("packages", f"{there}; {why}")
     tested = dict(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text(), re.M))
     other = [
         f"{name} {found} (tested: {version})"
@@ -96,9 +96,8 @@ def _packages(pins: Path) -> Finding:
         some = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
         return Finding("packages", f"{there}; other versions than were tested together: {some}", _AGAIN)
     if absent:
-        return Finding(
-            "packages", f"{there}; without {', '.join(absent)}", f"for notebooks, reports and tests, {_AGAIN}"
-        )
+        advice = f"for notebooks, reports and tests, {_AGAIN}"
+        return Finding("packages", f"{there}; without {', '.join(absent)}", advice)
     return Finding("packages", f"{there}, in the versions that were tested together")
 
 
@@ -137,7 +136,7 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         float(torch.ones(3, device="cuda").sum())
-        return Finding("GPU", f"{properties.name}, {_size(properties.total_memory)}, CUDA {torch.version.cuda}")
+        return Finding("GPU", f"{properties.name}, {human_size(properties.total_memory)}, CUDA {torch.version.cuda}")
     if shutil.which("nvidia-smi"):
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         advice = "install a torch and a torchvision for its driver (pytorch.org), or go on by the CPU"
@@ -146,12 +145,9 @@ def _gpu() -> Finding:
 
 
 def _browser() -> Finding:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if found := next(filter(None, map(shutil.which, names)), None):
-        return Finding("browser", found)
-    return Finding(
-        "browser", "none", "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
-    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
+    return Finding("browser", found or "none", "" if found else advice)
 
 
 def _store(store: str) -> Iterator[Finding]:
@@ -171,7 +167,7 @@ def _store(store: str) -> Iterator[Finding]:
     yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
     free = shutil.disk_usage(near).free
     more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
-    yield Finding("disk", f"{_size(free)} free for it", more if free < _DISK else "")
+    yield Finding("disk", f"{human_size(free)} free for it", more if free < _DISK else "")
 
 
 def _memory() -> Finding:
@@ -179,9 +175,9 @@ def _memory() -> Finding:
         (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     except (OSError, ValueError):
         return Finding("memory", "this system does not say")
-    few = int(free) * 1024 < _MEMORY
-    advice = "close something, or stay with the profiles smoke and quick" if few else ""
-    return Finding("memory", f"{_size(int(free) * 1024)} available", advice)
+    size = int(free) * 1024
+    advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
+    return Finding("memory", f"{human_size(size)} available", advice)
 
 
 def _tried(look: Callable[[], Finding]) -> Finding:
@@ -193,16 +189,8 @@ def _tried(look: Callable[[], Finding]) -> Finding:
         return Finding(what, f"does not work ({type(error).__name__}: {reason(error)})", _AGAIN, what != "gpu")
 
 
-def _bare(requirement: str) -> str:
-    return re.match(r"[\w.-]+", requirement)[0]
-
-
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"

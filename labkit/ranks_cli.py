@@ -1,68 +1,51 @@
-"""The commands `labkit learn`, `project` and `scaling`: what several ranks do together, and what that costs."""
+"""The commands `labkit learn` and `project`: what several ranks do together."""
 
 import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from labkit import profiles, recipes
+from labkit import cli_common, recipes
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
 _FIELDS = ("network", "width", "epochs", "batch", "lr", "weight_decay", "augment", "erase", "levels", "mirrored")
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `learn`, `project` and `scaling` to the command line."""
+def add(commands: cli_common.Commands) -> None:
+    """Adds `learn` and `project` to the command line."""
     text = """Learn from training images what the lab rests on, and keep it: filters, clusters and the filters of each,
     the network, or the networks retrained on T(x). Under torchrun, all ranks do it together."""
-    parser = commands.add_parser("learn", help="filters and networks, by all ranks together", description=text)
-    _arguments(parser)
+    options = ("profile", "dataset", "resolution", "seed", "data-root", "store")
+    brief = "filters and networks, by all ranks together"
+    parser = cli_common.command(commands, "learn", _learn, brief, text, *options)
     parser.add_argument("--what", default="dictionary", metavar="A,B", help=f"{', '.join(WHAT)} (default: %(default)s)")
     how = f"the network's fields that are not the profile's, as in width=0.5,epochs=30: {', '.join(_FIELDS)}"
     parser.add_argument("--classifier", default="", metavar="A=X,B=Y", help=how)
-    parser.set_defaults(run=_learn)
 
     text = """Write T(x) of every image of a data set into a folder, in chunks of half precision with labels and names,
-    and a manifest. Under torchrun, the ranks share the work. A run that was stopped goes on where it was."""
-    parser = commands.add_parser("project", help="T(x) of a whole data set, in chunks", description=text)
-    _arguments(parser, more=" or tar:SHARDS, such as tar:train-{0000..0127}.tar")
+    and a manifest. The data set may also be tar:SHARDS, such as tar:train-{0000..0127}.tar. Under torchrun, the ranks
+    share the work. A run that was stopped goes on where it was."""
+    brief = "T(x) of a whole data set, in chunks"
+    parser = cli_common.command(commands, "project", _project, brief, text, *options)
     splits = ("train", "test", "all")
     parser.add_argument("--split", default="train", choices=splits, help="of tar shards, all (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the chunks")
     parser.add_argument("--images", type=int, metavar="N", help="only the first so many (default: all)")
     parser.add_argument("--learned-on", default="", metavar="DATASET", help="whose filters T has (default: --dataset)")
     parser.add_argument("--clusters", action="store_true", help="T of the stratified space, with filters per cluster")
-    parser.set_defaults(run=_project)
-
-    text = """Measure what an image, a rank and a message cost, and what that foretells for ImageNet; write scaling.json
-    and the tables of SCALING.md. Takes about ten minutes on two idle cores."""
-    parser = commands.add_parser("scaling", help="measure what scaling up costs", description=text)
-    parser.add_argument("--dataset", default="fashion", help="what ranks learn from and project (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default="docs", metavar="DIR", help="of the files (default: %(default)s)")
-    parser.add_argument("--parts", default="", metavar="A,B", help="only these, the others as measured before")
-    parser.set_defaults(run=_scaling)
-
-
-def _arguments(parser: argparse.ArgumentParser, more: str = "") -> None:
-    parser.add_argument("--profile", default="quick", help=f"{', '.join(profiles.PROFILES)} (default: %(default)s)")
-    parser.add_argument("--dataset", default="fashion", help=f"as for `labkit report`{more} (default: %(default)s)")
-    parser.add_argument("--resolution", type=int, default=0, metavar="N", help="side in pixels (default: as stored)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is learned (default: %(default)s)")
-    parser.add_argument("--data-root", default="", metavar="D", help="folder of downloaded data sets")
-    parser.add_argument("--store", default="", metavar="D", help="folder of artifacts, which every rank can read")
 
 
 def _learn(options: argparse.Namespace) -> int:
     wanted = options.what.split(",")
     if unknown := sorted(set(wanted) - set(WHAT)):
         raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
-    lab = _lab(options, options.dataset)
+    lab = cli_common.lab(options)
     lab = replace(lab, classifier=_changed(lab.classifier, options.classifier))
     from labkit import parallel
 
     with parallel.session():
-        bench = _bench(options)
+        bench = cli_common.workbench(options)
         builds = {
             "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
             "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),
@@ -84,7 +67,7 @@ def _learn(options: argparse.Namespace) -> int:
 def _changed(recipe: recipes.ClassifierRecipe, told: str) -> recipes.ClassifierRecipe:
     """The recipe with the fields of "name=value,name=value" in place of its own."""
     changed = {}
-    for part in filter(None, told.split(",")):
+    for part in cli_common.listed(told):
         name, _, value = part.partition("=")
         if name not in _FIELDS:
             raise InputError(f"--classifier takes {', '.join(_FIELDS)}, each as name=value; got {part!r}")
@@ -110,7 +93,7 @@ def _project(options: argparse.Namespace) -> int:
         raise InputError("filters are not learned from tar shards; name with --learned-on a data set to learn them on")
     if options.images is not None and options.images < 1:
         raise InputError(f"--images is a number above 0; got {options.images}")
-    lab = _lab(options, source)
+    lab = cli_common.lab(options, source)
     recipe = lab.stratified if options.clusters else lab.transform
     from labkit import memory, parallel, project, streams
 
@@ -159,33 +142,12 @@ def _learned(options: argparse.Namespace, recipe) -> tuple:
     if found:
         device = parallel.device() or ("cuda" if torch.cuda.is_available() else "cpu")
         return SparseTransform.of(recipe, found[0]["d"]).to(device), found[1]
-    bench = _bench(options)
+    bench = cli_common.workbench(options)
     return bench.transform(recipe), bench.images(recipe.data, "train").digest
 
 
 def _channels(layer) -> int:
     return next(tensor for name, tensor in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]
-
-
-def _scaling(options: argparse.Namespace) -> int:
-    from labkit import scaling
-
-    parts = [part for part in options.parts.split(",") if part]
-    scaling.run(options.out, options.dataset, parts=parts)
-    print(f"scaling: {options.out / scaling.PAGE}")
-    return 0
-
-
-def _lab(options: argparse.Namespace, dataset: str) -> profiles.Profile:
-    lab = profiles.profile(options.profile, dataset=dataset, resolution=options.resolution)
-    return recipes.reseed(lab, options.seed)
-
-
-def _bench(options: argparse.Namespace):
-    from labkit import parallel
-    from labkit.artifacts import Workbench
-
-    return Workbench(options.store, data_root=options.data_root, progress=parallel.rank() == 0)
 
 
 def _spent(seconds: float) -> str:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import labkit
-from labkit import inventory, store
+from labkit import artifacts_cli, store
 from labkit.recipes import DictionaryRecipe
 from labkit.store import Store, locked
 
@@ -82,9 +82,9 @@ def outcome(root: Path) -> dict[str, str]:
     """What lies in a store, to the last bit, but for times and ids of runs. Everything is whole and finished."""
     kept = Store(root)
     # Killed between the two, an artifact is there and its scratch folder too: until somebody asks for the artifact.
-    assert all((left.path.parent / left.key).is_dir() for left in inventory.unfinished(kept))
+    assert all((left.path.parent / left.key).is_dir() for left in artifacts_cli.artifacts(kept, unfinished=True))
     found = {}
-    for entry, wrong in inventory.verify(inventory.artifacts(kept)):
+    for entry, wrong in artifacts_cli.verify(artifacts_cli.artifacts(kept)):
         assert wrong == {}
         facts = json.loads((entry.path / "facts.json").read_text())
         told = json.dumps(
@@ -128,7 +128,7 @@ def test_killed_at_any_moment_the_work_goes_on_to_the_same_end(labour, undisturb
             ended = labour.wait(child)
             kills += ended == -signal.SIGKILL
             assert ended in (0, -signal.SIGKILL), labour.said.read_text()
-            for _, wrong in inventory.verify(inventory.artifacts(Store(root))):
+            for _, wrong in artifacts_cli.verify(artifacts_cli.artifacts(Store(root))):
                 assert wrong == {}  # what is there under its name is whole, at every moment
             if ended == 0:
                 break
@@ -155,7 +155,7 @@ def test_every_file_of_every_artifact_may_decay(labour, undisturbed, tmp_path):
     """Truncated, flipped, emptied or gone: it is built again, to the same bits."""
     root, draw = tmp_path / "store", random.Random(2)
     shutil.copytree(undisturbed[0], root)
-    for entry in inventory.artifacts(Store(root)):
+    for entry in artifacts_cli.artifacts(Store(root)):
         file = draw.choice(sorted(entry.path.iterdir()))
         raw = bytearray(file.read_bytes())
         at = draw.randrange(len(raw))
@@ -164,13 +164,13 @@ def test_every_file_of_every_artifact_may_decay(labour, undisturbed, tmp_path):
         file.write_bytes({"flip": raw, "cut": raw[:at], "empty": b"", "gone": b""}[how])
         if how == "gone":
             file.unlink()
-    assert all(wrong for _, wrong in inventory.verify(inventory.artifacts(Store(root))))
+    assert all(wrong for _, wrong in artifacts_cli.verify(artifacts_cli.artifacts(Store(root))))
     labour.do(root)
     # Rows are what is asked for; what they were made of is only built again when something needs it.
     expected = outcome(undisturbed[0])
-    for entry, wrong in inventory.verify(inventory.artifacts(Store(root))):
+    for entry, wrong in artifacts_cli.verify(artifacts_cli.artifacts(Store(root))):
         if wrong:
-            inventory.remove(entry)
+            artifacts_cli.remove(entry)
     found = outcome(root)
     assert found.items() <= expected.items() and sum(name.startswith("row/") for name in found) == 3
 
@@ -244,11 +244,11 @@ def test_a_clock_that_jumps_breaks_no_lock_and_no_artifact(tmp_path, holder, mon
         warnings.simplefilter("error")
         again = kept.fetch("dictionary", RECIPE, lambda scratch: pytest.fail("built again"))
     assert torch.equal(again.tensors["d"], torch.ones(3))
-    (found,) = inventory.artifacts(kept)
+    (found,) = artifacts_cli.artifacts(kept)
     assert found.age >= 0
     if jump > 0:  # made in the future, it is no older than a day
         monkeypatch.setattr(time, "time", real)
-        assert inventory.prunable(kept, older_than=1) == []
+        assert artifacts_cli.prunable(kept, older_than=1) == []
 
 
 READER = """
@@ -301,8 +301,8 @@ def test_a_link_to_an_artifact_is_read_and_only_the_link_is_removed(tmp_path):
     ours.symlink_to(theirs.path)
     kept = Store(tmp_path / "ours")
     assert kept.fetch("dictionary", RECIPE, lambda scratch: pytest.fail("built again")).facts == {"n": 1}
-    (entry,) = inventory.artifacts(kept)
-    assert inventory.remove(entry)
+    (entry,) = artifacts_cli.artifacts(kept)
+    assert artifacts_cli.remove(entry)
     assert list(ours.parent.iterdir()) == [] and store.flaws(theirs.path) == {}
 
 
@@ -319,6 +319,6 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(labour, undisturbed, pict
     line = [sys.executable, "-c", program, tmp_path, pictures, "30000"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 1 and "File too large" in done.stderr.splitlines()[-1]
-    assert all(wrong == {} for _, wrong in inventory.verify(inventory.artifacts(Store(tmp_path))))
+    assert all(wrong == {} for _, wrong in artifacts_cli.verify(artifacts_cli.artifacts(Store(tmp_path))))
     labour.do(tmp_path)
     assert outcome(tmp_path) == outcome(undisturbed[0])

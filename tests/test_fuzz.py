@@ -18,7 +18,7 @@ from hostile import bent, cases, mutants, put, survive, tree
 from PIL import Image
 from safetensors.torch import save as safetensors
 
-from labkit import checkpoint, data, imagefiles, inventory, networks, store, streams
+from labkit import artifacts_cli, checkpoint, data, imagefiles, networks, store, streams
 from labkit.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.stl import load_dictionary
 
@@ -218,10 +218,10 @@ def test_a_look_into_a_store_of_anything(tmp_path, name):
 
     def read(raw: bytes) -> None:
         put(found.path / name, raw)
-        (entry,) = inventory.artifacts(kept)
+        (entry,) = artifacts_cli.artifacts(kept)
         assert isinstance(entry.summary, str) and "\n" not in entry.summary
-        assert all(isinstance(wrong, dict) for _, wrong in inventory.verify([entry]))
-        inventory.contents(entry)
+        assert all(isinstance(wrong, dict) for _, wrong in artifacts_cli.verify([entry]))
+        artifacts_cli.contents(entry)
 
     taken, _ = survive(read, inputs)
     assert taken

@@ -19,7 +19,6 @@ from PIL import Image
 from small_notebooks import save
 
 from labkit import (  # noqa: F401  those not used here are imported so that no case waits for it
-    bench,
     cbpdn,
     findings,
     plan,
@@ -101,7 +100,7 @@ def command_lines(count: int, root: Path, seed: int = 0):
         "--dataset": ["fashion", "folder:", "folder:nowhere", *(f"folder:{p}" for p in places), *texts],
         "--resolution": numbers, "--seed": numbers, "--cell-timeout": numbers, "--older-than": numbers,
         "--data-root": places, "--store": places, "--out": [str(root / "out" / "a"), str(root / "file"), "x" * 300],
-        "--notebooks": ["01", "1,2", *texts], "--notebook-dir": places, "--parts": ["coding", "x,y", *texts],
+        "--notebooks": ["01", "1,2", *texts], "--notebook-dir": places,
         "--only": ["defense=STL", "attack=FGSM-0.08,Clean", "knowledge=", "retrained=yes", "=x", *texts],
         "--kind": ["kind", *texts], "--unfinished": None, "--yes": None, "--list": None, "--help": None,
     }  # fmt: skip
@@ -112,7 +111,6 @@ def command_lines(count: int, root: Path, seed: int = 0):
         "table": (tables, ("--profile", "--dataset", "--resolution", "--seed", "--data-root", "--store", "--only")),
         "plan": (tables, ("--profile", "--dataset", "--resolution", "--seed", "--data-root", "--store", "--only",
                           "--list")),
-        "bench": ([], ("--dataset", "--data-root", "--out", "--parts")),
         "findings": ([place for place in places if place not in ("/", "../../x")], ("--out",)),
         "artifacts": (["list", "show", "verify", "prune", *texts], ("--store", "--kind", "--older-than", "--unfinished",
                                                                     "--yes")),
@@ -122,7 +120,7 @@ def command_lines(count: int, root: Path, seed: int = 0):
         name = draw.choice(list(commands))
         words, options = commands[name]
         line = [name, *draw.sample(words, min(len(words), draw.choice((0, 1, 1, 1, 2))))]
-        if name in ("report", "bench", "findings") and draw.random() < 0.9:
+        if name in ("report", "findings") and draw.random() < 0.9:
             line += ["--out", draw.choice(values["--out"])]
         for option in draw.sample(options, draw.randrange(min(4, len(options)) + 1)):
             line += [option] if values[option] is None else [option, draw.choice(values[option])]

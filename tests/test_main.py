@@ -12,7 +12,7 @@ from small_notebooks import save
 
 import labkit
 from labkit import profiles
-from labkit.__main__ import COMMANDS, main
+from labkit.__main__ import main
 
 
 def report(lab: Path, *options: str) -> list[str]:
@@ -54,7 +54,13 @@ def test_no_command_or_an_unknown_one_is_bad_input(capsys):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
-    assert len(COMMANDS) == len({(add.__module__, add.__name__) for add in COMMANDS})
+
+
+@pytest.mark.parametrize("name", ["bench", "scaling"])
+def test_commands_that_left_the_package_say_where_they_went(capsys, name):
+    assert main([name, "--out", "x"]) == 2
+    printed = capsys.readouterr()
+    assert re.fullmatch(rf"labkit: .*`make {name}`.*\n", printed.err) and printed.out == ""
 
 
 def test_profiles_prints_the_recipes(capsys):

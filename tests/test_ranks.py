@@ -128,6 +128,7 @@ def test_a_classifier_is_learned_as_told_and_judged_on_test_images(capsys, tmp_p
 def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
     for command, words in (
         (["learn", "--what", "filters"], "dictionary, clusters, classifier, retrained"),
+        (["learn", "--seed", "-1"], "from 0 to 4294967295; got -1"),
         (["learn", "--classifier", "depth=3"], "augment, erase, levels, mirrored"),
         (["learn", "--classifier", "augment=1"], "yes or no for augment; got '1'"),
         (["learn", "--classifier", "epochs=many"], "a number for epochs; got 'many'"),

@@ -2,6 +2,8 @@
 
 import math
 
+import pandas as pd
+
 from labkit import provenance
 
 TRAIN, TEST = 1_281_167, 50_000  # images of ILSVRC-2012
@@ -141,5 +143,4 @@ def _money(dollars: float) -> str:
 
 
 def _table(head: list, lines: list[list]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    return pd.DataFrame(lines, columns=head).to_markdown(index=False, disable_numparse=True)

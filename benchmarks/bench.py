@@ -1,16 +1,19 @@
 """Speed, measured: every number is a ratio of two things timed in one process on the same threads."""
 
+import argparse
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit import cbpdn, cdl, conv, data, defense_speed, memory, peers, provenance, stl
+from labkit import cbpdn, cdl, cli_common, conv, data, defense_speed, memory, peers, provenance, stl
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
@@ -98,20 +101,22 @@ def markdown(record: dict) -> str:
 
 def _about_coding(rows: list[dict]) -> list[str]:
     lines = [
-        "",
-        "| size | n | ours, ms an image | sporco, ms an image | sporco / ours | least, ms an image | ours / least "
-        "| objective, ours / sporco's | backward / forward of T |",
-        "|---|---|---|---|---|---|---|---|---|",
+        {
+            "size": f"{r['size']}×{r['size']}×{r['channels']}",
+            "n": f"{r['n']} (sporco {r['n_sporco']})",
+            "ours, ms an image": f"{r['ours_ms']:.2f}",
+            "sporco, ms an image": f"{r['sporco_ms']:.0f}",
+            "sporco / ours": f"{r['sporco_ms'] / r['ours_ms']:.0f}×",
+            "least, ms an image": f"{r['least_ms']:.2f}",
+            "ours / least": f"{r['ours_ms'] / r['least_ms']:.1f}×",
+            "objective, ours / sporco's": f"{r['objective_ratio']:.4f}",
+            "backward / forward of T": f"{r['backward_ratio']:.2f}",
+        }
+        for r in rows
     ]
-    for r in rows:
-        lines.append(
-            f"| {r['size']}×{r['size']}×{r['channels']} | {r['n']} (sporco {r['n_sporco']}) | {r['ours_ms']:.2f} "
-            f"| {r['sporco_ms']:.0f} | {r['sporco_ms'] / r['ours_ms']:.0f}× | {r['least_ms']:.2f} "
-            f"| {r['ours_ms'] / r['least_ms']:.1f}× | {r['objective_ratio']:.4f} "
-            f"| {r['backward_ratio']:.2f} |"
-        )
     return [
-        *lines,
+        "",
+        _table(lines),
         "",
         "Least: one analysis and one synthesis by torch's dense convolutions in float32. Ours can take less: all but "
         "its last passes are in bfloat16 where the processor has the instructions, and its synthesis is of the few "
@@ -121,15 +126,17 @@ def _about_coding(rows: list[dict]) -> list[str]:
 
 def _about_learning(learning: dict) -> list[str]:
     lines = [
-        "",
-        "| filters learned by | seconds | held-out objective an image | sporco's seconds / ours |",
-        "|---|---|---|---|",
+        {
+            "filters learned by": r["by"],
+            "seconds": f"{r['seconds']:.1f}",
+            "held-out objective an image": f"{r['held']:.3f}",
+            "sporco's seconds / ours": f"{r['ratio']:.0f}×" if r["ratio"] else "",
+        }
+        for r in learning["runs"]
     ]
-    for r in learning["runs"]:
-        ratio = f"{r['ratio']:.0f}×" if r["ratio"] else ""
-        lines.append(f"| {r['by']} | {r['seconds']:.1f} | {r['held']:.3f} | {ratio} |")
     return [
-        *lines,
+        "",
+        _table(lines),
         "",
         f"From {learning['images']} images of 32×32, {learning['iterations']} iterations of sporco; held out: "
         f"{learning['n_held']} test images. All start from the same patches, with objective {learning['start']:.3f}. "
@@ -139,31 +146,30 @@ def _about_learning(learning: dict) -> list[str]:
 
 
 def _about_many(found: dict) -> list[str]:
-    return [
-        "",
-        "| images | seconds | peak memory of the process, GiB |",
-        "|---|---|---|",
-        f"| {found['n']:,} | {found['seconds']:.0f} | {found['peak_gib']:.2f} |",
-    ]
+    line = {
+        "images": f"{found['n']:,}",
+        "seconds": f"{found['seconds']:.0f}",
+        "peak memory of the process, GiB": f"{found['peak_gib']:.2f}",
+    }
+    return ["", _table([line])]
 
 
 def _defending(rows: list[dict]) -> list[str]:
     """One line per defense, one column per size: images a second, and how many there were at once."""
-    sizes = list(dict.fromkeys(r["size"] for r in rows))
-    cells = {(r["defense"], r["size"]): f"{_rounded(r['per_second'])} (n = {r['images']})" for r in rows}
-    lines = [
-        "",
-        f"| defense | {' | '.join(f'{size}×{size}' for size in sizes)} |",
-        "|---|" + "---|" * len(sizes),
-    ]
-    for name in dict.fromkeys(r["defense"] for r in rows):
-        lines.append(f"| {name} | {' | '.join(cells[name, size] for size in sizes)} |")
+    lines = {r["defense"]: {"defense": r["defense"]} for r in rows}
+    for r in rows:
+        lines[r["defense"]][f"{r['size']}×{r['size']}"] = f"{_rounded(r['per_second'])} (n = {r['images']})"
     return [
-        *lines,
+        "",
+        _table(list(lines.values())),
         "",
         "n images at once, of 4, 16, 64 and 256 the number at which it was fastest. SAP, PD-Ens (deflection), Crop-Ens "
         "(crops), TVM+quilt and the detectors are timed with the network that they stand around; the others alone.",
     ]
+
+
+def _table(rows: list[dict]) -> str:
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _rounded(rate: float) -> str:
@@ -266,3 +272,25 @@ def _learn_many(source: dict, n: int) -> tuple[int, float]:
     started = time.perf_counter()
     cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=len(train), passes=1, held=0))
     return len(train), time.perf_counter() - started
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m benchmarks.bench`; returns its exit status."""
+    text = """Time coding and learning beside sporco's and the least any solver must do, and every defense beside STL;
+    write bench.json and bench.md. Takes about half an hour, most of it sporco's."""
+    parser = argparse.ArgumentParser(prog="benchmarks.bench", description=text)
+    cli_common.add_options(parser, "dataset", "data-root", "parts")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
+    parser.set_defaults(run=_bench, dataset="photos")
+    return cli_common.run(parser, arguments)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    parts = cli_common.listed(options.parts)
+    print(markdown(run(options.out, dataset=options.dataset, data_root=options.data_root or None, parts=parts)))
+    print(f"bench: {options.out / 'bench.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

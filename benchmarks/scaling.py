@@ -1,5 +1,6 @@
 """Scaling, measured: what an image, a rank and a message cost. `forecast` says what follows from it for ImageNet."""
 
+import argparse
 import json
 import os
 import re
@@ -13,9 +14,9 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from labkit import cbpdn, cdl, data, parallel, provenance
+from benchmarks.forecast import markdown
+from labkit import cbpdn, cdl, cli_common, data, parallel, provenance
 from labkit.errors import InputError
-from labkit.forecast import markdown
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
 from labkit.split import split
@@ -24,8 +25,9 @@ from labkit.stl import SparseTransform
 _PHOTOS = ("resolution", "filters", "message")  # parts that measure photographs, whatever the data set
 PARTS = ("resolution", "filters", "message", "learning", "ranks", "memory")
 RECORD, PAGE = "scaling.json", "SCALING.md"
+_ROOT = str(Path(__file__).resolve().parents[1])
 
-_BEGIN, _END = "<!-- measured by `labkit scaling` -->", "<!-- end -->"
+_BEGIN, _END = "<!-- measured by `make scaling` -->", "<!-- end -->"
 _K, _S, _LAM, _SIDE = 64, 8, 0.2, 224
 _PIXELS = 64 * 32**2  # of the images that are timed at each size
 _PROJECTED = re.compile(r"(\d+) ranks, ([\d.]+) s, ([\d.]+) GiB at most")
@@ -143,15 +145,16 @@ class _Runs:
         return {"ranks": ranks, "images": images, "seconds": float(found[2]), "command": took, "peak_gib": peak}
 
     def message(self) -> dict:
-        return json.loads(self._torchrun(2, "labkit.scaling").splitlines()[-1])
+        return json.loads(self._torchrun(2, "benchmarks.scaling", "--message").splitlines()[-1])
 
     def _options(self) -> tuple[str, ...]:
         return ("--profile", self.profile, "--dataset", self.dataset, "--store", str(self.store))
 
     def _torchrun(self, ranks: int, *module: str) -> str:
         line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*line, *module], env=one_thread, capture_output=True, text=True)
+        paths = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        done = subprocess.run([*line, *module], env=environment, capture_output=True, text=True)
         if done.returncode:
             told = [line for line in done.stderr.splitlines() if line.startswith("labkit: ")]
             raise InputError(f"{module[0]} failed under torchrun; {(told or done.stderr.splitlines())[-1]}")
@@ -173,5 +176,27 @@ def _message() -> None:
             print(json.dumps({"bytes": 8 * numbers, "ms": 1e3 * reduce, "update_ms": 1e3 * update}))
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m benchmarks.scaling`; returns its exit status."""
+    text = """Measure what an image, a rank and a message cost, and what that foretells for ImageNet; write scaling.json
+    and the tables of SCALING.md. Takes about ten minutes on two idle cores."""
+    parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=text)
+    cli_common.add_options(parser, "dataset", "parts")
+    parser.add_argument("--out", type=Path, default="docs", metavar="DIR", help="of the files (default: %(default)s)")
+    what = "only print what a step of learning costs beside coding; for ranks that torchrun has started"
+    parser.add_argument("--message", action="store_true", help=what)
+    parser.set_defaults(run=_scaling)
+    return cli_common.run(parser, arguments)
+
+
+def _scaling(options: argparse.Namespace) -> int:
+    if options.message:
+        _message()
+        return 0
+    run(options.out, options.dataset, parts=cli_common.listed(options.parts))
+    print(f"scaling: {options.out / PAGE}")
+    return 0
+
+
 if __name__ == "__main__":
-    _message()
+    sys.exit(main())
