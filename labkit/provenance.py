@@ -1,10 +1,12 @@
-"""Where a result comes from: versions, the commit, and digests of the files it left."""
+"""Where a result comes from: versions, the commit, and digests of the files it left, each whole or absent."""
 
 import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +33,42 @@ def commit(folder: Path) -> str:
         return ""
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(path: Path, root: Path) -> dict[str, Any]:
     """`path` relative to `root`, its size in bytes and its SHA-256."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
+    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def write(path: Path, content: bytes) -> None:
     """Write a file that is seen under its name only when it is complete."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path`; what is written there replaces `path` once it is on disk, or goes after an error."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(content)
+        yield partial
+        flush(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Make sure that a file or folder is on disk before anything refers to it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _git(folder: Path, *arguments: str) -> str:
