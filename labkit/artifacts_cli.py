@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit import units
 from labkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _list(options: argparse.Namespace) -> int:
     print(f"{_total(found)} in {store.root}")
     left = inventory.unfinished(store, kind=options.kind)
     if left:
-        print(f"and {human_size(sum(e.size for e in left))} unfinished in {len(left)} (see prune --unfinished)")
+        print(f"and {units.size(sum(e.size for e in left))} unfinished in {len(left)} (see prune --unfinished)")
     return 0
 
 
@@ -60,7 +61,7 @@ def _show(options: argparse.Namespace) -> int:
 
     entry = inventory.find(_store(options), options.key)
     inside = inventory.contents(entry)
-    print(f"{entry.kind} {entry.key}, {human_size(entry.size)}, built {human_age(entry.age)} ago\n{entry.path}")
+    print(f"{entry.kind} {entry.key}, {units.size(entry.size)}, built {human_age(entry.age)} ago\n{entry.path}")
     print("\nrecipe")
     print(_indent(json.dumps(inside.recipe, indent=2, ensure_ascii=False)))
     if inside.facts:
@@ -74,7 +75,7 @@ def _show(options: argparse.Namespace) -> int:
         ]
         _print_table(rows)
     print("\nfiles")
-    _print_table([(f"  {name}", human_size(size)) for name, size in inside.files.items()], right={1})
+    _print_table([(f"  {name}", units.size(size)) for name, size in inside.files.items()], right={1})
     return 0
 
 
@@ -133,15 +134,6 @@ def _store(options: argparse.Namespace) -> "Store":
     return store
 
 
-def human_size(size: float) -> str:
-    """A number of bytes in three digits or so: 812 B, 9.3 kB, 147 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def human_age(seconds: float) -> str:
     """A time in whole units, rounded down: 42 s, 5 min, 3 h, 12 d, 2 y."""
     for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h"), (730 * 86400, 86400, "d")):
@@ -151,13 +143,13 @@ def human_age(seconds: float) -> str:
 
 
 def _total(entries: Sequence["Entry"], noun: str = "artifact") -> str:
-    return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}, {human_size(sum(e.size for e in entries))},"
+    return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}, {units.size(sum(e.size for e in entries))},"
 
 
 def _print_entries(entries: Sequence["Entry"]) -> None:
     if entries:
         head = ("kind", "key", "size", "age", "recipe")
-        rows = [(e.kind, e.key, human_size(e.size), human_age(e.age), e.summary) for e in entries]
+        rows = [(e.kind, e.key, units.size(e.size), human_age(e.age), e.summary) for e in entries]
         _print_table([head, *rows], right={2, 3}, width=shutil.get_terminal_size((160, 24)).columns)
 
 

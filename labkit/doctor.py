@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from labkit import units
 from labkit.errors import InputError, reason
 
 _PYTHON = (3, 11)
@@ -137,7 +138,7 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         float(torch.ones(3, device="cuda").sum())
-        return Finding("GPU", f"{properties.name}, {_size(properties.total_memory)}, CUDA {torch.version.cuda}")
+        return Finding("GPU", f"{properties.name}, {units.size(properties.total_memory)}, CUDA {torch.version.cuda}")
     if shutil.which("nvidia-smi"):
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         advice = "install a torch and a torchvision for its driver (pytorch.org), or go on by the CPU"
@@ -171,7 +172,7 @@ def _store(store: str) -> Iterator[Finding]:
     yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
     free = shutil.disk_usage(near).free
     more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
-    yield Finding("disk", f"{_size(free)} free for it", more if free < _DISK else "")
+    yield Finding("disk", f"{units.size(free)} free for it", more if free < _DISK else "")
 
 
 def _memory() -> Finding:
@@ -181,7 +182,7 @@ def _memory() -> Finding:
         return Finding("memory", "this system does not say")
     few = int(free) * 1024 < _MEMORY
     advice = "close something, or stay with the profiles smoke and quick" if few else ""
-    return Finding("memory", f"{_size(int(free) * 1024)} available", advice)
+    return Finding("memory", f"{units.size(int(free) * 1024)} available", advice)
 
 
 def _tried(look: Callable[[], Finding]) -> Finding:
@@ -202,7 +203,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from labkit import profiles, recipes
+from labkit import profiles, recipes, units
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
@@ -75,7 +75,7 @@ def _learn(options: argparse.Namespace) -> int:
             built = build()
             if parallel.rank() == 0:
                 took = time.perf_counter() - started
-                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({_spent(took)})")
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({units.duration(took)})")
                 if what == "classifier":
                     print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
     return 0
@@ -186,7 +186,3 @@ def _bench(options: argparse.Namespace):
     from labkit.artifacts import Workbench
 
     return Workbench(options.store, data_root=options.data_root, progress=parallel.rank() == 0)
-
-
-def _spent(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

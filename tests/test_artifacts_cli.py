@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import labkit
-from labkit import inventory, recipes
+from labkit import inventory, recipes, units
 from labkit.__main__ import main
-from labkit.artifacts_cli import human_age, human_size
+from labkit.artifacts_cli import human_age
 from labkit.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.store import Store, key, locked
 
@@ -56,7 +56,7 @@ def test_list(store, run):
     assert re.split(r"  +", head) == ["kind", "key", "size", "age", "recipe"]
     size = sum(len(p.read_bytes()) for p in (store.root / "dictionary" / key(DICTIONARY)).iterdir())
     assert re.split(r"  +", dictionary) == [
-        "dictionary", key(DICTIONARY), human_size(size), "5 d", "K=12 S=8 lam=0.2 data(fashion)",
+        "dictionary", key(DICTIONARY), units.size(size), "5 d", "K=12 S=8 lam=0.2 data(fashion)",
     ]  # fmt: skip
     assert re.split(r"  +", network)[:3] == ["network", key(ClassifierRecipe()), "1.2 MB"]
     assert head.index("recipe") == dictionary.index("K=12") == network.index("vgg16")
@@ -90,7 +90,7 @@ def test_show(store, run):
     assert tensors == "  d  F32  2 × 3\n  n  I64  one number\n"
     printed = [line.split(maxsplit=1) for line in sizes.splitlines()]
     there = sorted((store.root / "dictionary" / name).iterdir())
-    assert printed == [[p.name, human_size(p.stat().st_size)] for p in there]
+    assert printed == [[p.name, units.size(p.stat().st_size)] for p in there]
 
 
 def test_verify_names_the_bad_files(store, run):
@@ -160,8 +160,6 @@ def test_the_list_does_not_wait_for_torch(store):
         assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_sizes_and_ages():
-    sizes = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 99_949: "99.9 kB", 99_951: "100 kB", 1e6: "1.0 MB", 3e12: "3.0 TB"}
-    assert {n: human_size(n) for n in sizes} == sizes
+def test_ages():
     ages = {0: "0 s", 59.9: "59 s", 60: "1 min", 3599: "59 min", 3 * 3600: "3 h", 2 * 86400: "2 d", 731 * 86400: "2 y"}
     assert {t: human_age(t) for t in ages} == ages
