@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from benchmarks import stamps
 from labkit import cbpdn, cdl, cli_common, conv, data, defense_speed, memory, peers, provenance, stl
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
@@ -46,7 +47,7 @@ def run(
     parts  of PARTS, the ones to measure; all others are taken from an earlier bench.json in `out`. () for all. Every
            part is written as soon as it is measured, so that a run that was stopped can be completed by its others
 
-    Returns what bench.json holds: for each part its "rows", and "on", where they were measured (`provenance.stamp`).
+    Returns what bench.json holds: for each part its "rows", and "on", where they were measured (`stamps.stamp`).
     Raises InputError for an unknown part, and for a bench.json of an earlier version.
     """
     if unknown := sorted(set(parts) - set(PARTS)):
@@ -63,10 +64,10 @@ def run(
         ).to_dict("records"),
     }  # fmt: skip
     file = Path(out) / "bench.json"
-    record = provenance.earlier(file) if parts else {}
+    record = stamps.earlier(file) if parts else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     for part in parts or PARTS:
-        on = provenance.stamp(DataRecipe(dataset).label, torch.get_num_threads(), "torch", "numba", "sporco")
+        on = stamps.stamp(DataRecipe(dataset).label, torch.get_num_threads(), "torch", "numba", "sporco")
         record[part] = {"rows": measures[part](), "on": on}
         provenance.write(file, (json.dumps(record, indent=1) + "\n").encode())
         provenance.write(file.with_suffix(".md"), markdown(record).encode())
@@ -95,7 +96,7 @@ def markdown(record: dict) -> str:
     for part, (title, table) in sections.items():
         if part in record:
             rows, on = record[part]["rows"], record[part]["on"]
-            lines += ["", f"## {title.format(on['data'])}", *table(rows), "", provenance.told(on)]
+            lines += ["", f"## {title.format(on['data'])}", *table(rows), "", stamps.told(on)]
     return "\n".join([*lines, "", "Ratios were taken in one process.", ""])
 
 

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from labkit import provenance
+from benchmarks import stamps
 
 TRAIN, TEST = 1_281_167, 50_000  # images of ILSVRC-2012
 EPOCHS = 100  # of retraining, as in the profile `paper`
@@ -29,7 +29,7 @@ def markdown(record: dict) -> str:
         ("learning", _learning), ("message", _message),
     ):  # fmt: skip
         if part in record:
-            parts += [table(record[part]), provenance.told(record[part]["on"])]
+            parts += [table(record[part]), stamps.told(record[part]["on"])]
     if record.keys() >= set(_FORETELLING):
         parts.append(_forecast(record))
     return "\n\n".join(parts) + "\n"

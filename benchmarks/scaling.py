@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from benchmarks import stamps
 from benchmarks.forecast import markdown
 from labkit import cbpdn, cdl, cli_common, data, parallel, provenance
 from labkit.errors import InputError
@@ -51,14 +52,14 @@ def run(
     parts  only these; the others stay as they were measured before. Each is written as soon as it is measured
 
     What needs several ranks is run as a user would run it, by torchrun, on a store of its own. The record holds for
-    each part its "rows", and "on", where they were measured (`provenance.stamp`). Raises InputError for an unknown
+    each part its "rows", and "on", where they were measured (`stamps.stamp`). Raises InputError for an unknown
     part, for a scaling.json of an earlier version, or when such a run fails.
     """
     if unknown := sorted(set(parts) - set(PARTS)):
         raise InputError(f"there is no part {', '.join(unknown)} of the measurement; it has {', '.join(PARTS)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    record = provenance.earlier(out / RECORD)
+    record = stamps.earlier(out / RECORD)
     with parallel.threads(1), tempfile.TemporaryDirectory() as scratch:
         runs = _Runs(dataset, split, profile, Path(scratch))
         measures = {
@@ -70,7 +71,7 @@ def run(
             "memory": lambda: [runs.project(2, n) for n in many],
         }
         for part in tqdm(parts or PARTS, desc="measuring", unit="part"):
-            on = provenance.stamp("photos" if part in _PHOTOS else DataRecipe(dataset).label, 1, "torch", "numba")
+            on = stamps.stamp("photos" if part in _PHOTOS else DataRecipe(dataset).label, 1, "torch", "numba")
             record[part] = {"rows": measures[part](), "on": on}
             provenance.write(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
             _insert(out / PAGE, markdown(record))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from labkit import provenance
 from labkit.errors import reason
 
 
@@ -18,11 +18,10 @@ def write(file: Path, run: dict, tensors: dict[str, Tensor], facts: dict) -> Non
     """Replace `file` by these tensors and plain facts; `run` says what computation they belong to."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
     # Tensors and scalars in one file, so that one rename replaces both or neither.
     described = json.dumps({"run": run, "facts": facts, "digest": _digest(tensors)})
-    save_file(tensors, fresh, metadata={"checkpoint": described})
-    os.replace(fresh, file)
+    with provenance.replacing(file) as partial:
+        save_file(tensors, partial, metadata={"checkpoint": described})
 
 
 def read(file: Path, run: dict) -> tuple[dict[str, Tensor], dict] | None:

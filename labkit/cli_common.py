@@ -1,4 +1,4 @@
-"""What the commands share: their options, how they end, and tables, sizes and times for a terminal."""
+"""What the commands share: their options, how they end, and tables for a terminal."""
 
 import argparse
 import sys
@@ -90,20 +90,3 @@ def columns(rows: Iterable[Sequence[object]], align: Sequence[str] = ()) -> str:
 
     cells = [[printable(cell) for cell in row] for row in rows]
     return tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align or None)
-
-
-def human_size(size: float) -> str:
-    """A number of bytes in three digits or so: 812 B, 9.3 kB, 147 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def human_age(seconds: float) -> str:
-    """A time in whole units, rounded down: 42 s, 5 min, 3 h, 12 d, 2 y."""
-    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h"), (730 * 86400, 86400, "d")):
-        if seconds < limit:
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(seconds // (365 * 86400))} y"

@@ -156,6 +156,8 @@ class _claimed:
             self.lock.acquire(timeout=0)
             if file.is_file() and json.loads(file.read_text()) != self.run:
                 return f"{self.out} holds another projection; choose another --out, or delete it"
+            for left in self.out.glob(".*.partial"):
+                left.unlink()  # of a run that was killed
             provenance.write(file, (json.dumps(self.run, indent=1) + "\n").encode())
         except Timeout:
             return f"another run projects into {self.out}; wait for it, or choose another --out"

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from labkit import cli_common, recipes
+from labkit import cli_common, recipes, units
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
@@ -58,7 +58,7 @@ def _learn(options: argparse.Namespace) -> int:
             built = build()
             if parallel.rank() == 0:
                 took = time.perf_counter() - started
-                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({_spent(took)})")
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({units.duration(took)})")
                 if what == "classifier":
                     print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
     return 0
@@ -148,7 +148,3 @@ def _learned(options: argparse.Namespace, recipe) -> tuple:
 
 def _channels(layer) -> int:
     return next(tensor for name, tensor in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]
-
-
-def _spent(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import plotly
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
-from labkit import html, provenance, runner
+from labkit import html, provenance, runner, units
 from labkit.errors import InputError
 
 _SHOWN = ("profile", "dataset", "resolution")  # the settings that distinguish one result from another
@@ -63,32 +63,26 @@ class ReportFolder:
         (self.out / "assets").mkdir(exist_ok=True)
         for left in (*self.out.glob(".*.partial"), *(self.out / "executed").glob(".*.partial*")):
             left.unlink(missing_ok=True)  # of a run that was killed
-        script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-        provenance.write(self.out / "assets" / "plotly.min.js", script.read_bytes())
+        provenance.write(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
 
-        kept = {}
+        kept, planned = {}, {path.stem for path in plan}
         for entry in _earlier(self.out):
-            self.old_files[entry["name"]] = [file["path"] for file in entry["files"]]
-            executed = self.out / entry["executed"]
-            if (
-                entry["name"] not in {path.stem for path in plan}
-                and entry["status"] != "waiting"
-                and executed.is_file()
-            ):
-                try:
-                    kept[entry["name"]] = nbformat.read(executed, as_version=4)
-                except Exception:  # as in `runner.inspect`
-                    print(f"labkit: {executed} is damaged; its page is left out", file=sys.stderr)
-                    continue
-                self._place(entry["name"], kept[entry["name"]], entry)
+            name, executed = entry["name"], self.out / entry["executed"]
+            self.old_files[name] = [file["path"] for file in entry["files"]]
+            if name in planned or entry["status"] == "waiting" or not executed.is_file():
+                continue
+            try:
+                kept[name] = nbformat.read(executed, as_version=4)
+            except Exception:  # as in `runner.inspect`
+                print(f"labkit: {executed} is damaged; its page is left out", file=sys.stderr)
+            else:
+                self._place(name, kept[name], entry)
         for path, notebook in plan.items():
             self._place(path.stem, notebook, {})
         self.entries = dict(sorted(self.entries.items()))
         for name, notebook in kept.items():  # again, for the links to the new neighbours
             self._write_page(name, notebook)
-            own = [
-                self.out / file["path"] for file in self.entries[name]["files"] if file["path"].startswith(f"{name}/")
-            ]
+            own = [self.out / path for path in _own(self.entries[name])]
             self._fingerprint(self.entries[name], [path for path in own if path.is_file()])
         for path in plan:
             if not (self.out / f"{path.stem}.html").exists():
@@ -139,12 +133,11 @@ class ReportFolder:
     def _write_page(self, name: str, notebook: nbformat.NotebookNode) -> None:
         views = [self._view(entry) for entry in self.entries.values()]
         here = list(self.entries).index(name)
-        contents = html.page(notebook, folder=self.sources, title=name)
-        text = html.fill(
-            "page.html",
-            title=f"{contents.title} · labkit",
+        text = html.page(
+            notebook,
+            folder=self.sources,
+            title=name,
             here=name,
-            page=contents,
             entry=views[here],
             entries=views,
             facts=[*_choices(views[here]), *views[here]["facts"][:1]],
@@ -156,41 +149,31 @@ class ReportFolder:
     def _write_index(self) -> None:
         seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
         done = sum(entry["status"] == "finished" for entry in self.entries.values())
-        versions = provenance.versions("torch")
-        commit = provenance.commit(self.sources)
         manifest = {
             **dataclasses.asdict(self.settings),
             "begun": self.begun.isoformat(timespec="seconds"),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions,
-            "commit": commit,
+            "versions": provenance.versions("torch"),
+            "commit": provenance.commit(self.sources),
             "notebooks": list(self.entries.values()),
         }
         provenance.write(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
         facts = [
             *_choices(dataclasses.asdict(self.settings)),
             f"{done} of {len(self.entries)} notebooks finished",
-            duration(seconds),
+            units.duration(seconds),
             self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         ]
-        origin = [f"{name} {version}" for name, version in versions.items()]
-        origin += [f"commit {commit[:10]}{' with changes' if commit.endswith('+') else ''}"] if commit else []
-        text = html.fill(
-            "index.html",
-            title="labkit report",
-            here="",
-            facts=facts,
-            entries=[self._view(entry, full=True) for entry in self.entries.values()],
-            provenance=origin,
-        )
+        entries = [self._view(entry, full=True) for entry in self.entries.values()]
+        text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
         provenance.write(self.out / "index.html", text.encode())
 
     def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
         """An entry with what only the templates need; `full` reads the tables too."""
-        facts = [] if entry["seconds"] is None else [duration(entry["seconds"])]
+        facts = [] if entry["seconds"] is None else [units.duration(entry["seconds"])]
         if any(entry[key] != getattr(self.settings, key) for key in _SHOWN):
             facts += ["earlier run", *_choices(entry)]
-        own = [file["path"] for file in entry["files"] if file["path"].startswith(f"{entry['name']}/")]
+        own = _own(entry)
         return {
             **entry,
             "label": entry["name"].replace("_", " "),
@@ -202,12 +185,9 @@ class ReportFolder:
         }
 
 
-def duration(seconds: float) -> str:
-    """`8.4 s`, `3 min 12 s` or `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def _own(entry: Mapping[str, Any]) -> list[str]:
+    """The files of an entry that its notebook made, relative to the report."""
+    return [file["path"] for file in entry["files"] if file["path"].startswith(f"{entry['name']}/")]
 
 
 def _stamps(folder: Path) -> dict[Path, int]:

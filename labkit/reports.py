@@ -14,7 +14,8 @@ import labkit
 from labkit import profiles, runner
 from labkit.errors import InputError
 from labkit.paths import typed
-from labkit.report_folder import ReportFolder, Settings, duration
+from labkit.report_folder import ReportFolder, Settings
+from labkit.units import duration
 
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
 

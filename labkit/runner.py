@@ -19,11 +19,11 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert.filters.ansi import strip_ansi
 from papermill.exceptions import PapermillExecutionError
+from papermill.execute import remove_error_markers
 from traitlets import default
 
 from labkit.errors import InputError
 
-ERROR_MARKER = "papermill-error-cell-tag"
 _OURS = ("InputError", "KernelDied", "CellTimeout", "StoppedEarly")
 _KERNEL_ENV = {
     # Charts as JSON for `html` to draw; the default renderer pastes 5 MB of script into the notebook instead.
@@ -105,9 +105,8 @@ def execute(
     early sys.exit are all returned as a Failure: papermill's metadata marks cells that never ran as completed, so
     we judge by what was raised and by the cell that was last begun.
     """
-    started: list[int] = []
-    begun = time.perf_counter()
-    failure, trace = None, ""
+    clock = time.perf_counter()
+    failure, trace, inside = None, "", True
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # we say what failed, once, ourselves
     try:
         with _kernel_class() as kernel_class:
@@ -121,42 +120,34 @@ def execute(
                 progress_bar=progress_bar,
                 execution_timeout=cell_timeout,
                 kernel_manager_class=kernel_class,
-                on_cell_execute=lambda cell, cell_index: started.append(cell_index),
             )
     except PapermillExecutionError as error:
-        failure, trace = ("cell", error.ename, error.evalue), "\n".join(error.traceback)
+        failure, trace = (error.ename, error.evalue), "\n".join(error.traceback)
     except DeadKernelError:
-        failure = ("cell", "KernelDied", "the kernel died; if memory ran out, choose a smaller profile")
+        failure = ("KernelDied", "the kernel died; if memory ran out, choose a smaller profile")
     except CellTimeoutError:
-        failure = ("cell", "CellTimeout", f"the cell took longer than {cell_timeout} s")
+        failure = ("CellTimeout", f"the cell took longer than {cell_timeout} s")
     except Exception as error:  # a kernel that does not start, a full disk: the next notebook may still work
-        failure = ("run", type(error).__name__, str(error))
-    seconds = time.perf_counter() - begun
+        failure, inside = (type(error).__name__, str(error)), False
+    seconds = time.perf_counter() - clock
 
-    notebook = nbformat.read(partial if partial.exists() else path, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if ERROR_MARKER not in cell.metadata.get("tags", [])]
-    code = [i for i, cell in enumerate(notebook.cells) if _runs(cell)]
-    if failure is None and len(started) < len(code):
-        failure = ("cell", "StoppedEarly", f"sys.exit left {len(code) - len(started)} cells unexecuted")
-    for metadata in (notebook.metadata, *(cell.metadata for cell in notebook.cells)):
-        for key in ("input_path", "output_path"):  # a report is shown to others; where it was made is nobody's business
-            metadata.get("papermill", {}).pop(key, None)
-    _mark(notebook, code, len(started), failure is not None)
+    notebook = remove_error_markers(nbformat.read(partial if partial.exists() else path, as_version=4))
+    for key in ("input_path", "output_path"):  # a report is shown to others; where it was made is nobody's business
+        notebook.metadata.get("papermill", {}).pop(key, None)
+    code = [cell for cell in notebook.cells if _runs(cell)]
+    begun = [cell for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
+    if failure is None and len(begun) < len(code):
+        failure = ("StoppedEarly", f"sys.exit left {len(code) - len(begun)} cells unexecuted")
+    for cell in code[len(begun) :]:
+        cell.metadata.setdefault("papermill", {})["status"] = "pending"
     if failure is None:
         return Outcome(notebook, seconds, None)
-    kind, name, message = failure
-    here = kind == "cell" and started
-    line = _code_line(notebook.cells[started[-1]].source, trace) if here else ""
-    return Outcome(notebook, seconds, Failure(len(started) if here else None, line, name, _first_line(message)))
-
-
-def _mark(notebook: nbformat.NotebookNode, code: list[int], started: int, failed: bool) -> None:
-    """Number the code cells that ran and give their papermill metadata a true status."""
-    for number, index in enumerate(code, start=1):
-        cell = notebook.cells[index]
-        cell.execution_count = number if number <= started else None
-        status = "pending" if number > started else "failed" if failed and number == started else "completed"
-        cell.metadata.setdefault("papermill", {})["status"] = status
+    name, message = failure[0], _first_line(failure[1])
+    if begun:
+        begun[-1].metadata.papermill.status = "failed"
+    if not (begun and inside):
+        return Outcome(notebook, seconds, Failure(None, "", name, message))
+    return Outcome(notebook, seconds, Failure(len(begun), _code_line(begun[-1].source, trace), name, message))
 
 
 @contextlib.contextmanager

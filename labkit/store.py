@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from labkit import recipes
+from labkit import provenance, recipes
 from labkit.errors import InputError
 from labkit.paths import typed
 
@@ -157,7 +157,7 @@ def flaws(folder: Path) -> dict[str, str]:
                 wrong[name] = "is missing"
             elif name not in manifest:
                 wrong[name] = "is not in the manifest"
-            elif _digest(folder / name) != manifest[name]:
+            elif provenance.digest(folder / name) != manifest[name]:
                 wrong[name] = "has changed"
             elif name == "recipe.json" and _name(parsed(folder / name)) != folder.name:
                 wrong[name] = "is another artifact's"
@@ -227,13 +227,13 @@ def _write(folder: Path, recipe: Any, tensors: dict[str, "Tensor"], facts: dict)
         if tensors:
             save_file(tensors, fresh / TENSORS)
             shutil.copymode(fresh / "facts.json", fresh / TENSORS)  # safetensors writes for the owner's eyes only
-        _dump(fresh / MANIFEST, {file.name: _digest(file) for file in sorted(fresh.iterdir())})
+        _dump(fresh / MANIFEST, {file.name: provenance.digest(file) for file in sorted(fresh.iterdir())})
         # Who builds gets what who reads will get: lists for tuples, text for keys.
         facts = json.loads((fresh / "facts.json").read_text())
         for file in fresh.iterdir():
-            _flush(file)
+            provenance.flush(file)
         fresh.rename(folder)
-        _flush(folder.parent)
+        provenance.flush(folder.parent)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -250,8 +250,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _tidy(scratch: Path) -> None:
-    """Removes from a scratch folder what was being written (ours end in .new, safetensors' begin with .tmp)."""
-    for file in (*scratch.rglob("*.new"), *scratch.rglob(".tmp*")):
+    """Removes from a scratch folder what was being written (ours end in .partial, safetensors' begin with .tmp)."""
+    for file in (*scratch.rglob(".*.partial"), *scratch.rglob(".tmp*")):
         with suppress(OSError):
             file.unlink()
     with suppress(OSError):
@@ -266,11 +266,6 @@ def _dump(path: Path, value) -> None:
     path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _code(error: Exception) -> int:
     """The system's number of an error, or 0. safetensors passes it on as text: "… (os error 28)"."""
     if isinstance(error, OSError):
@@ -281,12 +276,3 @@ def _code(error: Exception) -> int:
 
 def _reason(error: Exception) -> str:
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file or folder is on disk before anything refers to it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

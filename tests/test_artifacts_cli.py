@@ -13,10 +13,9 @@ import pytest
 import torch
 
 import labkit
-from labkit import recipes
+from labkit import recipes, units
 from labkit.__main__ import main
 from labkit.artifacts_cli import artifacts, contents, find, images, prunable, remove, summary, verify
-from labkit.cli_common import human_age, human_size
 from labkit.errors import InputError
 from labkit.recipes import AttackRecipe, ClassifierRecipe, DictionaryRecipe, TransformRecipe
 from labkit.store import Store, key, locked
@@ -80,7 +79,7 @@ def test_list(store, run):
     assert re.split(r"  +", head) == ["kind", "key", "size", "age", "recipe"]
     size = sum(len(p.read_bytes()) for p in (store.root / "dictionary" / key(DICTIONARY)).iterdir())
     assert re.split(r"  +", dictionary) == [
-        "dictionary", key(DICTIONARY), human_size(size), "5 d", "K=12 S=8 lam=0.2 data(fashion)",
+        "dictionary", key(DICTIONARY), units.size(size), "5 d", "K=12 S=8 lam=0.2 data(fashion)",
     ]  # fmt: skip
     assert re.split(r"  +", network)[:3] == ["network", key(ClassifierRecipe()), "1.2 MB"]
     assert head.index("recipe") == dictionary.index("K=12") == network.index("vgg16")
@@ -114,7 +113,7 @@ def test_show(store, run):
     assert tensors == "  d  F32  2 × 3\n  n  I64  one number\n"
     printed = [line.split(maxsplit=1) for line in sizes.splitlines()]
     there = sorted((store.root / "dictionary" / name).iterdir())
-    assert printed == [[p.name, human_size(p.stat().st_size)] for p in there]
+    assert printed == [[p.name, units.size(p.stat().st_size)] for p in there]
 
 
 def test_names_that_terminals_obey_are_printed_as_text(store, run):
@@ -198,9 +197,9 @@ def test_the_list_does_not_wait_for_torch(store):
 
 def test_sizes_and_ages():
     sizes = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 99_949: "99.9 kB", 99_951: "100 kB", 1e6: "1.0 MB", 3e12: "3.0 TB"}
-    assert {n: human_size(n) for n in sizes} == sizes
+    assert {n: units.size(n) for n in sizes} == sizes
     ages = {0: "0 s", 59.9: "59 s", 60: "1 min", 3599: "59 min", 3 * 3600: "3 h", 2 * 86400: "2 d", 731 * 86400: "2 y"}
-    assert {t: human_age(t) for t in ages} == ages
+    assert {t: units.age(t) for t in ages} == ages
 
 
 def test_the_list_is_what_was_built(kept):

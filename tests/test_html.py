@@ -1,5 +1,6 @@
 """One notebook as one page: formulas, charts, tables and widgets of which we know how they must look."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,14 +11,24 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from labkit import html
 
+ENTRY = {"name": "a", "page": "a.html", "label": "a", "title": "T", "status": "finished", "executed": "a b.ipynb"}
 
-def page_of(*cells) -> html.Page:
-    return html.page(nbformat.v4.new_notebook(cells=list(cells)), folder=Path(), title="untitled")
+
+def page_of(*cells, folder: Path = Path(), facts=(), **entry) -> str:
+    """The page of a notebook with these cells, in a report of its own."""
+    entry = {**ENTRY, "sentence": "", "facts": [], **entry}
+    notebook = nbformat.v4.new_notebook(cells=list(cells))
+    return html.page(notebook, folder=folder, title="untitled", here="a", entry=entry, entries=[entry], facts=facts)
+
+
+def outputs(*cells) -> list:
+    """What stands in the outputs of a page."""
+    return BeautifulSoup(page_of(*cells), "html.parser").select("div.output")
 
 
 def shown(output) -> str:
     """The HTML of one output."""
-    return "".join(page_of(new_code_cell("1", outputs=[output])).cells[0]["outputs"])
+    return "".join(div.decode_contents().strip() for div in outputs(new_code_cell("1", outputs=[output])))
 
 
 def displayed(**data) -> str:
@@ -90,12 +101,9 @@ def test_offline_keeps_links_and_local_pictures():
 def test_a_chart_survives_its_own_labels():
     figure = {"data": [{"x": [1, 2], "name": "</script><!--"}], "layout": {"height": 300}}
     output = new_output("display_data", data={html.PLOTLY: figure, "text/html": "<p>fallback</p>"})
-    result = page_of(new_code_cell("1", outputs=[output]))
-    soup = BeautifulSoup(result.cells[0]["outputs"][0], "html.parser")
-    import json
-
-    assert json.loads(soup.find("script").string) == figure
-    assert result.charts == 1 and "fallback" not in soup.text
+    page = BeautifulSoup(page_of(new_code_cell("1", outputs=[output])), "html.parser")
+    assert json.loads(page.select_one("figure.chart script").string) == figure
+    assert page.find("script", src="assets/plotly.min.js") and "fallback" not in page.text
 
 
 def test_a_widget_shows_its_picture_else_its_words_and_a_progress_bar_nothing():
@@ -112,9 +120,9 @@ def test_a_widget_shows_its_picture_else_its_words_and_a_progress_bar_nothing():
 
 def test_a_stream_reads_as_in_a_terminal():
     pieces = [new_output("stream", name="stderr", text=t) for t in ("\r 0 of 2", "\r 1 of 2", "\r 2 of 2\n<done>")]
-    made = page_of(new_code_cell("1", outputs=pieces)).cells[0]["outputs"]
-    assert [text(piece) for piece in made] == [" 2 of 2\n<done>"]
-    assert 'class="stream stderr"' in made[0]
+    made = outputs(new_code_cell("1", outputs=pieces))
+    assert [piece.pre.text for piece in made] == [" 2 of 2\n<done>"]
+    assert made[0].pre["class"] == ["stream", "stderr"]
     warned = shown(new_output("stream", name="stderr", text="/tmp/ipykernel_123/456.py:7: UserWarning: gap"))
     assert text(warned) == "line 7: UserWarning: gap"
 
@@ -139,51 +147,68 @@ def test_a_csv_table_is_escaped_and_rounded():
         ["<b>", "0.1235"],
         ["b", "7"],
     ]
-    assert [cell.get("class") for cell in soup.find_all("th")] == [None, ["num"]]
+    assert [cell["class"] for cell in soup.find_all("th")] == [["word"], ["num"]]
 
 
 def test_the_title_leads_and_sections_have_anchors_of_their_own():
-    made = page_of(
+    cells = (
         new_markdown_cell("# On $x$ & *y*\n\nWhat it is.\nIn one paragraph.\n\nAnd more."),
-        new_markdown_cell("## Result\n\none\n\n## Result\n\ntwo"),
+        new_markdown_cell("## Result\n\none\n\n## Result\n\ntwo\n\n## End"),
         new_code_cell("x = 1"),
         new_code_cell("  "),
     )
-    assert made.title == "On x & y"
-    assert "<math" in made.heading and "<em>y</em>" in made.heading
-    assert text(made.lead).split() == "What it is. In one paragraph.".split()
-    assert [anchor for anchor, _ in made.sections] == ["result", "result-2"]
-    assert all(f'id="{anchor}"' in made.cells[1]["html"] for anchor, _ in made.sections)
-    assert "<h1" not in made.cells[0]["html"] and "And more." in made.cells[0]["html"]
-    assert [cell["kind"] for cell in made.cells] == ["text", "text", "code"]
-    assert page_of(new_code_cell("1")).title == "untitled"
+    title, lead = html.heading(nbformat.v4.new_notebook(cells=list(cells)), "untitled")
+    assert title == "On x & y" and text(lead).split() == "What it is. In one paragraph.".split()
+    page = BeautifulSoup(page_of(*cells), "html.parser")
+    assert page.title.text == "On x & y · labkit"
+    (heading,) = page.find_all("h1")
+    assert heading.math and heading.em.text == "y" and "And more." in page.select_one("section.text").text
+    anchors = [link["href"] for link in page.select("p.contents a")]
+    assert anchors == ["#result", "#result-2", "#end"] and all(page.select(f"h2{anchor}") for anchor in anchors)
+    assert [section["class"] for section in page.find_all("section")] == [["text"], ["text"], ["cell", "completed"]]
+    assert html.heading(nbformat.v4.new_notebook(cells=[new_code_cell("1")]), "untitled") == ("untitled", "")
 
 
 def test_pictures_beside_the_notebook_are_carried_along(tmp_path):
     (tmp_path / "dot.png").write_bytes(b"\x89PNG")
-    notebook = nbformat.v4.new_notebook(
-        cells=[new_markdown_cell("![dot](dot.png) ![gone](https://example.com/gone.png)")]
-    )
-    soup = BeautifulSoup(html.page(notebook, folder=tmp_path, title="").cells[0]["html"], "html.parser")
-    assert [image["src"] for image in soup.find_all("img")] == ["data:image/png;base64,iVBORw=="]
-    assert soup.a.text == "gone"
+    cell = new_markdown_cell("![dot](dot.png) ![gone](https://example.com/gone.png)")
+    (section,) = BeautifulSoup(page_of(cell, folder=tmp_path), "html.parser").select("section.text")
+    assert [image["src"] for image in section.find_all("img")] == ["data:image/png;base64,iVBORw=="]
+    assert section.a.text == "gone"
 
 
 def test_values_are_escaped():
-    entry = {
-        "name": "a",
-        "page": "a.html",
-        "label": "<i>",
-        "title": '"<b>"',
-        "status": "waiting",
-        "executed": "a b.ipynb",
-    }
-    entry |= {"sentence": "", "facts": []}
-    made = html.fill("page.html", title="<t>", here="a", page=page_of(), entry=entry, entries=[entry],
-                     facts=["data set folder:<script>"], previous=None, following=None)  # fmt: skip
-    assert "folder:&lt;script&gt;" in made and "<i>" not in made and "<title>&lt;t&gt;</title>" in made
+    made = page_of(new_markdown_cell("# <t>"), facts=["data set folder:<script>"], label="<i>", title='"<b>"')
+    assert "folder:&lt;script&gt;" in made and "<i>" not in made and "<b>" not in made
     assert 'href="a%20b.ipynb"' in made
     assert "plotly" not in made  # five megabytes that a page without charts need not load
+
+
+def test_what_a_kernel_says_is_text():
+    """Names of classes and messages of errors come from files of others."""
+    hostile = "</pre><script>alert(1)</script>"
+    said = [
+        new_output("stream", name="stdout", text=hostile),
+        new_output("error", ename=hostile, evalue=hostile, traceback=[hostile]),
+        new_output("execute_result", data={"text/plain": hostile}),
+        new_output("display_data", data={html.WIDGET: {"model_id": "a"}, "text/plain": hostile}),
+        new_output("display_data", data={"image/png": 'a" onload="alert(1)', "text/plain": f'"{hostile}'}),
+    ]
+    made = outputs(new_code_cell(f"'{hostile}'", outputs=said))
+    assert len(made) == len(said) and not any(output.find("script") for output in made)
+    assert all(hostile in output.text for output in made[:-1])
+    assert made[-1].img["src"] == 'data:image/png;base64,a" onload="alert(1)' and "onload" not in made[-1].img.attrs
+
+
+def test_the_page_of_an_odd_notebook_is_a_page():
+    cells = [
+        nbformat.v4.new_raw_cell("<b>raw</b>"),
+        new_markdown_cell("![lost](attachment:lost.png)"),
+        new_code_cell("1", outputs=[new_output("display_data", data={"application/x-unknown": "?"})]),
+    ]
+    page = BeautifulSoup(page_of(*cells), "html.parser")
+    assert page.select("div.output") == [] and page.select_one("section.text pre").text == cells[1].source
+    assert "raw" not in page.text
 
 
 @pytest.mark.browser
@@ -200,11 +225,7 @@ def test_in_a_browser_the_chart_is_drawn_and_the_code_unfolds(tmp_path):
     outside = new_output(
         "display_data", data={"text/html": "<script>new Image().src='http://127.0.0.1:9/x.png'</script>"}
     )
-    contents = page_of(new_markdown_cell("# T"), new_code_cell("secret = 1", outputs=[figure, outside]))
-    entry = {"name": "a", "page": "a.html", "label": "a", "title": "T", "status": "finished", "executed": "a.ipynb"}
-    entry |= {"sentence": "", "facts": []}
-    made = html.fill("page.html", title="T", here="a", page=contents, entry=entry, entries=[entry], facts=[],
-                     previous=None, following=None)  # fmt: skip
+    made = page_of(new_markdown_cell("# T"), new_code_cell("secret = 1", outputs=[figure, outside]))
     (tmp_path / "a.html").write_text(made, encoding="utf-8")
     (tmp_path / "assets").mkdir()
     shutil.copy(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", tmp_path / "assets")

@@ -1,16 +1,17 @@
 """Versions, commits and digests, against what git and hashlib are known to say."""
 
+import os
 import subprocess
 
 import pytest
+import torch
 
 import labkit
-from labkit import provenance
+from labkit import checkpoint, provenance
 
 
 def test_versions_name_the_installed_and_leave_out_the_absent():
     found = provenance.versions("torch", "no-such-package-at-all")
-    import torch
 
     assert found["labkit"] == labkit.__version__
     assert found["torch"] == torch.__version__
@@ -69,3 +70,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
             provenance.write(tmp_path / "page", b"new")
     assert (tmp_path / "page").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_a_file_is_on_disk_before_it_replaces_another(tmp_path, monkeypatch):
+    """A machine that loses power between the two would keep the new name with nothing behind it."""
+    done = []
+    flush, replace = provenance.flush, os.replace
+    monkeypatch.setattr(provenance, "flush", lambda path: (done.append("flush"), flush(path)))
+    monkeypatch.setattr("os.replace", lambda *names: (done.append("replace"), replace(*names)))
+    provenance.write(tmp_path / "page", b"new")
+    checkpoint.write(tmp_path / "epoch.safetensors", {}, {"x": torch.ones(2)}, {})
+    assert done == ["flush", "replace"] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch.safetensors", "page"]

@@ -58,7 +58,7 @@ def test_an_error_names_its_cell_and_line_and_the_rest_is_marked_as_not_run(tmp_
     assert outcome.failure.sentence == "cell 4 (y = 1 / x): ZeroDivisionError: division by zero"
     assert printed(outcome) == ["", "", "before\n", "", ""]
     assert statuses(outcome) == ["completed", "completed", "completed", "failed", "pending"]
-    assert not any(runner.ERROR_MARKER in cell.metadata.get("tags", []) for cell in outcome.notebook.cells)
+    assert not any("papermill-error-cell-tag" in cell.metadata.get("tags", []) for cell in outcome.notebook.cells)
 
 
 def test_an_input_error_is_its_own_sentence(tmp_path):

@@ -208,7 +208,7 @@ def test_facts_that_are_no_json_leave_nothing(tmp_path):
 def test_a_failing_build_keeps_whole_checkpoints_only(tmp_path):
     def build(scratch):
         (scratch / "epoch.safetensors").write_text("whole")
-        (scratch / "epoch.new").write_text("ha")
+        (scratch / ".epoch.safetensors.7.partial").write_text("ha")
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError, match="boom"):

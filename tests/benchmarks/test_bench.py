@@ -4,8 +4,8 @@ import re
 import pytest
 import torch
 
-from benchmarks import bench
-from labkit import defense_speed, provenance
+from benchmarks import bench, stamps
+from labkit import defense_speed
 from labkit.errors import InputError
 
 
@@ -61,7 +61,7 @@ def test_one_part_is_measured_again_and_the_others_kept(tmp_path, monkeypatch):
     projecting, defending = text.partition("## Defenses: images of fashion a second")[::2]
     assert "many images of photos" in projecting and "| 30 " in projecting and "## Coding" not in text
     assert "photos: arm64, 64 cores, 8 threads, torch 1.0. On another machine." in projecting
-    assert "| bits " in defending and provenance.told(here) in defending and "arm64" not in defending
+    assert "| bits " in defending and stamps.told(here) in defending and "arm64" not in defending
     (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept["rows"], "machine": {}}))
     with pytest.raises(InputError, match="earlier version"):
         bench.run(tmp_path, parts=["defending"], **how)

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from benchmarks import forecast, scaling
-from labkit import parallel, provenance
+from benchmarks import forecast, scaling, stamps
+from labkit import parallel
 from labkit.errors import InputError
 
 
@@ -93,7 +93,7 @@ def test_each_part_keeps_the_machine_that_it_was_measured_on(tmp_path, monkeypat
     assert here["data"] == "photos" and here["cores"] == os.cpu_count() and here["threads"] == 1
     text = (tmp_path / scaling.PAGE).read_text()
     assert "folder:others.zip: arm64, 64 cores, 1 thread" in text.partition("### Projecting")[2].partition("###")[0]
-    assert provenance.told(here) in text.partition("### An image")[2].partition("###")[0]
+    assert stamps.told(here) in text.partition("### An image")[2].partition("###")[0]
 
 
 def test_a_record_that_does_not_say_where_its_parts_were_measured_is_refused(tmp_path):
