@@ -19,6 +19,7 @@ from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe, canonical
 from labkit.sparse import Codes
 from labkit.split import extend, split
+from labkit.training import draws
 
 METHODS = ("online", "batch", "consensus")
 NORMS = ("whole", "channel")
@@ -140,8 +141,7 @@ def learn(
     for step in range(done, recipe.passes):
         if over:
             break
-        # A generator for each pass, and not one for all: the random state need not be part of a checkpoint.
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        generator = draws(recipe.seed, step)
         memory, coded = memory if recipe.method == "online" else None, []
         for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
             x = _high(images.x[parallel.shard(part)], recipe)
