@@ -13,6 +13,7 @@ from labkit.attempts import adversarial
 from labkit.classifiers import predict
 from labkit.defenses.base import Around
 from labkit.experiment import Case
+from labkit.images import pair_digest
 from labkit.profiles import Profile
 
 _JUDGED_SEED = 1  # as in `experiment`: not the draws that an attacker saw
@@ -76,8 +77,7 @@ def face(case: Case, index: int, bench: Workbench) -> dict[str, Tensor]:
         ]
         return {"x": x[0].clone(), "x_adv": x_adv[0].clone(), "seen": seen[0], "before": odds[0], "after": odds[1]}, {}
 
-    digest = f"{train.digest}:{test.digest}"
-    return bench.store.fetch("face", Face(case, index), build, digest=digest).tensors
+    return bench.store.fetch("face", Face(case, index), build, digest=pair_digest(train, test)).tensors
 
 
 def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from labkit import parallel
 from labkit.attacks import ATTACKS
 from labkit.budget import Budget
-from labkit.data import Images
 from labkit.errors import InputError
+from labkit.images import Images
 from labkit.networks import LAYOUT, Classifier, classes_of
 from labkit.precision import autocast
 from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
@@ -98,7 +98,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = False) -> Tensor:
-    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `data.Lazy`, `batch` at a time.
+    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`, `batch` at a time.
 
     The model runs where its parameters (or buffers) lie, in the mode it is in.
     """

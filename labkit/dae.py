@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from labkit.data import Images, Lazy, settle
 from labkit.errors import InputError
+from labkit.images import Images, Lazy, settle
 from labkit.precision import autocast
 from labkit.recipes import DaeRecipe, canonical
 from labkit.training import Training, draws
@@ -147,7 +147,7 @@ def reconstruction_error(
 ) -> Tensor:
     """Mean squared error (N,), on the CPU, between images at 32×32 and the reconstructions of their noisy versions.
 
-    x      (N, C, H, W) in [0, 1], a tensor or a `data.Lazy`
+    x      (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`
     noise  standard deviation of the Gaussian noise, which is drawn from `seed`; 0 is none
 
     The model runs where its parameters lie, in the mode it is in.

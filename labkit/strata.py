@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.dae import Autoencoder
-from labkit.data import Images, Lazy, check_pixels
 from labkit.errors import InputError
 from labkit.fitted_buffers import FittedBuffers
+from labkit.images import Images, Lazy, check_pixels
 from labkit.recipes import StrataRecipe
 from labkit.stl import SparseTransform
 

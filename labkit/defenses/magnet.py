@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit.dae import corrupt
-from labkit.data import Images, Lazy
 from labkit.defenses.base import Defense, Detector
 from labkit.errors import InputError
 from labkit.fitted_buffers import FittedBuffers
+from labkit.images import Images, Lazy
 from labkit.training import Training
 
 _BATCHES = 2000

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.data import Images, Lazy, check_pixels
 from labkit.errors import InputError
+from labkit.images import Images, Lazy, check_pixels
 from labkit.precision import autocast
 from labkit.training import Training, draws
 
@@ -137,23 +137,6 @@ def _pixel_logs(model: PixelCNN, x: Tensor) -> Tensor:
     for c, level in enumerate(levels):
         total = total + channel_logs(theta, level[..., None], list(levels[:c]), model.channels)[..., 0, :]
     return total.logsumexp(-1)
-
-
-def log_probabilities(model: PixelCNN, x: Tensor) -> Tensor:
-    """log p(value | sub-pixels before) for all 256 values of each sub-pixel, (B, C, H, W, 256). For a few images.
-
-    x  (B, C, H, W) in [0, 1]; differentiable in it, and so not rounded to 8 bits
-    """
-    _check(model, x)
-    theta, levels = model(x), (255 * x).unbind(1)
-    values = torch.arange(256.0, device=x.device, dtype=x.dtype).expand(*theta.shape[:-1], 256)
-    known, logs = mixture_weights(theta, model.channels), []
-    for c, level in enumerate(levels):
-        known = known.log_softmax(-1)  # what the channels before say about the component
-        earlier = list(levels[:c])
-        logs.append((known[..., None, :] + channel_logs(theta, values, earlier, model.channels)).logsumexp(-1))
-        known = known + channel_logs(theta, level[..., None], earlier, model.channels)[..., 0, :]
-    return torch.stack(logs, 1)
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.data import Images
 from labkit.defenses import pixelcnn
 from labkit.defenses.base import Defense
 from labkit.errors import InputError
 from labkit.fitted_buffers import FittedBuffers
+from labkit.images import Images
 
 _AT_ONCE = 200
 
