@@ -13,6 +13,7 @@ from labkit.attempts import adversarial
 from labkit.classifiers import predict
 from labkit.defenses.base import Around
 from labkit.experiment import Case
+from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.threat import ThreatModel
 
@@ -84,8 +85,7 @@ def face(case: Case, index: int, bench: Workbench) -> dict[str, Tensor]:
             "after": guesses[1],
         }, {}
 
-    digest = f"{train.digest}:{test.digest}"
-    return bench.store.fetch("face", Face(case, index), build, digest=digest).tensors
+    return bench.store.fetch("face", Face(case, index), build, digest=pair_digest(train, test)).tensors
 
 
 def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:

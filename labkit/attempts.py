@@ -15,6 +15,7 @@ from labkit.attacks import ATTACKS, MINIMAL, fit_universal
 from labkit.budget import Budget, at_average, quantize
 from labkit.defenses.base import Detector
 from labkit.errors import InputError
+from labkit.images import pair_digest
 from labkit.recipes import AttackRecipe, ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
 from labkit.strata import StratifiedTransform
 
@@ -84,7 +85,7 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
             x_adv = at_average(x_adv, test.x[:], attack.size)
         return {"x_adv": x_adv}, {"seconds": None if resumed else time.perf_counter() - started}
 
-    found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")
+    found = bench.store.fetch("attack", attempt, build, digest=pair_digest(train, test))
     return found.tensors["x_adv"], found.facts["seconds"]
 
 

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit import cbpdn, consensus, conv, parallel
+from labkit import cbpdn, conv, parallel
 from labkit import checkpoint as checkpoint_file
 from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe, canonical
 from labkit.sparse import Codes
 from labkit.split import extend, split
+from labkit.training import draws
 
-METHODS = ("online", "batch", "consensus")
+METHODS = ("online", "batch")
 NORMS = ("whole", "channel")
 _UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
 _FAR = 1e300  # an objective that any other is below, and that JSON can hold
@@ -30,7 +31,7 @@ _FAR = 1e300  # an objective that any other is below, and that JSON can hold
 class Stats:
     """Sufficient statistics of codes z and images x for the filter update; `a + b` and `0.9 * a` do what they say.
 
-    ztz (K, K, 2S−1, 2S−1) and ztx (K, C, S, S) as `conv.lag_gram` and `conv.cross`; xtx is Σ‖x‖²; count, of images.
+    ztz (K, K, 2S−1, 2S−1) and ztx (K, C, S, S) as `conv.correlations`; xtx is Σ‖x‖²; count, of images.
     """
 
     ztz: Tensor
@@ -103,11 +104,12 @@ def learn(
 
     Alternates between codes with fixed filters and filters with fixed codes (paper, Section 3.3). `recipe.method` is
 
-    "online"     filters are updated after every batch, from statistics that remember about one pass, so that codes
-                 made with old filters fade (Mairal et al., JMLR 2010)
-    "batch"      filters are updated once a pass, from the statistics of all images
-    "consensus"  the same, but filters by consensus ADMM in the Fourier domain, as in the paper (`consensus.update`);
-                 its memory grows with the number and the size of the images
+    "online"  filters are updated after every batch, from statistics that remember about one pass, so that codes
+              made with old filters fade (Mairal et al., JMLR 2010)
+    "batch"   filters are updated once a pass, from the statistics of all images
+
+    The paper updates filters by consensus ADMM in the Fourier domain, whose memory grows with the number and the size
+    of the images; `update` solves the same problem.
 
     Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops before
     `recipe.passes` when a pass lowers the objective of `recipe.held` images kept aside by less than the share
@@ -124,8 +126,6 @@ def learn(
         raise InputError(f"unknown method {recipe.method!r} of learning; choose from {', '.join(METHODS)}")
     if recipe.norm not in NORMS:
         raise InputError(f"unknown norm {recipe.norm!r} of filters; choose from {', '.join(NORMS)}")
-    if recipe.method == "consensus" and recipe.norm != "whole":
-        raise InputError('the method "consensus" has the norm "whole" built in; choose "online" or "batch"')
     chosen, aside = _drawn(images, recipe)
     batches = -(-len(chosen) // recipe.batch)
     run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
@@ -134,29 +134,21 @@ def learn(
     if found:
         tensors, facts = found
         d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
-        memory = Stats(**tensors, count=facts["count"]) if tensors else None
+        memory = Stats(**tensors, count=facts["count"])
     else:
         d, done, best, over, memory = start(images, recipe), 0, _FAR, False, None
     for step in range(done, recipe.passes):
         if over:
             break
-        # A generator for each pass, and not one for all: the random state need not be part of a checkpoint.
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        memory, coded = memory if recipe.method == "online" else None, []
+        generator = draws(recipe.seed, step)
+        memory = memory if recipe.method == "online" else None
         for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
             x = _high(images.x[parallel.shard(part)], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
-            if recipe.method == "consensus":
-                coded.append((parallel.join(solution.z), parallel.join(x)))
-            else:
-                fresh = _everyones(statistics(solution.code, x, recipe.S))
-                memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
+            fresh = _everyones(statistics(solution.code, x, recipe.S))
+            memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
             last, held = n + 1 == batches, None
-            if recipe.method == "consensus" and last:
-                z, x_all = (torch.cat(parts) for parts in zip(*coded, strict=True))
-                d = consensus.update(d, z, x_all)
-                d = _revive(d, z.square().sum((0, 2, 3)), x - solution.synthesis, generator)
-            elif recipe.method == "online" or last:
+            if recipe.method == "online" or last:
                 d = update(d, memory, norm=recipe.norm)
                 d = _revive(d, _use(memory), x - solution.synthesis, generator)
             if last and len(aside):
@@ -167,9 +159,9 @@ def learn(
             if callback:
                 callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
         if file and parallel.rank() == 0:
-            kept = {} if memory is None else {"ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
-            facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count if memory else 0}
-            checkpoint_file.write(file, run, {"d": d, **kept}, facts)
+            tensors = {"d": d, "ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
+            facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count}
+            checkpoint_file.write(file, run, tensors, facts)
     return _unit(d, recipe.norm)
 
 

@@ -13,6 +13,7 @@ from labkit.artifacts import Workbench
 from labkit.attacks import fgsm, noise, pgd, square
 from labkit.attacks.common import ascent, log_odds
 from labkit.budget import Budget
+from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
@@ -50,7 +51,7 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
         rows = run(network, defense, x, y, size=audit.size, steps=audit.steps, queries=audit.queries)
         return {}, {"rows": rows.to_dict("records")}
 
-    found = bench.store.fetch("checks", audit, build, digest=f"{train.digest}:{test.digest}")
+    found = bench.store.fetch("checks", audit, build, digest=pair_digest(train, test))
     return pd.DataFrame(found.facts["rows"])
 
 

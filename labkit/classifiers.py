@@ -1,6 +1,7 @@
 """Classifiers: training, and decisions in batches."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,20 +10,19 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from labkit import checkpoint as checkpoint_file
 from labkit import parallel
 from labkit.attacks import ATTACKS
 from labkit.budget import Budget
-from labkit.data import Images
 from labkit.errors import InputError
+from labkit.images import Images
 from labkit.networks import LAYOUT, Classifier, classes_of
-from labkit.precision import has_bfloat16
+from labkit.precision import autocast
 from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
+from labkit.training import Training, draws
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
-_FILE = "training.safetensors"
 _BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
 
 
@@ -44,10 +44,8 @@ def train(
     against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
     attacked, and no gradient passes T.
 
-    checkpoint  folder that holds the state after the last whole epoch. A run that was killed, called again on a
-                `model` from the same `networks.build`, goes on from there and ends bit for bit as if never interrupted
-                (on the same machine). A state that is damaged, or is of another recipe or other images, is
-                discarded with a warning.
+    checkpoint  folder from which a run that was killed, called again on a `model` from the same `networks.build`, goes on; see
+                `training.Training`
 
     Within `parallel.session` each rank takes its share of every batch, and gradients are averaged over all
     (DistributedDataParallel). What comes out is as good as one rank's, but not the same: batch normalisation is by
@@ -59,80 +57,48 @@ def train(
     """
     device = torch.device(device)
     _check(model, images, recipe)
-    steps_per_epoch = math.ceil(len(images) / recipe.batch)
-    total = steps_per_epoch * recipe.epochs
-    ranks, least = parallel.world(), len(images) // steps_per_epoch
+    steps = math.ceil(len(images) / recipe.batch)
+    ranks, least = parallel.world(), len(images) // steps
     if ranks > 1 and least // ranks < 2:
         raise InputError(f"a batch of {least} among {ranks} ranks is less than two images each; start fewer ranks")
 
-    half = has_bfloat16(device)
     model.to(device, memory_format=LAYOUT).train()
-    optimizer = _optimizer(model, recipe)
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
-    file = Path(checkpoint) / _FILE if checkpoint is not None else None
-    first = _resume(file, run, model, optimizer) if file is not None else 0
-    if first == 0:
+    training = Training(model, _optimizer(model, recipe), run, checkpoint, shared=True)
+    if not training.done:
         model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
     network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
 
-    bar = tqdm(
-        total=total,
-        initial=first * steps_per_epoch,
-        desc=f"training {recipe.network} × {recipe.width:g}",
-        unit="batch",
-        disable=not progress,
-        delay=2,
-    )
-    with bar:
-        for epoch in range(first, recipe.epochs):
-            # A generator for each epoch, and not one for all: the random state need not be part of a checkpoint.
-            seed = recipe.seed * 1_000_003 + epoch
-            generator = torch.Generator().manual_seed(seed)
-            order = torch.randperm(len(images), generator=generator)
-            if parallel.rank():
-                generator.manual_seed(seed + 1_000_000_007 * parallel.rank())
-            loss_sum, right = 0.0, 0
-            # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
-            for step, batch in enumerate(order.tensor_split(steps_per_epoch)):
-                mine = parallel.shard(batch)
-                x, y = images.x[mine], images.y[mine].to(device)
-                if recipe.augment:
-                    x = augment(x, generator)
-                if recipe.erase:
-                    x = erase(x, recipe.erase, generator)
-                x = x.to(device, memory_format=LAYOUT)
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * _schedule((epoch * steps_per_epoch + step + 1) / total)
-                weights = None
-                if recipe.adversarial:
-                    x, weights = _mixed(model, x, y, recipe.adversarial, half, seed)
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    logits = network(x)
-                loss = _loss(logits.float(), y, weights)
-                optimizer.zero_grad()
-                # Gradients will be averaged over ranks, whose shares may differ by one image.
-                (loss if ranks == 1 else loss * (ranks * len(mine) / len(batch))).backward()
-                optimizer.step()
-                loss_sum += loss.item() * len(mine)
-                right += int((logits.argmax(1) == y).sum())
-                bar.update()
-            if ranks > 1:
-                loss_sum, right = _everyones(model, loss_sum, right)
-            if not math.isfinite(loss_sum):
-                raise InputError(f"training diverged in epoch {epoch + 1}; choose a learning rate below {recipe.lr:g}")
-            bar.set_postfix(
-                epoch=f"{epoch + 1}/{recipe.epochs}",
-                loss=f"{loss_sum / len(images):.3f}",
-                accuracy=f"{right / len(images):.3f}",
-            )
-            if file is not None and parallel.rank() == 0:
-                checkpoint_file.write(file, run, _state(model, optimizer), {"epochs": epoch + 1})
-    return model.to(memory_format=torch.contiguous_format).eval()
+    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
+        generator = draws(recipe.seed, epoch)
+        order = torch.randperm(len(images), generator=generator)
+        if parallel.rank():
+            generator.manual_seed(generator.initial_seed() + 1_000_000_007 * parallel.rank())
+        # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
+        return generator, order.tensor_split(steps)
+
+    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = images.x[at], images.y[at].to(device)
+        if recipe.augment:
+            x = augment(x, generator)
+        if recipe.erase:
+            x = erase(x, recipe.erase, generator)
+        x, weights = x.to(device, memory_format=LAYOUT), None
+        if recipe.adversarial:
+            x, weights = _mixed(model, x, y, recipe.adversarial, generator.initial_seed())
+        with autocast(device):
+            logits = network(x)
+        found = _loss(logits.float(), y, weights)
+        return found, {"loss": found, "accuracy": (logits.argmax(1) == y).float().mean()}
+
+    name = f"training {recipe.network} × {recipe.width:g}"
+    training.run(recipe.epochs, steps, batches, loss, warmup=_WARMUP, name=name, progress=progress)
+    return model
 
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = False) -> Tensor:
-    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `data.Lazy`, `batch` at a time.
+    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`, `batch` at a time.
 
     The model runs where its parameters (or buffers) lie, in the mode it is in.
     """
@@ -206,9 +172,7 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
             )
 
 
-def _mixed(
-    model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, half: bool, seed: int
-) -> tuple[Tensor, Tensor]:
+def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
     """The batch with its first images made adversarial, and each image's weight in the loss (B,).
 
     They are made with the network in evaluation mode, on which the papers are silent: in training mode an image's
@@ -219,7 +183,7 @@ def _mixed(
 
     def answers(x: Tensor) -> Tensor:
         # A context of its own for each call: autocast keeps weights it has cast, without their gradient if in no_grad.
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with autocast(x.device):
             return model(x).float()
 
     count = math.ceil(how.share * len(x))
@@ -248,16 +212,6 @@ def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
     return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
 
 
-def _everyones(model: nn.Module, loss_sum: float, right: int) -> tuple[float, int]:
-    """Sums over all ranks; the model's buffers, such as what batch normalisation keeps, become their means."""
-    buffers = list(model.buffers())
-    sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=buffers[0].device)
-    (loss_sum, right), *totals = parallel.all_reduce(sums, *buffers)
-    for buffer, total in zip(buffers, totals, strict=True):
-        buffer.copy_(total / parallel.world())
-    return float(loss_sum), int(right)
-
-
 def _chunks(x):
     for start in range(0, len(x), _MEASURED_AT_ONCE):
         yield x[start : start + _MEASURED_AT_ONCE].double()
@@ -279,38 +233,3 @@ def _optimizer(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.SGD:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=_MOMENTUM, nesterov=True)
-
-
-def _schedule(done: float) -> float:
-    """The step size, as a share of the largest, when the share `done` in (0, 1] of all steps is done."""
-    if done < _WARMUP:
-        return done / _WARMUP
-    return (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP))) / 2
-
-
-def _state(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """The tensors that training changes, by name: the model's own, and the momentum of each parameter."""
-    momentum = {
-        f"momentum.{name}": optimizer.state[p]["momentum_buffer"]
-        for name, p in model.named_parameters()
-        if p in optimizer.state
-    }
-    return {**{f"model.{name}": t for name, t in model.state_dict().items()}, **momentum}
-
-
-def _resume(file: Path, run: dict, model: nn.Module, optimizer: torch.optim.SGD) -> int:
-    """Restores the state in `file`; returns the number of epochs it has behind it, 0 when it cannot be used."""
-    found = parallel.first(lambda: checkpoint_file.read(file, run))
-    if found is None:
-        return 0
-    tensors, facts = found
-    parts = {"model.": {}, "momentum.": {}}
-    for name, tensor in tensors.items():
-        part = name.partition(".")[0] + "."
-        parts[part][name.removeprefix(part)] = tensor
-    model.load_state_dict(parts["model."])
-    for name, p in model.named_parameters():
-        momentum = parts["momentum."][name].to(p.device)
-        # In the memory layout of its parameter, as SGD would have made it.
-        optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
-    return facts["epochs"]

@@ -52,24 +52,14 @@ def analyze(x: Tensor, d: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (0, pad, 0, pad), mode="circular"), d)
 
 
-def lag_gram(z: Tensor, S: int) -> Tensor:
-    """Correlations of codes with each other at lags below S, summed over the batch: (K, K, 2S−1, 2S−1).
-
-    Entry (k, l, δ + S − 1) is Σᵤ zₖ[u] z_l[u + δ], so that ‖D z‖² = Σ dₖ[s] d_l[t] · entry at δ = s − t.
-    """
-    return correlations(z, z.new_zeros(len(z), 1, *z.shape[-2:]), S)[0]
-
-
-def cross(z: Tensor, x: Tensor, S: int) -> Tensor:
-    """Correlations of codes with images, summed over the batch: (K, C, S, S).
-
-    Entry (k, c, s) is Σᵤ zₖ[u] x_c[u + s].
-    """
-    return correlations(z, x, S)[1]
-
-
 def correlations(z: Tensor | sparse.Codes, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
-    """`lag_gram` and `cross` in one go, in float64; on the CPU only the few non-zero coefficients are visited."""
+    """Correlations of codes with each other and with images x (B, C, H, W), summed over the batch, in float64.
+
+    ztz (K, K, 2S−1, 2S−1): entry (k, l, δ + S − 1) is Σᵤ zₖ[u] z_l[u + δ], so that ‖D z‖² = Σ dₖ[s] d_l[t] · entry at
+    δ = s − t. ztx (K, C, S, S): entry (k, c, s) is Σᵤ zₖ[u] x_c[u + s].
+
+    On the CPU only the few non-zero coefficients are visited.
+    """
     if x.is_cuda:
         return _dense_correlations(z, x, S)
     return sparse.correlations(sparse.Codes.of(z) if isinstance(z, Tensor) else z, x, S)

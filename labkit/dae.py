@@ -1,6 +1,7 @@
 """The denoising autoencoder (DAE) whose features make the clusters, and its training."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,17 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from labkit import checkpoint as checkpoint_file
-from labkit.data import Images, Lazy, settle
 from labkit.errors import InputError
-from labkit.precision import has_bfloat16
+from labkit.images import Images, Lazy, settle
+from labkit.precision import autocast
 from labkit.recipes import DaeRecipe, canonical
+from labkit.training import Training, draws
 
 SIZE = 32  # pixels; the paper downsamples to it (Section 5.1)
 
 _AT_ONCE = 500
-_FILE = "dae.safetensors"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam remembers of each parameter
 
 
 class Autoencoder(nn.Module):
@@ -89,7 +88,7 @@ def build(recipe: DaeRecipe, channels: int) -> Autoencoder:
 
 def held_out(recipe: DaeRecipe, n: int) -> Tensor:
     """Positions, ascending, of those of n training images that `train` keeps aside and never trains on."""
-    order = torch.randperm(n, generator=_generator(recipe, -1))
+    order = torch.randperm(n, generator=draws(recipe.seed, -1))
     return order[: math.ceil(recipe.held * n)].sort().values
 
 
@@ -108,67 +107,38 @@ def train(
     for each epoch, `"loss"`, that error while training, and `"held_out"`, the mean `reconstruction_error` after the
     epoch of the images at `held_out`, which are never trained on.
 
-    checkpoint  folder that holds the state after the last whole epoch. A run that was killed, called again on a
-                `model` from the same `build`, goes on from there and ends bit for bit as if never interrupted
-                (on the same machine). A state that is damaged, or is of another recipe or other images, is
-                discarded with a warning.
+    checkpoint  folder from which a run that was killed, called again on a `model` from the same `build`, goes on; see
+                `training.Training`
 
     Everything random is drawn from (recipe.seed, epoch). Raises InputError when the images do not fit the model, are
     too few, or the loss is no longer finite.
     """
     device = torch.device(device)
     held, kept = _shares(images, recipe)
-    steps_per_epoch = math.ceil(len(kept) / recipe.batch)
-
-    half = has_bfloat16(device)
+    steps = math.ceil(len(kept) / recipe.batch)
     # Measured on a CPU: with the channels last an epoch takes a third less time, in bfloat16 half of that again.
     layout = torch.channels_last
     model.to(device, memory_format=layout).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
-    file = Path(checkpoint) / _FILE if checkpoint is not None else None
-    course = _resume(file, run, model, optimizer) if file is not None else _course()
-    first = len(course["loss"])
-    small = _small(model, images.x, progress) if first < recipe.epochs else images.x
+    training = Training(model, torch.optim.Adam(model.parameters(), lr=recipe.lr), run, checkpoint)
+    small = _small(model, images.x, progress) if training.done < recipe.epochs else images.x
 
-    bar = tqdm(
-        total=steps_per_epoch * recipe.epochs,
-        initial=first * steps_per_epoch,
-        desc="training the autoencoder",
-        unit="batch",
-        disable=not progress,
-        delay=2,
-    )
-    with bar:
-        for epoch in range(first, recipe.epochs):
-            # A generator for each epoch, and not one for all: the random state need not be part of a checkpoint.
-            generator = _generator(recipe, epoch)
-            loss_sum = 0.0
-            # Nearly equal batches: a last batch of one image would be normalised by its own figures alone.
-            for batch in kept[torch.randperm(len(kept), generator=generator)].tensor_split(steps_per_epoch):
-                x = small[batch]
-                noisy = corrupt(x, recipe.noise, generator).to(device, memory_format=layout)
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    seen = model(noisy)
-                loss = functional.mse_loss(seen.float(), x.to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.item() * len(batch)
-                bar.update()
-            if not math.isfinite(loss_sum):
-                raise InputError(f"training diverged in epoch {epoch + 1}; choose a learning rate below {recipe.lr:g}")
-            course["loss"].append(loss_sum / len(kept))
-            course["held_out"].append(_held_error(model, small, held, recipe))
-            bar.set_postfix(
-                epoch=f"{epoch + 1}/{recipe.epochs}",
-                loss=f"{course['loss'][-1]:.4f}",
-                held_out=f"{course['held_out'][-1]:.4f}",
-            )
-            if file is not None:
-                checkpoint_file.write(file, run, _state(model, optimizer), course)
-    model.to(memory_format=torch.contiguous_format).eval()
-    return course
+    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
+        generator = draws(recipe.seed, epoch)
+        # Nearly equal batches: a last batch of one image would be normalised by its own figures alone.
+        return generator, kept[torch.randperm(len(kept), generator=generator)].tensor_split(steps)
+
+    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x = small[at]
+        noisy = corrupt(x, recipe.noise, generator).to(device, memory_format=layout)
+        with autocast(device):
+            seen = model(noisy)
+        error = functional.mse_loss(seen.float(), x.to(device))
+        return error, {"loss": error}
+
+    measure = lambda: {"held_out": _held_error(model, small, held, recipe)}  # noqa: E731
+    name = "training the autoencoder"
+    return training.run(recipe.epochs, steps, batches, loss, measure=measure, name=name, progress=progress)
 
 
 @torch.no_grad()
@@ -177,7 +147,7 @@ def reconstruction_error(
 ) -> Tensor:
     """Mean squared error (N,), on the CPU, between images at 32×32 and the reconstructions of their noisy versions.
 
-    x      (N, C, H, W) in [0, 1], a tensor or a `data.Lazy`
+    x      (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`
     noise  standard deviation of the Gaussian noise, which is drawn from `seed`; 0 is none
 
     The model runs where its parameters lie, in the mode it is in.
@@ -196,10 +166,6 @@ def corrupt(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Images x in [0, 1] with Gaussian noise of that standard deviation, clipped to [0, 1]: images again."""
     drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     return (x + noise * drawn).clamp_(0, 1)
-
-
-def _generator(recipe: DaeRecipe, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
 
 
 def _shares(images: Images, recipe: DaeRecipe) -> tuple[Tensor, Tensor]:
@@ -237,30 +203,3 @@ def _held_error(model: Autoencoder, small: Tensor | Lazy, held: Tensor, recipe: 
     )
     model.train()
     return error / len(held)
-
-
-def _course() -> dict[str, list[float]]:
-    return {"loss": [], "held_out": []}
-
-
-def _state(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """The tensors that training changes, by name: the model's own, and what Adam remembers of each parameter."""
-    remembered = {
-        f"{moment}.{name}": optimizer.state[p][moment] for name, p in model.named_parameters() for moment in _MOMENTS
-    }
-    return {**{f"model.{name}": t for name, t in model.state_dict().items()}, **remembered}
-
-
-def _resume(file: Path, run: dict, model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, list[float]]:
-    """Restores the state in `file`; returns the course of the epochs behind it, an empty one when it cannot be used."""
-    found = checkpoint_file.read(file, run)
-    if found is None:
-        return _course()
-    tensors, course = found
-    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    for name, p in model.named_parameters():
-        for moment in _MOMENTS:
-            kept = tensors[f"{moment}.{name}"]
-            # In the memory layout of its parameter, as Adam would have made it; steps are counted on the CPU.
-            optimizer.state[p][moment] = kept if moment == "step" else torch.empty_like(p).copy_(kept)
-    return course

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit import atoms, descent
+from labkit.precision import has_bfloat16
 from labkit.sparse import Code, Codes
 
 _PATIENCE = 10  # exact passes without a smaller gap after which an image is left as it is
@@ -24,7 +25,7 @@ _CALL_BYTES = 8 * 2**20  # correlations computed at once: what the caches hold
 
 # Correlations in bfloat16 err by about 0.3 %, which blurs a relative gap by about as much; below this, exact ones.
 _ROUGH_GAP = 5e-3
-_HAS_ROUGH = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+_HAS_ROUGH = has_bfloat16(torch.device("cpu"))
 
 
 def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float, max_iter: int):

@@ -17,6 +17,7 @@ from labkit.artifacts import Workbench
 from labkit.attempts import Attempt, adversarial, timed
 from labkit.classifiers import predict
 from labkit.defenses.base import Around
+from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.recipes import (
     LATER,
@@ -236,13 +237,12 @@ def _row(case: Case, bench: Workbench) -> Artifact:
 
 
 def _digest(case: Case, bench: Workbench) -> str:
-    return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
+    return pair_digest(*(bench.images(case.data, split) for split in ("train", "test")))
 
 
 def kept(case: Case, bench: Workbench) -> bool:
     """Whether the row of a case is in the store, so that `run` only has to read it."""
-    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
-    return bench.store.has("row", case, digest=f"{train.digest}:{test.digest}")
+    return bench.store.has("row", case, digest=_digest(case, bench))
 
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:

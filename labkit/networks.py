@@ -144,24 +144,6 @@ def frozen(model: nn.Module, device: str | torch.device) -> nn.Module:
     return model.eval().requires_grad_(False).to(device, memory_format=LAYOUT)
 
 
-def pretrained(name: str) -> Classifier:
-    """torchvision's own network with its ImageNet weights, downloaded when first asked for; 1,000 classes, 224 pixels.
-
-    Raises InputError when the name is unknown or the download fails.
-    """
-    makers = {"vgg16": torchvision.models.vgg16_bn, "resnet50": torchvision.models.resnet50}
-    if name not in makers:
-        raise InputError(f"torchvision's weights are offered for {' and '.join(makers)}; got {name!r}")
-    try:
-        network = makers[name](weights="DEFAULT")
-    except OSError as error:
-        raise InputError(f"torchvision's weights for {name} could not be downloaded ({error}); go online") from None
-    model = Classifier(network, 3)
-    model.mean.copy_(torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-    model.std.copy_(torch.tensor([0.229, 0.224, 0.225])[:, None, None])
-    return model.eval()
-
-
 def _vgg(recipe, classes, channels, resolution) -> nn.Module:
     vgg = torchvision.models.vgg
     plan = [n if n == "M" else max(1, round(n * recipe.width)) for n in vgg.cfgs[VGGS[recipe.network]]]

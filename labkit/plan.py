@@ -13,6 +13,7 @@ from labkit.data import Images
 from labkit.defenses import Defense
 from labkit.defenses.base import Around
 from labkit.experiment import Case
+from labkit.images import pair_digest
 from labkit.recipes import (
     AttackRecipe,
     ClassifierRecipe,
@@ -128,7 +129,7 @@ class _Walk:
             return len(test) * (self._rates(case.data).forward(case.classifier) + self._cost(case.defense))
 
         what = f"{case.label}, {case.attack.label}, attacker has {threat.SHORT[case.knowledge]}"
-        self._new("row", what, case, f"{train.digest}:{test.digest}", needs)
+        self._new("row", what, case, pair_digest(train, test), needs)
 
     def _attempt(self, case: Case) -> None:
         (train, test), mine = self._images(case.data), case.attempt()
@@ -145,7 +146,7 @@ class _Walk:
             return len(test) * count * once
 
         what = f"{mine.attack.label} on {mine.victim.network}"
-        self._new("attack", what, mine, f"{train.digest}:{test.digest}", needs)
+        self._new("attack", what, mine, pair_digest(train, test), needs)
 
     def network(self, recipe: ClassifierRecipe) -> None:
         if recipe.weights:

@@ -12,3 +12,8 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Within it, layers multiply in bfloat16 where `has_bfloat16`; elsewhere it changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))

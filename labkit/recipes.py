@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from labkit import labels
+
 # Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
 # it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
 LATER = {"later": True}
@@ -253,38 +255,9 @@ class DefenseRecipe:
     @property
     def label(self) -> str:
         """The paper's name in tables, where it has one."""
-        name = _DEFENSES.get(self.name, self.name)
+        name = labels.DEFENSES.get(self.name, self.name)
         told = dict(self.options)
         return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
-
-
-_ATTACKS = {
-    "clean": "Clean",
-    "deepfool": "DeepFool",
-    "universal": "Uni",
-    "lowfreq": "Low-pass PGD",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "noise": "Noise",
-}
-_DEFENSES = {
-    "jpeg": "JPEG",
-    "bits": "Bit depth",
-    "median": "Median",
-    "lowpass": "Blur of STL's PSNR",
-    "nlm": "Non-local means",
-    "tvm": "TVM",
-    "quilting": "Quilting",
-    "crops": "Crop-Ens",
-    "tvm-quilting": "TVM+quilt",
-    "deflection": "PD-Ens",
-    "magnet": "MagNet",
-    "magnet-detector": "MagNet detector",
-    "pixeldefend": "PixelDefend",
-    "d3": "D3",
-    "sap": "SAP",
-    "lid": "LID",
-}
 
 
 @dataclass(frozen=True)
@@ -320,19 +293,9 @@ class AttackRecipe:
         """The name used in tables, as the paper writes it: `FGSM-0.08`, or `Clean`."""
         if self.name == "clean":
             return "Clean"
-        size = {
-            "l2": f"-L2-{self.size:g}",
-            "linf": f"-L∞-{self.size:.3f}",
-            "none": "",
-            "average": f"-{self.size:.2f} avg",
-        }
-        more = "" if self.loss == "log-odds" else f" {self.loss}"
-        return (
-            _ATTACKS.get(self.name, self.name.upper())
-            + size.get(self.norm, f"-{self.size:.2f}")
-            + more
-            + " 8 bits" * self.stored
-        )
+        size = labels.SIZES.get(self.norm, "-{:.2f}").format(self.size)
+        loss = "" if self.loss == "log-odds" else f" {self.loss}"
+        return labels.ATTACKS.get(self.name, self.name.upper()) + size + loss + " 8 bits" * self.stored
 
 
 def rebase(recipe: Any, data: DataRecipe) -> Any:

@@ -57,7 +57,7 @@ class Codes:
 
 
 def correlations(codes: Codes, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
-    """`conv.lag_gram` and `conv.cross` of codes and images x (B, C, H, W), in float64."""
+    """`conv.correlations` of codes and images x (B, C, H, W), in float64."""
     (_, K, H, W), C = codes.shape, x.shape[1]
     frame = atoms.frame(C, H, W, S)
     pixels, ztz, ztx = x.contiguous().numpy(), np.zeros((K, K, 2 * S - 1, 2 * S - 1)), np.zeros((K, S, S, C))

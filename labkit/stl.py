@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from labkit import cbpdn, conv, metrics, sparse
-from labkit.data import check_pixels
 from labkit.errors import InputError, reason
+from labkit.images import check_pixels
 from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
 from labkit.split import extend, split

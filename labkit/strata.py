@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.dae import Autoencoder
-from labkit.data import Images, Lazy, check_pixels
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
+from labkit.images import Images, Lazy, check_pixels
 from labkit.recipes import StrataRecipe
 from labkit.stl import SparseTransform
 
@@ -22,7 +23,7 @@ _ENCODED_AT_ONCE = 250
 _DISTANCES_AT_ONCE = 2**24
 
 
-class Strata(nn.Module):
+class Strata(FittedBuffers):
     """M clusters of training images by the features of a denoising autoencoder (paper, Section 3.4).
 
     autoencoder  trained; the features are its code, reduced by principal component analysis (PCA)
@@ -36,6 +37,8 @@ class Strata(nn.Module):
     training_features  (N, P) of the training images
     labels             (N,) int64, the cluster of each training image
     """
+
+    sized_by_fit = ("mean", "components", "centroids", "training_features", "labels")
 
     mean: Tensor
     components: Tensor
@@ -146,14 +149,6 @@ class Strata(nn.Module):
     def _check_fitted(self) -> None:
         if not len(self.labels):
             raise InputError("these strata are not fitted yet; call fit(images) with training images")
-
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How many images, features and components there are is known only once fitted, so take the sizes from there.
-        for name in self._buffers:
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, getattr(self, name).new_empty(stored.shape))
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class StratifiedTransform(nn.Module):

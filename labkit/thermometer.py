@@ -16,14 +16,6 @@ def encode(x: Tensor, levels: int = 16) -> Tensor:
     return (~_above(x, levels)).to(x.dtype).flatten(1, 2)
 
 
-def decode(code: Tensor, levels: int = 16) -> Tensor:
-    """Images (B, C, H, W) at the middles of their bins, half a bin at most from what `encode` was given."""
-    _check(levels)
-    if code.ndim != 4 or code.shape[1] % levels:
-        raise InputError(f"a code in {levels} levels is (B, C · {levels}, H, W), got {tuple(code.shape)}")
-    return (levels + 0.5 - code.unflatten(1, (-1, levels)).sum(2)) / levels
-
-
 class Thermometer(nn.Module):
     """`encode`, with the gradient of a surrogate, the true one being zero wherever there is one.
 

@@ -15,6 +15,7 @@ from labkit.attempts import adversarial
 from labkit.classifiers import predict
 from labkit.errors import InputError
 from labkit.experiment import Case
+from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.recipes import AttackRecipe, DataRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
@@ -283,7 +284,7 @@ def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
         return {}, {"fidelity": mean, "fidelity_low": low, "fidelity_high": high, "active": active / size}
 
     recipe = Fidelity(case.defense, case.data)
-    return bench.store.fetch("fidelity", recipe, build, digest=f"{train.digest}:{test.digest}").facts
+    return bench.store.fetch("fidelity", recipe, build, digest=pair_digest(train, test)).facts
 
 
 def _by_layer(layer: SparseTransform | StratifiedTransform, x: Tensor) -> list[tuple[SparseTransform, Tensor]]:

@@ -2,12 +2,13 @@ import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
+import consensus
 import pytest
 import torch
 from torch.nn.functional import conv2d, pad
 from torch.testing import assert_close
 
-from labkit import cbpdn, cdl, consensus, conv
+from labkit import cbpdn, cdl, conv
 from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe
 from labkit.split import extend, split
@@ -109,8 +110,6 @@ def test_norms_are_told_apart():
     images = SimpleNamespace(x=torch.rand(4, 1, 8, 8))
     with pytest.raises(InputError, match="whole, channel"):
         cdl.learn(images, DictionaryRecipe(K=4, S=3, images=4, norm="magic"))
-    with pytest.raises(InputError, match="built in"):
-        cdl.learn(images, DictionaryRecipe(K=4, S=3, images=4, norm="channel", method="consensus"))
 
 
 def test_learning_lowers_the_held_out_objective_and_keeps_unit_norm():
@@ -188,7 +187,7 @@ def test_consensus_and_statistics_agree_on_the_best_filters():
         assert_close(cdl.loss(agreed, stats), cdl.loss(direct, stats), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("method", ["online", "batch", "consensus"])
+@pytest.mark.parametrize("method", cdl.METHODS)
 def test_learning_that_was_killed_goes_on_as_if_it_had_not(method, tmp_path):
     images = SimpleNamespace(x=sparse_images(30)[0], digest="these")
     recipe = DictionaryRecipe(
@@ -210,7 +209,7 @@ def test_learning_that_was_killed_goes_on_as_if_it_had_not(method, tmp_path):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(InputError, match="consensus"):
+    with pytest.raises(InputError, match="online, batch"):
         cdl.learn(SimpleNamespace(x=torch.rand(4, 1, 8, 8)), DictionaryRecipe(K=4, S=3, images=4, method="magic"))
 
 
@@ -315,11 +314,7 @@ def test_learning_is_its_steps_written_out(method, boundary):
                 d = cdl._revive(d, use, rest, generator)
         if method != "online":
             z, x = (torch.cat(parts) for parts in zip(*coded, strict=True))
-            d = (
-                consensus.update(d, z, x)
-                if method == "consensus"
-                else cdl.update(d, cdl.statistics(z, x, S), max_iter=20)
-            )
+            d = cdl.update(d, cdl.statistics(z, x, S), max_iter=20)
             use = z.square().sum((0, 2, 3))
             revived += int((use <= 1e-6 * use.mean()).sum())
             d = cdl._revive(d, use, rest, generator)

@@ -16,7 +16,8 @@ from labkit.attacks import fgsm, pgd
 from labkit.budget import Budget
 from labkit.data import Images, Lazy
 from labkit.errors import InputError
-from labkit.recipes import AdversarialTraining, ClassifierRecipe
+from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
+from labkit.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,11 +69,12 @@ def test_adversarial_training_helps_against_fgsm():
 
 
 @pytest.mark.parametrize("how", [AdversarialTraining(), MADRY], ids=["Kurakin", "Madry"])
-def test_part_of_a_batch_is_attacked_as_the_network_stands(how):
+def test_part_of_a_batch_is_attacked_as_the_network_stands(how, monkeypatch):
+    monkeypatch.setattr("labkit.precision.has_bfloat16", lambda device: False)
     images = stripes(17)
     model = trained(images, replace(TINY, epochs=1)).train()
     state = {name: t.clone() for name, t in model.state_dict().items()}
-    x, weights = classifiers._mixed(model, images.x, images.y, how, half=False, seed=3)
+    x, weights = classifiers._mixed(model, images.x, images.y, how, seed=3)
     assert model.training and model.network.features.training
     assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())
     k = 9 if how.share == 0.5 else 17
@@ -160,12 +162,13 @@ def test_a_killed_process_can_be_resumed(tmp_path):
     code = textwrap.dedent("""
         import sys
         sys.path.insert(0, sys.argv[2])
-        from test_classifiers import TINY, classifiers, replace, stripes, trained
-        real = classifiers.checkpoint_file.write
+        from labkit import checkpoint
+        from test_classifiers import TINY, replace, stripes, trained
+        real = checkpoint.write
         def save(*arguments):
             real(*arguments)
             print("saved", flush=True)
-        classifiers.checkpoint_file.write = save
+        checkpoint.write = save
         trained(stripes(40), replace(TINY, epochs=400), checkpoint=sys.argv[1])
     """)
     here = os.path.dirname(__file__)
@@ -176,42 +179,9 @@ def test_a_killed_process_can_be_resumed(tmp_path):
         process.send_signal(signal.SIGKILL)
     recipe = replace(TINY, epochs=400)
     model = networks.build(recipe, 3, 1, 32)
-    optimizer = classifiers._optimizer(model, recipe)
-    run = {"recipe": classifiers.canonical(recipe, stripes(40).digest), "images": [40, 1, 32, 32]}
+    run = {"recipe": canonical(recipe, stripes(40).digest), "images": [40, 1, 32, 32]}
     # Whatever the kill interrupted, the checkpoint is whole and of an epoch that was finished.
-    assert classifiers._resume(tmp_path / "training.safetensors", run, model, optimizer) >= 2
-
-
-def damage(file):
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 1
-    file.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [damage, lambda file: file.write_bytes(file.read_bytes()[:-100]), lambda file: file.write_bytes(b"")],
-    ids=["one bit", "cut short", "empty"],
-)
-def test_a_damaged_checkpoint_is_discarded_with_a_warning(tmp_path, harm):
-    images, recipe = stripes(40), replace(TINY, epochs=1)
-    whole = trained(images, recipe, checkpoint=tmp_path)
-    (file,) = tmp_path.iterdir()
-    harm(file)
-    with pytest.warns(UserWarning, match="damaged"):
-        again = trained(images, recipe, checkpoint=tmp_path)
-    assert_same(again, whole)
-
-
-@pytest.mark.parametrize("change", ["recipe", "images"])
-def test_a_checkpoint_of_something_else_is_discarded_with_a_warning(tmp_path, change):
-    recipe = replace(TINY, epochs=1)
-    trained(stripes(40), recipe, checkpoint=tmp_path)
-    images = stripes(40, seed=int(change == "images"))
-    recipe = replace(recipe, lr=0.04 if change == "recipe" else recipe.lr)
-    with pytest.warns(UserWarning, match="another recipe or other images"):
-        again = trained(images, recipe, checkpoint=tmp_path)
-    assert_same(again, trained(images, recipe))
+    assert Training(model, classifiers._optimizer(model, recipe), run, tmp_path).done >= 2
 
 
 def test_augmentation_shifts_mirrors_and_flips():
@@ -227,13 +197,6 @@ def test_augmentation_shifts_mirrors_and_flips():
         rows = (image[:, 5] // 100).int().tolist()
         assert rows in ([abs(r) for r in range(-2, 14)], [abs(r) for r in range(-1, 15)], list(range(16)),
                         [15 - abs(15 - r) for r in range(1, 17)], [15 - abs(15 - r) for r in range(2, 18)])  # fmt: skip
-
-
-def test_the_step_size_rises_to_one_and_falls_to_zero():
-    curve = torch.tensor([classifiers._schedule(step / 40) for step in range(1, 41)])
-    peak = int(curve.argmax())
-    assert curve[peak] == 1 and abs(curve[-1]) < 1e-12
-    assert (curve[: peak + 1].diff() > 0).all() and (curve[peak:].diff() < 0).all()
 
 
 def test_no_batch_is_left_with_a_single_image():

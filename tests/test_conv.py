@@ -27,8 +27,8 @@ def test_synthesize_and_analyze_are_adjoint(case):
     assert_close(left, (case["z"] * conv.analyze(case["x"], case["d"])).sum())
 
 
-def test_lag_gram_gives_the_energy_of_a_synthesis(case):
-    R, d = conv.lag_gram(case["z"], S), case["d"]
+def test_correlations_of_codes_give_the_energy_of_a_synthesis(case):
+    R, d = conv.correlations(case["z"], case["x"], S)[0], case["d"]
     energy = sum(
         d[k, :, s // S, s % S] @ d[m, :, t // S, t % S] * R[k, m, s // S - t // S + S - 1, s % S - t % S + S - 1]
         for k in range(K)
@@ -39,8 +39,8 @@ def test_lag_gram_gives_the_energy_of_a_synthesis(case):
     assert_close(energy, conv.synthesize(case["z"], d).square().sum())
 
 
-def test_cross_gives_the_inner_product_with_an_image(case):
-    inner = (conv.cross(case["z"], case["x"], S) * case["d"]).sum()
+def test_correlations_with_an_image_give_the_inner_product_with_an_image(case):
+    inner = (conv.correlations(case["z"], case["x"], S)[1] * case["d"]).sum()
     assert_close(inner, (conv.synthesize(case["z"], case["d"]) * case["x"]).sum())
 
 

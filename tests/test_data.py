@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from labkit import data, imagefiles, photos
-from labkit.data import Images, Lazy
 from labkit.errors import InputError
+from labkit.images import Images, Lazy, check_pixels
 from labkit.recipes import DataRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def test_fashion_holds_what_it_says():
         border = images.x.clone()
         border[:, :, 2:-2, 2:-2] = 0
         assert not border.any()
-        data.check_pixels(images.x)
+        check_pixels(images.x)
 
 
 def test_fashion_classes_carry_the_right_names():
@@ -201,7 +201,7 @@ def test_photos_come_at_any_resolution():
     for resolution in (32, 64, 128, 224):
         images = data.load("photos", "test", n=25, resolution=resolution)
         assert images.x.shape == (25, 3, resolution, resolution) and images.y.bincount().tolist() == [3] * 5 + [2] * 5
-        data.check_pixels(images.x)
+        check_pixels(images.x)
         assert (images.x.flatten(1).std(1) > 0).float().mean() > 0.9  # pictures, not flat patches
     assert data.load("photos", "test", n=2).x.shape[-1] == 64
     assert len(data.load("photos", "train", resolution=8)) == 4000 and len(data.load("photos", "test")) == 1000
@@ -318,9 +318,9 @@ def test_a_lazy_set_indexes_like_a_tensor(tmp_path, monkeypatch, where):
     name = f"folder:{zipped(root, tmp_path / 'set.zip')}"
     eager = data.load(name, "train")
     size = 3 * 6 * 8
-    monkeypatch.setattr(data, "FLOAT_LIMIT", 4 * 10 * size)  # ten images as floats
+    monkeypatch.setattr("labkit.images.FLOAT_LIMIT", 4 * 10 * size)  # ten images as floats
     if where == "files":
-        monkeypatch.setattr(data, "BYTES_LIMIT", 30 * size)
+        monkeypatch.setattr("labkit.images.BYTES_LIMIT", 30 * size)
     decoded = []
     original = imagefiles.pixels
     monkeypatch.setattr(imagefiles, "pixels", lambda *a: decoded.append(len(a[1])) or original(*a))
@@ -346,8 +346,8 @@ def test_a_lazy_set_indexes_like_a_tensor(tmp_path, monkeypatch, where):
 def test_files_read_on_demand_are_still_checked_and_counted(tmp_path, monkeypatch):
     root = noise_tree(tmp_path / "set", train=3)
     Image.new("L", (8, 6), 9).save(root / "train" / "ant" / "00.png")
-    monkeypatch.setattr(data, "BYTES_LIMIT", 10)
-    monkeypatch.setattr(data, "FLOAT_LIMIT", 10)
+    monkeypatch.setattr("labkit.images.BYTES_LIMIT", 10)
+    monkeypatch.setattr("labkit.images.FLOAT_LIMIT", 10)
     with pytest.warns(UserWarning, match="1 grey to RGB, of 9 in"):
         assert data.load(f"folder:{root}", "train").x.shape == (9, 3, 6, 8)
     Image.new("RGB", (9, 9)).save(root / "train" / "ant" / "00.png")
@@ -390,12 +390,12 @@ def test_images_refuse_shapes_that_do_not_fit():
     ],
 )
 def test_check_pixels_refuses(x, message):
-    refused(message, lambda: data.check_pixels(x))
+    refused(message, lambda: check_pixels(x))
 
 
 def test_check_pixels_accepts_the_closed_interval():
-    data.check_pixels(torch.tensor([[[[0.0, 1.0]]]], dtype=torch.float64))
-    data.check_pixels(torch.tensor([[[[0.0, 1.0]]]], requires_grad=True))
+    check_pixels(torch.tensor([[[[0.0, 1.0]]]], dtype=torch.float64))
+    check_pixels(torch.tensor([[[[0.0, 1.0]]]], requires_grad=True))
 
 
 # by name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from conditionals import log_probabilities
 from torch.testing import assert_close
 
 from labkit import checkpoint, data
@@ -43,7 +44,7 @@ def test_a_sub_pixel_depends_on_all_that_come_before_it_and_on_nothing_else(chan
     H, W = 5, 4
     model = scrambled(channels, blocks=4)
     x = pixels(1, channels, H, W).requires_grad_()
-    logs = pixelcnn.log_probabilities(model, x)
+    logs = log_probabilities(model, x)
     direction = torch.randn(256, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for i in range(H):
         for j in range(W):
@@ -60,7 +61,7 @@ def test_probabilities_of_the_values_sum_to_one():
     x = pixels(2, 3, 5, 6)
     for model in (scrambled(3), pixelcnn.build(3, **SMALL).double()):
         assert_close(
-            pixelcnn.log_probabilities(model, x).exp().sum(-1),
+            log_probabilities(model, x).exp().sum(-1),
             torch.ones(2, 3, 5, 6, dtype=x.dtype),
             rtol=0,
             atol=1e-10,
@@ -69,7 +70,7 @@ def test_probabilities_of_the_values_sum_to_one():
 
 def test_likelihood_is_the_product_of_the_conditionals():
     model, x = scrambled(3), pixels(2, 3, 5, 6)
-    logs = pixelcnn.log_probabilities(model, x).gather(-1, (255 * x).round().long()[..., None])
+    logs = log_probabilities(model, x).gather(-1, (255 * x).round().long()[..., None])
     expected = -logs.flatten(1).sum(1) / (3 * 5 * 6 * np.log(2))
     assert_close(pixelcnn.bits_per_dimension(model, x), expected.detach(), rtol=1e-9, atol=0)
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conditionals import log_probabilities
 from torch.testing import assert_close
 
 from labkit import data
@@ -64,7 +65,7 @@ def test_greedy_search_equals_brute_force(colour, epsilon):
     for i in range(4):
         for j in range(5):
             for c in range(3):
-                logs = pixelcnn.log_probabilities(network, image)[:, c, i, j]  # the whole image, each time
+                logs = log_probabilities(network, image)[:, c, i, j]  # the whole image, each time
                 for n in range(2):
                     level = round(255 * x[n, c, i, j].item())
                     low, high = max(level - reach, 0), min(level + reach, 255)

@@ -165,30 +165,6 @@ def test_bad_files_of_weights_are_explained(tmp_path, capsys):
     assert "never" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
-def test_pretrained_networks_are_torchvisions_with_its_normalisation(name, monkeypatch):
-    """Without the download: torchvision is asked for its default weights, and what it gives is wrapped."""
-    asked, own = [], getattr(torchvision.models, {"vgg16": "vgg16_bn"}.get(name, name))
-
-    def maker(weights):
-        asked.append(weights)
-        return own(weights=None)
-
-    monkeypatch.setattr(torchvision.models, own.__name__, maker)
-    model = networks.pretrained(name)
-    assert asked == ["DEFAULT"] and networks.classes_of(model) == 1000
-    assert model(torch.tensor([0.485, 0.456, 0.406])[None, :, None, None].expand(1, 3, 64, 64)).shape == (1, 1000)
-
-
-def test_a_download_that_fails_is_explained(monkeypatch):
-    def offline(weights):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torchvision.models, "resnet50", offline)
-    with pytest.raises(InputError, match="go online"):
-        networks.pretrained("resnet50")
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -197,7 +173,6 @@ def test_a_download_that_fails_is_explained(monkeypatch):
         (lambda: networks.build(replace(VGG, width=0), 2, 1, 32), "width"),
         (lambda: networks.build(replace(VGG, levels=1), 2, 1, 32), "at least 2 levels"),
         (lambda: networks.build(replace(VGG, levels=-3), 2, 1, 32), "at least 2 levels"),
-        (lambda: networks.pretrained("vgg17"), "vgg16 and resnet50"),
     ],
 )
 def test_bad_input_says_what_to_do(build, message):

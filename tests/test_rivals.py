@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from conditionals import log_probabilities
 from torch import nn
 from torch.testing import assert_close
 
@@ -314,7 +315,7 @@ def test_a_likelihood_is_that_of_the_pixelcnn_that_defends(small, bench):
     assert list(rows.index) == ["x", "x_adv, FGSM-0.08", "T(x)", "T(x_adv)"] and set(rows.n) == {4}
     x = bench.images(replace(small.data, test=4), "test").x[:]
     (defense,) = (bench.defense(row.defense) for row in rivals.before(small, "pixeldefend"))
-    logs = defenses.pixelcnn.log_probabilities(defense.network, defenses.pixelcnn.to_8_bits(x))
+    logs = log_probabilities(defense.network, defenses.pixelcnn.to_8_bits(x))
     chosen = (255 * x).round().long()[..., None]
     expected = -logs.gather(-1, chosen).mean((1, 2, 3, 4)) / torch.log(torch.tensor(2.0))
     assert_close(rows.loc["x", "bits per dimension"], float(expected.mean()), rtol=1e-4, atol=0)

@@ -6,11 +6,16 @@ from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
 from labkit.errors import InputError
-from labkit.thermometer import Thermometer, decode, encode
+from labkit.thermometer import Thermometer, encode
 
 
 def images(B=2, C=3, H=5, W=4):
     return torch.rand(B, C, H, W, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def decode(code, levels):
+    """The middles of the bins that a code names: (B, C · levels, H, W) -> (B, C, H, W)."""
+    return (levels + 0.5 - code.unflatten(1, (-1, levels)).sum(2)) / levels
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,6 @@ def test_the_gradient_is_the_published_surrogates():
     [
         (lambda: encode(images(), 1), "at least 2 levels"),
         (lambda: Thermometer(1), "at least 2 levels"),
-        (lambda: decode(images(), 16), "C · 16"),
     ],
 )
 def test_bad_input_says_what_to_do(call, message):

@@ -22,7 +22,6 @@ FILTERS = DictionaryRecipe(K=5, S=3, lam=0.1, images=23, passes=2, batch=9, held
 WAYS = {
     "online": FILTERS,
     "batch": replace(FILTERS, method="batch", boundary="reflect"),
-    "consensus": replace(FILTERS, method="consensus"),
     "one image a batch": replace(FILTERS, images=3, batch=1, held=1),
     "more filters than are of use": replace(FILTERS, K=40, lam=0.8),
 }

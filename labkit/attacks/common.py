@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.budget import Budget
-from labkit.data import check_pixels
 from labkit.errors import InputError
+from labkit.images import check_pixels
 
 Model = Callable[[Tensor], Tensor]
 

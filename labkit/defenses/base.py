@@ -5,8 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from labkit.data import Images, check_pixels
 from labkit.errors import InputError
+from labkit.images import Images, check_pixels
 
 
 class Defense(nn.Module):

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from labkit.data import Images
 from labkit.defenses.base import Defense
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
 
 _CORRELATIONS_AT_ONCE = 2**20
 _CANDIDATES_AT_ONCE = 1000
@@ -20,7 +21,7 @@ _NOTHING = 1e-4
 _DEPENDENT = 1e-5
 
 
-class D3(Defense):
+class D3(FittedBuffers, Defense):
     """ "Divide, Denoise, and Defend against Adversarial Attacks" (Moosavi-Dezfooli, Shrivastava & Tuzel, 2018).
 
     The image is divided into overlapping patches. Of each, orthogonal matching pursuit keeps a combination of
@@ -47,6 +48,7 @@ class D3(Defense):
     d  (atoms, C · patch · patch)  the dictionary, each atom of unit norm and of mean 0 in each channel
     """
 
+    sized_by_fit = ("d",)
     d: Tensor
 
     def __init__(
@@ -127,13 +129,6 @@ class D3(Defense):
             patches = images.x[different][mine[:, None, None], :, y, x].permute(0, 3, 1, 2).flatten(2)
             drawn.append((patches - patches.mean(2, keepdim=True)).flatten(1))
         return torch.cat(drawn)[torch.randperm(n, generator=self.generator)]
-
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How large the dictionary is is known only once fitted, so take its size from there.
-        stored = state_dict.get(prefix + "d")
-        if stored is not None:
-            self.d = self.d.new_empty(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class Pursuit(NamedTuple):

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from labkit.data import Images
 from labkit.defenses.base import Detector
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -26,7 +27,7 @@ _STAGE = re.compile(r"(.+\.)?layer\d+")  # as torchvision's ResNets name them
 _FLATTEST = 1e-3
 
 
-class LID(Detector):
+class LID(FittedBuffers, Detector):
     """ "Characterizing adversarial subspaces using local intrinsic dimensionality" (Ma et al., ICLR 2018).
 
     In every layer the dimension of the data around an image is estimated from its distances to the images of a
@@ -50,6 +51,8 @@ class LID(Detector):
     reference       (batch, C, H, W)  the minibatch, and `answers` (batch, classes), what the classifier says of it
     weight, bias    (layers,) and (), of the regression
     """
+
+    sized_by_fit = ("reference", "answers", "weight")
 
     reference: Tensor
     answers: Tensor
@@ -167,14 +170,8 @@ class LID(Detector):
         self.weight = torch.as_tensor(weight).to(self.bias)
         self.bias.fill_(float(regression.intercept_[0] - weight @ scaler.mean_))
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How many images, classes and layers there are is known only once fitted, so take the sizes from there.
-        for name in ("reference", "answers", "weight"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+    def _prepare(self, stored: dict[str, Tensor]) -> None:
         self._classifier, self._features = (), []
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def layers(classifier: nn.Module, x: Tensor) -> list[Tensor]:

@@ -1,24 +1,26 @@
 """MagNet: an autoencoder of natural images, which reforms what it is given and rejects what it cannot rebuild."""
 
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from labkit.dae import corrupt
-from labkit.data import Images, Lazy
 from labkit.defenses.base import Defense, Detector
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
+from labkit.images import Images, Lazy
+from labkit.training import Training
 
 _BATCHES = 2000
 _AT_ONCE = 500
 _PIXELS = 32**2  # of the images for which the strength of the regularisation was published
 
 
-class MagNet(Defense):
+class MagNet(FittedBuffers, Defense):
     """The reformer of "MagNet: a two-pronged defense against adversarial examples" (Meng & Chen, CCS 2017).
 
     x is replaced by its reconstruction. The autoencoder is the one published for CIFAR-10: three 3×3 convolutions,
@@ -61,33 +63,28 @@ class MagNet(Defense):
             nn.init.xavier_uniform_(drawn, generator=self.generator)
             layer.weight.data.copy_(drawn)
             nn.init.zeros_(layer.bias)
+        # Measured on a CPU: with the channels last, a batch takes a third of the time.
         self.autoencoder.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(self.autoencoder.parameters(), lr=self.lr)
         steps = math.ceil(len(images) / self.batch)
+
+        def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
+            return self.generator, torch.randperm(len(images), generator=self.generator).split(self.batch)
+
+        def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            x = images.x[at]
+            seen = corrupt(x, self.noise, generator).to(self.here, memory_format=torch.channels_last)
+            energy = 0.0
+            for layer in self.autoencoder:
+                seen = layer(seen)
+                if isinstance(layer, nn.Sigmoid):
+                    energy = energy + seen.square().sum(1).mean() * _PIXELS
+            error = functional.mse_loss(seen, x.to(self.here))
+            return error + self.regularisation * energy, {"error": error}
+
+        training = Training(self.autoencoder, torch.optim.Adam(self.autoencoder.parameters(), lr=self.lr), {})
         epochs = math.ceil(_BATCHES / steps) if self.epochs is None else self.epochs
-        bar = tqdm(total=steps * epochs, desc="training MagNet", unit="batch", disable=not progress, delay=2)
-        with bar, torch.enable_grad():
-            for epoch in range(epochs):
-                error = 0.0
-                for at in torch.randperm(len(images), generator=self.generator).split(self.batch):
-                    x = images.x[at]
-                    # Measured on a CPU: with the channels last, a batch takes a third of the time.
-                    seen = corrupt(x, self.noise, self.generator).to(self.here, memory_format=torch.channels_last)
-                    energy = 0.0
-                    for layer in self.autoencoder:
-                        seen = layer(seen)
-                        if isinstance(layer, nn.Sigmoid):
-                            energy = energy + seen.square().sum(1).mean() * _PIXELS
-                    loss = functional.mse_loss(seen, x.to(self.here))
-                    optimizer.zero_grad()
-                    (loss + self.regularisation * energy).backward()
-                    optimizer.step()
-                    error += loss.item() * len(at)
-                    bar.update()
-                if not math.isfinite(error):
-                    raise InputError(f"MagNet diverged in epoch {epoch + 1}; choose a learning rate below {self.lr:g}")
-                bar.set_postfix(epoch=f"{epoch + 1}/{epochs}", error=f"{error / len(images):.5f}")
-        self.autoencoder.to(memory_format=torch.contiguous_format).requires_grad_(False)
+        training.run(epochs, steps, batches, loss, name="training MagNet", progress=progress)
+        self.autoencoder.requires_grad_(False)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,13 +104,11 @@ class MagNet(Defense):
         net = nn.Sequential(*(module for layer in layers for module in (layer, nn.Sigmoid())))
         return net.to_empty(device=self.here.device).to(self.here.dtype).requires_grad_()
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # For how many channels it was fitted is known only once fitted, so build what is to be filled.
-        stored = state_dict.get(prefix + "autoencoder.0.weight")
-        if stored is not None:
-            self.width = len(stored)
-            self.autoencoder = self._build(stored.shape[1]).requires_grad_(False)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+    def _prepare(self, stored: dict[str, Tensor]) -> None:
+        first = stored.get("autoencoder.0.weight")
+        if first is not None:
+            self.width = len(first)
+            self.autoencoder = self._build(first.shape[1]).requires_grad_(False)
 
 
 class MagNetDetector(Detector):

@@ -1,17 +1,17 @@
 """A small PixelCNN: the probability of an image, each sub-pixel given those before it."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 
-from labkit import checkpoint as checkpoint_file
-from labkit.data import Images, Lazy, check_pixels
 from labkit.errors import InputError
-from labkit.precision import has_bfloat16
+from labkit.images import Images, Lazy, check_pixels
+from labkit.precision import autocast
+from labkit.training import Training, draws
 
 _UNIT = 2 / 255  # one 8-bit step, where pixels run from −1 to 1
 _ABOVE = (2, 5)  # rows and columns that the first layer sees above a pixel …
@@ -20,8 +20,6 @@ _BETAS = (0.9, 0.99)
 _WARMUP = 0.1
 _STARTED_FROM = 500  # images
 _AT_ONCE = 50
-_FILE = "pixelcnn.safetensors"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam remembers of each parameter
 
 
 class PixelCNN(nn.Module):
@@ -141,23 +139,6 @@ def _pixel_logs(model: PixelCNN, x: Tensor) -> Tensor:
     return total.logsumexp(-1)
 
 
-def log_probabilities(model: PixelCNN, x: Tensor) -> Tensor:
-    """log p(value | sub-pixels before) for all 256 values of each sub-pixel, (B, C, H, W, 256). For a few images.
-
-    x  (B, C, H, W) in [0, 1]; differentiable in it, and so not rounded to 8 bits
-    """
-    _check(model, x)
-    theta, levels = model(x), (255 * x).unbind(1)
-    values = torch.arange(256.0, device=x.device, dtype=x.dtype).expand(*theta.shape[:-1], 256)
-    known, logs = mixture_weights(theta, model.channels), []
-    for c, level in enumerate(levels):
-        known = known.log_softmax(-1)  # what the channels before say about the component
-        earlier = list(levels[:c])
-        logs.append((known[..., None, :] + channel_logs(theta, values, earlier, model.channels)).logsumexp(-1))
-        known = known + channel_logs(theta, level[..., None], earlier, model.channels)[..., 0, :]
-    return torch.stack(logs, 1)
-
-
 @torch.no_grad()
 def bits_per_dimension(model: PixelCNN, x: Tensor | Lazy) -> Tensor:
     """−log₂ p(x) / (C·H·W) of each image, (B,), on the CPU; 8 for a model that knows nothing.
@@ -224,9 +205,8 @@ def train(
 
     crop        of larger images, a random window of this side is taken in each epoch, so that the cost does not grow
                 with their size; the network reaches less far
-    checkpoint  folder that holds the state after the last whole epoch. A run that was killed, called again on a
-                `model` from the same `build`, goes on from there and ends bit for bit as if never interrupted (on the
-                same machine). A state that is damaged, or of other settings or images, is discarded with a warning.
+    checkpoint  folder from which a run that was killed, called again on a `model` from the same `build`, goes on; see
+                `training.Training`
 
     Everything random is drawn from (seed, epoch). Raises InputError when the images do not fit the model or the loss
     is no longer finite.
@@ -237,55 +217,30 @@ def train(
         raise InputError(
             f"training needs epochs, batch and crop >= 1 and lr > 0, got {epochs}, {batch}, {crop} and {lr:g}"
         )
-    steps_per_epoch = math.ceil(len(images) / batch)
-    total = steps_per_epoch * epochs
-    half = has_bfloat16(device)
+    steps = math.ceil(len(images) / batch)
     layout = torch.channels_last  # three quarters of the time, measured on a CPU
     model.to(device, memory_format=layout).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=_BETAS)
     shapes = {name: [*p.shape] for name, p in model.named_parameters()}
     run = {"model": shapes, "images": [images.digest, *images.x.shape]}
     run |= {"epochs": epochs, "batch": batch, "lr": lr, "crop": crop, "seed": seed}
-    file = Path(checkpoint) / _FILE if checkpoint is not None else None
-    course = _resume(file, run, model, optimizer) if file is not None else []
-    if not course:
+    training = Training(model, torch.optim.Adam(model.parameters(), lr=lr, betas=_BETAS), run, checkpoint)
+    if not training.done:
         sample = images.x[torch.linspace(0, len(images) - 1, min(len(images), _STARTED_FROM)).long()]
         _start(model, _crop(sample, crop, torch.Generator().manual_seed(seed)))
 
-    bar = tqdm(
-        total=total,
-        initial=len(course) * steps_per_epoch,
-        desc="training a PixelCNN",
-        unit="batch",
-        disable=not progress,
-        delay=2,
-    )
-    with bar:
-        for epoch in range(len(course), epochs):
-            # A generator for each epoch, and not one for all: the random state need not be part of a checkpoint.
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch + 1)
-            bits = 0.0
-            order = torch.randperm(len(images), generator=generator)
-            for step, chosen in enumerate(order.tensor_split(steps_per_epoch)):
-                x = to_8_bits(_crop(images.x[chosen], crop, generator)).to(device, memory_format=layout)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * _schedule((epoch * steps_per_epoch + step + 1) / total)
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    logs = _pixel_logs(model, x)
-                loss = -logs.mean() / (model.channels * math.log(2))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                bits += loss.item() * len(chosen) / len(images)
-                bar.update()
-            if not math.isfinite(bits):
-                raise InputError(f"training diverged in epoch {epoch + 1}; choose a learning rate below {lr:g}")
-            course.append(bits)
-            bar.set_postfix(epoch=f"{epoch + 1}/{epochs}", bits_per_dimension=f"{bits:.3f}")
-            if file is not None:
-                checkpoint_file.write(file, run, _state(model, optimizer), {"course": course})
-    model.to(memory_format=torch.contiguous_format).eval()
-    return course
+    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
+        generator = draws(seed, epoch + 1)
+        return generator, torch.randperm(len(images), generator=generator).tensor_split(steps)
+
+    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x = to_8_bits(_crop(images.x[at], crop, generator)).to(device, memory_format=layout)
+        with autocast(device):
+            logs = _pixel_logs(model, x)
+        bits = -logs.mean() / (model.channels * math.log(2))
+        return bits, {"bits_per_dimension": bits}
+
+    how = {"warmup": _WARMUP, "name": "training a PixelCNN", "progress": progress}
+    return training.run(epochs, steps, batches, loss, **how)["bits_per_dimension"]
 
 
 @torch.no_grad()
@@ -325,37 +280,7 @@ def _crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return torch.stack([one[:, i : i + h, j : j + w] for one, i, j in zip(x, top, left, strict=True)])
 
 
-def _schedule(done: float) -> float:
-    """The step size, as a share of the largest, when the share `done` in (0, 1] of all steps is done."""
-    if done < _WARMUP:
-        return done / _WARMUP
-    return (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP))) / 2
-
-
 def _check(model: PixelCNN, x: Tensor | Lazy) -> None:
     check_pixels(x)
     if x.shape[1] != model.channels:
         raise InputError(f"the PixelCNN was built for {model.channels} channels, the images have {x.shape[1]}")
-
-
-def _state(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """The tensors that training changes, by name: the model's own, and what Adam remembers of each parameter."""
-    remembered = {
-        f"{moment}.{name}": optimizer.state[p][moment] for name, p in model.named_parameters() for moment in _MOMENTS
-    }
-    return {**{f"model.{name}": t for name, t in model.state_dict().items()}, **remembered}
-
-
-def _resume(file: Path, run: dict, model: nn.Module, optimizer: torch.optim.Adam) -> list[float]:
-    """Restores the state in `file`; returns the course of the epochs behind it, an empty one when it cannot be used."""
-    found = checkpoint_file.read(file, run)
-    if found is None:
-        return []
-    tensors, facts = found
-    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    for name, p in model.named_parameters():
-        for moment in _MOMENTS:
-            kept = tensors[f"{moment}.{name}"]
-            # In the memory layout of its parameter, as Adam would have made it.
-            optimizer.state[p][moment] = kept if moment == "step" else torch.empty_like(p).copy_(kept)
-    return facts["course"]

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.data import Images
 from labkit.defenses import pixelcnn
 from labkit.defenses.base import Defense
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
+from labkit.images import Images
 
 _AT_ONCE = 200
 
 
-class PixelDefend(Defense):
+class PixelDefend(FittedBuffers, Defense):
     """Song, Kim, Nowozin, Ermon & Kushman, "PixelDefend: leveraging generative models to understand and defend against
     adversarial examples", ICLR 2018, Algorithm 1.
 
@@ -81,13 +82,11 @@ class PixelDefend(Defense):
     def extra_repr(self) -> str:
         return f"epsilon={255 * self.epsilon:g}/255, {self.settings}, epochs={self.epochs}"
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # What images the network is for is known only once fitted, so take it from there.
-        stored = state_dict.get(prefix + "channels")
-        if stored is not None and int(stored) != int(self.channels):
-            network = pixelcnn.build(int(stored), **self.settings) if int(stored) else None
+    def _prepare(self, stored: dict[str, Tensor]) -> None:
+        channels = int(stored.get("channels", self.channels))
+        if channels != int(self.channels):
+            network = pixelcnn.build(channels, **self.settings) if channels else None
             self.network = network and network.to(self.channels.device).requires_grad_(False).eval()
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int, bar: tqdm) -> Tensor:

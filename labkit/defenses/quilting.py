@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from labkit.data import Images
 from labkit.defenses.base import Defense
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]
@@ -19,7 +20,7 @@ _IMAGES_AT_ONCE, _PATCHES_AT_ONCE = 100, 2**16
 _DISTANCES_AT_ONCE = 2**24
 
 
-class Quilting(Defense):
+class Quilting(FittedBuffers, Defense):
     """Replaces the patches of an image by their nearest neighbours among patches of clean training images.
 
     Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018,
@@ -39,6 +40,7 @@ class Quilting(Defense):
     """
 
     differentiable = False
+    sized_by_fit = ("index",)
     index: Tensor
 
     def __init__(self, patch: int = 5, overlap: int = 2, patches: int = 1_000_000, neighbours: int = 1):
@@ -117,12 +119,8 @@ class Quilting(Defense):
     def _windows(self, x: Tensor) -> Tensor:
         return x.unfold(2, self.patch, 1).unfold(3, self.patch, 1)
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How many patches and channels there are is known only once fitted, so take the sizes from there.
-        stored = state_dict.get(prefix + "index")
-        if stored is not None:
-            self.index, self._search = self.index.new_empty(stored.shape), None
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+    def _prepare(self, stored: dict[str, Tensor]) -> None:
+        self._search = None
 
 
 class _Search:

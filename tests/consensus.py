@@ -1,4 +1,4 @@
-"""Consensus ADMM for filters with fixed codes, in the Fourier domain: the paper's own filter update, for comparison.
+"""Consensus ADMM for filters with fixed codes, in the Fourier domain: the paper's own filter update, to compare with.
 
 Each image has filters of its own, as large as the image, and all must agree on small ones (Choudhury et al., ICCV 2017;
 Boyd et al. 2011, Section 7.1). `cdl.update` solves the same problem from statistics that do not grow with the images.
