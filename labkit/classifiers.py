@@ -44,8 +44,8 @@ def train(
     against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
     attacked, and no gradient passes T.
 
-    checkpoint  folder from which a run that was killed, called again on a `model` from the same `networks.build`, goes on; see
-                `training.Training`
+    checkpoint  folder from which a run that was killed goes on, called again on a `model` from the same
+                `networks.build`; see `training.Training`
 
     Within `parallel.session` each rank takes its share of every batch, and gradients are averaged over all
     (DistributedDataParallel). What comes out is as good as one rank's, but not the same: batch normalisation is by
