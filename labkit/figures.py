@@ -205,7 +205,7 @@ def panel(rows: pd.DataFrame, title: str = "") -> Figure:
     """Red and green: one line per check (`checks.panel`), by colour, by sign, and in words."""
     fig, ax = plt.subplots(figsize=(8.5, 0.3 * len(rows) + 0.6), layout="constrained")
     for i, row in enumerate(rows.itertuples()):
-        green = row.verdict == "green"
+        green = row.verdict == "passed"
         ax.text(0.005, -i, "✓" if green else "✗", color="#00614a" if green else "#c00000", weight="bold", va="center")
         ax.text(0.04, -i, row.check, va="center", fontsize=9, color="black" if green else "#c00000")
         ax.text(0.50, -i, row.said, va="center", fontsize=8, color="#5c5c5c" if green else "#c00000")

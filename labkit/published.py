@@ -1,4 +1,4 @@
-"""A table of the paper, measured: rows, worst case, ranking and retention, written with the command that made them."""
+"""A table of the paper, measured: rows, worst case and verdicts, written with the command that made them."""
 
 import json
 import shlex
@@ -8,13 +8,29 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import checks, clusters, data, experiment, figures, paper, plan, provenance, replicate, show, tables, threat
+from labkit import (
+    captions,
+    checks,
+    clusters,
+    data,
+    experiment,
+    figures,
+    paper,
+    plan,
+    provenance,
+    questions,
+    replicate,
+    show,
+    tables,
+    verdicts,
+)
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.profiles import Profile
 from labkit.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.replicate import Asked
 from labkit.store import key
+from labkit.threat import ThreatModel
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
 _HOME = Path(__file__).resolve().parent.parent
@@ -26,6 +42,8 @@ class Published:
 
     rows, worst  from `experiment.run` and `replicate.worst`
     votes        from `clusters.stability`, under the table's attacks on the undefended network; empty without clusters
+    missing      defenses of the paper's table that have no row here, and why
+    note, checks what `captions.table` says of the networks and of the attacks
     images       digests of training and test images, by number of the latter
     """
 
@@ -34,13 +52,19 @@ class Published:
     worst: pd.DataFrame
     votes: pd.DataFrame
     missing: tuple[tuple[str, str], ...]
-    caption: str
+    note: str
+    checks: str
     images: dict[str, str]
 
     @property
     def cells(self) -> pd.DataFrame:
         """`tables.measured`."""
         return tables.measured(self.rows, self.worst, self.name)
+
+    @property
+    def caption(self) -> str:
+        """`captions.table`."""
+        return captions.table(self.rows, self.name, self.note, self.checks)
 
     def text(self, command: str) -> str:
         """The page of the table, in Markdown."""
@@ -49,22 +73,16 @@ class Published:
         parts = [title, _markdown(tables.blocks(self.cells, self.name)), self.caption]
         if self.missing:
             parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
-        beaten = tables.ranking(self.cells)
-        if len(beaten):
-            parts += ["## Does STL beat the others, and does stratification help?", _markdown(beaten)]
-            parts.append("Differences of accuracies with Newcombe's 95 % intervals, as if of independent images.")
+        found = questions.of_table(self.cells)
+        if len(self.votes):
+            found = verdicts.table([found, questions.stability(self.votes)])
+        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
         kept = tables.retention(self.cells, self.name)
         if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
-            parts += ["## Retention: accuracy under attack / clean accuracy", _markdown(kept)]
+            parts += ["## Relative robust accuracy (robust / clean)", _markdown(kept)]
         if len(self.votes):
-            parts += [
-                "## Are attacked images voted to the cluster of their clean twins?",
-                _markdown(self.votes.round(3)),
-            ]
-            parts.append(
-                "The attacker has the undefended network's weights and does not know the clusters; noise of each "
-                "attack's size is the yardstick. Brackets of the sentences made from this are 95 % Wilson intervals."
-            )
+            parts += ["## Which attacked images keep their cluster?", _markdown(self.votes.round(3))]
+            parts.append("The attacks are on the undefended network; noise of each attack's size is beside them.")
         parts += ["## Again", f"    {command}"]
         return "\n\n".join(parts) + "\n"
 
@@ -78,18 +96,38 @@ class Published:
             frames[f"{stem}_votes.csv"] = self.votes
         for file, frame in frames.items():
             provenance.write(out / file, frame.to_csv(index=False).encode())
-        provenance.write(out / f"{stem}.md", self.text(command).encode())
         first = self.rows.iloc[0]
         show.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
-        files = [out / file for file in (*frames, f"{stem}.md", f"{stem}.png")]
         told = {
             "command": command,
             "commit": provenance.commit(_HOME),
             "versions": provenance.versions(*_PACKAGES),
             "images": self.images,
-            "files": [provenance.fingerprint(file, out) for file in files],
+            "missing": self.missing,
+            "note": self.note,
+            "checks": self.checks,
         }
+        self._write(out, told, [out / file for file in (*frames, f"{stem}.md", f"{stem}.png")])
+
+    def _write(self, out: Path, told: dict, files: Iterable[Path]) -> None:
+        """Write the page, and what is told of all files of the table."""
+        stem = f"table_{self.name}"
+        provenance.write(out / f"{stem}.md", self.text(told["command"]).encode())
+        told = told | {"files": [provenance.fingerprint(file, out) for file in files]}
         provenance.write(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def redraw(file: Path) -> None:
+    """Make the page of a saved table anew from its rows: after words have changed, not numbers.
+
+    file  the table's JSON, as `Published.save` wrote it
+    """
+    told, stem = json.loads(file.read_text()), file.with_suffix("")
+    parts = (Path(f"{stem}{part}.csv") for part in ("_rows", "_worst", "_votes"))
+    frames = [pd.read_csv(part, dtype={"recipe": str}) if part.is_file() else pd.DataFrame() for part in parts]
+    said = (tuple(map(tuple, told["missing"])), told["note"], told["checks"], told["images"])
+    files = [file.with_name(kept["path"]) for kept in told["files"]]
+    Published(stem.name.removeprefix("table_"), *frames, *said)._write(file.parent, told, files)
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
@@ -146,14 +184,12 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
     said = "The attacks were not checked for this selection of cells."
     if checked:
         said = checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
-    caption = tables.caption(rows, name, f"{_training(asked)} {data.note(lab.data.name)}".strip(), said)
-    attacks = ", ".join(dict.fromkeys(case.attack.label for case in asked.aware if case.knowledge in threat.AWARE))
-    if attacks:
-        caption += (
-            f" Worst case: what stays right under all attacks of a column's size, {attacks} through T among them."
-        )
+    note = f"{_training(asked)} {data.note(lab.data.name)}".strip()
+    knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
+    if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
+        said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
     images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
-    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, caption, images)
+    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, note, said, images)
 
 
 def _training(asked: Asked) -> str:

@@ -5,7 +5,7 @@ from html import escape
 
 import ipywidgets as w
 
-from labkit import apart, arena, charts, experiment, quality, tradeoff
+from labkit import apart, arena, captions, charts, experiment, quality, questions, tradeoff, verdicts
 from labkit.artifacts import Workbench
 from labkit.experiment import Case
 from labkit.profiles import Profile
@@ -97,10 +97,10 @@ class TradeoffBrowser:
             return
         rows = tradeoff.sweep(self.lab, self.desk.bench, what, there, retrained=self._retrained(what))
         check()
-        reading = tradeoff.reading(rows, what) if len(there) > 1 else ""
+        reading = verdicts.text(questions.sweep(rows, what)) if len(there) > 1 else ""
         self.output.outputs = chart(charts.tradeoff(rows, what), reading)
         self.output.remove_class("lk-dim")
-        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(tradeoff.caption(rows))}</p>"
+        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
         left = (
             f"{len(missing)} of the chosen values are not measured yet."
             if missing
@@ -157,7 +157,7 @@ class TradeoffBrowser:
 
 
 def _html(markdown: str) -> str:
-    """The bold words and bullets of `tradeoff.reading` as HTML."""
+    """The bold words and bullets of `verdicts.text` as HTML."""
     lines = []
     for line in markdown.splitlines():
         parts = escape(line.removeprefix("- ")).split("**")
