@@ -98,6 +98,8 @@ class Published:
             provenance.write(out / file, frame.to_csv(index=False).encode())
         first = self.rows.iloc[0]
         show.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
+        provenance.write(out / f"{stem}.md", self.text(command).encode())
+        files = [out / file for file in (*frames, f"{stem}.md", f"{stem}.png")]
         told = {
             "command": command,
             "commit": provenance.commit(_HOME),
@@ -106,28 +108,9 @@ class Published:
             "missing": self.missing,
             "note": self.note,
             "checks": self.checks,
+            "files": [provenance.fingerprint(file, out) for file in files],
         }
-        self._write(out, told, [out / file for file in (*frames, f"{stem}.md", f"{stem}.png")])
-
-    def _write(self, out: Path, told: dict, files: Iterable[Path]) -> None:
-        """Write the page, and what is told of all files of the table."""
-        stem = f"table_{self.name}"
-        provenance.write(out / f"{stem}.md", self.text(told["command"]).encode())
-        told = told | {"files": [provenance.fingerprint(file, out) for file in files]}
         provenance.write(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def redraw(file: Path) -> None:
-    """Make the page of a saved table anew from its rows: after words have changed, not numbers.
-
-    file  the table's JSON, as `Published.save` wrote it
-    """
-    told, stem = json.loads(file.read_text()), file.with_suffix("")
-    parts = (Path(f"{stem}{part}.csv") for part in ("_rows", "_worst", "_votes"))
-    frames = [pd.read_csv(part, dtype={"recipe": str}) if part.is_file() else pd.DataFrame() for part in parts]
-    said = (tuple(map(tuple, told["missing"])), told["note"], told["checks"], told["images"])
-    files = [file.with_name(kept["path"]) for kept in told["files"]]
-    Published(stem.name.removeprefix("table_"), *frames, *said)._write(file.parent, told, files)
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:

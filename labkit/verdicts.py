@@ -31,7 +31,8 @@ def beside(question: str, ours: pd.DataFrame, other: pd.DataFrame, on: str = "",
     how = {"on": on.split()} if on else {"how": "cross"}
     found = ours.merge(other, **how, suffixes=("", "_other")).rename(columns=_READ)
     lines = []
-    for row in found.reindex(columns=COLUMNS).fillna({"where": "", "case": "", "unit": ""}).to_dict("records"):
+    for row in found.reindex(columns=COLUMNS).to_dict("records"):
+        row |= {name: "" for name in ("where", "case", "unit") if pd.isna(row[name])}
         a, b = (Point(None, *(row[f"{of}{end}"] for end in ("number", "low", "high"))) for of in ("", "other_"))
         gap = dict(zip(("difference", "difference_low", "difference_high"), difference(a, b)[1:], strict=True))
         lines.append(row | gap | {"question": question, "verdict": _TOLD[moved(b, a)] if verdict is None else verdict})
@@ -40,8 +41,8 @@ def beside(question: str, ours: pd.DataFrame, other: pd.DataFrame, on: str = "",
 
 def claim(question: str, where: str, verdict: str) -> pd.DataFrame:
     """A line without numbers of its own: what follows from the others."""
-    line = {"question": question, "where": where, "verdict": verdict}
-    return pd.DataFrame([line], columns=COLUMNS).fillna({"case": "", "ours": "", "other": "", "unit": ""})
+    line = {"question": question, "where": where, "verdict": verdict, "case": "", "ours": "", "other": "", "unit": ""}
+    return pd.DataFrame([line], columns=COLUMNS)
 
 
 def table(parts) -> pd.DataFrame:
