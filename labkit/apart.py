@@ -1,13 +1,12 @@
-"""Numbers with their 95 % intervals: which can be told apart, and how a sentence says so.
+"""Numbers with their 95 % intervals: by how much two differ, and whether that is significant.
 
-Two are told apart when their intervals do not meet; where both are of the same images, a stricter test than need be.
+A difference is significant when its interval leaves out 0. The two numbers count as unpaired: where both are of the
+same images, a paired test would find more.
 """
 
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
-
-VERBS = {-1: "falls", 0: "stays", 1: "rises"}
 
 
 class Point(NamedTuple):
@@ -28,14 +27,15 @@ def difference(a: Point, b: Point) -> Point:
 
 
 def moved(a: Point, b: Point) -> int:
-    """1 when b's interval lies above a's, -1 when below, 0 when the two meet."""
-    return 1 if b.low > a.high else -1 if b.high < a.low else 0
+    """1 when b is significantly higher than a, -1 when it is significantly lower, 0 when neither."""
+    gap = difference(b, a)
+    return 1 if gap.low > 0 else -1 if gap.high < 0 else 0
 
 
 def alike(points: Sequence[Point], margin: float) -> bool | None:
     """Whether any two shares lie within `margin` of each other: True and False when sure, None when neither is.
 
-    Not the same as not being told apart: two that are may still be this near, and two that are not need not be.
+    Not the same as no significant difference: two that differ may still be this near, and two that do not, farther.
     """
     gaps = [difference(a, b) for a, b in combinations(points, 2)]
     if any(gap.low > margin or gap.high < -margin for gap in gaps):
@@ -44,22 +44,13 @@ def alike(points: Sequence[Point], margin: float) -> bool | None:
 
 
 def farthest(points: Sequence[Point]) -> tuple[Point, Point] | None:
-    """The two whose intervals lie farthest apart, in their order, or None when all meet."""
-    top, bottom = max(points, key=lambda p: p.low), min(points, key=lambda p: p.high)
-    if not moved(bottom, top):
-        return None
-    return (bottom, top) if points.index(bottom) < points.index(top) else (top, bottom)
+    """The two, in their order, whose difference is surest; None when no two differ significantly."""
+    pairs = [pair for pair in combinations(points, 2) if moved(*pair)]
+    return max(pairs, key=lambda pair: max(_least(*pair), _least(*pair[::-1])), default=None)
 
 
-def course(points: Sequence[Point], name: str, unit: str = "") -> str:
-    """How a number moves from the first of its points to the last, or between others where these two meet."""
-    ends, apart = (points[0], points[-1]), farthest(points)
-    a, b = ends if moved(*ends) else apart or ends
-    at = [f"{told(p, unit)} at {name} = {said(p.at)}" for p in (a, b)]
-    if not moved(a, b):
-        return f"is not told apart at any two values: {at[0]}, {at[1]}"
-    between = "" if moved(*ends) else ", but its ends are not told apart"
-    return f"{VERBS[moved(a, b)]} from {at[0]} to {at[1]}{between}"
+def _least(a: Point, b: Point) -> float:
+    return difference(a, b).low
 
 
 def told(point: Point, unit: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Red and green: what must hold of an attack before its failure says anything about a defense."""
+"""Sanity checks: what must hold of an attack before its failure says anything about a defense."""
 
 import copy
 import itertools
@@ -17,6 +17,7 @@ from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
+from labkit.threat import ThreatModel
 
 _SIZES = (0.02, 0.08, 0.3)
 _STEPS = (1e-6, 1e-7, 1e-8)  # of finite differences
@@ -37,10 +38,10 @@ class Audit:
 
 
 def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
-    """One row per check: check, verdict ("green" or "red"), said. Kept in the store.
+    """One row per check: check, verdict ("passed" or "failed"), said. Kept in the store.
 
-    The list follows Carlini et al., "On evaluating adversarial robustness" (2019), and Athalye et al. (2018). A red
-    row does not say that the defense is weak or strong: it says that this evaluation cannot tell.
+    The list follows Carlini et al., "On evaluating adversarial robustness" (2019), and Athalye et al. (2018). A
+    failed check does not say that the defense is weak or strong: it says that this evaluation cannot tell.
     """
     train, test = bench.images(audit.classifier.data, "train"), bench.images(audit.classifier.data, "test")
 
@@ -52,7 +53,8 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
         return {}, {"rows": rows.to_dict("records")}
 
     found = bench.store.fetch("checks", audit, build, digest=pair_digest(train, test))
-    return pd.DataFrame(found.facts["rows"])
+    # As earlier versions kept it.
+    return pd.DataFrame(found.facts["rows"]).replace({"verdict": {"green": "passed", "red": "failed"}})
 
 
 def audits(profile: Profile, *, retrained: bool = True) -> dict[str, Audit]:
@@ -72,7 +74,7 @@ def audits(profile: Profile, *, retrained: bool = True) -> dict[str, Audit]:
 def verdicts(profile: Profile, bench: Workbench, *, retrained: bool = True) -> str:
     """For the caption of a table: the summary of each of its `audits`."""
     found = {name: summary(panel(audit, bench)) for name, audit in audits(profile, retrained=retrained).items()}
-    return "Checks of the attacks. " + " ".join(f"{name}: {said}" for name, said in found.items())
+    return "Sanity checks of the attacks. " + " ".join(f"{name}: {said}" for name, said in found.items())
 
 
 def run(
@@ -84,7 +86,7 @@ def run(
     rows = []
 
     def note(check: str, passed: bool, said: str) -> None:
-        rows.append({"check": check, "verdict": "green" if passed else "red", "said": said})
+        rows.append({"check": check, "verdict": "passed" if passed else "failed", "said": said})
 
     def accuracy(images: Tensor) -> float:
         with torch.no_grad():
@@ -122,7 +124,7 @@ def run(
     ):
         if defense is not None:
             grey = accuracy(pgd(threat.view(network, defense, knowledge), x, y, budget=budget, steps=steps))
-            note(name, mine <= grey + one, f"exact {mine:.3f}, attacker has {threat.SHORT[knowledge]} {grey:.3f}")
+            note(name, mine <= grey + one, f"exact {mine:.3f}, {ThreatModel(knowledge).label} {grey:.3f}")
 
     _, gradient = ascent(white, x, y, log_odds)
     zero = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
@@ -146,11 +148,11 @@ def run(
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """For a caption: that all checks are green, or which are red."""
-    red = rows[rows.verdict == "red"]
-    if red.empty:
-        return f"All {len(rows)} checks of the attack are green."
-    return "RED, so read with care: " + "; ".join(f"{row.check} ({row.said})" for row in red.itertuples()) + "."
+    """For a caption: that all sanity checks passed, or which failed."""
+    failed = rows[rows.verdict == "failed"]
+    if failed.empty:
+        return f"all {len(rows)} passed."
+    return "failed, so read with care: " + "; ".join(f"{row.check} ({row.said})" for row in failed.itertuples()) + "."
 
 
 def _slopes(model: nn.Module, x: Tensor, y: Tensor) -> float:

@@ -30,6 +30,7 @@ from labkit.recipes import (
     rebase,
 )
 from labkit.store import Artifact, parsed
+from labkit.threat import ThreatModel
 
 _BATCH = 250
 _JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
@@ -59,7 +60,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The defense as tables name it: what stands before the network, and what lies in it."""
+        """The defense as tables name it: what precedes the network, and what lies in it."""
         before = self.defense.label if self.defense else ""
         return " + ".join(filter(None, (before, self.classifier.label))) or "No Defense"
 
@@ -126,7 +127,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
 
 
 def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """For each network and defense, the share of images that stay right under every one of its cases.
+    """For each network and defense, the share of images that stay correct under every one of its cases.
 
     An image that is wrong when clean counts as wrong, where the clean images are among the cases.
 
@@ -147,7 +148,7 @@ def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
                 "retrained": network.transform is not None,
                 **dict(zip(("accuracy", "low", "high", "n"), found, strict=True)),
                 "attacks": sum(case.attack.name != "clean" for case in mine),
-                "hardest": f"{hardest.attack.label}, attacker has {threat.SHORT[hardest.knowledge]}",
+                "hardest": f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}",
             }
         )
     columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest"]
@@ -203,7 +204,7 @@ def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> 
 
 
 def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
-    """x_adv, T(x_adv), right: images as attacked, as the network gets them (n, C, H, W), which are withstood (n,).
+    """x_adv, T(x_adv), right: images as attacked, as the network gets them (n, C, H, W), which are correct (n,).
 
     Where a defense is no map of images, the classifier gets them as they are.
     """
@@ -232,7 +233,7 @@ def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Ten
 
 
 def _row(case: Case, bench: Workbench) -> Artifact:
-    """What is kept of a case: the facts of its row, and which images were withstood."""
+    """What is kept of a case: the facts of its row, and which images are correct under attack."""
     return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=_digest(case, bench))
 
 

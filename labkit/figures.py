@@ -111,7 +111,7 @@ def panel(rows: pd.DataFrame, title: str = "") -> Figure:
     """Sanity checks, one line each (`checks.panel`): passed or failed by colour, by sign, and in words."""
     fig, ax = plt.subplots(figsize=(8.5, 0.3 * len(rows) + 0.6), layout="constrained")
     for i, row in enumerate(rows.itertuples()):
-        passed = row.verdict == "green"
+        passed = row.verdict == "passed"
         ax.text(0.005, -i, "✓" if passed else "✗", color="#00614a" if passed else "#c00000", weight="bold", va="center")
         ax.text(0.04, -i, row.check, va="center", fontsize=9, color="black" if passed else "#c00000")
         ax.text(0.50, -i, row.said, va="center", fontsize=8, color="#5c5c5c" if passed else "#c00000")

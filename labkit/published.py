@@ -1,4 +1,4 @@
-"""A table of the paper, measured: rows, worst case, ranking and retention, written with the command that made them."""
+"""A table of the paper, measured: rows, worst case and verdicts, written with the command that made them."""
 
 import json
 import shlex
@@ -9,12 +9,28 @@ from typing import Any
 
 import pandas as pd
 
-from labkit import checks, clusters, data, experiment, figures, paper, plan, provenance, replicate, show, tables, threat
+from labkit import (
+    captions,
+    checks,
+    clusters,
+    data,
+    experiment,
+    figures,
+    paper,
+    plan,
+    provenance,
+    questions,
+    replicate,
+    show,
+    tables,
+    verdicts,
+)
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.profiles import Profile
 from labkit.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.replicate import Asked
+from labkit.threat import ThreatModel
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
 _HOME = Path(__file__).resolve().parent.parent
@@ -26,6 +42,8 @@ class Published:
 
     rows, worst  from `experiment.run` and `replicate.worst`
     votes        from `clusters.stability`, under the table's attacks on the undefended network; empty without clusters
+    missing      defenses of the paper's table that have no row here, and why
+    note, checks what `captions.table` says of the networks and of the attacks
     images       digests of training and test images, by number of the latter
     recipes      of the rows, by their hashes (`experiment.recipes_of`)
     """
@@ -35,7 +53,8 @@ class Published:
     worst: pd.DataFrame
     votes: pd.DataFrame
     missing: tuple[tuple[str, str], ...]
-    caption: str
+    note: str
+    checks: str
     images: dict[str, str]
     recipes: dict[str, Any]
 
@@ -44,6 +63,11 @@ class Published:
         """`tables.measured`."""
         return tables.measured(self.rows, self.worst, self.name)
 
+    @property
+    def caption(self) -> str:
+        """`captions.table`."""
+        return captions.table(self.rows, self.name, self.note, self.checks)
+
     def text(self, command: str) -> str:
         """The page of the table, in Markdown."""
         printed = paper.table(self.name).attrs
@@ -51,22 +75,16 @@ class Published:
         parts = [title, _markdown(tables.blocks(self.cells, self.name)), self.caption]
         if self.missing:
             parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
-        beaten = tables.ranking(self.cells)
-        if len(beaten):
-            parts += ["## Does STL beat the others, and does stratification help?", _markdown(beaten)]
-            parts.append("Differences of accuracies with Newcombe's 95 % intervals, as if of independent images.")
+        found = questions.of_table(self.cells)
+        if len(self.votes):
+            found = verdicts.table([found, questions.stability(self.votes)])
+        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
         kept = tables.retention(self.cells, self.name)
         if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
-            parts += ["## Retention: accuracy under attack / clean accuracy", _markdown(kept)]
+            parts += ["## Relative robust accuracy (robust / clean)", _markdown(kept)]
         if len(self.votes):
-            parts += [
-                "## Are attacked images voted to the cluster of their clean twins?",
-                _markdown(self.votes.round(3)),
-            ]
-            parts.append(
-                "The attacker has the undefended network's weights and does not know the clusters; noise of each "
-                "attack's size is the yardstick. Brackets of the sentences made from this are 95 % Wilson intervals."
-            )
+            parts += ["## Which attacked images keep their cluster?", _markdown(self.votes.round(3))]
+            parts.append("The attacks are on the undefended network; noise of each attack's size is beside them.")
         parts += ["## Again", f"    {command}"]
         return "\n\n".join(parts) + "\n"
 
@@ -90,6 +108,9 @@ class Published:
             "commit": provenance.commit(_HOME),
             "versions": provenance.versions(*_PACKAGES),
             "images": self.images,
+            "missing": self.missing,
+            "note": self.note,
+            "checks": self.checks,
             "files": [provenance.fingerprint(file, out) for file in files],
         }
         provenance.write(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
@@ -149,15 +170,13 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
     said = "The attacks were not checked for this selection of cells."
     if checked:
         said = checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
-    caption = tables.caption(rows, name, f"{_training(asked)} {data.note(lab.data.name)}".strip(), said)
-    attacks = ", ".join(dict.fromkeys(case.attack.label for case in asked.aware if case.knowledge in threat.AWARE))
-    if attacks:
-        caption += (
-            f" Worst case: what stays right under all attacks of a column's size, {attacks} through T among them."
-        )
+    note = f"{_training(asked)} {data.note(lab.data.name)}".strip()
+    knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
+    if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
+        said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
     images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
     kept = experiment.recipes_of(rows, bench)
-    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, caption, images, kept)
+    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, note, said, images, kept)
 
 
 def _training(asked: Asked) -> str:

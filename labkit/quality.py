@@ -4,24 +4,18 @@ from dataclasses import replace
 
 import pandas as pd
 
-from labkit import apart, experiment, metrics, rivals, threat, tradeoff
-from labkit.apart import Point
+from labkit import experiment, metrics, rivals, tradeoff
 from labkit.defenses.base import Around
 from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import DefenseRecipe
-
-# What a reader must know of `intervals`.
-CAPTION = (
-    "Vanilla network; “attacked” is FGSM-0.08 by one who has its weights and knows no defense. Brackets: 95 % Wilson "
-    "intervals. What stands around the network, and hands on no image, is left out; slow defenses have fewer images."
-)
+from labkit.threat import ThreatModel
 
 
 def cases(lab: Profile) -> list[Case]:
     """What `intervals` needs of `experiment.grid` and `rivals.cases`: vanilla network, clean and FGSM-0.08.
 
-    Defenses that stand around the network are left out: they hand on no image whose PSNR could be taken.
+    Defenses that wrap the network are left out: they output no image whose PSNR could be taken.
     """
     return [
         case
@@ -43,7 +37,8 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
     clean_recipe and attacked_recipe (the hashes of their rows).
     The undefended network has its place, too, to compare.
     """
-    plain = rows[~rows.retrained & ~rows.knowledge.isin(threat.AWARE)].sort_values("n", ascending=False, kind="stable")
+    knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
+    plain = rows[~rows.retrained & ~knows].sort_values("n", ascending=False, kind="stable")
     lines = []
     for defense in dict.fromkeys(rows.defense):
         mine = plain[plain.defense == defense]
@@ -58,29 +53,3 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
         )
         lines.append(line | {"clean_recipe": clean.recipe.item(), "attacked_recipe": attacked.recipe.item()})
     return pd.DataFrame(lines)
-
-
-def reading(found: pd.DataFrame) -> str:
-    """What `intervals` says of the paper's sentence on its Figure 6, for each STL: Markdown, one bullet each."""
-    lines = []
-    for name in (name for name in ("STL", "STL (cluster)") if name in set(found.defense)):
-        (mine,) = found[found.defense == name].itertuples()
-        others = found[~found.defense.str.startswith("STL")].sort_values("psnr", ascending=False)
-        better = others[(others.psnr > mine.psnr) & (others.defense != "No Defense")]
-        nearer = [f"{row.defense} {row.psnr:.1f} dB" for row in better.itertuples()]
-        words = [f"**{name}**: T(x_adv) is at {mine.psnr:.1f} dB to x, nearer are: {', '.join(nearer) or 'none'}"]
-        above = {}
-        for asked in ("attacked", "clean"):
-            own = _at(mine, asked)
-            above[asked] = [at for at in (_at(row, asked) for row in others.itertuples()) if apart.moved(own, at) > 0]
-            more = ", ".join(f"{at.at} {apart.told(at)}" for at in above[asked])
-            words.append(f"{asked}, {apart.told(own)} are right, surely more with: {more or 'none'}")
-        holds = "does not hold here" if nearer or above["attacked"] else "holds here"
-        claim = "The paper's “both the highest PSNR and most preferable characteristic interval”"
-        lines.append(f"- {'; '.join(words)}. {claim} {holds}.")
-    return "\n".join(lines)
-
-
-def _at(row, asked: str) -> Point:
-    """An accuracy on the map, "clean" or "attacked", at its defense's name."""
-    return Point(row.defense, *(getattr(row, f"{asked}{end}") for end in ("", "_low", "_high")))

@@ -1,4 +1,4 @@
-"""The competitors' rows: which defenses stand beside STL, on how many images, and what their attackers know."""
+"""The baselines' rows: which defenses are measured beside STL, on how many images, under which threat models."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,8 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, defenses, metrics, tables, threat
-from labkit.apart import Point
+from labkit import defenses, metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
@@ -41,7 +40,7 @@ _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was publis
 
 @dataclass(frozen=True)
 class Rival:
-    """A network, what stands before or around it, and on how many test images the two are judged; None means all."""
+    """A network, what precedes or wraps it, and on how many test images the two are judged; None means all."""
 
     network: ClassifierRecipe
     defense: DefenseRecipe | TransformRecipe | None
@@ -71,7 +70,7 @@ def unfitted(recipe: DefenseRecipe) -> Defense:
 
 
 def rivals(lab: Profile) -> list[Rival]:
-    """Every competitor of the paper, the sober baselines, and STL beyond the paper."""
+    """Every baseline of the paper, simple filters, and STL beyond the paper."""
     rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(lab, name)]
     rows += before(lab, "lowpass", like=lab.transform)
     rows += [row for name in _PUBLISHED for row in before(lab, name)]
@@ -88,7 +87,7 @@ def rivals(lab: Profile) -> list[Rival]:
 
 
 def before(lab: Profile, name: str, **more) -> list[Rival]:
-    """A competitor in front of the vanilla network; several where the profile has several settings of it."""
+    """A baseline in front of the vanilla network; several where the profile has several settings of it."""
     how = lab.rivals
     n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
     settings = [options for other, options in how.options if other == name] or [()]
@@ -107,7 +106,7 @@ def hardened(lab: Profile, name: str) -> Rival:
 
 
 def cases(lab: Profile) -> list[Case]:
-    """What the competitors are asked: the profile's attacks by those who do not know them, the strongest by who does.
+    """What the baselines are asked: the profile's attacks by those who do not know them, the strongest by who does.
 
     The undefended network and STL, on as many images as the fast ones, come first.
     """
@@ -122,11 +121,11 @@ def cases(lab: Profile) -> list[Case]:
 
 
 def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Pairs and notes for `show.gallery`: one image, clean and under FGSM, as each defense hands it on.
+    """Pairs and notes for `show.gallery`: one image, clean and under FGSM, as each defense outputs it.
 
     The first test image that the undefended network has right clean and wrong attacked (by someone who knows no
     defense), or the first of all. Notes give the class that the judged system decides for, and the PSNR to the clean
-    image; a defense that stands around the network hands on no image of its own.
+    image; a defense that wraps the network outputs no image of its own.
     """
     few = rebase(lab, replace(lab.data, test=_least(lab.rivals.fast, lab.data.test)))
     test, network = bench.images(few.data, "test"), bench.classifier(lab.classifier)
@@ -175,47 +174,6 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
             {"images": name, "n": len(bits), "bits per dimension": mean, "low": mean - half, "high": mean + half}
         )
     return pd.DataFrame(rows)
-
-
-def reading(rows: pd.DataFrame) -> str:
-    """Where each STL stands among the rows of `cases`: surely above, surely below, or not told apart. Markdown.
-
-    Asked are clean images, and the strongest attack: by one who knows no defense, and by one who knows all there is to
-    know, which of a network that is its own defense are the weights. Such a network is not among the first.
-    """
-    aware = tables.knowing(rows)
-    hardest = rows.attack[rows.knowledge.isin(threat.AWARE)].iloc[0]
-    # No Defense has nothing to know, but is what the others are compared with.
-    secret = ~rows.index.isin(aware.index) | (rows.defense == "No Defense")
-    asked = {
-        "Clean": rows[rows.attack == "Clean"],
-        f"{hardest}, attacker knows no defense": rows[secret & (rows.attack == hardest)],
-        f"{hardest}, attacker knows all": aware[aware.attack == hardest],
-    }
-    lines = []
-    for name in (name for name in ("STL", "STL (cluster)") if name in set(rows.defense)):
-        for what, part in asked.items():
-            points = {row.defense: _at(row, what.endswith("all")) for row in part.itertuples()}
-            mine = points.pop(name)
-            ways = {way: [p for p in points.values() if apart.moved(mine, p) == way] for way in (1, -1, 0)}
-            more, fewer = (", ".join(map(_told, ways[way])) or "none" for way in (1, -1))
-            lines.append(
-                f"- **{what}**: {_told(mine)}; surely more: {more}; surely fewer: {fewer}; "
-                f"not told apart: the other {len(ways[0])}."
-            )
-    bound = "Where no gradient passes, the attacker who knows all had only BPDA: such an accuracy is an upper bound."
-    return "\n".join([*lines, f"- {bound}"])
-
-
-def _at(row, knows: bool) -> Point:
-    """A row's accuracy, at its defense, n, and how one who knows it attacked: a weak way of doing so proves little."""
-    how = f"; {tables.how(row.knowledge)}" if knows else ""
-    return Point((row.defense, f"n = {row.n:,}{how}"), row.accuracy, row.low, row.high)
-
-
-def _told(point: Point) -> str:
-    defense, asked = point.at
-    return f"{defense} {apart.told(point)} ({asked})"
 
 
 def _strongest(lab: Profile) -> AttackRecipe:

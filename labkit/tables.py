@@ -1,4 +1,4 @@
-"""Tables: tidy rows pivoted for reading, beside what the paper printed, with captions that say what was measured."""
+"""Tables: tidy rows pivoted for reading, beside what the paper printed."""
 
 import math
 from collections.abc import Mapping
@@ -7,12 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from labkit import paper, threat
-from labkit.apart import Point, difference
+from labkit import paper
+from labkit.apart import Point, said, told
 from labkit.recipes import canonical
+from labkit.threat import ThreatModel
+from labkit.tradeoff import CHOICES
 
-_KNOWN = "attacker knows the defense"
-_ALL = "right under all of these"
+_KNOWN = "defense known"
+_ALL = f"{ThreatModel.WORST_CASE.label} of these"
+_UNKNOWN = "not said"
+_BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "paper": "paper"}
 
 
 def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
@@ -57,67 +61,42 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
 
 def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
     """`measured` as it is read: a line per block, defense and attacker, a column per attack."""
-    names = {"ours": "ours", "worst": "ours, worst case", "paper": f"paper, Table {table}"}
-    unknown = {"worst": "anything", "paper": "not said"}
+    names = _BLOCKS | {"paper": f"paper, Table {table}"}
     lines, attacks = [], list(dict.fromkeys(cells.attack))
     for (block, defense, knowledge), group in cells.groupby(["block", "defense", "knowledge"], sort=False):
         counts = group.n.dropna()
-        attacker = threat.SHORT[knowledge] if knowledge else unknown[block]
-        n = f"{int(counts.iloc[0]):,}" if len(counts) else "not said"
-        told = {
+        model = threat_model(block, knowledge, defense)
+        n = f"{int(counts.iloc[0]):,}" if len(counts) else _UNKNOWN
+        shown = {
             row.attack: f"{row.accuracy:.4g}" if block == "paper" else cell(row) + _fewer(row.n, counts.iloc[0])
             for row in group.itertuples()
         }
         missing = dict.fromkeys(attacks, "not reported" if block == "paper" else "")
-        lines.append({"block": names[block], "defense": defense, "attacker has": attacker, "n": n, **missing, **told})
-    return pd.DataFrame(lines, columns=["block", "defense", "attacker has", "n", *attacks])
+        lines.append({"block": names[block], "defense": defense, "threat model": model, "n": n, **missing, **shown})
+    return pd.DataFrame(lines, columns=["block", "defense", "threat model", "n", *attacks])
 
 
-def ranking(cells: pd.DataFrame) -> pd.DataFrame:
-    """By how much STL beats every other defense, attack by attack: differences with Newcombe's 95 % intervals.
+def threat_model(block: str, knowledge: str, defense: str) -> str:
+    """The label of a cell's threat model; the paper says it of its Table 4 alone."""
+    if block == "worst":
+        return ThreatModel.WORST_CASE.label
+    return ThreatModel.of(knowledge, defense).label if knowledge else _UNKNOWN
 
-    cells  from `measured`; its block "ours" is compared between attackers of one knowledge, "worst" with itself
 
-    The last lines, STL (cluster) against STL, say whether stratification helps. Where the interval is all above 0 the
-    cell says "better", where all below "worse". Both were judged on the same images or on some of them, which an
-    interval for independent ones makes light of: it is wider than need be.
-    """
-    own = cells[cells.block != "paper"]
-    points = {
-        (r.block, r.knowledge, r.defense, r.attack): Point(r.n, r.accuracy, r.low, r.high) for r in own.itertuples()
-    }
-    attacks, names = list(dict.fromkeys(own.attack)), list(dict.fromkeys(own.defense))
-    pairs = [(stl, other) for stl in ("STL", "STL (cluster)") for other in names if not other.startswith("STL")]
-    lines = []
-    for block, knowledge in dict.fromkeys(zip(own.block, own.knowledge, strict=True)):
-        for stl, other in [*pairs, ("STL (cluster)", "STL")]:
-            found = {}
-            for attack in attacks:
-                a = points.get((block, knowledge, stl, attack))
-                # Who has no T to know of is attacked in one way only.
-                b = points.get((block, knowledge, other, attack)) or points.get((block, "classifier", other, attack))
-                if a and b:
-                    gap = difference(a, b)
-                    verdict = " better" if gap.low > 0 else " worse" if gap.high < 0 else ""
-                    found[attack] = f"{gap.number:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{verdict}"
-            if found:
-                attacker = threat.SHORT[knowledge] if knowledge else "anything"
-                lines.append({"difference": f"{stl} − {other}", "attacker has": attacker, **found})
-    return pd.DataFrame(lines, columns=["difference", "attacker has", *attacks]).fillna("")
+def asked(row) -> str:
+    """What a row of `tradeoff.sweep` measures: on which images, under which threat model."""
+    if row.asked == "clean":
+        return "clean accuracy"
+    return f"accuracy under {row.attack}, {threat_model('ours', row.knowledge, row.defense)}"
 
 
 def knowing(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `rivals.cases`, those of attackers who know all that there is to know.
+    """Of the rows of `rivals.cases`, those of attackers who know the defense.
 
-    A defense that no row's attacker reckons with lies in its network, and whoever has the weights knows it.
+    A defense that lies in its network is known to whoever has the weights.
     """
-    knows = rows.knowledge.isin(threat.AWARE)
-    return rows[knows | ((rows.knowledge == "classifier") & ~rows.defense.isin(rows.defense[knows]))]
-
-
-def how(knowledge: str) -> str:
-    """What an attacker of `knowing` has, in a word or two."""
-    return threat.SHORT[knowledge] if knowledge in threat.AWARE else "all, the weights"
+    pairs = zip(rows.knowledge, rows.defense, strict=True)
+    return rows[[ThreatModel.of(knowledge, defense).knows_defense for knowledge, defense in pairs]]
 
 
 def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -130,19 +109,23 @@ def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
     """
     least = worst.set_index("defense")
     printed, lines = paper.table(table), []
-    blind = rows[~rows.knowledge.isin(threat.AWARE)]
-    attacks, hardest = list(dict.fromkeys(blind.attack)), rows.attack[rows.knowledge.isin(threat.AWARE)].unique()
+    knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
+    blind = rows[~knows]
+    attacks, hardest = list(dict.fromkeys(blind.attack)), rows.attack[knows].unique()
     aware = knowing(rows)
     for (defense, n), mine in blind.groupby(["defense", "n"], sort=False):
         cells = {row.attack: cell(row) for row in mine.itertuples()}
         part = aware[(aware.defense == defense) & aware.attack.isin(hardest) & (defense != "No Defense")]
-        known = {f"{row.attack}, {_KNOWN}": f"{cell(row)} ({how(row.knowledge)})" for row in part.itertuples()}
+        known = {
+            f"{row.attack}, {_KNOWN}": f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
+            for row in part.itertuples()
+        }
         known[_ALL] = cell(least.loc[defense])
         lines.append({"source": "ours", "defense": defense, "n": f"{n:,}", **cells, **known})
     for defense in dict.fromkeys(blind.defense):
         if defense in printed.index:
             values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
-            lines.append({"source": f"paper, Table {table}", "defense": defense, "n": "not said", **values})
+            lines.append({"source": f"paper, Table {table}", "defense": defense, "n": _UNKNOWN, **values})
     columns = dict.fromkeys(name for line in lines for name in line if name != _ALL)
     return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
 
@@ -176,12 +159,80 @@ def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
     defenses, lines = list(dict.fromkeys(rows.defense)), []
     for (attack, knowledge), group in rows.groupby(["attack", "knowledge"], sort=False):
         cells = {row.defense: cell(row) for row in group.itertuples()}
-        lines.append({"source": "ours", "attack": attack, "attacker has": threat.SHORT[knowledge], **cells})
+        labels = dict.fromkeys(ThreatModel.of(knowledge, name).label for name in group.defense)
+        lines.append({"source": "ours", "attack": attack, "threat model": " / ".join(labels), **cells})
     printed = paper.table("4").iloc[:, -1]
     theirs = {name: f"{printed[name]:.2f}" for name in defenses if name in printed.index}
-    bpda = {"source": "paper, Table 4", "attack": "BPDA, L∞ 0.031", "attacker has": threat.SHORT["identity"]}
+    bpda = {"source": "paper, Table 4", "attack": "BPDA, L∞ 0.031", "threat model": ThreatModel.BPDA.label}
     lines.append({**bpda, **theirs})
-    return pd.DataFrame(lines, columns=["source", "attack", "attacker has", *defenses]).fillna("")
+    return pd.DataFrame(lines, columns=["source", "attack", "threat model", *defenses]).fillna("")
+
+
+def sweep(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of `tradeoff.sweep`, a line per choice and value: PSNR of T(x), active coefficients, accuracies."""
+    lines = []
+    for (what, value), part in rows.groupby(["what", "value"], sort=False):
+        first = part.iloc[0]
+        psnr = Point(value, first.fidelity, first.fidelity_low, first.fidelity_high)
+        line = {
+            "choice": CHOICES[what][0],
+            "value": f"{said(value)}{' (the lab’s)' if first.own else ''}",
+            "PSNR of T(x)": told(psnr, " dB"),
+            "active, %": f"{100 * first.active:.3g}",
+        }
+        lines.append(line | {asked(row): cell(row) for row in part.itertuples()})
+    return pd.DataFrame(lines)
+
+
+def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `shrinkage.table` as people read them: numbers with their intervals."""
+
+    def numbers(name: str, unit: str = "") -> list[str]:
+        parts = (rows[f"{name}{end}"] for end in ("", "_low", "_high"))
+        return [told(Point(None, *ends), unit) for ends in zip(*parts, strict=True)]
+
+    return pd.DataFrame({
+        "change": rows.change,
+        "λ": [f"{lam:g}" for lam in rows["λ"]],
+        "n": rows.n,
+        "share left": numbers("kept"),
+        "share left, largest": rows.worst.map("{:.3f}".format),
+        "low-pass share": rows.lowpass_share.map("{:.3f}".format),
+        "PSNR of T(x)": numbers("psnr", " dB"),
+        "PSNR of T(x_adv)": numbers("psnr_adv", " dB"),
+    })  # fmt: skip
+
+
+def by_resolution(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Cells of several tables, each at a resolution of its own: those that stand in every one.
+
+    measured  cells of a table (`measured`) by the pixels of an image's side
+
+    More columns: value (the pixels) and kept (`kept`). Of the paper's defenses, those that we have. Attacks in their
+    order, and of each our cells, the worst case, the paper's.
+    """
+    parts = [cells.assign(value=side, kept=kept(cells)) for side, cells in sorted(measured.items())]
+    cells, place = pd.concat(parts, ignore_index=True), ["attack", "block", "defense", "knowledge"]
+    cells = cells[cells.groupby(place).value.transform("nunique") == len(measured)]
+    cells = cells[cells.defense.isin(cells.defense[cells.block == "ours"])]
+    attacks, blocks = list(dict.fromkeys(cells.attack)), list(_BLOCKS)
+    order = {"attack": attacks.index, "block": blocks.index}
+    return cells.sort_values(["attack", "block"], kind="stable", key=lambda part: part.map(order[part.name]))
+
+
+def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """`by_resolution` as it is read: accuracies with their intervals, a column for each resolution."""
+    lines = []
+    for place, part in by_resolution(measured).groupby(["attack", "block", "defense", "knowledge"], sort=False):
+        attack, block, defense, knowledge = place
+        line = {"attack": attack, "block": _BLOCKS[block], "defense": defense}
+        counts = " and ".join(dict.fromkeys(f"{n:,.0f}" for n in part.n.dropna()))
+        line |= {"threat model": threat_model(block, knowledge, defense), "n": counts or _UNKNOWN}
+        for row in part.itertuples():
+            share = "" if pd.isna(row.kept) or attack == "Clean" else f" (relative {row.kept:.2f})"
+            line[f"{row.value} pixels"] = (f"{row.accuracy:.4g}" if block == "paper" else cell(row)) + share
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def _fewer(n: float, usual: float) -> str:
@@ -192,29 +243,6 @@ def _fewer(n: float, usual: float) -> str:
 def cell(row) -> str:
     """One measured accuracy as a table shows it."""
     return f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]"
-
-
-def caption(rows: pd.DataFrame, table: str, note: str = "", checks: str = "") -> str:
-    """What a reader must know to judge the table: data, n, network, attackers, and how the paper's differ.
-
-    checks  what `checks.verdicts` says of the attacks: whether the numbers can be trusted
-    """
-    printed = paper.table(table).attrs
-    sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
-    known = [k for k in threat.KNOWLEDGE if k in set(rows.knowledge)]
-    attackers = "; ".join(f"“{threat.SHORT[k]}”: {threat.KNOWLEDGE[k]}" for k in known)
-    sized = "Sizes are relative L2 dissimilarities."
-    if rows.attack.str.contains("L∞").any():
-        sized = "Sizes are L∞, for pixels in [0, 1]."
-    return (
-        f"{', '.join(sorted(set(rows.data)))}; n = {sizes} test images; "
-        f"{', '.join(sorted(set(rows.classifier)))}. {note} "
-        "Brackets: 95 % Wilson intervals; the recipe hash behind each number stands in its file of rows. "
-        f"Attackers: {attackers}. {sized} "
-        f"The paper's lines are {printed['dataset']}, {printed['classifier']} at {printed['resolution']} pixels: other "
-        "images and another network, so read each block against its own “No Defense” line. The paper does not say "
-        f"which attacker its retrained rows faced. {checks}"
-    ).rstrip()
 
 
 def view(frame: pd.DataFrame):
@@ -257,57 +285,3 @@ def _by_attacker(rows: pd.DataFrame):
         "defense", sort=False
     ):
         yield (defense, "–"), group
-
-
-def reading(rows: pd.DataFrame) -> str:
-    """What the rows say, in sentences made from them: Markdown, one bullet per question."""
-    defenses = [name for name in dict.fromkeys(rows.defense) if name != "No Defense"]
-    clean = rows[rows.attack == "Clean"].set_index(["defense", "retrained"])
-    price = [f"The undefended network is right on {cell(clean.loc[('No Defense', False)])}"]
-    for name in defenses:
-        price.append(
-            f"with {name} in front of it on {cell(clean.loc[(name, False)])}, and retrained on its images on "
-            f"{cell(clean.loc[(name, True)])}"
-        )
-    lines = ["**Price on clean images.** " + "; ".join(price) + "."]
-    for attack in dict.fromkeys(rows[rows.attack != "Clean"].attack):
-        part = rows[rows.attack == attack]
-        bare = part[part.defense == "No Defense"].iloc[0]
-        words = [f"**{attack}** (reached: {bare.dissimilarity:.3f}) leaves the undefended network {cell(bare)}"]
-        for row in part[part.defense != "No Defense"].itertuples():
-            verdict = _verdict(row, bare, "better", "worse")
-            kind = "retrained" if row.retrained else "vanilla"
-            words.append(f"{row.defense}, {kind}, attacker has {threat.SHORT[row.knowledge]}: {cell(row)} ({verdict})")
-        lines.append("; ".join(words) + ".")
-    lines += [_retraining(rows, name) for name in defenses]
-    blind = rows[rows.knowledge.isin(["transfer", "classifier"])]
-    aware = rows[rows.knowledge.isin(threat.AWARE)]
-    if len(aware):
-        worst = aware.loc[aware.accuracy.idxmin()]
-        alike = (blind.attack == worst.attack) & (blind.retrained == worst.retrained) & (blind.defense == worst.defense)
-        lines.append(
-            f"**What the attacker knew decides.** The same {worst.attack} leaves {worst.defense} "
-            f"{blind[alike].accuracy.max():.3f} when its author did not know about T, and {cell(worst)} when it had: "
-            f"{threat.SHORT[worst.knowledge]}."
-        )
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _retraining(rows: pd.DataFrame, defense: str) -> str:
-    """Whether retraining helps against attackers who do not know T, attack by attack."""
-    mine = rows[(rows.defense == defense) & (rows.attack != "Clean")]
-    vanilla = mine[~mine.retrained & (mine.knowledge == "classifier")].set_index("attack")
-    words = []
-    for knowledge in ("transfer", "classifier"):
-        again = mine[mine.retrained & (mine.knowledge == knowledge)]
-        verdicts = [
-            f"{row.attack} {_verdict(row, vanilla.loc[row.attack], 'yes', 'no, it hurts')}"
-            for row in again.itertuples()
-        ]
-        if verdicts:
-            words.append(f"attacker has {threat.SHORT[knowledge]}: {', '.join(verdicts)}")
-    return f"**Does retraining help {defense}** by more than the intervals? {'; '.join(words)}."
-
-
-def _verdict(row, other, better: str, worse: str) -> str:
-    return better if row.low > other.high else worse if row.high < other.low else "not told apart"

@@ -1,4 +1,4 @@
-"""The trade-off: what λ, K, S, M and every choice on which the paper is silent cost and buy."""
+"""The trade-off: what λ, K, S, M and every choice that the paper leaves unspecified cost and buy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, experiment, metrics, tables, threat
+from labkit import apart, experiment, metrics
 from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
@@ -33,17 +33,9 @@ CHOICES = {
     "norm": ("filters of unit norm", "dictionary"),
     "gap_tol": ("gap at which the solver stops", "transform"),
     "bits": ("bits T(x) is rounded to, 0 for none", "transform"),
-    "dim": ("share of the low-pass part handed on", "transform"),
+    "dim": ("share of the low-pass part that is kept", "transform"),
 }
-# What the paper says happens as each grows (Sections 5.4 and C): -1 falls, 0 stays, 1 rises. Of M it says nothing.
-CLAIMS = {
-    "lam": {"clean": -1, "gap": -1},
-    "K": {"clean": 1, "attacked": -1},
-    "S": {"clean": 0, "attacked": 0},
-}
-_ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
 _BATCH = 100
-_GROWS = ("lam", "K", "S", "M")
 
 
 def varied(recipe: TransformRecipe | StratifiedRecipe, what: str, value) -> TransformRecipe | StratifiedRecipe:
@@ -113,7 +105,7 @@ def cases(lab: Profile, what: str, value, *, retrained: bool = False, aware: boo
 
 
 def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
-    """`sweep` of every choice on which the paper is silent, the profile's own value first; vanilla, clean and attacked.
+    """`sweep` of every unspecified choice of the paper, the profile's own value first; vanilla, clean and attacked.
 
     Of grey images, the two norms of filters are one, and left out.
     """
@@ -124,36 +116,8 @@ def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
     )
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per choice and value: PSNR of T(x), active coefficients, and each accuracy with its interval."""
-    lines = []
-    for (what, value), part in rows.groupby(["what", "value"], sort=False):
-        first = part.iloc[0]
-        psnr = Point(value, first.fidelity, first.fidelity_low, first.fidelity_high)
-        line = {
-            "choice": CHOICES[what][0],
-            "value": f"{apart.said(value)}{' (the lab’s)' if first.own else ''}",
-            "PSNR of T(x)": apart.told(psnr, " dB"),
-            "active, %": f"{100 * first.active:.3g}",
-        }
-        lines.append(line | {_asked(row): tables.cell(row) for row in part.itertuples()})
-    return pd.DataFrame(lines)
-
-
-def caption(rows: pd.DataFrame) -> str:
-    """What a reader must know to judge a sweep: data, n, network, attackers."""
-    first = rows.iloc[0]
-    network = "retrained on T(x) for every value" if first.retrained else "vanilla: trained on natural images"
-    known = [f"“{threat.SHORT[k]}”: {threat.KNOWLEDGE[k]}" for k in threat.KNOWLEDGE if k in set(rows.knowledge)]
-    return (
-        f"{first.data}; n = {first.n:,} test images, the same for every value; {first.classifier}, {network}. "
-        "Brackets: 95 % intervals, Wilson's for accuracies, mean ± 1.96 standard errors for PSNR. "
-        f"Attackers: {'; '.join(known)}. Sizes are relative L2 dissimilarities."
-    )
-
-
 def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict]:
-    """Columns and notes for `show.strips`: one image, clean above and attacked below, as T of each value hands it on.
+    """Columns and notes for `show.strips`: one image, clean above and attacked below, as T of each value outputs it.
 
     The first test image that the vanilla network has right clean and wrong under FGSM-0.08, or the first of all. Notes
     give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).
@@ -179,20 +143,6 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
     return columns, notes
 
 
-def reading(rows: pd.DataFrame, what: str) -> str:
-    """What the rows of `sweep` say of one choice, in sentences made from them: Markdown, one bullet each.
-
-    λ, K, S and M are read from the smallest to the largest value, and beside what the paper says of them; every other
-    choice against the value that the lab has. `apart` says when two numbers are told apart.
-    """
-    rows = rows[rows.what == what]
-    if what not in _GROWS:
-        return "\n".join(f"- {line}" for line in _beside_own(rows, what))
-    found, name = _measured(rows.sort_values("value", kind="stable")), _name(what)
-    lines = [f"**{_capital(words)}** {apart.course(points, name, unit)}." for words, unit, points in found.values()]
-    return "\n".join(f"- {line}" for line in [*lines, _claims(found, what)])
-
-
 def gaps(rows: pd.DataFrame) -> list[Point]:
     """For every value of `sweep`, by how much the attacked accuracy lies below the clean one, with its interval."""
     points = {
@@ -200,62 +150,6 @@ def gaps(rows: pd.DataFrame) -> list[Point]:
         for asked, part in rows.groupby("asked", sort=False)
     }
     return [apart.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
-
-
-def _measured(rows: pd.DataFrame) -> dict[str, tuple[str, str, list[Point]]]:
-    """What was measured, in the order of a sentence: what to call it, its unit, and the points."""
-    points = {
-        asked: [Point(*numbers) for numbers in zip(part.value, part.accuracy, part.low, part.high, strict=True)]
-        for asked, part in rows.groupby("asked", sort=False)
-    }
-    found = {asked: (_asked(rows[rows.asked == asked].iloc[0], "accuracy"), "", mine) for asked, mine in points.items()}
-    clean = rows[rows.asked == "clean"]
-    psnr = zip(clean.value, clean.fidelity, clean.fidelity_low, clean.fidelity_high, strict=True)
-    return {
-        "psnr": ("the PSNR of T(x)", " dB", [Point(*numbers) for numbers in psnr]),
-        "clean": found.pop("clean"),
-        "attacked": found.pop("attacked"),
-        "gap": ("the gap between these two", "", gaps(rows)),
-        **found,
-    }
-
-
-def _claims(found: dict, what: str) -> str:
-    """Whether what the paper says of a choice holds on these rows."""
-    if what not in CLAIMS:
-        return f"**The paper** gives no curve for {_name(what)}, so there is nothing to hold this against."
-    words, verdicts = [], set()
-    for measure, way in CLAIMS[what].items():
-        label, _, points = found[measure]
-        if way:
-            verdict = {way: "yes", -way: "no", 0: "not told apart"}[apart.moved(points[0], points[-1])]
-            words.append(f"{label} {apart.VERBS[way]}: {verdict}")
-        else:
-            verdict = {True: "yes", False: "no", None: "neither sure nor ruled out"}[apart.alike(points, _ALIKE)]
-            words.append(f"{label} stays within {_ALIKE:g}: {verdict}")
-        verdicts.add(verdict)
-    decided = "holds here" if verdicts == {"yes"} else "holds in part" if "yes" in verdicts else "does not hold here"
-    if verdicts.isdisjoint({"yes", "no"}):
-        decided = "is not decided by these rows"
-    return f"**The paper's statement {decided}.** As {_name(what)} grows, {'; '.join(words)}."
-
-
-def _beside_own(rows: pd.DataFrame, what: str) -> list[str]:
-    """Each value of a choice beside the lab's own."""
-    found, own_value = _measured(rows), rows[rows.own].value.iloc[0]
-    lines = []
-    for at, value in enumerate(dict.fromkeys(rows.value)):
-        if value == own_value:
-            continue
-        words = []
-        for measure, (label, unit, points) in found.items():
-            if measure != "gap":
-                mine = next(p for p in points if p.at == own_value)
-                verdict = {1: "higher", -1: "lower", 0: "not told apart"}[apart.moved(mine, points[at])]
-                words.append(f"{label} {apart.told(points[at], unit)} for {apart.told(mine, unit)} ({verdict})")
-        title = f"{_capital(CHOICES[what][0])}: {apart.said(value)} instead of {apart.said(own_value)}."
-        lines.append(f"**{title}** {_capital('; '.join(words))}.")
-    return lines
 
 
 @dataclass(frozen=True)
@@ -309,16 +203,5 @@ def _least(lab: Profile) -> int | None:
     return min((n for n in (lab.tradeoff.n, lab.data.test) if n is not None), default=None)
 
 
-def _asked(row, noun: str = "") -> str:
-    """A column's name, or the subject of a sentence: which images, by whom."""
-    if row.asked == "clean":
-        return f"clean {noun}".strip()
-    return f"{noun} under {row.attack}".strip() + f" (attacker has {threat.SHORT[row.knowledge]})"
-
-
 def _name(what: str) -> str:
     return CHOICES[what][0].split(",")[0]
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:] if words[:1] != "λ" else words

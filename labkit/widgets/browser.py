@@ -7,7 +7,7 @@ from operator import attrgetter
 import ipywidgets as w
 import pandas as pd
 
-from labkit import apart, arena, charts, experiment, quality, tradeoff
+from labkit import apart, arena, captions, charts, experiment, quality, questions, tradeoff, verdicts
 from labkit.artifacts import Workbench
 from labkit.experiment import Case
 from labkit.profiles import Profile
@@ -97,10 +97,10 @@ class TradeoffBrowser:
             return
         rows = self._rows(what, there)
         check()
-        reading = tradeoff.reading(rows, what) if len(there) > 1 else ""
+        reading = verdicts.text(questions.sweep(rows, what)) if len(there) > 1 else ""
         self.output.outputs = chart(charts.tradeoff(rows, what), reading)
         self.output.remove_class("lk-dim")
-        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(tradeoff.caption(rows))}</p>"
+        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
         left = f"{len(missing)} of the chosen values are not measured yet."
         self.page.say(left if missing else "All chosen values are measured.")
 
@@ -149,7 +149,7 @@ class TradeoffBrowser:
 
 
 def _html(markdown: str) -> str:
-    """The bold words and bullets of `tradeoff.reading` as HTML."""
+    """The bold words and bullets of `verdicts.text` as HTML."""
     lines = []
     for line in markdown.splitlines():
         parts = escape(line.removeprefix("- ")).split("**")
