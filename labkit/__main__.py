@@ -82,7 +82,7 @@ def _profiles(options: argparse.Namespace) -> int:
     rows = [("profile", "train", "test", *sizes, "classifier", "epochs", "on T(x)", "BIM steps")]
     for name, profile in profiles.PROFILES.items():
         d, c = profile.transform.dictionary, profile.classifier
-        steps = next(attack.steps for attack in profile.attacks if attack.name == "bim")
+        steps = profile.strongest.steps
         epochs = str(c.epochs), str(profile.retrained().epochs)
         counts = (profile.data.train or "all", profile.data.test or "all", d.K, d.S, d.lam, d.images, d.passes)
         rows.append((name, *map(str, counts), f"{c.network} x {c.width:g}", *epochs, str(steps)))

@@ -64,6 +64,10 @@ class Workbench:
         other = "test" if split == "train" else "train"
         return self._loaded(replace(recipe, **{other: None}), split)
 
+    def digest(self, recipe: DataRecipe) -> str:
+        """Of the training and the test images: what is measured on some depends on both."""
+        return ":".join(self.images(recipe, split).digest for split in ("train", "test"))
+
     def dictionary(self, recipe: DictionaryRecipe) -> Tensor:
         """The learned filters (K, C, S, S)."""
         return self.dictionary_run(recipe)[0]
@@ -133,12 +137,14 @@ class Workbench:
         return self._learned(named, recipe.transform.dictionary, mine, train.digest, what)[0]
 
     def transform(
-        self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe, *, backward: str = "exact"
-    ) -> SparseTransform | StratifiedTransform | Defense:
+        self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None, *, backward: str = "exact"
+    ) -> Defense | None:
         """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device.
 
-        Of a DefenseRecipe, the competitor.
+        Of a DefenseRecipe, the competitor; of None, None.
         """
+        if recipe is None:
+            return None
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
@@ -187,7 +193,7 @@ class Workbench:
             def chunk(start: int) -> Tensor:
                 x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
                 with torch.no_grad():
-                    return (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half()
+                    return layer.seeded(start).sample(x).half()
 
             with self._bar("projecting training images", "image", total=len(parallel.shard(train.y))) as bar:
                 for start in starts[parallel.rank() :: parallel.world()]:

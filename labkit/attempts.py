@@ -13,7 +13,7 @@ from labkit import checkpoint, threat
 from labkit.artifacts import Workbench
 from labkit.attacks import ATTACKS, MINIMAL, fit_universal
 from labkit.budget import Budget, at_average, quantize
-from labkit.defenses.base import Detector
+from labkit.defense import Detector
 from labkit.errors import InputError
 from labkit.recipes import AttackRecipe, ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
 from labkit.strata import StratifiedTransform
@@ -42,8 +42,7 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
 
     Made in batches that survive a kill, under a bar that shows the accuracy so far in the attacker's own eyes.
     """
-    train, test = bench.images(attempt.victim.data, "train"), bench.images(attempt.victim.data, "test")
-    attack = attempt.attack
+    test, attack = bench.images(attempt.victim.data, "test"), attempt.attack
     if attack.name == "clean":
         return test.x[:]
     if attack.name not in ATTACKS:
@@ -66,16 +65,17 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
         parts, right = [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
-            x, y = (part[start : start + _BATCH].to(bench.device) for part in (test.x, test.y))
-            parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", partial(batch, start, x, y)))
-            right += system.right(parts[-1].to(bench.device), y)
+            x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
+            make = partial(batch, start, x.to(bench.device), y.to(bench.device))
+            parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", make))
+            right += system.right(parts[-1], y)
             bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
         x_adv = torch.cat(parts)
         if attack.norm == "average":
             x_adv = at_average(x_adv, test.x[:], attack.size)
         return {"x_adv": x_adv}, {"seconds": time.perf_counter() - started}
 
-    found = bench.store.fetch("attack", attempt, build, digest=f"{train.digest}:{test.digest}")
+    found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.victim.data))
     return found.tensors["x_adv"]
 
 
@@ -85,12 +85,12 @@ class _System:
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
         self.network = bench.classifier(attempt.victim)
-        self.defense = bench.transform(attempt.defense) if attempt.defense else None
+        self.defense = bench.transform(attempt.defense)
         self.seeded(0)
 
     def seeded(self, start: int) -> None:
         """Draws of a random defense for the batch from `start`, whatever was drawn before; it is judged on others."""
-        if getattr(self.defense, "stochastic", False):
+        if self.defense is not None:
             self.defense.seeded(start)
 
     def view(self, **group) -> torch.nn.Module:
@@ -103,9 +103,8 @@ class _System:
             made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
         return made
 
-    @torch.no_grad()
     def right(self, x_adv: Tensor, y: Tensor) -> int:
-        return int(threat.withstood(threat.judged(self.network, self.defense)(x_adv), y, self.defense).sum())
+        return int(threat.withstood(threat.decide(self.network, self.defense, x_adv)[1], y, self.defense).sum())
 
     def _groups(self, x: Tensor, y: Tensor):
         """Which images are attacked together, and what their view has to be told."""

@@ -41,16 +41,15 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
     The list follows Carlini et al., "On evaluating adversarial robustness" (2019), and Athalye et al. (2018). A red
     row does not say that the defense is weak or strong: it says that this evaluation cannot tell.
     """
-    train, test = bench.images(audit.classifier.data, "train"), bench.images(audit.classifier.data, "test")
+    test = bench.images(audit.classifier.data, "test")
 
     def build(_scratch):
-        network = bench.classifier(audit.classifier)
-        defense = bench.transform(audit.defense) if audit.defense else None
+        network, defense = bench.classifier(audit.classifier), bench.transform(audit.defense)
         x, y = (part[: audit.n].to(bench.device) for part in (test.x, test.y))
         rows = run(network, defense, x, y, size=audit.size, steps=audit.steps, queries=audit.queries)
         return {}, {"rows": rows.to_dict("records")}
 
-    found = bench.store.fetch("checks", audit, build, digest=f"{train.digest}:{test.digest}")
+    found = bench.store.fetch("checks", audit, build, digest=bench.digest(audit.classifier.data))
     return pd.DataFrame(found.facts["rows"])
 
 
@@ -86,8 +85,7 @@ def run(
         rows.append({"check": check, "verdict": "green" if passed else "red", "said": said})
 
     def accuracy(images: Tensor) -> float:
-        with torch.no_grad():
-            return float((judge(images).argmax(1) == y).double().mean())
+        return float((threat.decide(network, defense, images)[1].argmax(1) == y.cpu()).double().mean())
 
     def attacked(size: float, steps: int = steps) -> Tensor:
         return pgd(white, x, y, budget=Budget.dissimilarity(size), steps=steps)

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 from labkit import cdl, data, defenses, networks
 from labkit.classifiers import predict
 from labkit.data import Images
-from labkit.defenses.base import Around
 from labkit.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.solvers import seconds
 from labkit.stl import SparseTransform
@@ -65,7 +64,7 @@ def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
         images = replace(images, y=predict(network, images.x).argmax(1))
         more = {"classifier": network, "attack": lambda model, x, y: x}
     defense.fit(images, **more)  # no state to come back to: seconds
-    return (defense.around(network) if isinstance(defense, Around) else defense).eval()
+    return (defense if defense.maps else defense.around(network)).eval()
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ from labkit import metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import Attempt, adversarial
 from labkit.classifiers import predict
-from labkit.defenses.base import Around
 from labkit.profiles import Profile
 from labkit.recipes import (
     LATER,
@@ -28,8 +27,6 @@ from labkit.recipes import (
 )
 from labkit.store import Artifact
 
-_BATCH = 250
-_JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
     "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "recipe",
@@ -187,18 +184,9 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
     Where a defense is no map of images, the classifier gets them as they are.
     """
     x_adv = adversarial(case.attempt(), bench)
-    defense = bench.transform(case.defense) if case.defense else None
-    if getattr(defense, "stochastic", False):
-        defense.seeded(_JUDGED_SEED)
-    parts, y = x_adv.split(_BATCH), bench.images(case.data, "test").y
-    seen, before = x_adv, None
-    if defense is not None and not isinstance(defense, Around):
-        with torch.no_grad():
-            seen = torch.cat([defense(part.to(bench.device)).cpu() for part in parts])
-    else:
-        before = defense
-    logits = predict(threat.judged(bench.classifier(case.classifier), before), seen, batch=_BATCH)
-    return x_adv, seen, threat.withstood(logits.cpu(), y, defense, attacked=case.attack.name != "clean")
+    defense, y = bench.transform(case.defense), bench.images(case.data, "test").y
+    seen, logits = threat.decide(bench.classifier(case.classifier), defense, x_adv)
+    return x_adv, seen, threat.withstood(logits, y, defense, attacked=case.attack.name != "clean")
 
 
 def _row(case: Case, bench: Workbench) -> Artifact:
@@ -254,18 +242,22 @@ def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tens
 
     The first `n` test images that the network classifies correctly, so that the attack has something to change.
     """
-    test, network, layer = (
-        bench.images(case.data, "test"),
-        bench.classifier(case.classifier),
-        bench.transform(case.defense),
-    )
+    test, network = bench.images(case.data, "test"), bench.classifier(case.classifier)
     which = torch.nonzero(predict(network, test.x).argmax(1) == test.y)[:n, 0]
     x, x_adv = test.x[which], adversarial(case.attempt(), bench)[which]
-    with torch.no_grad():
-        seen = layer(x_adv.to(bench.device)).cpu()
-    names = [[test.classes[int(c)] for c in predict(network, pixels).argmax(1)] for pixels in (x, x_adv, seen)]
+    seen, logits = threat.decide(network, bench.transform(case.defense), x_adv)
+    decided = (predict(network, x), predict(network, x_adv), logits)
+    names = [[test.classes[c] for c in answers.argmax(1).tolist()] for answers in decided]
     columns = {"image x": x, case.attack.label: x_adv, "10 × difference": 0.5 + 10 * (x_adv - x), "T(attacked)": seen}
     return columns, dict(zip(columns, [names[0], names[1], [""] * len(x), names[2]], strict=True))
+
+
+def telling(attacked: Case, bench: Workbench) -> int:
+    """The first test image that a case's bare network has right clean and wrong attacked; 0 if there is none."""
+    test, network = bench.images(attacked.data, "test"), bench.classifier(attacked.classifier)
+    x_adv = adversarial(attacked.attempt(), bench)
+    turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
+    return int(turned.int().argmax())
 
 
 def by_class(case: Case, bench: Workbench) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import torch
 from labkit import cdl, classifiers, defense_speed, networks, threat
 from labkit.artifacts import Workbench
 from labkit.data import Images
+from labkit.defense import Around
 from labkit.defenses import Defense
-from labkit.defenses.base import Around
 from labkit.experiment import Case
 from labkit.recipes import (
     AttackRecipe,

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from labkit import apart, experiment, metrics, rivals, threat, tradeoff
+from labkit import apart, experiment, metrics, rivals, threat
 from labkit.apart import Point
-from labkit.defenses.base import Around
 from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import DefenseRecipe
@@ -26,10 +25,10 @@ def cases(lab: Profile) -> list[Case]:
     return [
         case
         for case in [*experiment.grid(lab), *rivals.cases(lab)]
-        if case.attack in (lab.attacks[0], tradeoff.fgsm(lab))
+        if case.attack in (lab.attack("Clean"), lab.attack("FGSM-0.08"))
         and case.knowledge == "classifier"
         and case.classifier == replace(lab.classifier, data=case.data)
-        and not (isinstance(case.defense, DefenseRecipe) and isinstance(rivals.unfitted(case.defense), Around))
+        and not (isinstance(case.defense, DefenseRecipe) and not rivals.unfitted(case.defense).maps)
     ]
 
 

@@ -7,13 +7,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, defenses, metrics, tables, threat
+from labkit import apart, defenses, experiment, metrics, tables, threat
 from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
-from labkit.classifiers import predict
+from labkit.defense import Defense
 from labkit.defenses import pixelcnn
-from labkit.defenses.base import Around, Defense
 from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import (
@@ -129,25 +128,16 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
     image; a defense that stands around the network hands on no image of its own.
     """
     few = rebase(lab, replace(lab.data, test=_least(lab.rivals.fast, lab.data.test)))
-    test, network = bench.images(few.data, "test"), bench.classifier(lab.classifier)
-    attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
-    with torch.no_grad():
-        turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, attacked).argmax(1) != test.y)
-    one = int(turned.int().argmax())
-    x = torch.stack([test.x[one], attacked[one]])
+    test, attacked = bench.images(few.data, "test"), Case(few.classifier, None, few.attack("FGSM-0.08"))
+    one, x_adv = experiment.telling(attacked, bench), adversarial(attacked.attempt(), bench)
+    x = torch.stack([test.x[one], x_adv[one]])
     pairs, notes = {}, {}
     own = [Rival(lab.classifier, T, None) for T in lab.defenses]
     for rival in [Rival(lab.classifier, None, None), *own, *rivals(lab)]:
-        defense = bench.transform(rival.defense) if rival.defense else None
-        if getattr(defense, "stochastic", False):
-            defense.seeded(0)
-        maps = defense is not None and not isinstance(defense, Around)
-        with torch.no_grad():
-            seen = defense(x.to(bench.device)).cpu() if maps else x
-            decided = predict(threat.judged(bench.classifier(rival.network), None if maps else defense), seen).argmax(1)
-        name = Case(rival.network, rival.defense, few.attacks[0]).label
+        seen, logits = threat.decide(bench.classifier(rival.network), bench.transform(rival.defense), x)
+        name = Case(rival.network, rival.defense, attacked.attack).label
         near = metrics.psnr(seen, x[:1].expand_as(x)).tolist()
-        said = [test.classes[c] if c < len(test.classes) else "rejected" for c in decided.tolist()]
+        said = [test.classes[c] if c < len(test.classes) else "rejected" for c in logits.argmax(1).tolist()]
         pairs[name] = seen
         fidelity = ["unchanged" if dB == math.inf else f"{dB:.1f} dB" for dB in near]
         notes[name] = [f"{word}\n{words}" for word, words in zip(said, fidelity, strict=True)]
@@ -163,11 +153,11 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
     (rival,) = before(lab, "pixeldefend")[:1]
     few = rebase(lab, replace(lab.data, test=_least(lab.rivals.slow, lab.data.test)))
     x, layer = bench.images(few.data, "test").x[:], bench.transform(few.transform)
-    attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
-    with torch.no_grad():
-        after = {f"T({name})": layer(part.to(bench.device)).cpu() for name, part in (("x", x), ("x_adv", attacked))}
+    attack, network = few.attack("FGSM-0.08"), bench.classifier(few.classifier)
+    attacked = adversarial(Case(few.classifier, None, attack).attempt(), bench)
+    after = {f"T({name})": threat.turned(network, layer, part) for name, part in (("x", x), ("x_adv", attacked))}
     model, rows = bench.defense(rival.defense).network, []
-    for name, part in {"x": x, f"x_adv, {few.attacks[2].label}": attacked, **after}.items():
+    for name, part in {"x": x, f"x_adv, {attack.label}": attacked, **after}.items():
         bits = pixelcnn.bits_per_dimension(model, part)
         half = 1.96 * float(bits.std(correction=0)) / max(len(bits) - 1, 1) ** 0.5
         mean = float(bits.mean())
@@ -219,7 +209,7 @@ def _told(point: Point) -> str:
 
 
 def _strongest(lab: Profile) -> AttackRecipe:
-    return replace(next(attack for attack in lab.attacks if attack.name == "bim"), draws=lab.rivals.draws)
+    return replace(lab.strongest, draws=lab.rivals.draws)
 
 
 def _least(n: int | None, available: int | None) -> int | None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit import cbpdn, conv, metrics, sparse
-from labkit.data import check_pixels
+from labkit.defense import Defense
 from labkit.errors import InputError, reason
 from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
@@ -17,7 +17,7 @@ BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
 
 
-class SparseTransform(nn.Module):
+class SparseTransform(Defense):
     """T(x) = clip(low(x) + Σₖ dₖ ∗ zₖ), with z the CBPDN code of the high-pass part of x (paper, Section 3.2).
 
     With dim < 1, mean + dim · (low − mean) stands for low, the mean being that of each image's and channel's low-pass
@@ -39,8 +39,6 @@ class SparseTransform(nn.Module):
     Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
     smaller than a filter.
     """
-
-    stochastic = False
 
     def __init__(
         self,
@@ -86,10 +84,6 @@ class SparseTransform(nn.Module):
             bits=recipe.bits,
         )
         return layer.eval()
-
-    def fit(self, images) -> "SparseTransform":
-        """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
-        return self
 
     def parts(
         self, x: Tensor, *, start: Tensor | Codes | None = None, gap_tol: float | None = None
@@ -152,8 +146,8 @@ class SparseTransform(nn.Module):
         edge = self.d.shape[-1] - 1
         return sparse[..., edge : edge + size[0], edge : edge + size[1]]
 
-    def _check(self, x: Tensor) -> None:
-        check_pixels(x)
+    def _check(self, x: Tensor, channels: int | None = None) -> None:
+        super()._check(x, channels)
         conv.check(self.d, x.shape[-2:], x.shape[1])
 
 

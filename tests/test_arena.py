@@ -1,7 +1,7 @@
 import pandas as pd
 import torch
 
-from labkit import arena, experiment
+from labkit import arena, experiment, threat
 from labkit.experiment import Case
 
 
@@ -21,7 +21,7 @@ def test_the_table_marks_each_lines_worst_and_takes_the_most_images():
         ]
     )
     vanilla = arena.table(rows, retrained=False)
-    blind, aware = ("FGSM-0.08", "the weights, not T"), ("FGSM-0.08", "all, exact gradient")
+    blind, aware = (("FGSM-0.08", threat.SHORT[knowledge]) for knowledge in ("classifier", "exact"))
     assert list(vanilla.index) == ["No Defense", "STL"] and list(vanilla.columns) == [blind, aware]
     assert vanilla.loc["STL", blind] == (0.7, 0.6, 0.7 + 0.1, 100, False) and vanilla.loc["STL", aware][4]
     assert vanilla.loc["No Defense", blind][4] and vanilla.loc["No Defense", aware] is None
@@ -34,7 +34,7 @@ def test_cases_are_asked_once(lab):
 
 
 def test_a_face_is_the_image_that_was_judged(lab, bench):
-    case = Case(lab.classifier, lab.transform, lab.attacks[2])
+    case = Case(lab.classifier, lab.transform, lab.attack("FGSM-0.08"))
     face = arena.face(case, 3, bench)
     x_adv, seen, _ = experiment.decisions(case, bench)
     assert torch.equal(face["x"], bench.images(lab.data, "test").x[3])
@@ -48,7 +48,7 @@ def test_a_face_is_the_image_that_was_judged(lab, bench):
 
 
 def test_the_telling_image_was_right_and_is_wrong(lab, bench):
-    case = Case(lab.classifier, None, lab.attacks[2])
-    one = arena.telling(case, bench)
+    case = Case(lab.classifier, None, lab.attack("FGSM-0.08"))
+    one = experiment.telling(case, bench)
     face, y = arena.face(case, one, bench), int(bench.images(lab.data, "test").y[one])
     assert int(face["before"].argmax()) == y != int(face["after"].argmax())

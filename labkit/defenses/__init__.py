@@ -1,6 +1,6 @@
 """The defenses that the Sparse Transformation Layer is compared with, each built from its own publication."""
 
-from labkit.defenses.base import Around, Defense, Detector
+from labkit.defense import Around, Defense, Detector
 from labkit.defenses.crops import CropEnsemble
 from labkit.defenses.d3 import D3
 from labkit.defenses.deflection import PixelDeflection

@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.data import Images
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
 
 _CORRELATIONS_AT_ONCE = 2**20

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.data import Images
-from labkit.defenses.base import Detector
+from labkit.defense import Detector
 from labkit.errors import InputError
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from labkit.dae import corrupt
 from labkit.data import Images, Lazy
-from labkit.defenses.base import Defense, Detector
+from labkit.defense import Defense, Detector
 from labkit.errors import InputError
 
 _BATCHES = 2000

@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.data import Images
+from labkit.defense import Defense
 from labkit.defenses import pixelcnn
-from labkit.defenses.base import Defense
 from labkit.errors import InputError
 
 _AT_ONCE = 200

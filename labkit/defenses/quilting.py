@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.data import Images
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
