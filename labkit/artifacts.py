@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,9 +133,8 @@ class Workbench:
             raise InputError("strata and dictionaries must come from the same images; use one DataRecipe for both")
         train, strata = self.images(recipe.data, "train"), self.strata(recipe.strata)
         mine = train[torch.nonzero(strata.labels.cpu() == cluster)[:, 0]]
-        named = ClusterRecipe(recipe.strata, cluster, recipe.transform.dictionary)
         what = f"learning filters of cluster {cluster + 1}"
-        return self._learned(named, recipe.transform.dictionary, mine, train.digest, what)[0]
+        return self._learned(recipe.dictionaries[cluster], recipe.transform.dictionary, mine, train.digest, what)[0]
 
     def transform(
         self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None, *, backward: str = "exact"
@@ -171,7 +171,7 @@ class Workbench:
             fitted = defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
             return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
 
-        if type(defense).fit is not Defense.fit:
+        if defense.learns:
             defense.load_state_dict(self.store.fetch("defense", recipe, build, digest=train.digest).tensors)
         return defense.eval().requires_grad_(False).to(self.device)
 
@@ -254,6 +254,44 @@ class Workbench:
 
     def _bar(self, what: str, unit: str, total: int | None = None):
         return tqdm(desc=what, unit=unit, total=total, disable=not self.progress, delay=2)
+
+
+def built(recipe) -> list[tuple[str, Any]]:
+    """The artifacts, as (kind, recipe), that the workbench keeps of a network or a defense; of None, none."""
+    match recipe:
+        case ClassifierRecipe(weights=None):
+            return [("classifier", recipe)]
+        case TransformRecipe():
+            return [("dictionary", recipe.dictionary)]
+        case StratifiedRecipe():
+            return [("strata", recipe.strata), *(("dictionary", learned) for learned in recipe.dictionaries)]
+        case DefenseRecipe() if defenses.unfitted(recipe).learns:
+            return [("defense", recipe)]
+    return []
+
+
+def needs(kind: str, recipe) -> list[tuple[str, Any]]:
+    """The artifacts that one is made from, as (kind, recipe), in the order in which they are built.
+
+    What those need in turn is not among them. A "row" (a Case) and an "attack" (an Attempt) can be asked about, too.
+    """
+    match kind:
+        case "row":
+            attacked = [("attack", recipe.attempt())] if recipe.attack.name != "clean" else []
+            return attacked + built(recipe.classifier) + built(recipe.defense)
+        case "attack":
+            return built(recipe.victim) + built(recipe.defense)
+        case "classifier":
+            return [("projected", recipe.transform)] if recipe.transform else []
+        case "projected":
+            return built(recipe)
+        case "defense":
+            return built(recipe.like) + built(recipe.victim)
+        case "dictionary" if isinstance(recipe, ClusterRecipe):
+            return [("strata", recipe.strata)]
+        case "strata":
+            return [("autoencoder", recipe.dae)]
+    return []
 
 
 def _watched_for(model, x: Tensor, y: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Attempts: sets of adversarial images, made batch by batch, resumable, and kept in the store."""
 
+import inspect
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +16,12 @@ from labkit.attacks import ATTACKS, MINIMAL, fit_universal
 from labkit.budget import Budget, at_average, quantize
 from labkit.defense import Detector
 from labkit.errors import InputError
-from labkit.recipes import AttackRecipe, ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
+from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
 from labkit.strata import StratifiedTransform
 
 _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation
+_LENGTHS = ("steps", "queries", "draws")  # what an attack calls the `steps` of its recipe
 _NORMS = ("dissimilarity", "average", "l2", "linf", "none")
 
 
@@ -36,13 +38,17 @@ class Attempt:
     knowledge: str
     version: int = 3
 
+    @property
+    def data(self) -> DataRecipe:
+        return self.victim.data
+
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
     """The attacked test images (n, C, H, W) of an attempt, from the store or made now.
 
     Made in batches that survive a kill, under a bar that shows the accuracy so far in the attacker's own eyes.
     """
-    test, attack = bench.images(attempt.victim.data, "test"), attempt.attack
+    test, attack = bench.images(attempt.data, "test"), attempt.attack
     if attack.name == "clean":
         return test.x[:]
     if attack.name not in ATTACKS:
@@ -75,7 +81,7 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
             x_adv = at_average(x_adv, test.x[:], attack.size)
         return {"x_adv": x_adv}, {"seconds": time.perf_counter() - started}
 
-    found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.victim.data))
+    found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.data))
     return found.tensors["x_adv"]
 
 
@@ -126,20 +132,13 @@ def sized(attack: AttackRecipe, x) -> Budget | None:
 
 
 def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
-    """What a recipe's steps and restarts mean to each attack."""
-    if attack.name in ("bim", "ddn", "cw", "deepfool"):
-        return {"steps": attack.steps}
-    if attack.name == "pgd":
-        return {"steps": attack.steps, "restarts": attack.restarts, "loss": attack.loss}
-    if attack.name == "lowfreq":
-        return {"steps": attack.steps, "restarts": attack.restarts}
-    if attack.name == "square":
-        return {"queries": attack.steps}
-    if attack.name == "noise":
-        return {"draws": attack.steps}
+    """The keywords of an attack that its recipe has: `steps` (or `queries`, or `draws`), `restarts` and `loss`."""
+    if attack.name == "autoattack":  # has nothing to set
+        return {}
     if attack.name == "universal":
-        train = bench.images(system.attempt.victim.data, "train")
+        train = bench.images(system.attempt.data, "train")
         images = train[: min(len(train), _FITTED_ON)]
         budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else sized(attack, train.x)
         return {"pattern": fit_universal(system.view(), images, budget=budget)}
-    return {}
+    told = {"restarts": attack.restarts, "loss": attack.loss, **dict.fromkeys(_LENGTHS, attack.steps)}
+    return {name: told[name] for name in inspect.signature(ATTACKS[attack.name]).parameters if name in told}

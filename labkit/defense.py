@@ -35,6 +35,11 @@ class Defense(nn.Module):
         """Learn from training images what the defense needs; most need nothing. Returns self."""
         return self
 
+    @property
+    def learns(self) -> bool:
+        """Whether it learns anything from training images, so that there is something to keep."""
+        return type(self).fit is not Defense.fit
+
     def seeded(self, seed: int) -> Self:
         """Start the draws of a random defense again from `seed`. Returns self."""
         self.generator.manual_seed(seed)

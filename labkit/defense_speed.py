@@ -60,7 +60,7 @@ def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
     defense, more = defenses.build(name, **_BRIEF.get(name, {})), {}
     if name == "pixeldefend":
         images = images[:_FEW]
-    if name == "lid":  # wants images that the network, untrained here, gets right
+    if defenses.DEFENSES[name].given == "victim":  # wants images that the network, untrained here, gets right
         images = replace(images, y=predict(network, images.x).argmax(1))
         more = {"classifier": network, "attack": lambda model, x, y: x}
     defense.fit(images, **more)  # no state to come back to: seconds

@@ -6,9 +6,9 @@ import pandas as pd
 
 from labkit import apart, experiment, metrics, rivals, threat
 from labkit.apart import Point
+from labkit.defenses import unfitted
 from labkit.experiment import Case
 from labkit.profiles import Profile
-from labkit.recipes import DefenseRecipe
 
 # What a reader must know of `intervals`.
 CAPTION = (
@@ -28,7 +28,7 @@ def cases(lab: Profile) -> list[Case]:
         if case.attack in (lab.attack("Clean"), lab.attack("FGSM-0.08"))
         and case.knowledge == "classifier"
         and case.classifier == replace(lab.classifier, data=case.data)
-        and not (isinstance(case.defense, DefenseRecipe) and not rivals.unfitted(case.defense).maps)
+        and (case.defense is None or unfitted(case.defense).maps)
     ]
 
 

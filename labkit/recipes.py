@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from labkit.catalogue import ATTACKS, DEFENSES
+
 # Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
 # it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
 LATER = {"later": True}
@@ -135,6 +137,10 @@ class StrataRecipe:
     seed: int = 0
     version: int = 1
 
+    @property
+    def data(self) -> DataRecipe:
+        return self.dae.data
+
 
 @dataclass(frozen=True)
 class StratifiedRecipe:
@@ -157,6 +163,12 @@ class StratifiedRecipe:
     def data(self) -> DataRecipe:
         return self.transform.data
 
+    @property
+    def dictionaries(self) -> "tuple[ClusterRecipe, ...]":
+        """The dictionary of every cluster."""
+        learned = self.transform.dictionary
+        return tuple(ClusterRecipe(self.strata, cluster, learned) for cluster in range(self.strata.clusters))
+
 
 @dataclass(frozen=True)
 class ClusterRecipe:
@@ -165,6 +177,10 @@ class ClusterRecipe:
     strata: StrataRecipe
     cluster: int
     dictionary: DictionaryRecipe
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.dictionary.data
 
 
 @dataclass(frozen=True)
@@ -253,38 +269,9 @@ class DefenseRecipe:
     @property
     def label(self) -> str:
         """The paper's name in tables, where it has one."""
-        name = _DEFENSES.get(self.name, self.name)
+        name = DEFENSES[self.name].label if self.name in DEFENSES else self.name
         told = dict(self.options)
         return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
-
-
-_ATTACKS = {
-    "clean": "Clean",
-    "deepfool": "DeepFool",
-    "universal": "Uni",
-    "lowfreq": "Low-pass PGD",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "noise": "Noise",
-}
-_DEFENSES = {
-    "jpeg": "JPEG",
-    "bits": "Bit depth",
-    "median": "Median",
-    "lowpass": "Blur of STL's PSNR",
-    "nlm": "Non-local means",
-    "tvm": "TVM",
-    "quilting": "Quilting",
-    "crops": "Crop-Ens",
-    "tvm-quilting": "TVM+quilt",
-    "deflection": "PD-Ens",
-    "magnet": "MagNet",
-    "magnet-detector": "MagNet detector",
-    "pixeldefend": "PixelDefend",
-    "d3": "D3",
-    "sap": "SAP",
-    "lid": "LID",
-}
 
 
 @dataclass(frozen=True)
@@ -323,7 +310,7 @@ class AttackRecipe:
         }
         more = "" if self.loss == "log-odds" else f" {self.loss}"
         return (
-            _ATTACKS.get(self.name, self.name.upper())
+            (ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper())
             + size.get(self.norm, f"-{self.size:.2f}")
             + more
             + " 8 bits" * self.stored

@@ -141,7 +141,7 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Rival], tuple[tuple[str, st
             else:
                 missing.append((rival.network.label, _TRAINED))
             continue
-        for rival in rivals.before(lab, who, **({"victim": lab.classifier} if who == "lid" else {})):
+        for rival in rivals.before(lab, who):
             if not retrained or name == "4":
                 found.append(rival)
             elif who in lab.rivals.retrained:

@@ -7,12 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, defenses, experiment, metrics, tables, threat
+from labkit import apart, experiment, metrics, tables, threat
 from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
-from labkit.defense import Defense
-from labkit.defenses import pixelcnn
+from labkit.defenses import DEFENSES, pixelcnn, unfitted
 from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import (
@@ -24,11 +23,6 @@ from labkit.recipes import (
     rebase,
 )
 
-_PUBLISHED = (
-    "tvm", "quilting", "tvm-quilting", "crops", "deflection", "magnet", "pixeldefend", "d3", "sap", "magnet-detector",
-)  # fmt: skip
-_SLOW = ("quilting", "crops", "tvm-quilting", "deflection", "d3")
-_SLOWEST = ("pixeldefend",)
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _HARDENED = {
     "adversarial": {"adversarial": _KURAKIN},
@@ -54,27 +48,17 @@ class Rival:
         """
         if self.defense is None:
             return None
-        if isinstance(self.defense, DefenseRecipe):
-            return "exact" if unfitted(self.defense).differentiable else "identity"
-        return "exact"
+        return "exact" if unfitted(self.defense).differentiable else "identity"
 
     @property
     def random(self) -> bool:
         """Whether the defense may answer one image in several ways."""
-        return isinstance(self.defense, DefenseRecipe) and unfitted(self.defense).stochastic
-
-
-def unfitted(recipe: DefenseRecipe) -> Defense:
-    """A defense as it is before it is fitted; one that blurs as much as another blurs by something."""
-    return defenses.build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
+        return self.defense is not None and unfitted(self.defense).stochastic
 
 
 def rivals(lab: Profile) -> list[Rival]:
     """Every competitor of the paper, the sober baselines, and STL beyond the paper."""
-    rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(lab, name)]
-    rows += before(lab, "lowpass", like=lab.transform)
-    rows += [row for name in _PUBLISHED for row in before(lab, name)]
-    rows += before(lab, "lid", victim=lab.classifier)
+    rows = [row for name in DEFENSES for row in before(lab, name)]
     dimmed = replace(lab.transform, dim=0.5)
     trained = {
         **{name: hardened(lab, name) for name in _HARDENED},
@@ -86,13 +70,13 @@ def rivals(lab: Profile) -> list[Rival]:
     return rows + [row for name, row in trained.items() if name in lab.rivals.trained]
 
 
-def before(lab: Profile, name: str, **more) -> list[Rival]:
+def before(lab: Profile, name: str) -> list[Rival]:
     """A competitor in front of the vanilla network; several where the profile has several settings of it."""
-    how = lab.rivals
-    n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
+    how, n = lab.rivals, getattr(lab.rivals, DEFENSES[name].cost)
+    given = {"": {}, "like": {"like": lab.transform}, "victim": {"victim": lab.classifier}}[DEFENSES[name].given]
     settings = [options for other, options in how.options if other == name] or [()]
     own = _OWN.get((name, lab.data.name), ())
-    return [Rival(lab.classifier, DefenseRecipe(name, lab.data, own + options, **more), n) for options in settings]
+    return [Rival(lab.classifier, DefenseRecipe(name, lab.data, own + options, **given), n) for options in settings]
 
 
 def hardened(lab: Profile, name: str) -> Rival:

@@ -1,5 +1,6 @@
 """The competitors' rows, small: every defense of `labkit.defenses` fitted, attacked and judged."""
 
+import functools
 from dataclasses import replace
 
 import pandas as pd
@@ -208,6 +209,7 @@ def test_an_attack_on_a_random_defense_cut_in_the_middle_goes_on_as_if_it_had_no
     case = asked(cases, "sap", aware=True)
     calls = []
 
+    @functools.wraps(bim)
     def breaking(model, x, y, **options):
         calls.append(len(x))
         if len(calls) == 3:
