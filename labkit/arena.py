@@ -53,7 +53,7 @@ def face(case: Case, index: int, bench: Workbench) -> dict[str, Tensor]:
     """One test image: x, x_adv and seen (C, H, W), odds before and after (classes,); kept in the store.
 
     seen is what the network gets of x_adv, solved for alone (among others T may end elsewhere within its gap): x_adv
-    itself where a defense hands on no image of its own. `before` are the bare network's odds for x, `after` the judged
+    itself where a defense outputs no image of its own. `before` are the bare network's odds for x, `after` the judged
     system's for x_adv; a detector has one more, and that is "rejected".
     """
     test = bench.images(case.data, "test")

@@ -136,9 +136,7 @@ class Workbench:
         what = f"learning filters of cluster {cluster + 1}"
         return self._learned(recipe.dictionaries[cluster], recipe.transform.dictionary, mine, train.digest, what)[0]
 
-    def transform(
-        self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None, *, backward: str = "exact"
-    ) -> Defense | None:
+    def transform(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None) -> Defense | None:
         """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device.
 
         Of a DefenseRecipe, the competitor; of None, None.
@@ -148,9 +146,9 @@ class Workbench:
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
-            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary), backward=backward).to(self.device)
+            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary)).to(self.device)
         layers = [
-            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m), backward=backward)
+            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m))
             for m in range(recipe.strata.clusters)
         ]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)

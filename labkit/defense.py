@@ -17,6 +17,7 @@ class Defense(nn.Module):
     differentiable  whether its own gradient says anything; where not, an attacker who knows it uses BPDA
     resumable       whether `fit` takes minutes, and takes checkpoint=, a folder from which it goes on after a kill
     smallest        pixels a side below which it cannot work
+    sized           buffers whose sizes are known only once it is fitted; loading takes them from what is loaded
 
     What is fitted is kept in buffers and parameters, so that `state_dict` is all of it.
     """
@@ -26,6 +27,7 @@ class Defense(nn.Module):
     differentiable = True
     resumable = False
     smallest = 1
+    sized: tuple[str, ...] = ()
 
     def __init__(self):
         super().__init__()
@@ -56,6 +58,12 @@ class Defense(nn.Module):
     def straight_through(self) -> "Defense":
         """The same defense with the identity's gradient, for an attacker who uses BPDA."""
         return _StraightThrough(self)
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        for name in self.sized:
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _check(self, x: Tensor, channels: int | None = None) -> None:
         check_pixels(x)
@@ -100,7 +108,7 @@ class Around(Defense):
 
     def forward(self, x: Tensor) -> Tensor:
         raise InputError(
-            f"{type(self).__name__} is no map from images to images; it stands around a classifier: "
+            f"{type(self).__name__} is no map from images to images; it wraps a classifier: "
             "around(classifier)(x) gives logits"
         )
 

@@ -37,7 +37,7 @@ def table(
 
     names  of `defenses.DEFENSES`; None for all
 
-    Defenses that stand around a network are timed with it (a quarter-width VGG-16, listed as "network alone"). Batches
+    Defenses that wrap a network are timed with it (a quarter-width VGG-16, listed as "network alone"). Batches
     grow, up to 256 images, as long as that helps; the best rate counts.
     """
     rows = []

@@ -13,14 +13,14 @@ from labkit.profiles import Profile
 # What a reader must know of `intervals`.
 CAPTION = (
     "Vanilla network; “attacked” is FGSM-0.08 by one who has its weights and knows no defense. Brackets: 95 % Wilson "
-    "intervals. What stands around the network, and hands on no image, is left out; slow defenses have fewer images."
+    "intervals. What wraps the network, and outputs no image, is left out; slow defenses have fewer images."
 )
 
 
 def cases(lab: Profile) -> list[Case]:
     """What `intervals` needs of `experiment.grid` and `rivals.cases`: vanilla network, clean and FGSM-0.08.
 
-    Defenses that stand around the network are left out: they hand on no image whose PSNR could be taken.
+    Defenses that wrap the network are left out: they output no image whose PSNR could be taken.
     """
     return [
         case

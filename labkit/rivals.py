@@ -34,7 +34,7 @@ _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was publis
 
 @dataclass(frozen=True)
 class Rival:
-    """A network, what stands before or around it, and on how many test images the two are judged; None means all."""
+    """A network, what precedes or wraps it, and on how many test images the two are judged; None means all."""
 
     network: ClassifierRecipe
     defense: DefenseRecipe | TransformRecipe | None
@@ -109,7 +109,7 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
 
     The first test image that the undefended network has right clean and wrong attacked (by someone who knows no
     defense), or the first of all. Notes give the class that the judged system decides for, and the PSNR to the clean
-    image; a defense that stands around the network hands on no image of its own.
+    image; a defense that wraps the network outputs no image of its own.
     """
     few = rebase(lab, replace(lab.data, test=_least(lab.rivals.fast, lab.data.test)))
     test, attacked = bench.images(few.data, "test"), Case(few.classifier, None, few.attack("FGSM-0.08"))

@@ -32,7 +32,7 @@ class SparseTransform(Defense):
               "none": asking for a gradient raises RuntimeError
     boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
     gap_tol, method  as in `cbpdn.solve`
-    dim       share of the low-pass part's contrast that T hands on; 1 is the paper's T
+    dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
     bits      a channel to which T(x) is rounded; 0 for not. A staircase has no slope to speak of, so gradients pass
               the rounding unchanged
 
@@ -70,7 +70,7 @@ class SparseTransform(Defense):
         self.dim, self.bits = dim, bits
 
     @classmethod
-    def of(cls, recipe: TransformRecipe, d: Tensor, *, backward: str = "exact") -> "SparseTransform":
+    def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
         layer = cls(
             d,
@@ -79,7 +79,6 @@ class SparseTransform(Defense):
             pad=recipe.pad,
             boundary=recipe.boundary,
             gap_tol=recipe.gap_tol,
-            backward=backward,
             dim=recipe.dim,
             bits=recipe.bits,
         )

@@ -47,6 +47,7 @@ class D3(Defense):
     d  (atoms, C · patch · patch)  the dictionary, each atom of unit norm and of mean 0 in each channel
     """
 
+    sized = ("d",)
     d: Tensor
 
     def __init__(
@@ -127,13 +128,6 @@ class D3(Defense):
             patches = images.x[different][mine[:, None, None], :, y, x].permute(0, 3, 1, 2).flatten(2)
             drawn.append((patches - patches.mean(2, keepdim=True)).flatten(1))
         return torch.cat(drawn)[torch.randperm(n, generator=self.generator)]
-
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How large the dictionary is is known only once fitted, so take its size from there.
-        stored = state_dict.get(prefix + "d")
-        if stored is not None:
-            self.d = self.d.new_empty(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class Pursuit(NamedTuple):

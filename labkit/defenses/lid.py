@@ -51,6 +51,7 @@ class LID(Detector):
     weight, bias    (layers,) and (), of the regression
     """
 
+    sized = ("reference", "answers", "weight")
     reference: Tensor
     answers: Tensor
     weight: Tensor
@@ -168,11 +169,6 @@ class LID(Detector):
         self.bias.fill_(float(regression.intercept_[0] - weight @ scaler.mean_))
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How many images, classes and layers there are is known only once fitted, so take the sizes from there.
-        for name in ("reference", "answers", "weight"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, getattr(self, name).new_empty(stored.shape))
         self._classifier, self._features = (), []
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 

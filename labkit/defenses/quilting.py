@@ -39,6 +39,7 @@ class Quilting(Defense):
     """
 
     differentiable = False
+    sized = ("index",)
     index: Tensor
 
     def __init__(self, patch: int = 5, overlap: int = 2, patches: int = 1_000_000, neighbours: int = 1):
@@ -118,10 +119,7 @@ class Quilting(Defense):
         return x.unfold(2, self.patch, 1).unfold(3, self.patch, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        # How many patches and channels there are is known only once fitted, so take the sizes from there.
-        stored = state_dict.get(prefix + "index")
-        if stored is not None:
-            self.index, self._search = self.index.new_empty(stored.shape), None
+        self._search = None
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
