@@ -195,13 +195,12 @@ def _row(case: Case, bench: Workbench) -> Artifact:
 
 
 def _digest(case: Case, bench: Workbench) -> str:
-    return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
+    return bench.digest(case.data)
 
 
 def kept(case: Case, bench: Workbench) -> bool:
     """Whether the row of a case is in the store, so that `run` only has to read it."""
-    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
-    return bench.store.has("row", case, digest=f"{train.digest}:{test.digest}")
+    return bench.store.has("row", case, digest=_digest(case, bench))
 
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:

@@ -72,17 +72,8 @@ class SparseTransform(Defense):
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
-        layer = cls(
-            d,
-            lam=recipe.lam,
-            lowpass=recipe.lowpass,
-            pad=recipe.pad,
-            boundary=recipe.boundary,
-            gap_tol=recipe.gap_tol,
-            dim=recipe.dim,
-            bits=recipe.bits,
-        )
-        return layer.eval()
+        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits")
+        return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
     def parts(
         self, x: Tensor, *, start: Tensor | Codes | None = None, gap_tol: float | None = None
