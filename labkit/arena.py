@@ -4,20 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from labkit import experiment, metrics, rivals, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
-from labkit.defenses.base import Around
 from labkit.experiment import Case
-from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.threat import ThreatModel
-
-_JUDGED_SEED = 1  # as in `experiment`: not the random numbers that an attacker saw
 
 
 def cases(lab: Profile) -> list[Case]:
@@ -63,29 +58,16 @@ def face(case: Case, index: int, bench: Workbench) -> dict[str, Tensor]:
     before  the probabilities of the network alone for x
     after   those of the judged system for x_adv; a detector has one class more, "rejected"
     """
-    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
+    test = bench.images(case.data, "test")
 
     def build(_scratch):
         x, x_adv = test.x[index : index + 1], adversarial(case.attempt(), bench)[index : index + 1]
-        defense, network = (bench.transform(case.defense) if case.defense else None), bench.classifier(case.classifier)
-        if getattr(defense, "stochastic", False):
-            defense.seeded(_JUDGED_SEED)
-        maps = defense is not None and not isinstance(defense, Around)
-        with torch.no_grad():
-            seen = defense(x_adv.to(bench.device)).cpu() if maps else x_adv
-        guesses = [
-            predict(threat.judged(network, before), part).softmax(1)[0]
-            for before, part in ((None, x), (None if maps else defense, seen))
-        ]
-        return {
-            "x": x[0].clone(),
-            "x_adv": x_adv[0].clone(),
-            "seen": seen[0],
-            "before": guesses[0],
-            "after": guesses[1],
-        }, {}
+        defense, network = bench.transform(case.defense), bench.classifier(case.classifier)
+        seen, logits = threat.decide(network, defense, x_adv)
+        odds = {"before": predict(network, x).softmax(1)[0], "after": logits.softmax(1)[0]}
+        return {"x": x[0].clone(), "x_adv": x_adv[0].clone(), "seen": seen[0].clone(), **odds}, {}
 
-    return bench.store.fetch("face", Face(case, index), build, digest=pair_digest(train, test)).tensors
+    return bench.store.fetch("face", Face(case, index), build, digest=bench.digest(case.data)).tensors
 
 
 def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:
@@ -93,11 +75,3 @@ def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:
     names = [*classes, "rejected"]
     near = float(metrics.psnr(found["seen"][None], found["x"][None]))
     return f"{case.label}: {names[int(found['after'].argmax())]}, {near:.1f} dB"
-
-
-def telling(attacked: Case, bench: Workbench) -> int:
-    """The first test image that the undefended network gets right when clean and wrong under attack; or 0."""
-    test, network = bench.images(attacked.data, "test"), bench.classifier(attacked.classifier)
-    x_adv = adversarial(attacked.attempt(), bench)
-    turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
-    return int(turned.int().argmax())

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,10 @@ class Workbench:
         """The images of "train" or "test", loaded once, however many of the other split a recipe asks for."""
         other = "test" if split == "train" else "train"
         return self._loaded(replace(recipe, **{other: None}), split)
+
+    def digest(self, recipe: DataRecipe) -> str:
+        """Of the training and the test images: what is measured on some depends on both."""
+        return ":".join(self.images(recipe, split).digest for split in ("train", "test"))
 
     def dictionary(self, recipe: DictionaryRecipe) -> Tensor:
         """The learned filters (K, C, S, S)."""
@@ -128,23 +133,22 @@ class Workbench:
             raise InputError("strata and dictionaries must come from the same images; use one DataRecipe for both")
         train, strata = self.images(recipe.data, "train"), self.strata(recipe.strata)
         mine = train[torch.nonzero(strata.labels.cpu() == cluster)[:, 0]]
-        named = ClusterRecipe(recipe.strata, cluster, recipe.transform.dictionary)
         what = f"learning filters of cluster {cluster + 1}"
-        return self._learned(named, recipe.transform.dictionary, mine, train.digest, what)[0]
+        return self._learned(recipe.dictionaries[cluster], recipe.transform.dictionary, mine, train.digest, what)[0]
 
-    def transform(
-        self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe, *, backward: str = "exact"
-    ) -> SparseTransform | StratifiedTransform | Defense:
+    def transform(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None) -> Defense | None:
         """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device.
 
-        Of a DefenseRecipe, the competitor.
+        Of a DefenseRecipe, the competitor; of None, None.
         """
+        if recipe is None:
+            return None
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
-            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary), backward=backward).to(self.device)
+            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary)).to(self.device)
         layers = [
-            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m), backward=backward)
+            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m))
             for m in range(recipe.strata.clusters)
         ]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
@@ -165,7 +169,7 @@ class Workbench:
             fitted = defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
             return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
 
-        if type(defense).fit is not Defense.fit:
+        if defense.learns:
             defense.load_state_dict(self.store.fetch("defense", recipe, build, digest=train.digest).tensors)
         return defense.eval().requires_grad_(False).to(self.device)
 
@@ -187,7 +191,7 @@ class Workbench:
             def chunk(start: int) -> Tensor:
                 x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
                 with torch.no_grad():
-                    return (layer.seeded(start).sample(x) if isinstance(layer, Defense) else layer(x)).half()
+                    return layer.seeded(start).sample(x).half()
 
             with self._bar("projecting training images", "image", total=len(parallel.shard(train.y))) as bar:
                 for start in starts[parallel.rank() :: parallel.world()]:
@@ -248,6 +252,44 @@ class Workbench:
 
     def _bar(self, what: str, unit: str, total: int | None = None):
         return tqdm(desc=what, unit=unit, total=total, disable=not self.progress, delay=2)
+
+
+def built(recipe) -> list[tuple[str, Any]]:
+    """The artifacts, as (kind, recipe), that the workbench keeps of a network or a defense; of None, none."""
+    match recipe:
+        case ClassifierRecipe(weights=None):
+            return [("classifier", recipe)]
+        case TransformRecipe():
+            return [("dictionary", recipe.dictionary)]
+        case StratifiedRecipe():
+            return [("strata", recipe.strata), *(("dictionary", learned) for learned in recipe.dictionaries)]
+        case DefenseRecipe() if defenses.unfitted(recipe).learns:
+            return [("defense", recipe)]
+    return []
+
+
+def needs(kind: str, recipe) -> list[tuple[str, Any]]:
+    """The artifacts that one is made from, as (kind, recipe), in the order in which they are built.
+
+    What those need in turn is not among them. A "row" (a Case) and an "attack" (an Attempt) can be asked about, too.
+    """
+    match kind:
+        case "row":
+            attacked = [("attack", recipe.attempt())] if recipe.attack.name != "clean" else []
+            return attacked + built(recipe.classifier) + built(recipe.defense)
+        case "attack":
+            return built(recipe.victim) + built(recipe.defense)
+        case "classifier":
+            return [("projected", recipe.transform)] if recipe.transform else []
+        case "projected":
+            return built(recipe)
+        case "defense":
+            return built(recipe.like) + built(recipe.victim)
+        case "dictionary" if isinstance(recipe, ClusterRecipe):
+            return [("strata", recipe.strata)]
+        case "strata":
+            return [("autoencoder", recipe.dae)]
+    return []
 
 
 def _watched_for(model, x: Tensor, y: Tensor) -> Tensor:

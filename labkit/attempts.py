@@ -1,5 +1,6 @@
 """Attempts: sets of adversarial images, made batch by batch, resumable, and kept in the store."""
 
+import inspect
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,14 +14,14 @@ from labkit import checkpoint, threat
 from labkit.artifacts import Workbench
 from labkit.attacks import ATTACKS, MINIMAL, fit_universal
 from labkit.budget import Budget, at_average, quantize
-from labkit.defenses.base import Detector
+from labkit.defense import Detector
 from labkit.errors import InputError
-from labkit.images import pair_digest
-from labkit.recipes import AttackRecipe, ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
+from labkit.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
 from labkit.strata import StratifiedTransform
 
 _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation
+_LENGTHS = ("steps", "queries", "draws")  # what an attack calls the `steps` of its recipe
 _NORMS = ("dissimilarity", "average", "l2", "linf", "none")
 
 
@@ -37,6 +38,10 @@ class Attempt:
     knowledge: str
     version: int = 3
 
+    @property
+    def data(self) -> DataRecipe:
+        return self.victim.data
+
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
     """The attacked test images (n, C, H, W) of an attempt, from the store or made now.
@@ -51,8 +56,7 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
 
     The clock starts when the network and the defense are built. None where the making was interrupted and resumed.
     """
-    train, test = bench.images(attempt.victim.data, "train"), bench.images(attempt.victim.data, "test")
-    attack = attempt.attack
+    test, attack = bench.images(attempt.data, "test"), attempt.attack
     if attack.name == "clean":
         return test.x[:], 0.0
     if attack.name not in ATTACKS:
@@ -76,16 +80,17 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
         parts, right = [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
-            x, y = (part[start : start + _BATCH].to(bench.device) for part in (test.x, test.y))
-            parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", partial(batch, start, x, y)))
-            right += system.right(parts[-1].to(bench.device), y)
+            x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
+            make = partial(batch, start, x.to(bench.device), y.to(bench.device))
+            parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", make))
+            right += system.right(parts[-1], y)
             bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
         x_adv = torch.cat(parts)
         if attack.norm == "average":
             x_adv = at_average(x_adv, test.x[:], attack.size)
         return {"x_adv": x_adv}, {"seconds": None if resumed else time.perf_counter() - started}
 
-    found = bench.store.fetch("attack", attempt, build, digest=pair_digest(train, test))
+    found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.data))
     return found.tensors["x_adv"], found.facts["seconds"]
 
 
@@ -95,12 +100,12 @@ class _System:
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
         self.network = bench.classifier(attempt.victim)
-        self.defense = bench.transform(attempt.defense) if attempt.defense else None
+        self.defense = bench.transform(attempt.defense)
         self.seeded(0)
 
     def seeded(self, start: int) -> None:
         """Draws of a random defense for the batch from `start`, whatever was drawn before; it is judged on others."""
-        if getattr(self.defense, "stochastic", False):
+        if self.defense is not None:
             self.defense.seeded(start)
 
     def view(self, **group) -> torch.nn.Module:
@@ -113,9 +118,8 @@ class _System:
             made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
         return made
 
-    @torch.no_grad()
     def right(self, x_adv: Tensor, y: Tensor) -> int:
-        return int(threat.withstood(threat.judged(self.network, self.defense)(x_adv), y, self.defense).sum())
+        return int(threat.withstood(threat.decide(self.network, self.defense, x_adv)[1], y, self.defense).sum())
 
     def _groups(self, x: Tensor, y: Tensor):
         """Which images are attacked together, and what their view has to be told."""
@@ -137,20 +141,13 @@ def sized(attack: AttackRecipe, x) -> Budget | None:
 
 
 def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
-    """What a recipe's steps and restarts mean to each attack."""
-    if attack.name in ("bim", "ddn", "cw", "deepfool"):
-        return {"steps": attack.steps}
-    if attack.name == "pgd":
-        return {"steps": attack.steps, "restarts": attack.restarts, "loss": attack.loss}
-    if attack.name == "lowfreq":
-        return {"steps": attack.steps, "restarts": attack.restarts}
-    if attack.name == "square":
-        return {"queries": attack.steps}
-    if attack.name == "noise":
-        return {"draws": attack.steps}
+    """The keywords of an attack that its recipe has: `steps` (or `queries`, or `draws`), `restarts` and `loss`."""
+    if attack.name == "autoattack":  # has nothing to set
+        return {}
     if attack.name == "universal":
-        train = bench.images(system.attempt.victim.data, "train")
+        train = bench.images(system.attempt.data, "train")
         images = train[: min(len(train), _FITTED_ON)]
         budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else sized(attack, train.x)
         return {"pattern": fit_universal(system.view(), images, budget=budget)}
-    return {}
+    told = {"restarts": attack.restarts, "loss": attack.loss, **dict.fromkeys(_LENGTHS, attack.steps)}
+    return {name: told[name] for name in inspect.signature(ATTACKS[attack.name]).parameters if name in told}

@@ -13,7 +13,6 @@ from labkit.artifacts import Workbench
 from labkit.attacks import fgsm, noise, pgd, square
 from labkit.attacks.common import ascent, log_odds
 from labkit.budget import Budget
-from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
@@ -43,16 +42,15 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
     The list follows Carlini et al., "On evaluating adversarial robustness" (2019), and Athalye et al. (2018). A
     failed check does not say that the defense is weak or strong: it says that this evaluation cannot tell.
     """
-    train, test = bench.images(audit.classifier.data, "train"), bench.images(audit.classifier.data, "test")
+    test = bench.images(audit.classifier.data, "test")
 
     def build(_scratch):
-        network = bench.classifier(audit.classifier)
-        defense = bench.transform(audit.defense) if audit.defense else None
+        network, defense = bench.classifier(audit.classifier), bench.transform(audit.defense)
         x, y = (part[: audit.n].to(bench.device) for part in (test.x, test.y))
         rows = run(network, defense, x, y, size=audit.size, steps=audit.steps, queries=audit.queries)
         return {}, {"rows": rows.to_dict("records")}
 
-    found = bench.store.fetch("checks", audit, build, digest=pair_digest(train, test))
+    found = bench.store.fetch("checks", audit, build, digest=bench.digest(audit.classifier.data))
     # As earlier versions kept it.
     return pd.DataFrame(found.facts["rows"]).replace({"verdict": {"green": "passed", "red": "failed"}})
 
@@ -89,8 +87,7 @@ def run(
         rows.append({"check": check, "verdict": "passed" if passed else "failed", "said": said})
 
     def accuracy(images: Tensor) -> float:
-        with torch.no_grad():
-            return float((judge(images).argmax(1) == y).double().mean())
+        return float((threat.decide(network, defense, images)[1].argmax(1) == y.cpu()).double().mean())
 
     def attacked(size: float, steps: int = steps) -> Tensor:
         return pgd(white, x, y, budget=Budget.dissimilarity(size), steps=steps)

@@ -1,5 +1,6 @@
 """Classifiers: training, and decisions in batches."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,10 +103,14 @@ def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = F
 
     The model runs where its parameters (or buffers) lie, in the mode it is in.
     """
-    tensor = next(model.parameters(), None)
-    tensor = next(model.buffers(), torch.empty(0)) if tensor is None else tensor
+    device = device_of(model)
     starts = tqdm(range(0, len(x), batch), desc="classifying", unit="batch", disable=not progress, delay=2)
-    return torch.cat([model(x[start : start + batch].to(tensor.device)).cpu() for start in starts])
+    return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in starts])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters, or else its buffers, lie; the CPU if it has none."""
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:

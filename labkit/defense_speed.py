@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 from labkit import cdl, data, defenses, networks
 from labkit.classifiers import predict
 from labkit.data import Images
-from labkit.defenses.base import Around
 from labkit.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.solvers import seconds
 from labkit.stl import SparseTransform
@@ -38,7 +37,7 @@ def table(
 
     names  of `defenses.DEFENSES`; None for all
 
-    Defenses that stand around a network are timed with it (a quarter-width VGG-16, listed as "network alone"). Batches
+    Defenses that wrap a network are timed with it (a quarter-width VGG-16, listed as "network alone"). Batches
     grow, up to 256 images, as long as that helps; the best rate counts.
     """
     rows = []
@@ -61,11 +60,11 @@ def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
     defense, more = defenses.build(name, **_BRIEF.get(name, {})), {}
     if name == "pixeldefend":
         images = images[:_FEW]
-    if name == "lid":  # wants images that the network, untrained here, gets right
+    if defenses.DEFENSES[name].given == "victim":  # wants images that the network, untrained here, gets right
         images = replace(images, y=predict(network, images.x).argmax(1))
         more = {"classifier": network, "attack": lambda model, x, y: x}
     defense.fit(images, **more)  # no state to come back to: seconds
-    return (defense.around(network) if isinstance(defense, Around) else defense).eval()
+    return (defense if defense.maps else defense.around(network)).eval()
 
 
 @torch.no_grad()

@@ -16,8 +16,6 @@ from labkit import metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import Attempt, adversarial, timed
 from labkit.classifiers import predict
-from labkit.defenses.base import Around
-from labkit.images import pair_digest
 from labkit.profiles import Profile
 from labkit.recipes import (
     LATER,
@@ -32,8 +30,6 @@ from labkit.recipes import (
 from labkit.store import Artifact, parsed
 from labkit.threat import ThreatModel
 
-_BATCH = 250
-_JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
     "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "run", "recipe",
@@ -214,20 +210,15 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
 
 def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
-    defense = bench.transform(case.defense) if case.defense else None
-    maps = defense is not None and not isinstance(defense, Around)
-    system = threat.judged(bench.classifier(case.classifier), None if maps else defense)
-    y = bench.images(case.data, "test").y
+    network, defense, y = (
+        bench.classifier(case.classifier),
+        bench.transform(case.defense),
+        bench.images(case.data, "test").y,
+    )
 
     def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
-        if getattr(defense, "stochastic", False):
-            defense.seeded(_JUDGED_SEED)
-        seen = x_adv
-        if maps:
-            with torch.no_grad():
-                seen = torch.cat([defense(part.to(bench.device)).cpu() for part in x_adv.split(_BATCH)])
-        logits = predict(system, seen, batch=_BATCH)
-        return seen, threat.withstood(logits.cpu(), y, defense, attacked=case.attack.name != "clean")
+        seen, logits = threat.decide(network, defense, x_adv)
+        return seen, threat.withstood(logits, y, defense, attacked=case.attack.name != "clean")
 
     return judge
 
@@ -238,7 +229,7 @@ def _row(case: Case, bench: Workbench) -> Artifact:
 
 
 def _digest(case: Case, bench: Workbench) -> str:
-    return pair_digest(*(bench.images(case.data, split) for split in ("train", "test")))
+    return bench.digest(case.data)
 
 
 def kept(case: Case, bench: Workbench) -> bool:
@@ -290,18 +281,22 @@ def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tens
 
     The first `n` test images that the network classifies correctly, so that the attack has something to change.
     """
-    test, network, layer = (
-        bench.images(case.data, "test"),
-        bench.classifier(case.classifier),
-        bench.transform(case.defense),
-    )
+    test, network = bench.images(case.data, "test"), bench.classifier(case.classifier)
     which = torch.nonzero(predict(network, test.x).argmax(1) == test.y)[:n, 0]
     x, x_adv = test.x[which], adversarial(case.attempt(), bench)[which]
-    with torch.no_grad():
-        seen = layer(x_adv.to(bench.device)).cpu()
-    names = [[test.classes[int(c)] for c in predict(network, pixels).argmax(1)] for pixels in (x, x_adv, seen)]
+    seen, logits = threat.decide(network, bench.transform(case.defense), x_adv)
+    decided = (predict(network, x), predict(network, x_adv), logits)
+    names = [[test.classes[c] for c in answers.argmax(1).tolist()] for answers in decided]
     columns = {"image x": x, case.attack.label: x_adv, "10 × difference": 0.5 + 10 * (x_adv - x), "T(attacked)": seen}
     return columns, dict(zip(columns, [names[0], names[1], [""] * len(x), names[2]], strict=True))
+
+
+def telling(attacked: Case, bench: Workbench) -> int:
+    """The first test image that a case's bare network has right clean and wrong attacked; 0 if there is none."""
+    test, network = bench.images(attacked.data, "test"), bench.classifier(attacked.classifier)
+    x_adv = adversarial(attacked.attempt(), bench)
+    turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
+    return int(turned.int().argmax())
 
 
 def by_class(case: Case, bench: Workbench) -> pd.DataFrame:

@@ -112,8 +112,3 @@ def check_pixels(x: Tensor) -> None:
         raise InputError("images hold NaN or infinite values; replace them before they spread")
     if low < 0 or high > 1:
         raise InputError(f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; divide 8-bit values by 255")
-
-
-def pair_digest(train: Images, test: Images) -> str:
-    """The digest of what depends on both splits of a data set."""
-    return f"{train.digest}:{test.digest}"

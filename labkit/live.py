@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from labkit import conv, threat
 from labkit.attacks import ATTACKS
 from labkit.budget import Budget
-from labkit.classifiers import predict
 from labkit.metrics import Accuracy, accuracy
 from labkit.sparse import Code, Codes
 from labkit.stl import SparseTransform
@@ -53,11 +52,10 @@ class Look:
 
 def at(layer: Layer, lam: float) -> Layer:
     """The same T with another λ, on the same filters in memory; the one it is made from keeps its own."""
-    other = copy.copy(layer)
     if isinstance(layer, StratifiedTransform):
-        other._modules = {**layer._modules, "transforms": nn.ModuleList(at(T, lam) for T in layer.transforms)}
-    else:
-        other.lam = lam
+        return StratifiedTransform(layer.strata, [at(T, lam) for T in layer.transforms]).train(layer.training)
+    other = copy.copy(layer)
+    other.lam = lam
     return other
 
 
@@ -144,17 +142,15 @@ def accuracies(
     Yields, by name: "clean" and "attacked" without T, and "T clean" and "T attacked" behind it.
     """
     right = dict.fromkeys(("clean", "attacked", "T clean", "T attacked"), 0)
-    systems = {"": threat.judged(network, None), "T ": threat.judged(network, layer)}
     for start in range(0, len(x), _BATCH):
         some, mine = x[start : start + _BATCH], y[start : start + _BATCH]
-        for name, system in systems.items():
+        for name, defense in (("", None), ("T ", layer)):
             stop()
-            right[f"{name}clean"] += _right(system, some, mine)
+            right[f"{name}clean"] += _right(network, defense, some, mine)
             stop()
-            right[f"{name}attacked"] += _right(system, attacker(layer if name else None, some, mine), mine)
+            right[f"{name}attacked"] += _right(network, defense, attacker(defense, some, mine), mine)
         yield {name: accuracy(count, start + len(some)) for name, count in right.items()}
 
 
-def _right(system: nn.Module, x: Tensor, y: Tensor) -> int:
-    with torch.no_grad():
-        return int((predict(system, x).argmax(1) == y).sum())
+def _right(network: nn.Module, layer: Layer | None, x: Tensor, y: Tensor) -> int:
+    return int((threat.decide(network, layer, x)[1].argmax(1) == y.cpu()).sum())

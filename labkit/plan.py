@@ -7,26 +7,28 @@ from functools import cache
 import pandas as pd
 import torch
 
-from labkit import cdl, classifiers, defense_speed, networks, threat
-from labkit.artifacts import Workbench
+from labkit import cdl, classifiers, defense_speed, networks
+from labkit.artifacts import Workbench, built, needs
+from labkit.attempts import Attempt
 from labkit.data import Images
-from labkit.defenses import Defense
-from labkit.defenses.base import Around
+from labkit.defenses import unfitted
 from labkit.experiment import Case
-from labkit.images import pair_digest
 from labkit.recipes import (
     AttackRecipe,
     ClassifierRecipe,
     ClusterRecipe,
+    DaeRecipe,
     DataRecipe,
     DefenseRecipe,
+    DictionaryRecipe,
+    StrataRecipe,
     StratifiedRecipe,
     TransformRecipe,
 )
-from labkit.rivals import unfitted
 from labkit.solvers import seconds
 from labkit.stl import SparseTransform
 from labkit.store import key
+from labkit.threat import ThreatModel
 
 # Images in a timed batch, of a competitor, and to fit one to; fewer of those larger than 64×64, but so many at least.
 _BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
@@ -68,7 +70,7 @@ def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, li
     for name, cases in groups.items():
         walk = _Walk(bench, rates)
         for case in cases:
-            walk.row(case)
+            walk.add("row", case)
         found[name] = list(walk.found.values())
     return found
 
@@ -77,7 +79,8 @@ def parts(recipes: Iterable[ClassifierRecipe | TransformRecipe | StratifiedRecip
     """The same for networks and transforms, whatever they will be asked."""
     walk = _Walk(bench, _rates(bench))
     for recipe in recipes:
-        (walk.network if isinstance(recipe, ClassifierRecipe) else walk.transform)(recipe)
+        for artifact in built(recipe):
+            walk.add(*artifact)
     return list(walk.found.values())
 
 
@@ -105,123 +108,85 @@ def hours(planned: Iterable[Step]) -> str:
 
 
 class _Walk:
-    """From one case down to what it rests on; what is kept is not looked into."""
+    """From one artifact down to what it needs; what is kept is not looked into."""
 
     def __init__(self, bench: Workbench, rates: Callable[[DataRecipe], "_Rates"]):
         self.found: dict[tuple[str, str], Step] = {}
         self.bench, self.rates = bench, rates
 
-    def _new(self, kind: str, what: str, recipe, digest: str, needs: Callable[[], float | None]) -> None:
-        """Notes an artifact; `needs` walks on to what it rests on, and gives the seconds that it takes itself."""
+    def add(self, kind: str, recipe) -> None:
+        """Notes an artifact, behind all that it needs."""
+        measured = kind in ("row", "attack")
+        digest = self.bench.digest(recipe.data) if measured else self.bench.images(recipe.data, "train").digest
         name = (kind, key(recipe, digest))
-        if name not in self.found:
-            kept = self.bench.store.has(kind, recipe, digest=digest)
-            took = 0.0 if kept else needs()
-            self.found[name] = Step(kind, what, kept, took)
-
-    def row(self, case: Case) -> None:
-        train, test = self._images(case.data)
-
-        def needs():
-            self._attempt(case)
-            self.network(case.classifier)
-            self.transform(case.defense)
-            return len(test) * (self._rates(case.data).forward(case.classifier) + self._cost(case.defense))
-
-        what = f"{case.label}, {case.attack.label}, attacker has {threat.SHORT[case.knowledge]}"
-        self._new("row", what, case, pair_digest(train, test), needs)
-
-    def _attempt(self, case: Case) -> None:
-        (train, test), mine = self._images(case.data), case.attempt()
-        if mine.attack.name == "clean":
+        if name in self.found:
             return
+        kept = self.bench.store.has(kind, recipe, digest=digest)
+        for need in () if kept else needs(kind, recipe):
+            self.add(*need)
+        what, seconds = getattr(self, f"_{kind}")(recipe)
+        self.found[name] = Step(kind, what, kept, 0.0 if kept else seconds())
 
-        def needs():
-            self.network(mine.victim)
-            self.transform(mine.defense)
-            random = isinstance(mine.defense, DefenseRecipe) and unfitted(mine.defense).stochastic
-            draws = mine.attack.draws if random else 1
+    # Of each kind of artifact: what it is in words, and the seconds that it takes itself.
+
+    def _row(self, case: Case):
+        what = f"{case.label}, {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
+        test = self.bench.images(case.data, "test")
+        return what, lambda: len(test) * (self._rates(case).forward(case.classifier) + self._cost(case.defense))
+
+    def _attack(self, mine: Attempt):
+        def seconds():
+            draws = mine.attack.draws if mine.defense and unfitted(mine.defense).stochastic else 1
             count = _PASSES.get(mine.attack.name, lambda a: a.steps * a.restarts)(mine.attack)
-            once = self._rates(case.data).gradient(mine.victim) + draws * self._cost(mine.defense)
-            return len(test) * count * once
+            once = self._rates(mine).gradient(mine.victim) + draws * self._cost(mine.defense)
+            return len(self.bench.images(mine.data, "test")) * count * once
 
-        what = f"{mine.attack.label} on {mine.victim.network}"
-        self._new("attack", what, mine, pair_digest(train, test), needs)
+        return f"{mine.attack.label} on {mine.victim.network}", seconds
 
-    def network(self, recipe: ClassifierRecipe) -> None:
-        if recipe.weights:
-            return
-        train = self._images(recipe.data)[0]
-
-        def needs():
-            if recipe.transform:
-                self._projected(recipe.transform)
-            how = recipe.adversarial
-            harder = 1 + how.share * (how.steps + 0.5) if how else 1
-            return recipe.epochs * len(train) * harder * self._rates(recipe.data).training(recipe)
-
+    def _classifier(self, recipe: ClassifierRecipe):
+        how = recipe.adversarial
+        harder = 1 + how.share * (how.steps + 0.5) if how else 1
         behind = f" on {recipe.transform.label}" if recipe.transform else ""
         what = f"{recipe.label or recipe.network} ×{recipe.width:g}{behind}, {recipe.epochs} epochs"
-        self._new("classifier", what, recipe, train.digest, needs)
+        return what, lambda: recipe.epochs * self._count(recipe) * harder * self._rates(recipe).training(recipe)
 
-    def _projected(self, recipe) -> None:
-        train = self._images(recipe.data)[0]
+    def _projected(self, recipe):
+        count = self._count(recipe)
+        return f"{recipe.label} of {count:,} images", lambda: count * self._cost(recipe)
 
-        def needs():
-            self.transform(recipe)
-            return len(train) * self._cost(recipe)
+    def _dictionary(self, recipe: DictionaryRecipe | ClusterRecipe):
+        learned = recipe.dictionary if isinstance(recipe, ClusterRecipe) else recipe
+        of = f" of cluster {recipe.cluster + 1}" if isinstance(recipe, ClusterRecipe) else ""
+        coded = {name: getattr(learned, name) for name in ("lam", "lowpass", "pad", "boundary")}
+        once = lambda: _LEARNING * self._rates(recipe).layer(TransformRecipe(learned, **coded))  # noqa: E731
+        return f"{learned.K} filters of {learned.S}×{learned.S}{of}", lambda: learned.images * learned.passes * once()
 
-        self._new("projected", f"{recipe.label} of {len(train):,} images", recipe, train.digest, needs)
+    def _strata(self, recipe: StrataRecipe):
+        return f"{recipe.clusters} clusters", lambda: self._encoding(recipe)
 
-    def transform(self, recipe) -> None:
-        if recipe is None:
-            return
-        if isinstance(recipe, DefenseRecipe):
-            self.transform(recipe.like)
-        digest = self._images(recipe.data)[0].digest
-        if isinstance(recipe, TransformRecipe):
-            self._new("dictionary", recipe.label, recipe.dictionary, digest, lambda: self._learning(recipe))
-        elif isinstance(recipe, StratifiedRecipe):
-            self._new(
-                "strata", f"{recipe.strata.clusters} clusters", recipe.strata, digest, lambda: self._strata(recipe)
-            )
-            for m in range(recipe.strata.clusters):
-                named = ClusterRecipe(recipe.strata, m, recipe.transform.dictionary)
-                what = f"{recipe.label}, cluster {m + 1}"
-                self._new("dictionary", what, named, digest, lambda: self._learning(recipe.transform))
-        elif _fitted(recipe):
+    def _autoencoder(self, recipe: DaeRecipe):
+        return "denoising", lambda: recipe.epochs * self._encoding(recipe)
 
-            def needs():
-                if recipe.victim:
-                    self.network(recipe.victim)
+    def _defense(self, recipe: DefenseRecipe):
+        return recipe.label, lambda: None
 
-            self._new("defense", recipe.label, recipe, digest, needs)
-
-    def _strata(self, recipe: StratifiedRecipe) -> float:
-        """With its autoencoder, which is trained on the same images."""
-        dae, train = recipe.strata.dae, self._images(recipe.data)[0]
-        once = len(train) * _AUTOENCODER * self._rates(recipe.data).training(ClassifierRecipe(width=0.25))
-        self._new("autoencoder", "denoising", dae, train.digest, lambda: dae.epochs * once)
-        return once
-
-    def _learning(self, recipe: TransformRecipe) -> float:
-        seen = recipe.dictionary.images * recipe.dictionary.passes
-        return seen * _LEARNING * self._rates(recipe.data).layer(recipe)
+    def _encoding(self, recipe) -> float:
+        return self._count(recipe) * _AUTOENCODER * self._rates(recipe).training(ClassifierRecipe(width=0.25))
 
     def _cost(self, recipe) -> float:
         """Seconds for one image through a defense."""
         if recipe is None:
             return 0.0
-        rates = self._rates(recipe.data)
+        rates = self._rates(recipe)
         if isinstance(recipe, DefenseRecipe):
             return rates.competitor(recipe)
         return rates.layer(recipe.transform if isinstance(recipe, StratifiedRecipe) else recipe)
 
-    def _images(self, data) -> tuple[Images, Images]:
-        return self.bench.images(data, "train"), self.bench.images(data, "test")
+    def _count(self, recipe) -> int:
+        return len(self.bench.images(recipe.data, "train"))
 
-    def _rates(self, data) -> "_Rates":
-        return self.rates(replace(data, test=None))
+    def _rates(self, recipe) -> "_Rates":
+        return self.rates(replace(recipe.data, test=None))
 
 
 def _rates(bench: Workbench) -> Callable[[DataRecipe], "_Rates"]:
@@ -269,8 +234,7 @@ class _Rates:
         """With its own filters if they are learned, and patches of images, from which learning starts, if not."""
         known = self.bench.store.has("dictionary", recipe.dictionary, digest=self.train.digest)
         d = self.bench.dictionary(recipe.dictionary) if known else cdl.start(self.train, recipe.dictionary)
-        how = {"lam": recipe.lam, "lowpass": recipe.lowpass, "pad": recipe.pad, "boundary": recipe.boundary}
-        layer = SparseTransform(d, gap_tol=recipe.gap_tol, **how).to(self.bench.device)
+        layer = SparseTransform.of(recipe, d).to(self.bench.device)
         with torch.no_grad():
             return seconds(lambda: layer(self.x)) / len(self.x)
 
@@ -278,13 +242,13 @@ class _Rates:
         """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
         has, digest = self.bench.store.has, self.train.digest
         liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
-        if not _fitted(recipe) or (liked and has("defense", recipe, digest=digest)):
+        if not unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
             defense = self.bench.defense(recipe)
+            if not defense.maps:
+                return 0.0  # beside the network that it wraps, it costs little
         else:
             network, images = self._network(ClassifierRecipe()), self.train[: self._count(_FEWER)]
             defense = defense_speed.briefly(recipe.name, network, images)
-        if isinstance(defense, Around):
-            return 0.0  # beside the network that it stands around, it costs little
         with torch.no_grad():
             # The first call of some takes twice as long.
             few = self.x[: self._count(_FEW)]
@@ -295,8 +259,3 @@ def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[Classifie
     """Times one network of all that are equally fast: what it is trained on, and how long, does not matter."""
     once = cache(timed)
     return lambda recipe: once(replace(recipe, epochs=1, adversarial=None, transform=None))
-
-
-def _fitted(recipe: DefenseRecipe) -> bool:
-    """Whether it is fitted to images at all."""
-    return type(unfitted(recipe)).fit is not Defense.fit

@@ -108,6 +108,18 @@ class Profile:
         """What the defense tables put before the classifier."""
         return self.transform, self.stratified
 
+    def attack(self, label: str) -> AttackRecipe:
+        """The attack of that name in tables, such as "Clean" or "FGSM-0.08"."""
+        known = {attack.label: attack for attack in self.attacks}
+        if label not in known:
+            raise InputError(f"profile {self.name} has no attack {label!r}; it has {', '.join(known)}")
+        return known[label]
+
+    @property
+    def strongest(self) -> AttackRecipe:
+        """The last of the attacks with several steps: the one that attackers who know the defense repeat."""
+        return [attack for attack in self.attacks if attack.steps > 1][-1]
+
     def retrained(self, transform: TransformRecipe | StratifiedRecipe | None = None) -> ClassifierRecipe:
         """The same classifier, trained on T(x) (paper, Section 3.5)."""
         return self.trained(transform=transform or self.transform)

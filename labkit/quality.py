@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from labkit import experiment, metrics, rivals, tradeoff
-from labkit.defenses.base import Around
+from labkit import experiment, metrics, rivals
+from labkit.defenses import unfitted
 from labkit.experiment import Case
 from labkit.profiles import Profile
-from labkit.recipes import DefenseRecipe
 from labkit.threat import ThreatModel
 
 
@@ -20,10 +19,10 @@ def cases(lab: Profile) -> list[Case]:
     return [
         case
         for case in [*experiment.grid(lab), *rivals.cases(lab)]
-        if case.attack in (lab.attacks[0], tradeoff.fgsm(lab))
+        if case.attack in (lab.attack("Clean"), lab.attack("FGSM-0.08"))
         and case.knowledge == "classifier"
         and case.classifier == replace(lab.classifier, data=case.data)
-        and not (isinstance(case.defense, DefenseRecipe) and isinstance(rivals.unfitted(case.defense), Around))
+        and (case.defense is None or unfitted(case.defense).maps)
     ]
 
 

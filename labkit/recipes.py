@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labkit import labels
+from labkit.catalogue import ATTACKS, DEFENSES
 
 # Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
 # it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
 LATER = {"later": True}
+# How the size of an attack is written in each norm; in all others, as a relative L2 measure.
+_SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ class StrataRecipe:
     seed: int = 0
     version: int = 1
 
+    @property
+    def data(self) -> DataRecipe:
+        return self.dae.data
+
 
 @dataclass(frozen=True)
 class StratifiedRecipe:
@@ -159,6 +165,12 @@ class StratifiedRecipe:
     def data(self) -> DataRecipe:
         return self.transform.data
 
+    @property
+    def dictionaries(self) -> "tuple[ClusterRecipe, ...]":
+        """The dictionary of every cluster."""
+        learned = self.transform.dictionary
+        return tuple(ClusterRecipe(self.strata, cluster, learned) for cluster in range(self.strata.clusters))
+
 
 @dataclass(frozen=True)
 class ClusterRecipe:
@@ -167,6 +179,10 @@ class ClusterRecipe:
     strata: StrataRecipe
     cluster: int
     dictionary: DictionaryRecipe
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.dictionary.data
 
 
 @dataclass(frozen=True)
@@ -255,7 +271,7 @@ class DefenseRecipe:
     @property
     def label(self) -> str:
         """The paper's name in tables, where it has one."""
-        name = labels.DEFENSES.get(self.name, self.name)
+        name = DEFENSES[self.name].label if self.name in DEFENSES else self.name
         told = dict(self.options)
         return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
 
@@ -293,9 +309,10 @@ class AttackRecipe:
         """The name used in tables, as the paper writes it: `FGSM-0.08`, or `Clean`."""
         if self.name == "clean":
             return "Clean"
-        size = labels.SIZES.get(self.norm, "-{:.2f}").format(self.size)
+        size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
         loss = "" if self.loss == "log-odds" else f" {self.loss}"
-        return labels.ATTACKS.get(self.name, self.name.upper()) + size + loss + " 8 bits" * self.stored
+        name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper()
+        return name + size + loss + " 8 bits" * self.stored
 
 
 def rebase(recipe: Any, data: DataRecipe) -> Any:

@@ -141,7 +141,7 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Rival], tuple[tuple[str, st
             else:
                 missing.append((rival.network.label, _TRAINED))
             continue
-        for rival in rivals.before(lab, who, **({"victim": lab.classifier} if who == "lid" else {})):
+        for rival in rivals.before(lab, who):
             if not retrained or name == "4":
                 found.append(rival)
             elif who in lab.rivals.retrained:
@@ -168,7 +168,7 @@ def _knowing(rival: Rival, name: str, attack: AttackRecipe) -> tuple[str, ...]:
 
 def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
     """A table's columns in the paper's order, with the profile's numbers of steps."""
-    steps = next(attack.steps for attack in lab.attacks if attack.name == "bim")
+    steps = lab.strongest.steps
     effort = {"fgsm": 1, "bim": steps, "deepfool": 50, "cw": 5 * steps, "universal": 1, "pgd": lab.adaptive.steps}
 
     def at(size: float, *names: str, norm: str = "dissimilarity") -> list[AttackRecipe]:
@@ -186,7 +186,7 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
 
 def _hard(lab: Profile, attacks: Iterable[AttackRecipe], rival: Rival) -> list[AttackRecipe]:
     """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
-    steps = next(attack.steps for attack in lab.attacks if attack.name == "bim")
+    steps = lab.strongest.steps
     slow = rival.n in (lab.rivals.slow, lab.rivals.slowest)
     # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
     draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if rival.random else {}

@@ -7,12 +7,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import defenses, metrics, threat
+from labkit import experiment, metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
-from labkit.classifiers import predict
-from labkit.defenses import pixelcnn
-from labkit.defenses.base import Around, Defense
+from labkit.defenses import DEFENSES, pixelcnn, unfitted
 from labkit.experiment import Case
 from labkit.profiles import Profile
 from labkit.recipes import (
@@ -24,11 +22,6 @@ from labkit.recipes import (
     rebase,
 )
 
-_PUBLISHED = (
-    "tvm", "quilting", "tvm-quilting", "crops", "deflection", "magnet", "pixeldefend", "d3", "sap", "magnet-detector",
-)  # fmt: skip
-_SLOW = ("quilting", "crops", "tvm-quilting", "deflection", "d3")
-_SLOWEST = ("pixeldefend",)
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _HARDENED = {
     "adversarial": {"adversarial": _KURAKIN},
@@ -54,27 +47,17 @@ class Rival:
         """
         if self.defense is None:
             return None
-        if isinstance(self.defense, DefenseRecipe):
-            return "exact" if unfitted(self.defense).differentiable else "identity"
-        return "exact"
+        return "exact" if unfitted(self.defense).differentiable else "identity"
 
     @property
     def random(self) -> bool:
         """Whether the defense may answer one image in several ways."""
-        return isinstance(self.defense, DefenseRecipe) and unfitted(self.defense).stochastic
-
-
-def unfitted(recipe: DefenseRecipe) -> Defense:
-    """A defense as it is before it is fitted; one that blurs as much as another blurs by something."""
-    return defenses.build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
+        return self.defense is not None and unfitted(self.defense).stochastic
 
 
 def rivals(lab: Profile) -> list[Rival]:
     """Every baseline of the paper, simple filters, and STL beyond the paper."""
-    rows = [row for name in ("jpeg", "bits", "median", "nlm") for row in before(lab, name)]
-    rows += before(lab, "lowpass", like=lab.transform)
-    rows += [row for name in _PUBLISHED for row in before(lab, name)]
-    rows += before(lab, "lid", victim=lab.classifier)
+    rows = [row for name in DEFENSES for row in before(lab, name)]
     dimmed = replace(lab.transform, dim=0.5)
     trained = {
         **{name: hardened(lab, name) for name in _HARDENED},
@@ -86,13 +69,13 @@ def rivals(lab: Profile) -> list[Rival]:
     return rows + [row for name, row in trained.items() if name in lab.rivals.trained]
 
 
-def before(lab: Profile, name: str, **more) -> list[Rival]:
+def before(lab: Profile, name: str) -> list[Rival]:
     """A baseline in front of the vanilla network; several where the profile has several settings of it."""
-    how = lab.rivals
-    n = how.slowest if name in _SLOWEST else how.slow if name in _SLOW else how.fast
+    how, n = lab.rivals, getattr(lab.rivals, DEFENSES[name].cost)
+    given = {"": {}, "like": {"like": lab.transform}, "victim": {"victim": lab.classifier}}[DEFENSES[name].given]
     settings = [options for other, options in how.options if other == name] or [()]
     own = _OWN.get((name, lab.data.name), ())
-    return [Rival(lab.classifier, DefenseRecipe(name, lab.data, own + options, **more), n) for options in settings]
+    return [Rival(lab.classifier, DefenseRecipe(name, lab.data, own + options, **given), n) for options in settings]
 
 
 def hardened(lab: Profile, name: str) -> Rival:
@@ -128,25 +111,16 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
     image; a defense that wraps the network outputs no image of its own.
     """
     few = rebase(lab, replace(lab.data, test=_least(lab.rivals.fast, lab.data.test)))
-    test, network = bench.images(few.data, "test"), bench.classifier(lab.classifier)
-    attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
-    with torch.no_grad():
-        turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, attacked).argmax(1) != test.y)
-    one = int(turned.int().argmax())
-    x = torch.stack([test.x[one], attacked[one]])
+    test, attacked = bench.images(few.data, "test"), Case(few.classifier, None, few.attack("FGSM-0.08"))
+    one, x_adv = experiment.telling(attacked, bench), adversarial(attacked.attempt(), bench)
+    x = torch.stack([test.x[one], x_adv[one]])
     pairs, notes = {}, {}
     own = [Rival(lab.classifier, T, None) for T in lab.defenses]
     for rival in [Rival(lab.classifier, None, None), *own, *rivals(lab)]:
-        defense = bench.transform(rival.defense) if rival.defense else None
-        if getattr(defense, "stochastic", False):
-            defense.seeded(0)
-        maps = defense is not None and not isinstance(defense, Around)
-        with torch.no_grad():
-            seen = defense(x.to(bench.device)).cpu() if maps else x
-            decided = predict(threat.judged(bench.classifier(rival.network), None if maps else defense), seen).argmax(1)
-        name = Case(rival.network, rival.defense, few.attacks[0]).label
+        seen, logits = threat.decide(bench.classifier(rival.network), bench.transform(rival.defense), x)
+        name = Case(rival.network, rival.defense, attacked.attack).label
         near = metrics.psnr(seen, x[:1].expand_as(x)).tolist()
-        said = [test.classes[c] if c < len(test.classes) else "rejected" for c in decided.tolist()]
+        said = [test.classes[c] if c < len(test.classes) else "rejected" for c in logits.argmax(1).tolist()]
         pairs[name] = seen
         fidelity = ["unchanged" if dB == math.inf else f"{dB:.1f} dB" for dB in near]
         notes[name] = [f"{word}\n{words}" for word, words in zip(said, fidelity, strict=True)]
@@ -162,11 +136,11 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
     (rival,) = before(lab, "pixeldefend")[:1]
     few = rebase(lab, replace(lab.data, test=_least(lab.rivals.slow, lab.data.test)))
     x, layer = bench.images(few.data, "test").x[:], bench.transform(few.transform)
-    attacked = adversarial(Case(few.classifier, None, few.attacks[2]).attempt(), bench)
-    with torch.no_grad():
-        after = {f"T({name})": layer(part.to(bench.device)).cpu() for name, part in (("x", x), ("x_adv", attacked))}
+    attack, network = few.attack("FGSM-0.08"), bench.classifier(few.classifier)
+    attacked = adversarial(Case(few.classifier, None, attack).attempt(), bench)
+    after = {f"T({name})": threat.turned(network, layer, part) for name, part in (("x", x), ("x_adv", attacked))}
     model, rows = bench.defense(rival.defense).network, []
-    for name, part in {"x": x, f"x_adv, {few.attacks[2].label}": attacked, **after}.items():
+    for name, part in {"x": x, f"x_adv, {attack.label}": attacked, **after}.items():
         bits = pixelcnn.bits_per_dimension(model, part)
         half = 1.96 * float(bits.std(correction=0)) / max(len(bits) - 1, 1) ** 0.5
         mean = float(bits.mean())
@@ -177,7 +151,7 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
 
 
 def _strongest(lab: Profile) -> AttackRecipe:
-    return replace(next(attack for attack in lab.attacks if attack.name == "bim"), draws=lab.rivals.draws)
+    return replace(lab.strongest, draws=lab.rivals.draws)
 
 
 def _least(n: int | None, available: int | None) -> int | None:

@@ -17,7 +17,6 @@ from labkit.recipes import AttackRecipe, ClassifierRecipe
 from labkit.split import split
 from labkit.stl import SparseTransform
 from labkit.strata import StratifiedTransform
-from labkit.tradeoff import fgsm
 
 _BATCH = 50
 _COUNT = 200
@@ -33,7 +32,7 @@ def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame
     layers = {lam: bench.transform(replace(lab.transform, lam=lam)) for lam in lams}
     keys = list(recipes_of(lab, bench, lams))
     x, found = test.x[:_COUNT].to(bench.device), []
-    for change, x_adv in perturbed(lab.classifier, fgsm(lab), bench).items():
+    for change, x_adv in perturbed(lab.classifier, lab.attack("FGSM-0.08"), bench).items():
         rows = measured(layers, x, x_adv[:_COUNT].to(bench.device))
         found.append(rows.assign(change=change, recipe=keys))
     return pd.concat(found, ignore_index=True).assign(data=lab.data.label, pixels=test.x.shape[-1], images=train.digest)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit import cbpdn, conv, metrics, sparse
+from labkit.defense import Defense
 from labkit.errors import InputError, reason
-from labkit.images import check_pixels
 from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
 from labkit.split import extend, split
@@ -17,7 +17,7 @@ BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
 
 
-class SparseTransform(nn.Module):
+class SparseTransform(Defense):
     """T(x) = clip(low(x) + Σₖ dₖ ∗ zₖ), with z the CBPDN code of the high-pass part of x (paper, Section 3.2).
 
     With dim < 1, mean + dim · (low − mean) stands for low, the mean being that of each image's and channel's low-pass
@@ -32,15 +32,13 @@ class SparseTransform(nn.Module):
               "none": asking for a gradient raises RuntimeError
     boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
     gap_tol, method  as in `cbpdn.solve`
-    dim       share of the low-pass part's contrast that T hands on; 1 is the paper's T
+    dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
     bits      a channel to which T(x) is rounded; 0 for not. A staircase has no slope to speak of, so gradients pass
               the rounding unchanged
 
     Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
     smaller than a filter.
     """
-
-    stochastic = False
 
     def __init__(
         self,
@@ -72,24 +70,10 @@ class SparseTransform(nn.Module):
         self.dim, self.bits = dim, bits
 
     @classmethod
-    def of(cls, recipe: TransformRecipe, d: Tensor, *, backward: str = "exact") -> "SparseTransform":
+    def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
-        layer = cls(
-            d,
-            lam=recipe.lam,
-            lowpass=recipe.lowpass,
-            pad=recipe.pad,
-            boundary=recipe.boundary,
-            gap_tol=recipe.gap_tol,
-            backward=backward,
-            dim=recipe.dim,
-            bits=recipe.bits,
-        )
-        return layer.eval()
-
-    def fit(self, images) -> "SparseTransform":
-        """Nothing to fit: the dictionary is learned beforehand, by `cdl.learn`. Returns self."""
-        return self
+        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits")
+        return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
     def parts(
         self, x: Tensor, *, start: Tensor | Codes | None = None, gap_tol: float | None = None
@@ -152,8 +136,8 @@ class SparseTransform(nn.Module):
         edge = self.d.shape[-1] - 1
         return sparse[..., edge : edge + size[0], edge : edge + size[1]]
 
-    def _check(self, x: Tensor) -> None:
-        check_pixels(x)
+    def _check(self, x: Tensor, channels: int | None = None) -> None:
+        super()._check(x, channels)
         conv.check(self.d, x.shape[-2:], x.shape[1])
 
 

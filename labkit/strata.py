@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.dae import Autoencoder
+from labkit.defense import Defense
 from labkit.errors import InputError
 from labkit.fitted_buffers import FittedBuffers
 from labkit.images import Images, Lazy, check_pixels
@@ -151,7 +152,7 @@ class Strata(FittedBuffers):
             raise InputError("these strata are not fitted yet; call fit(images) with training images")
 
 
-class StratifiedTransform(nn.Module):
+class StratifiedTransform(Defense):
     """T(x) with the dictionary of the cluster that x is voted to: "STL (cluster)" in the paper's tables.
 
     strata      fitted; votes
@@ -161,17 +162,11 @@ class StratifiedTransform(nn.Module):
     none through the vote, which is constant almost everywhere.
     """
 
-    stochastic = False
-
     def __init__(self, strata: Strata, transforms: Sequence[SparseTransform]):
         super().__init__()
         if len(transforms) != strata.recipe.clusters:
             raise InputError(f"{strata.recipe.clusters} clusters need as many transforms, got {len(transforms)}")
         self.strata, self.transforms = strata, nn.ModuleList(transforms)
-
-    def fit(self, images) -> Self:
-        """Nothing to fit: strata and dictionaries are fitted beforehand, to training images. Returns self."""
-        return self
 
     def forward(self, x: Tensor, stratum: Tensor | None = None) -> Tensor:
         """T(x), each image by the transform of its cluster; `stratum` (B,) int64 holds the vote fixed.

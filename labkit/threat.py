@@ -6,10 +6,14 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from labkit.defenses.base import Around, Detector
+from labkit.classifiers import device_of, predict
+from labkit.defense import Defense, Detector
 from labkit.errors import InputError
 from labkit.networks import Recomputed
 from labkit.strata import StratifiedTransform
+
+JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
+_BATCH = 250
 
 
 class ThreatModel(Enum):
@@ -114,24 +118,42 @@ def inside_network(defense: str) -> bool:
 
 
 # What `view` can make: not who has a network without a defense, for whom "classifier" is the same.
-KNOWLEDGE = {m.value: m.words for m in ThreatModel if m.name not in ("WHITE_BOX", "WORST_CASE", "NOBODY")}
-SHORT = {m.value: m.label for m in ThreatModel}
-AWARE = tuple(k for k in KNOWLEDGE if ThreatModel(k).knows_defense)
+KNOWLEDGE = tuple(m.value for m in ThreatModel if m.name not in ("WHITE_BOX", "WORST_CASE", "NOBODY"))
 
 
-def judged(classifier: nn.Module, defense: nn.Module | None) -> nn.Module:
-    """What decides in the end: the classifier behind its defense, in evaluation mode.
+def judged(classifier: nn.Module, defense: Defense | None) -> nn.Module:
+    """What decides in the end: the classifier with its defense, in evaluation mode.
 
     Where the defense is a `Detector`, there is one logit more than there are classes, and the last says "attacked".
     """
-    if isinstance(defense, Around):
-        return defense.around(classifier).eval()
-    return nn.Sequential(defense or nn.Identity(), classifier).eval()
+    return (classifier if defense is None else defense.around(classifier)).eval()
+
+
+def turned(classifier: nn.Module, defense: Defense | None, x: Tensor) -> Tensor:
+    """What the classifier gets of images x (n, C, H, W), on the CPU: x itself where the defense is no map of images.
+
+    Computed in batches, where the classifier lies.
+    """
+    if defense is None or not defense.maps:
+        return x
+    with torch.no_grad():
+        return torch.cat([defense(part.to(device_of(classifier))).cpu() for part in x.split(_BATCH)])
+
+
+def decide(classifier: nn.Module, defense: Defense | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`turned`, and the judged system's logits for images x (n, C, H, W), on the CPU.
+
+    A random defense draws from JUDGED_SEED.
+    """
+    if defense is not None:
+        defense.seeded(JUDGED_SEED)
+    seen, wraps = turned(classifier, defense, x), defense is not None and not defense.maps
+    return seen, predict(judged(classifier, defense if wraps else None), seen, batch=_BATCH)
 
 
 def view(
     classifier: nn.Module,
-    defense: nn.Module | None,
+    defense: Defense | None,
     knowledge: str,
     *,
     draws: int = 1,
@@ -140,7 +162,7 @@ def view(
 ) -> nn.Module:
     """What the attacker differentiates: a module from images in [0, 1] to logits.
 
-    knowledge  a key of KNOWLEDGE: "classifier" is the grey box of the paper's Tables 1–3 and 5–8, "identity" is BPDA
+    knowledge  one of KNOWLEDGE: "classifier" is the grey box of the paper's Tables 1–3 and 5–8, "identity" is BPDA
                (its Table 4; Athalye et al. 2018). For "transfer", pass the undefended copy as `classifier`.
     draws      how often a random defense is asked for each answer; the answers' probabilities are averaged (expectation
                over transformation). It is judged on fresh draws
@@ -159,14 +181,13 @@ def view(
         if stratum is None:
             raise InputError('"fixed-stratum" attacks images cluster by cluster; pass stratum=')
         defense = defense.transforms[stratum]
-    if knowledge in ("exact", "fixed-stratum") and not getattr(defense, "differentiable", True):
+    if knowledge in ("exact", "fixed-stratum") and not defense.differentiable:
         name = type(defense).__name__
         raise InputError(f'{name} has no gradient of its own; attack it as "identity" (BPDA) or "queries"')
-    around = isinstance(defense, Around)  # where such a one has no gradient, it puts an approximation in itself
-    averaged = draws > 1 and getattr(defense, "stochastic", False)
-    if averaged and not around:
+    averaged = draws > 1 and defense.stochastic
+    if averaged and defense.maps:
         classifier = Recomputed(classifier)
-    system = judged(classifier, _StraightThrough(defense) if knowledge == "identity" and not around else defense)
+    system = judged(classifier, defense.straight_through() if knowledge == "identity" else defense)
     if isinstance(defense, Detector):
         if label is None:
             raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")
@@ -176,7 +197,7 @@ def view(
     return _Answers(system) if knowledge == "queries" else system
 
 
-def withstood(logits: Tensor, y: Tensor, defense: nn.Module | None, *, attacked: bool = True) -> Tensor:
+def withstood(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: bool = True) -> Tensor:
     """Which images (B,) the judged system gets right, given its logits and their classes y (B,).
 
     An attacked image that a `Detector` rejects counts as withstood; a clean one that it rejects is a mistake.
@@ -223,16 +244,3 @@ class _Joint(nn.Module):
         *classes, attacked = self.system(x).unbind(1)
         classes[self.label] = torch.maximum(classes[self.label], attacked)
         return torch.stack(classes, 1)
-
-
-class _StraightThrough(nn.Module):
-    """A defense whose output is its own and whose gradient is the identity's."""
-
-    def __init__(self, defense: nn.Module):
-        super().__init__()
-        self.defense = defense
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            moved = self.defense(x) - x
-        return x + moved

@@ -8,16 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, experiment, metrics
+from labkit import apart, experiment, metrics, threat
 from labkit.apart import Point
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
 from labkit.errors import InputError
 from labkit.experiment import Case
-from labkit.images import pair_digest
 from labkit.profiles import Profile
-from labkit.recipes import AttackRecipe, DataRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.recipes import DataRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
 from labkit.strata import StratifiedTransform
 
@@ -94,13 +93,10 @@ def cases(lab: Profile, what: str, value, *, retrained: bool = False, aware: boo
     """What `sweep` asks of one value: "clean", "attacked" and, where asked for, "aware"."""
     small = rebase(lab, replace(lab.data, test=_least(lab)))
     T = varied(small.stratified if what == "M" else small.transform, what, value)
-    network = small.retrained(T) if retrained else small.classifier
-    found = {
-        "clean": Case(network, T, AttackRecipe("clean", 0.0, 0)),
-        "attacked": Case(network, T, fgsm(lab)),
-    }
+    network, fgsm = small.retrained(T) if retrained else small.classifier, lab.attack("FGSM-0.08")
+    found = {"clean": Case(network, T, lab.attack("Clean")), "attacked": Case(network, T, fgsm)}
     if aware:
-        found["aware"] = Case(network, T, replace(lab.attacks[-1], size=fgsm(lab).size), "exact")
+        found["aware"] = Case(network, T, replace(lab.strongest, size=fgsm.size), "exact")
     return found
 
 
@@ -123,17 +119,14 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
     give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).
     """
     small = rebase(lab, replace(lab.data, test=_least(lab)))
-    test, network = bench.images(small.data, "test"), bench.classifier(lab.classifier)
-    x, x_adv = test.x[:], adversarial(Case(small.classifier, None, fgsm(lab)).attempt(), bench)
-    turned = (predict(network, x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
-    one = int(turned.int().argmax())
-    pair = torch.stack([x[one], x_adv[one]])
-    columns = {"image": pair}
+    test, network = bench.images(small.data, "test"), bench.classifier(small.classifier)
+    attacked = Case(small.classifier, None, lab.attack("FGSM-0.08"))
+    one, x_adv = experiment.telling(attacked, bench), adversarial(attacked.attempt(), bench)
+    pair = torch.stack([test.x[one], x_adv[one]])
+    columns, notes = {"image": pair}, {}
     for value in values:
         layer = bench.transform(varied(small.stratified if what == "M" else small.transform, what, value))
-        with torch.no_grad():
-            columns[f"{_name(what)} = {apart.said(value)}"] = layer(pair.to(bench.device)).cpu()
-    notes = {}
+        columns[f"{_name(what)} = {apart.said(value)}"] = threat.turned(network, layer, pair)
     for name, seen in columns.items():
         decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
         near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
@@ -163,7 +156,7 @@ class Fidelity:
 
 def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
     """PSNR of T(x) with its interval, and the share of active coefficients, of a case's T on its test images."""
-    train, test = bench.images(case.data, "train"), bench.images(case.data, "test")
+    test = bench.images(case.data, "test")
 
     def build(_scratch):
         near, active, size, layer = [], 0, 0, bench.transform(case.defense)
@@ -178,7 +171,7 @@ def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
         return {}, {"fidelity": mean, "fidelity_low": low, "fidelity_high": high, "active": active / size}
 
     recipe = Fidelity(case.defense, case.data)
-    return bench.store.fetch("fidelity", recipe, build, digest=pair_digest(train, test)).facts
+    return bench.store.fetch("fidelity", recipe, build, digest=bench.digest(case.data)).facts
 
 
 def _by_layer(layer: SparseTransform | StratifiedTransform, x: Tensor) -> list[tuple[SparseTransform, Tensor]]:
@@ -192,11 +185,6 @@ def _choice(what: str) -> tuple[str, str]:
     if what not in CHOICES:
         raise InputError(f"there is no choice {what!r} of T; choose from {', '.join(CHOICES)}")
     return CHOICES[what]
-
-
-def fgsm(lab: Profile) -> AttackRecipe:
-    """The attack of the paper's Figures 5 and 6."""
-    return next((attack for attack in lab.attacks if attack.label == "FGSM-0.08"), AttackRecipe("fgsm", 0.08))
 
 
 def _least(lab: Profile) -> int | None:

@@ -36,7 +36,7 @@ def test_cases_are_asked_once(lab):
 
 
 def test_a_face_is_the_image_that_was_judged(lab, bench):
-    case = Case(lab.classifier, lab.transform, lab.attacks[2])
+    case = Case(lab.classifier, lab.transform, lab.attack("FGSM-0.08"))
     face = arena.face(case, 3, bench)
     x_adv, seen, _ = experiment.decisions(case, bench)
     assert torch.equal(face["x"], bench.images(lab.data, "test").x[3])
@@ -50,7 +50,7 @@ def test_a_face_is_the_image_that_was_judged(lab, bench):
 
 
 def test_the_telling_image_was_right_and_is_wrong(lab, bench):
-    case = Case(lab.classifier, None, lab.attacks[2])
-    one = arena.telling(case, bench)
+    case = Case(lab.classifier, None, lab.attack("FGSM-0.08"))
+    one = experiment.telling(case, bench)
     face, y = arena.face(case, one, bench), int(bench.images(lab.data, "test").y[one])
     assert int(face["before"].argmax()) == y != int(face["after"].argmax())

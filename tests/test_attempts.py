@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,7 @@ def test_an_attack_cut_in_the_middle_goes_on(lab, bench, tmp_path, monkeypatch):
     other.classifier = bench.classifier
     calls, whole = [], attempts.ATTACKS["noise"]
 
+    @functools.wraps(whole)
     def breaking(model, x, y, **options):
         calls.append(len(x))
         if len(calls) == 3:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from labkit import checks, experiment
+from labkit.defense import Defense
 from labkit.stl import SparseTransform
 
 
@@ -43,10 +44,8 @@ def test_a_sound_evaluation_is_green():
     assert behind.verdict["finite differences agree"] == "green"
 
 
-class Deaf(nn.Module):
+class Deaf(Defense):
     """A defense whose gradient says nothing: rounding to eight levels, differentiated as it is."""
-
-    stochastic = False
 
     def forward(self, x):
         return (x * 8).round() / 8

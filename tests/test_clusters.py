@@ -11,7 +11,7 @@ def test_stability_counts_the_votes_that_stay(lab, bench):
         n for a in ("FGSM-0.04", "FGSM-0.08", "BIM-0.03") for n in (a, f"noise as large as {a}")
     ]
     x = bench.images(lab.data, "test").x[:]
-    x_adv = attempts.adversarial(attempts.Attempt(lab.classifier, None, lab.attacks[2], "classifier"), bench)
+    x_adv = attempts.adversarial(attempts.Attempt(lab.classifier, None, lab.attack("FGSM-0.08"), "classifier"), bench)
     strata = bench.strata(lab.stratified.strata)
     same = int((strata.vote(x) == strata.vote(x_adv)).sum())
     row = rows.loc["FGSM-0.08"]

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from labkit import threat
 from labkit.attacks import pgd
 from labkit.budget import Budget
-from labkit.defenses.base import Around, Defense, Detector
+from labkit.defense import Around, Defense, Detector
 from labkit.errors import InputError
 
 

@@ -169,5 +169,5 @@ def test_errors(photos, detector):
     for wrong in (dict(width=0), dict(epochs=0), dict(lr=0), dict(noise=-1), dict(batch=0)):
         with pytest.raises(InputError, match="MagNet needs"):
             MagNet(**wrong)
-    with pytest.raises(InputError, match="stands around a classifier"):
+    with pytest.raises(InputError, match="wraps a classifier"):
         detector(photos.x)

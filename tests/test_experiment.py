@@ -43,7 +43,7 @@ def test_the_recipe_behind_a_row_makes_its_hash_again(rows, lab, bench):
 
 
 def test_rows_agree_with_a_recount(rows, lab, bench):
-    case = experiment.Case(lab.classifier, None, lab.attacks[2])
+    case = experiment.Case(lab.classifier, None, lab.attack("FGSM-0.08"))
     test, network = bench.images(lab.data, "test"), bench.classifier(lab.classifier)
     x_adv = attempts.adversarial(case.attempt(), bench)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_a_damaged_part_of_a_projection_is_made_again(lab, bench, tmp_path, monk
 
 
 def test_pictures_and_classes(lab, bench):
-    case = experiment.Case(lab.classifier, lab.transform, lab.attacks[-1])
+    case = experiment.Case(lab.classifier, lab.transform, lab.strongest)
     columns, notes = experiment.picture(case, bench, n=3)
     assert [len(images) for images in columns.values()] == [3] * 4 and set(columns) == set(notes)
     classes = experiment.by_class(case, bench)
@@ -253,7 +253,7 @@ def test_the_worst_case_is_pointwise(adaptive, bench):
 
 
 def test_a_row_is_kept_once_it_is_measured(lab, tmp_path, bench):
-    case = experiment.Case(lab.classifier, None, replace(lab.attacks[1], size=0.0123))
+    case = experiment.Case(lab.classifier, None, replace(lab.attack("FGSM-0.04"), size=0.0123))
     assert not experiment.kept(case, bench)
     experiment.run([case], bench)
     assert experiment.kept(case, bench)

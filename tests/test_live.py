@@ -78,7 +78,7 @@ def test_a_mirrored_boundary_is_looked_at_as_well(lab, bench, setting):
 
 def test_a_live_attack_is_the_experiments_attack(lab, bench, setting):
     network, x, y = setting
-    fgsm = next(attack for attack in lab.attacks if attack.label == "FGSM-0.08")
+    fgsm = lab.attack("FGSM-0.08")
     for knowledge, T in (("classifier", None), ("exact", lab.transform)):
         made = attempts.adversarial(Case(lab.classifier, T, fgsm, knowledge).attempt(), bench)[:4]
         layer = bench.transform(lab.transform)
@@ -102,10 +102,10 @@ def test_accuracies_grow_to_those_of_the_experiments_and_can_be_stopped(lab, ben
     assert [part["clean"].n for part in found] == [25, 50, 60]
     rows = experiment.run(
         [
-            Case(few.classifier, None, few.attacks[0]),
-            Case(few.classifier, None, few.attacks[2]),
-            Case(few.classifier, few.transform, few.attacks[0]),
-            Case(few.classifier, few.transform, few.attacks[2], "exact"),
+            Case(few.classifier, None, few.attack("Clean")),
+            Case(few.classifier, None, few.attack("FGSM-0.08")),
+            Case(few.classifier, few.transform, few.attack("Clean")),
+            Case(few.classifier, few.transform, few.attack("FGSM-0.08"), "exact"),
         ],
         bench,
     )

@@ -92,3 +92,14 @@ def test_parts_are_what_a_network_and_a_transform_rest_on(lab, tmp_path):
     assert all(step.seconds > 0 for step in found)
     bench.transform(lab.transform)
     assert [step.kept for step in plan.parts([lab.classifier, lab.transform], bench)] == [False, True]
+
+
+def test_a_blur_as_strong_as_T_needs_T_and_a_detector_its_network(lab, tmp_path):
+    bench = Workbench(tmp_path, progress=False)
+    blur = DefenseRecipe("lowpass", lab.data, like=lab.transform)
+    detector = DefenseRecipe("lid", lab.data, victim=lab.classifier)
+    assert [step.kind for step in plan.parts([blur], bench)] == ["dictionary", "defense"]
+    assert [step.kind for step in plan.parts([detector], bench)] == ["classifier", "defense"]
+    bench.transform(blur)
+    built = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
+    assert sorted(built) == ["defense", "dictionary"]

@@ -163,7 +163,7 @@ def test_a_table_can_be_asked_of_all_profiles():
 
 def test_votes_are_counted_under_the_tables_own_attacks(made, small, bench):
     assert list(made.votes.attack[::2]) == ["FGSM-0.08", "BIM-0.03"]
-    assert_frame_equal(made.votes, clusters.stability(small, bench, [small.attacks[2], small.attacks[3]]))
+    assert_frame_equal(made.votes, clusters.stability(small, bench, [small.attack("FGSM-0.08"), small.strongest]))
     assert "voted to the cluster of their clean twins?" in made.text("again")
     alone = published.ask(small, ["1"], {"defense": ["STL"], "attack": ["Clean"]})["1"]
     assert published.measure("1", alone, small, bench, checked=False).votes.empty

@@ -7,7 +7,9 @@ import pytest
 from labkit import paper, profiles, replicate, rivals
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DefenseRecipe, rebase, reseed
-from labkit.threat import AWARE
+from labkit.threat import ThreatModel
+
+AWARE = [model.value for model in ThreatModel if model.knows_defense]
 
 PAPER = profiles.PAPER
 LAB = rebase(profiles.LAB, DataRecipe("fashion", train=1000, test=300))

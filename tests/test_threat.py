@@ -4,15 +4,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from labkit import networks, threat
+from labkit.defense import Defense
 from labkit.defenses.crops import CropEnsemble
 from labkit.defenses.deflection import PixelDeflection
 from labkit.errors import InputError
 from labkit.recipes import ClassifierRecipe
 
 
-class Halve(nn.Module):
-    stochastic = False
-
+class Halve(Defense):
     def forward(self, x):
         return x / 2
 
@@ -58,7 +57,7 @@ def test_an_attacker_with_queries_gets_answers_and_no_gradient(parts):
     assert not model(x.requires_grad_()).requires_grad
 
 
-class Coin(nn.Module):
+class Coin(Defense):
     """Doubles an image or leaves it black, each time it is asked."""
 
     stochastic = True
@@ -109,8 +108,7 @@ def test_an_average_over_draws_holds_less_than_one_network_would(monkeypatch, de
 
     def asked():
         defense.heads = False
-        if hasattr(defense, "seeded"):
-            defense.seeded(1)
+        defense.seeded(1)
         return kept_for_the_way_back(threat.view(network, defense, "identity", draws=draws), x)
 
     held, gradient = asked()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from labkit import experiment, metrics, profiles, recipes, tradeoff
+from labkit import experiment, metrics, profiles, recipes, threat, tradeoff
 from labkit.errors import InputError
 from labkit.recipes import StratifiedRecipe, TransformRecipe
 from labkit.store import key
@@ -94,7 +94,8 @@ def test_small_lambda_keeps_the_image_and_large_ones_lose_it(swept, lab, bench):
     assert (clean.fidelity_low < clean.fidelity).all() and (clean.fidelity < clean.fidelity_high).all()
     assert clean.active.is_monotonic_decreasing and clean.active.iloc[-1] == 0
     small = recipes.rebase(lab, replace(lab.data, test=lab.tradeoff.n))
-    bare = experiment.run([experiment.Case(small.classifier, None, a) for a in (lab.attacks[0], lab.attacks[2])], bench)
+    cases = [experiment.Case(small.classifier, None, lab.attack(name)) for name in ("Clean", "FGSM-0.08")]
+    bare = experiment.run(cases, bench)
     first = swept.set_index("value").loc[0.01].set_index("asked")
     for asked, accuracy in zip(("clean", "attacked"), bare.accuracy, strict=True):
         assert abs(first.accuracy[asked] - accuracy) <= 0.101  # of 20 images, two
@@ -107,7 +108,7 @@ def test_a_sweep_can_be_asked_of_retrained_networks(lab, bench):
     network = small.retrained(small.transform)
     assert list(rows.recipe) == list(
         experiment.run(
-            [experiment.Case(network, small.transform, a) for a in (lab.attacks[0], lab.attacks[2])], bench
+            [experiment.Case(network, small.transform, lab.attack(name)) for name in ("Clean", "FGSM-0.08")], bench
         ).recipe
     )
 
@@ -144,7 +145,7 @@ def test_what_the_paper_does_not_say_begins_with_the_labs_own(lab, bench):
     assert words.startswith("- **Bits T(x) is rounded to, 0 for none: 1 instead of 0.** The PSNR of T(x) ")
     assert words.count("\n") == 0 and "(lower)" in words
     said = tradeoff.caption(rows)
-    assert f"n = {lab.tradeoff.n} test" in said and "vanilla" in said and "the weights, not T" in said
+    assert f"n = {lab.tradeoff.n} test" in said and "vanilla" in said and threat.ThreatModel.WEIGHTS.label in said
 
 
 def made(what, clean, attacked, psnr, values=(1, 2, 4), half=0.02):

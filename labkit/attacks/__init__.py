@@ -5,26 +5,14 @@ x_adv is finite, in [0, 1], within the budget; an image that cannot be attacked 
 drawn from a seed, for each image alone: an image fares the same in any batch.
 """
 
-from labkit.attacks.ensemble import autoattack
-from labkit.attacks.frequency import lowfreq
-from labkit.attacks.gradient import bim, fgsm, pgd
-from labkit.attacks.minimal import cw, ddn, deepfool
-from labkit.attacks.patterns import fit_universal, universal
-from labkit.attacks.search import noise, square
+import inspect
 
-ATTACKS = {
-    "fgsm": fgsm,
-    "bim": bim,
-    "pgd": pgd,
-    "deepfool": deepfool,
-    "cw": cw,
-    "ddn": ddn,
-    "universal": universal,
-    "lowfreq": lowfreq,
-    "square": square,
-    "autoattack": autoattack,
-    "noise": noise,
-}
-MINIMAL = ("deepfool", "cw", "ddn")  # these look for the smallest change, and run with budget=None as well
+from labkit import catalogue
+from labkit.attacks.patterns import fit_universal
+
+ATTACKS = {name: named.load() for name, named in catalogue.ATTACKS.items()}
+globals().update(ATTACKS)  # each under its own name as well
+# These look for the smallest change, and run without a budget as well.
+MINIMAL = tuple(n for n, attack in ATTACKS.items() if inspect.signature(attack).parameters["budget"].default is None)
 
 __all__ = ["ATTACKS", "MINIMAL", "fit_universal", *ATTACKS]

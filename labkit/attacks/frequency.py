@@ -1,4 +1,4 @@
-"""An attack on the low-pass path: T hands on the low frequencies of an image as they are, so it changes only those."""
+"""An attack on the low-pass path: T outputs the low frequencies of an image as they are, so it changes only those."""
 
 import math
 

@@ -1,52 +1,9 @@
 """The defenses that the Sparse Transformation Layer is compared with, each built from its own publication."""
 
-from labkit.defenses.base import Around, Defense, Detector
-from labkit.defenses.crops import CropEnsemble
-from labkit.defenses.d3 import D3
-from labkit.defenses.deflection import PixelDeflection
-from labkit.defenses.lid import LID
-from labkit.defenses.magnet import MagNet, MagNetDetector
-from labkit.defenses.nonlocal_means import NonLocalMeans
-from labkit.defenses.pixeldefend import PixelDefend
-from labkit.defenses.quilting import Quilting
-from labkit.defenses.sap import SAP
-from labkit.defenses.simple import JPEG, BitDepth, LowPass, Median
-from labkit.defenses.tvm import TVM
+from labkit.catalogue import DEFENSES
+from labkit.defense import Around, Defense, Detector
 from labkit.errors import InputError
-
-
-def _crop_ens(*, patches: int = 1_000_000, **options) -> CropEnsemble:
-    """Crops of the image after total-variation minimisation and after quilting: the paper's Crop-Ens."""
-    return CropEnsemble(TVM(), Quilting(patches=patches), **options)
-
-
-def _tvm_quilting(*, patches: int = 1_000_000) -> CropEnsemble:
-    """The mean opinion on the whole image after each of the two, without crops: the paper's TVM+quilt."""
-    return CropEnsemble(TVM(), Quilting(patches=patches), crops=2, share=1.0)
-
-
-def _magnet_detector(*, epochs: int | None = None, **options) -> MagNetDetector:
-    return MagNetDetector(reformer=MagNet(epochs=epochs), **options)
-
-
-DEFENSES = {
-    "jpeg": JPEG,
-    "bits": BitDepth,
-    "median": Median,
-    "lowpass": LowPass,
-    "nlm": NonLocalMeans,
-    "tvm": TVM,
-    "quilting": Quilting,
-    "crops": _crop_ens,
-    "tvm-quilting": _tvm_quilting,
-    "deflection": PixelDeflection,
-    "magnet": MagNet,
-    "magnet-detector": _magnet_detector,
-    "pixeldefend": PixelDefend,
-    "d3": D3,
-    "sap": SAP,
-    "lid": LID,
-}
+from labkit.recipes import DefenseRecipe, StratifiedRecipe, TransformRecipe
 
 
 def build(name: str, **options) -> Defense:
@@ -54,13 +11,19 @@ def build(name: str, **options) -> Defense:
     if name not in DEFENSES:
         raise InputError(f"unknown defense {name!r}; the known ones are {', '.join(DEFENSES)}")
     try:
-        return DEFENSES[name](**options)
+        return DEFENSES[name].load()(**options)
     except TypeError as error:
-        raise InputError(f"{name} cannot be set so ({error}); see {DEFENSES[name].__module__}") from None
+        raise InputError(f"{name} cannot be set so ({error}); see {DEFENSES[name].where}") from None
 
 
-__all__ = [
-    "D3", "DEFENSES", "JPEG", "LID", "SAP", "TVM", "Around", "BitDepth", "CropEnsemble", "Defense", "Detector",
-    "LowPass", "MagNet", "MagNetDetector", "Median", "NonLocalMeans", "PixelDefend", "PixelDeflection", "Quilting",
-    "build",
-]  # fmt: skip
+def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defense:
+    """A defense as it is before it is fitted, which says of what kind it is; of T, any map that is not fitted.
+
+    One that blurs as much as another (`recipe.like`) blurs by something.
+    """
+    if not isinstance(recipe, DefenseRecipe):
+        return Defense()
+    return build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
+
+
+__all__ = ["DEFENSES", "Around", "Defense", "Detector", "build", "unfitted"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit.data import Images
-from labkit.defenses.base import Around, Defense
+from labkit.defense import Around, Defense
 from labkit.errors import InputError
 from labkit.networks import Recomputed
 
@@ -61,7 +61,7 @@ class CropEnsemble(Around):
         return self
 
     def seeded(self, seed: int) -> Self:
-        for cleaner in getattr(self, "cleaners", ()):
+        for cleaner in self.cleaners:
             cleaner.seeded(seed)
         return super().seeded(seed)
 

@@ -7,9 +7,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.data import Images
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
-from labkit.fitted_buffers import FittedBuffers
 
 _CORRELATIONS_AT_ONCE = 2**20
 _CANDIDATES_AT_ONCE = 1000
@@ -21,7 +20,7 @@ _NOTHING = 1e-4
 _DEPENDENT = 1e-5
 
 
-class D3(FittedBuffers, Defense):
+class D3(Defense):
     """ "Divide, Denoise, and Defend against Adversarial Attacks" (Moosavi-Dezfooli, Shrivastava & Tuzel, 2018).
 
     The image is divided into overlapping patches. Of each, orthogonal matching pursuit keeps a combination of

@@ -8,7 +8,7 @@ from skimage.restoration import denoise_wavelet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.defenses.base import Around
+from labkit.defense import Around
 from labkit.errors import InputError
 from labkit.networks import Classifier, Recomputed
 

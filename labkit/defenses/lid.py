@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.data import Images
-from labkit.defenses.base import Detector
+from labkit.defense import Detector
 from labkit.errors import InputError
-from labkit.fitted_buffers import FittedBuffers
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -27,7 +26,7 @@ _STAGE = re.compile(r"(.+\.)?layer\d+")  # as torchvision's ResNets name them
 _FLATTEST = 1e-3
 
 
-class LID(FittedBuffers, Detector):
+class LID(Detector):
     """ "Characterizing adversarial subspaces using local intrinsic dimensionality" (Ma et al., ICLR 2018).
 
     In every layer the dimension of the data around an image is estimated from its distances to the images of a

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit.dae import corrupt
-from labkit.defenses.base import Defense, Detector
+from labkit.defense import Defense, Detector
 from labkit.errors import InputError
-from labkit.fitted_buffers import FittedBuffers
 from labkit.images import Images, Lazy
 from labkit.training import Training
 
@@ -20,7 +19,7 @@ _AT_ONCE = 500
 _PIXELS = 32**2  # of the images for which the strength of the regularisation was published
 
 
-class MagNet(FittedBuffers, Defense):
+class MagNet(Defense):
     """The reformer of "MagNet: a two-pronged defense against adversarial examples" (Meng & Chen, CCS 2017).
 
     x is replaced by its reconstruction. The autoencoder is the one published for CIFAR-10: three 3×3 convolutions,

@@ -7,7 +7,7 @@ import torch
 from skimage.restoration import denoise_nl_means, estimate_sigma
 from torch import Tensor
 
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
 
 _STRENGTH = 0.8

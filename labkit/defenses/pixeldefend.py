@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from labkit.defense import Defense
 from labkit.defenses import pixelcnn
-from labkit.defenses.base import Defense
 from labkit.errors import InputError
-from labkit.fitted_buffers import FittedBuffers
 from labkit.images import Images
 
 _AT_ONCE = 200
 
 
-class PixelDefend(FittedBuffers, Defense):
+class PixelDefend(Defense):
     """Song, Kim, Nowozin, Ermon & Kushman, "PixelDefend: leveraging generative models to understand and defend against
     adversarial examples", ICLR 2018, Algorithm 1.
 

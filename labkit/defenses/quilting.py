@@ -10,9 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.data import Images
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
-from labkit.fitted_buffers import FittedBuffers
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]
@@ -20,7 +19,7 @@ _IMAGES_AT_ONCE, _PATCHES_AT_ONCE = 100, 2**16
 _DISTANCES_AT_ONCE = 2**24
 
 
-class Quilting(FittedBuffers, Defense):
+class Quilting(Defense):
     """Replaces the patches of an image by their nearest neighbours among patches of clean training images.
 
     Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from labkit.defenses.base import Around
+from labkit.defense import Around
 from labkit.errors import InputError
 
 

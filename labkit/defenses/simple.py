@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from labkit import metrics
 from labkit.data import Images
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
 from labkit.split import extend
 

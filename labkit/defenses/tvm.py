@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from labkit.defenses.base import Defense
+from labkit.defense import Defense
 from labkit.errors import InputError
 
 # Pixel values solved for at once: about as many as stay in a CPU's cache.

@@ -133,7 +133,7 @@ class TradeoffBrowser:
         """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
         bench, found = self.desk.bench, {}
         plain = next((case for case in cases if case.defense is None and case.label == "No Defense"), cases[0])
-        index = arena.telling(plain, bench)
+        index = experiment.telling(plain, bench)
         for case in cases:
             check()
             self.page.say(f"Preparing the picture of {escape(case.label)} …")

@@ -113,9 +113,8 @@ class Arena:
         before = self.attack.value
         self.attack.options = mine
         keys = [key for _, key in mine]
-        self.attack.value = (
-            before if before in keys else next((k for k in keys if k[0] != "Clean"), keys[0] if keys else None)
-        )
+        wanted = [before, *(key for key in keys if key[0] != "Clean"), *keys]
+        self.attack.value = next((key for key in wanted if key in keys), None)
         self._quiet = False
         self.request()
 

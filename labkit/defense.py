@@ -1,4 +1,4 @@
-"""What every defense is: a module that cleans images, or one that stands around a classifier."""
+"""What every defense is: a module that cleans images, or one that wraps a classifier."""
 
 from typing import Self
 
@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from labkit.errors import InputError
+from labkit.fitted_buffers import FittedBuffers
 from labkit.images import Images, check_pixels
 
 
-class Defense(nn.Module):
+class Defense(FittedBuffers):
     """Maps images (B, C, H, W) in [0, 1] to the same shape and range.
 
+    maps            whether it is such a map; an `Around` is not, and exists by `around` alone
     stochastic      whether two calls on one image may answer differently; the draws come from `seeded`
     differentiable  whether its own gradient says anything; where not, an attacker who knows it uses BPDA
     resumable       whether `fit` takes minutes, and takes checkpoint=, a folder from which it goes on after a kill
@@ -20,6 +22,7 @@ class Defense(nn.Module):
     What is fitted is kept in buffers and parameters, so that `state_dict` is all of it.
     """
 
+    maps = True
     stochastic = False
     differentiable = True
     resumable = False
@@ -27,12 +30,16 @@ class Defense(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.generator = torch.Generator()
-        self.seeded(0)
+        self.generator = torch.Generator().manual_seed(0)
 
     def fit(self, images: Images, *, progress: bool = False) -> Self:
         """Learn from training images what the defense needs; most need nothing. Returns self."""
         return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns anything from training images, so that there is something to keep."""
+        return type(self).fit is not Defense.fit
 
     def seeded(self, seed: int) -> Self:
         """Start the draws of a random defense again from `seed`. Returns self."""
@@ -42,6 +49,14 @@ class Defense(nn.Module):
     def sample(self, x: Tensor) -> Tensor:
         """What a classifier is retrained on: x cleaned, once."""
         return self(x)
+
+    def around(self, classifier: nn.Module) -> nn.Module:
+        """The defended system, images -> logits: the classifier behind this map."""
+        return nn.Sequential(self, classifier)
+
+    def straight_through(self) -> "Defense":
+        """The same defense with the identity's gradient, for an attacker who uses BPDA."""
+        return _StraightThrough(self)
 
     def _check(self, x: Tensor, channels: int | None = None) -> None:
         check_pixels(x)
@@ -59,15 +74,34 @@ class Defense(nn.Module):
             raise InputError(f"{type(self).__name__} is not fitted yet; call fit(images) with training images")
 
 
+class _StraightThrough(Defense):
+    def __init__(self, defense: Defense):
+        super().__init__()
+        self.defense = defense
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            moved = self.defense(x) - x
+        return x + moved
+
+
 class Around(Defense):
-    """A defense that must see the classifier: `around(classifier)` gives the defended system, images -> logits."""
+    """A defense that must see the classifier: `around(classifier)` gives the defended system, images -> logits.
+
+    Where it has no gradient of its own, it puts an approximation in itself.
+    """
+
+    maps = False
 
     def around(self, classifier: nn.Module) -> nn.Module:
         raise NotImplementedError
 
+    def straight_through(self) -> Defense:
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         raise InputError(
-            f"{type(self).__name__} is no map from images to images; it stands around a classifier: "
+            f"{type(self).__name__} is no map from images to images; it wraps a classifier: "
             "around(classifier)(x) gives logits"
         )
 
