@@ -100,13 +100,15 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
 
 def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
     """What becomes of a defense as images grow, where one setting was measured at several resolutions."""
-    settings: dict[str, dict[int, str]] = {}
+    settings: dict[str, list[str]] = {}
     for name in measured:
-        if (rows := place / f"table_{name}_rows.csv").is_file():
-            side = int(pd.read_csv(rows).data.iloc[0].rpartition("×")[2])
-            settings.setdefault(paper.table(name).attrs["setting"], {})[side] = name
+        settings.setdefault(paper.table(name).attrs["setting"], []).append(name)
     parts = []
-    for setting, pixels in settings.items():
+    for setting, names in settings.items():
+        if len(names) == 1:
+            continue
+        labels = {name: pd.read_csv(place / f"table_{name}_rows.csv").data.iloc[0] for name in names}
+        pixels = {int(label.rpartition("×")[2]): name for name, label in labels.items()}
         if len(pixels) > 1:
             cells = {side: measured[pixels[side]] for side in sorted(pixels)}
             parts += [

@@ -113,9 +113,9 @@ def grid(rows: pd.DataFrame) -> pd.DataFrame:
     for name in (name for name in dict.fromkeys(rows.defense) if name != "No Defense"):
         placed = rows.assign(where=kind + " network, " + rows["where"])[rows.defense == name]
         found.append(beside(f"Does {name} beat No Defense?", placed, bare, "case"))
-        mine, again = rows.assign(name=kind)[(rows.defense == name) & ~knows], rows.retrained
-        first = mine[~again & (mine.knowledge != "transfer")]
-        found.append(beside(f"Does retraining help {name}?", mine[again], first, "case"))
+        mine = rows.assign(name=kind)[(rows.defense == name) & ~knows]
+        first = mine[~mine.retrained & (mine.knowledge != "transfer")]
+        found.append(beside(f"Does retraining help {name}?", mine[mine.retrained], first, "case"))
     if knows.any():
         best = rows.loc[rows[knows].accuracy.idxmin()]
         same = (rows.attack == best.attack) & (rows.retrained == best.retrained) & (rows.defense == best.defense)

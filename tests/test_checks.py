@@ -36,12 +36,12 @@ def verdicts(network, defense=None, **options):
 
 def test_a_sound_evaluation_is_green():
     rows = verdicts(Linear())
-    assert set(rows.verdict) == {"green"}, rows[rows.verdict == "red"]
+    assert set(rows.verdict) == {"passed"}, rows[rows.verdict == "failed"]
     d = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(1))
     T = SparseTransform(d / d.flatten(1).norm(dim=1)[:, None, None, None], lam=0.05)
     behind = verdicts(Linear(), T)
     assert {"knowing T beats not knowing it", "the exact gradient beats BPDA"} <= set(behind.index)
-    assert behind.verdict["finite differences agree"] == "green"
+    assert behind.verdict["finite differences agree"] == "passed"
 
 
 class Deaf(Defense):
@@ -61,11 +61,11 @@ class Lying(Linear):
 
 def test_masked_gradients_turn_red():
     rows = verdicts(Linear(), Deaf())
-    assert rows.verdict["no gradient is exactly zero"] == "red"
-    assert rows.verdict["no bound leaves no accuracy"] == "red"
-    assert verdicts(Linear(), Deaf(), size=0.6).verdict["the exact gradient beats BPDA"] == "red"
+    assert rows.verdict["no gradient is exactly zero"] == "failed"
+    assert rows.verdict["no bound leaves no accuracy"] == "failed"
+    assert verdicts(Linear(), Deaf(), size=0.6).verdict["the exact gradient beats BPDA"] == "failed"
     wrong = verdicts(Lying())
-    assert wrong.verdict["finite differences agree"] == "red"
+    assert wrong.verdict["finite differences agree"] == "failed"
 
 
 class Kinked(Linear):
@@ -91,7 +91,7 @@ def test_probabilities_and_training_turn_red():
         def forward(self, x):
             return super().forward(x).softmax(1)
 
-    assert verdicts(Odds()).verdict["the attacker sees logits of a network at rest"] == "red"
+    assert verdicts(Odds()).verdict["the attacker sees logits of a network at rest"] == "failed"
 
 
 class Crowd(Linear):
@@ -102,13 +102,13 @@ class Crowd(Linear):
 
 
 def test_verdicts_that_depend_on_the_batch_turn_red():
-    assert verdicts(Crowd()).verdict["an image's verdict does not depend on the batch"] == "red"
+    assert verdicts(Crowd()).verdict["an image's verdict does not depend on the batch"] == "failed"
 
 
 def test_a_summary_names_what_is_red():
-    rows = pd.DataFrame([("a", "green", "1"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
-    assert checks.summary(rows) == "RED, so read with care: b (2 of 3)."
-    assert checks.summary(rows[:1]) == "All 1 checks of the attack are green."
+    rows = pd.DataFrame([("a", "passed", "1"), ("b", "failed", "2 of 3")], columns=["check", "verdict", "said"])
+    assert checks.summary(rows) == "failed, so read with care: b (2 of 3)."
+    assert checks.summary(rows[:1]) == "all 1 passed."
 
 
 def test_what_is_audited_beside_the_tables(lab):
@@ -133,12 +133,12 @@ def test_no_more_is_audited_than_there_is(lab, asked, test, images):
 
 def test_a_caption_has_a_verdict_for_each_audit(lab, monkeypatch):
     """Told from hand-made panels: one all green, one with a red row."""
-    rows = pd.DataFrame([("a", "green", "1"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
+    rows = pd.DataFrame([("a", "passed", "1"), ("b", "failed", "2 of 3")], columns=["check", "verdict", "said"])
     doubtful = checks.audits(lab)["STL"]
     monkeypatch.setattr(checks, "panel", lambda audit, bench: rows if audit == doubtful else rows[:1])
     assert checks.verdicts(lab, None) == (
-        "Checks of the attacks. No Defense: All 1 checks of the attack are green. "
-        "STL: RED, so read with care: b (2 of 3). STL (cluster): All 1 checks of the attack are green."
+        "Sanity checks of the attacks. No Defense: all 1 passed. "
+        "STL: failed, so read with care: b (2 of 3). STL (cluster): all 1 passed."
     )
 
 
@@ -146,6 +146,6 @@ def test_a_caption_has_a_verdict_for_each_audit(lab, monkeypatch):
 def test_a_panel_is_measured_once_and_kept(lab, bench, monkeypatch):
     audit = checks.Audit(lab.classifier, lab.transform, n=12, steps=3, queries=10)
     rows = checks.panel(audit, bench)
-    assert len(rows) >= 12 and set(rows.verdict) <= {"green", "red"}
+    assert len(rows) >= 12 and set(rows.verdict) <= {"passed", "failed"}
     monkeypatch.setattr(checks, "run", lambda *a, **k: pytest.fail("measured again"))
     pd.testing.assert_frame_equal(checks.panel(audit, bench), rows)

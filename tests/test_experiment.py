@@ -247,9 +247,9 @@ def test_the_worst_case_is_pointwise(adaptive, bench):
     right = torch.stack([experiment.decisions(case, bench)[2] for case in cases]).all(0)
     assert worst.accuracy["No Defense"] == float(right.double().mean())
     table = tables.adaptive(rows)
-    assert list(table.columns) == ["source", "attack", "attacker has", "No Defense", "STL", "STL (cluster)"]
+    assert list(table.columns) == ["source", "attack", "threat model", "No Defense", "STL", "STL (cluster)"]
     assert table[table.source != "ours"]["STL (cluster)"].tolist() == ["0.19"]
-    assert set(table[table.attack.str.startswith("Noise")]["attacker has"]) == {"none"}
+    assert set(table[table.attack.str.startswith("Noise")]["threat model"]) == {"none"}
 
 
 def test_a_row_is_kept_once_it_is_measured(lab, tmp_path, bench):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import clusters, experiment, paper, published, replicate, tables
+from labkit import clusters, experiment, paper, published, questions, replicate, tables, verdicts
 from labkit.__main__ import main
 from labkit.artifacts import Workbench
 from labkit.errors import InputError
@@ -52,9 +52,9 @@ def test_a_table_has_three_blocks(made):
     theirs = cells[(cells.block == "paper") & (cells.defense == "STL")].set_index("attack").accuracy
     assert theirs.to_dict() == {"Clean": 0.9002, "FGSM-0.08": 0.8515, "BIM-0.03": 0.8754}
     seen = tables.blocks(cells, "1")
-    assert list(seen.columns) == ["block", "defense", "attacker has", "n", "Clean", "FGSM-0.08", "BIM-0.03"]
+    assert list(seen.columns) == ["block", "defense", "threat model", "n", "Clean", "FGSM-0.08", "BIM-0.03"]
     grey = seen[(seen.block == "ours") & (seen.defense == "STL")]
-    assert list(grey["attacker has"]) == ["an undefended copy", "the weights, not T"]
+    assert list(grey["threat model"]) == ["grey box (surrogate)", "grey box (weights)"]
     row = made.rows[(made.rows.defense == "STL") & (made.rows.attack == "BIM-0.03")].iloc[0]
     assert grey["BIM-0.03"].iloc[0] == tables.cell(row) and set(grey.n) == {"100"}
 
@@ -72,11 +72,18 @@ def test_ranking_and_retention_are_those_of_the_cells():
         ],
         columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"],
     )
-    found = tables.ranking(cells).set_index("difference")
-    assert list(found.index) == ["STL − No Defense", "STL (cluster) − No Defense", "STL (cluster) − STL"]
-    assert found.loc["STL − No Defense", "FGSM-0.08"] == "+0.300 [+0.229, +0.371] better"
-    assert found.loc["STL − No Defense", "Clean"] == "-0.100 [-0.171, -0.029] worse"
-    assert found.loc["STL (cluster) − STL", "FGSM-0.08"] == "-0.020 [-0.091, +0.051]"
+    found = questions.ranking(cells)
+    lines = {(row["ours"], row["other"], row["case"]): row for row in verdicts.view(found).to_dict("records")}
+    named = {(ours.rpartition(" [")[0].rpartition(" ")[0], other.rpartition(" [")[0].rpartition(" ")[0], case): row
+             for (ours, other, case), row in lines.items()}  # fmt: skip
+    assert set(named) == {
+        ("STL", "No Defense", "Clean"), ("STL", "No Defense", "FGSM-0.08"),
+        ("STL (cluster)", "No Defense", "FGSM-0.08"), ("STL (cluster)", "STL", "FGSM-0.08"),
+    }  # fmt: skip
+    told = {key: (row["difference"], row["verdict"]) for key, row in named.items()}
+    assert told["STL", "No Defense", "FGSM-0.08"] == ("+0.300 [+0.229, +0.371]", verdicts.HIGHER)
+    assert told["STL", "No Defense", "Clean"] == ("-0.100 [-0.171, -0.029]", verdicts.LOWER)
+    assert told["STL (cluster)", "STL", "FGSM-0.08"] == ("-0.020 [-0.091, +0.051]", verdicts.SAME)
     kept = tables.retention(cells, "1")
     assert kept["FGSM-0.08"].tolist() == ["0.33", "0.75", "–", "0.50"]
 
@@ -99,7 +106,7 @@ def test_a_saved_table_says_where_it_comes_from(made, tmp_path):
     (tmp_path / "table_1_rows_recipes.json").write_text("{}")
     assert len(kept_recipes.flaws(*kept_recipes.read(tmp_path / "table_1_rows.csv"))) == rows.recipe.nunique()
     page = (tmp_path / "table_1.md").read_text()
-    assert "    python -m labkit table 1\n" in page and "Attackers:" in page and "| ours, worst case" in page
+    assert "    python -m labkit table 1\n" in page and "Threat models:" in page and "| ours, worst case" in page
     assert "Wilson" in page and "not checked for this selection" in page
 
 
@@ -164,7 +171,7 @@ def test_a_table_can_be_asked_of_all_profiles():
 def test_votes_are_counted_under_the_tables_own_attacks(made, small, bench):
     assert list(made.votes.attack[::2]) == ["FGSM-0.08", "BIM-0.03"]
     assert_frame_equal(made.votes, clusters.stability(small, bench, [small.attack("FGSM-0.08"), small.strongest]))
-    assert "voted to the cluster of their clean twins?" in made.text("again")
+    assert "## Which attacked images keep their cluster?" in made.text("again")
     alone = published.ask(small, ["1"], {"defense": ["STL"], "attack": ["Clean"]})["1"]
     assert published.measure("1", alone, small, bench, checked=False).votes.empty
     attackless = published.ask(small, ["1"], {**WANTED, "defense": ["STL (cluster)"]})["1"]

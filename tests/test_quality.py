@@ -50,24 +50,3 @@ def test_the_map_asks_for_vanilla_networks_clean_and_attacked_once(lab):
     labels = {case.label for case in cases}
     assert {"No Defense", "STL", "STL (cluster)", "JPEG", "TVM"} <= labels
     assert labels.isdisjoint({"SAP", "Crop-Ens", "PD-Ens", "TVM+quilt", "LID", "MagNet detector"})  # stand around it
-
-
-def test_the_papers_sentence_is_held_against_the_map():
-    def row(defense, psnr, clean, attacked):
-        ends = {"clean_low": clean - 0.02, "clean_high": clean + 0.02}
-        ends |= {"attacked_low": attacked - 0.02, "attacked_high": attacked + 0.02}
-        return {"defense": defense, "n": 100, "psnr": psnr, "clean": clean, "attacked": attacked} | ends
-
-    best = [row("STL", 29.0, 0.8, 0.5), row("TVM", 28.0, 0.9, 0.51), row("No Defense", 30.0, 0.8, 0.1)]
-    assert quality.reading(pd.DataFrame(best)) == (
-        "- **STL**: T(x_adv) is at 29.0 dB to x, nearer are: none; attacked, 0.500 [0.480, 0.520] are right, surely "
-        "more with: none; clean, 0.800 [0.780, 0.820] are right, surely more with: TVM 0.900 [0.880, 0.920]. "
-        "The paper's “both the highest PSNR and most preferable characteristic interval” holds here."
-    )
-    nearer, stronger = [*best, row("JPEG", 29.5, 0.7, 0.1)], [*best, row("JPEG", 20.0, 0.7, 0.6)]
-    for rows, said in (
-        (nearer, "nearer are: JPEG 29.5 dB;"),
-        (stronger, "surely more with: JPEG 0.600 [0.580, 0.620];"),
-    ):
-        words = quality.reading(pd.DataFrame(rows))
-        assert said in words and words.endswith("does not hold here.")

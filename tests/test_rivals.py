@@ -1,9 +1,8 @@
-"""The competitors' rows, small: every defense of `labkit.defenses` fitted, attacked and judged."""
+"""The baselines' rows, small: every defense of `labkit.defenses` fitted, attacked and judged."""
 
 import functools
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
 from conditionals import log_probabilities
@@ -20,8 +19,7 @@ from labkit.errors import InputError
 from labkit.recipes import AttackRecipe, DefenseRecipe
 from labkit.threat import ThreatModel
 
-AWARE = [model.value for model in ThreatModel if model.knows_defense]
-
+AWARE = {model.value for model in ThreatModel if model.knows_defense}
 TRAINED = ["Adv Training", "TE", "TE + Adv Training", "STL + Adv Training", "STL (low-pass ×0.5)"]
 
 
@@ -52,41 +50,6 @@ def parts(case, bench):
     """What a case is about: images, classes, network, defense."""
     test = bench.images(case.data, "test")
     return test.x[:], test.y, bench.classifier(case.classifier), bench.transform(case.defense)
-
-
-def test_the_reading_tells_who_surely_beats_stl_by_what_the_attacker_knew():
-    def row(defense, attack, knowledge, accuracy):
-        said = {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge, "n": 50}
-        return said | {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.02}
-
-    asked = (("Clean", "–"), ("FGSM-0.08", "classifier"), ("BIM-0.03", "classifier"))
-    given = {
-        "No Defense": (0.81, 0.1, 0.1),
-        "STL": (0.8, 0.1, 0.5),
-        "JPEG": (0.83, 0.9, 0.3),
-        "Adv Training": (0.7, 0.9, 0.4),
-    }
-    rows = [
-        row(name, *what, share) for name, shares in given.items() for what, share in zip(asked, shares, strict=True)
-    ]
-    rows += [row("STL", "BIM-0.03", "exact", 0.2), row("JPEG", "BIM-0.03", "identity", 0.3)]
-    clean, blind, aware, bound = rivals.reading(pd.DataFrame(rows)).splitlines()
-    assert clean == (
-        "- **Clean**: STL 0.800 [0.780, 0.820] (n = 50); surely more: none; "
-        "surely fewer: Adv Training 0.700 [0.680, 0.720] (n = 50); not told apart: the other 2."
-    )
-    assert blind == (
-        "- **BIM-0.03, attacker knows no defense**: STL 0.500 [0.480, 0.520] (n = 50); surely more: none; "
-        "surely fewer: No Defense 0.100 [0.080, 0.120] (n = 50), JPEG 0.300 [0.280, 0.320] (n = 50); "
-        "not told apart: the other 0."
-    )
-    # Of a network that is its own defense, the weights are all there is to know.
-    assert aware == (
-        "- **BIM-0.03, attacker knows all**: STL 0.200 [0.180, 0.220] (n = 50; all, exact gradient); surely more: "
-        "Adv Training 0.400 [0.380, 0.420] (n = 50; all, the weights), JPEG 0.300 [0.280, 0.320] (n = 50; all, BPDA); "
-        "surely fewer: No Defense 0.100 [0.080, 0.120] (n = 50; all, the weights); not told apart: the other 0."
-    )
-    assert "upper bound" in bound
 
 
 def test_every_defense_has_its_rows(rows, cases, small):

@@ -42,12 +42,12 @@ def test_the_papers_numbers_are_the_printed_ones():
 def test_every_line_carries_its_attacker_and_its_interval():
     frame = tables.beside_paper(rows(), "1")
     ours, theirs = frame[frame.block == "ours"], frame[frame.block == "paper, Table 1"]
-    assert list(frame.columns) == ["block", "defense", "attacker has", "n", "Clean", "BIM-0.03"]
+    assert list(frame.columns) == ["block", "defense", "threat model", "n", "Clean", "BIM-0.03"]
     assert set(ours.n) == {"500"} and set(theirs.n) == {"not said"}
-    assert list(zip(ours.defense, ours["attacker has"], ours["BIM-0.03"], strict=True)) == [
-        ("No Defense", "the weights, not T", "0.180 [0.140, 0.220]"),
-        ("STL", "an undefended copy", "0.660 [0.620, 0.700]"),
-        ("STL", "all, exact gradient", "0.110 [0.070, 0.150]"),
+    assert list(zip(ours.defense, ours["threat model"], ours["BIM-0.03"], strict=True)) == [
+        ("No Defense", "white box", "0.180 [0.140, 0.220]"),
+        ("STL", "grey box (surrogate)", "0.660 [0.620, 0.700]"),
+        ("STL", "white box (exact gradient)", "0.110 [0.070, 0.150]"),
     ]
     assert set(ours.Clean) == {"0.900 [0.860, 0.940]", "0.880 [0.840, 0.920]"}
     assert theirs.set_index("defense").loc["STL", "BIM-0.03"] == "0.8754"
@@ -84,7 +84,7 @@ def competitors():
 
 def test_competitors_have_one_line_each_and_say_their_n():
     frame = tables.rivals(*competitors(), "6a")
-    known = "BIM-0.03, attacker knows the defense"
+    known = "BIM-0.03, defense known"
     asked = ["Clean", "FGSM-0.08", "BIM-0.03", known, "BIM-0.05", tables._ALL]
     assert list(frame.columns) == ["source", "defense", "n", *asked]
     ours = frame[frame.source == "ours"].set_index("defense")
@@ -100,9 +100,9 @@ def test_competitors_have_one_line_each_and_say_their_n():
         "JPEG": "", "TE": "0.100 [0.060, 0.140]",
     }  # fmt: skip
     assert ours[known].to_dict() == {
-        "No Defense": "", "TVM": "0.100 [0.060, 0.140] (all, exact gradient)",
-        "Quilting": "0.200 [0.160, 0.240] (all, BPDA)", "JPEG": "0.250 [0.210, 0.290] (all, BPDA)",
-        "TE": "0.100 [0.060, 0.140] (all, the weights)",  # its own defense: whoever has it knows it
+        "No Defense": "", "TVM": "0.100 [0.060, 0.140] (white box (exact gradient))",
+        "Quilting": "0.200 [0.160, 0.240] (white box (BPDA))", "JPEG": "0.250 [0.210, 0.290] (white box (BPDA))",
+        "TE": "0.100 [0.060, 0.140] (white box)",  # its own defense: whoever has it knows it
     }  # fmt: skip
     assert ours[tables._ALL].tolist() == [
         "0.500 [0.460, 0.540]", "0.090 [0.050, 0.130]", "0.100 [0.060, 0.140]", "0.300 [0.260, 0.340]",
@@ -127,8 +127,8 @@ def test_an_attack_the_paper_lacks_is_said_so():
 
 
 def test_retention():
-    frame = tables.retention(tables.alike(rows(), "1"), "1").set_index(["block", "defense", "attacker has"])["BIM-0.03"]
-    assert frame[("ours", "STL", "an undefended copy")] == "0.75"
+    frame = tables.retention(tables.alike(rows(), "1"), "1").set_index(["block", "defense", "threat model"])["BIM-0.03"]
+    assert frame[("ours", "STL", "grey box (surrogate)")] == "0.75"
     assert frame[("paper, Table 1", "No Defense", "not said")] == f"{0.1803 / 0.9298:.2f}"
 
 
@@ -137,11 +137,11 @@ def test_an_attack_on_fewer_images_says_so_and_is_divided_by_their_clean_accurac
     few.loc[few.attack == "Clean", "budget"] = 0.0
     worst = [{"defense": "STL", "n": 200, "size": 0.0, "accuracy": 0.75, "low": 0.7, "high": 0.8}]
     cells = tables.measured(few[few.retrained], pd.DataFrame(worst), "1")
-    line = tables.blocks(cells, "1").set_index(["block", "attacker has"]).loc[("ours", "an undefended copy")]
+    line = tables.blocks(cells, "1").set_index(["block", "threat model"]).loc[("ours", "grey box (surrogate)")]
     assert line["CW-0.03"] == "0.600 [0.560, 0.640] (n = 200)" and line["BIM-0.03"] == "0.660 [0.620, 0.700]"
-    shares = tables.retention(cells, "1").set_index(["block", "defense", "attacker has"])
-    assert shares.loc[("ours", "STL", "an undefended copy"), "CW-0.03"] == f"{0.6 / 0.75:.2f}"
-    assert shares.loc[("ours", "STL", "an undefended copy"), "BIM-0.03"] == f"{0.66 / 0.88:.2f}"
+    shares = tables.retention(cells, "1").set_index(["block", "defense", "threat model"])
+    assert shares.loc[("ours", "STL", "grey box (surrogate)"), "CW-0.03"] == f"{0.6 / 0.75:.2f}"
+    assert shares.loc[("ours", "STL", "grey box (surrogate)"), "BIM-0.03"] == f"{0.66 / 0.88:.2f}"
     alone = tables.measured(few[few.retrained], pd.DataFrame(), "1")  # nobody knows these 200 images' clean accuracy
     assert tables.kept(alone)[(alone.attack == "CW-0.03") & (alone.block == "ours")].isna().all()
 
@@ -149,16 +149,6 @@ def test_an_attack_on_fewer_images_says_so_and_is_divided_by_their_clean_accurac
 def test_a_defense_that_nobody_attacked_has_its_clean_cell():
     frame = tables.beside_paper(rows()[rows().attack == "Clean"], "5")
     assert frame[frame.block == "ours"].Clean.tolist() == ["0.900 [0.860, 0.940]", "0.800 [0.760, 0.840]"]
-
-
-def test_reading_compares_by_intervals():
-    text = tables.reading(rows())
-    assert "STL, vanilla, attacker has the weights, not T: 0.500 [0.460, 0.540] (better)" in text
-    assert "0.110 [0.070, 0.150] (not told apart)" in text
-    assert "leaves STL 0.660 when its author did not know about T, and 0.110" in text
-    assert (
-        "**Does retraining help STL** by more than the intervals? attacker has an undefended copy: BIM-0.03 yes" in text
-    )
 
 
 def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
@@ -182,12 +172,6 @@ def test_recipes_are_saved_one_a_line_as_the_text_that_is_hashed(tmp_path):
         assert hashlib.sha256(told.encode()).hexdigest()[:16] == json.loads(key)
     tables.save(rows(), tmp_path, "without")
     assert not (tmp_path / "without_recipes.json").exists()
-
-
-def test_caption_says_what_a_reader_must_know():
-    text = tables.caption(rows(), "1", "Shoes and shirts.")
-    for words in ("n = 500", "vgg16 ×0.25", "Shoes and shirts.", "CIFAR-10", "95 % Wilson", "differentiates T exactly"):
-        assert words in text
 
 
 def test_figures_show_every_row(tmp_path):

@@ -1,14 +1,13 @@
-"""What is varied, what is measured, and what is said of it."""
+"""What is varied, and what is measured."""
 
 import dataclasses
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
 
-from labkit import experiment, metrics, profiles, recipes, threat, tradeoff
+from labkit import captions, experiment, metrics, profiles, questions, recipes, tables, tradeoff, verdicts
 from labkit.errors import InputError
 from labkit.recipes import StratifiedRecipe, TransformRecipe
 from labkit.store import key
@@ -138,82 +137,14 @@ def test_what_the_paper_does_not_say_begins_with_the_labs_own(lab, bench):
         (0, True),
         (1, False),
     ]
-    table = tradeoff.table(rows)
+    table = tables.sweep(rows)
     assert list(table.value) == ["0.01 (the lab’s)", "0.1", "0 (the lab’s)", "1"]
-    assert table.clean[3] == f"{rows.accuracy[6]:.3f} [{rows.low[6]:.3f}, {rows.high[6]:.3f}]"
-    words = tradeoff.reading(rows, "bits")
-    assert words.startswith("- **Bits T(x) is rounded to, 0 for none: 1 instead of 0.** The PSNR of T(x) ")
-    assert words.count("\n") == 0 and "(lower)" in words
-    said = tradeoff.caption(rows)
-    assert f"n = {lab.tradeoff.n} test" in said and "vanilla" in said and threat.ThreatModel.WEIGHTS.label in said
-
-
-def made(what, clean, attacked, psnr, values=(1, 2, 4), half=0.02):
-    """Rows of a sweep with these accuracies, all with intervals of ± `half`."""
-    rows = []
-    for at, value in enumerate(values):
-        for asked, accuracy in (("clean", clean[at]), ("attacked", attacked[at])):
-            rows.append(
-                {
-                    "what": what, "value": value, "own": at == 0, "asked": asked, "n": 100,
-                    "attack": "Clean" if asked == "clean" else "FGSM-0.08",
-                    "knowledge": "–" if asked == "clean" else "classifier",
-                    "accuracy": accuracy, "low": accuracy - half, "high": accuracy + half,
-                    "fidelity": psnr[at], "fidelity_low": psnr[at] - 1, "fidelity_high": psnr[at] + 1,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def test_a_reading_follows_from_its_rows():
-    words = tradeoff.reading(made("lam", (0.9, 0.8, 0.7), (0.3, 0.5, 0.6), (30, 25, 20)), "lam").split("\n")
-    assert (
-        words[0] == "- **The PSNR of T(x)** falls from 30.0 [29.0, 31.0] dB at λ = 1 to 20.0 [19.0, 21.0] dB at λ = 4."
-    )
-    assert words[1].startswith("- **Clean accuracy** falls from 0.900 [0.880, 0.920] at λ = 1 to 0.700")
-    assert words[2].startswith("- **Accuracy under FGSM-0.08 (attacker has the weights, not T)** rises from 0.300")
-    assert words[3].startswith("- **The gap between these two** falls from 0.600 [0.572, 0.628] at λ = 1 to 0.100")
-    assert words[4] == (
-        "- **The paper's statement holds here.** "
-        "As λ grows, clean accuracy falls: yes; the gap between these two falls: yes."
-    )
-
-
-@pytest.mark.parametrize(
-    ("what", "clean", "attacked", "said"),
-    [
-        ("lam", (0.9, 0.8, 0.7), (0.5, 0.4, 0.3), "holds in part.** As λ grows, clean accuracy falls: yes; the gap"),
-        ("lam", (0.9, 0.8, 0.7), (0.5, 0.4, 0.3), "these two falls: not told apart"),
-        ("lam", (0.7, 0.8, 0.9), (0.6, 0.5, 0.3), "does not hold here"),
-        ("lam", (0.7, 0.7, 0.7), (0.5, 0.5, 0.5), "is not decided by these rows"),
-        ("K", (0.7, 0.8, 0.9), (0.6, 0.5, 0.3), "holds here"),
-        ("S", (0.7, 0.71, 0.7), (0.3, 0.3, 0.3), "holds here.** As S grows, clean accuracy stays within 0.1: yes"),
-        ("S", (0.7, 0.9, 0.7), (0.3, 0.3, 0.3), "holds in part.** As S grows, clean accuracy stays within 0.1: no"),
-        ("S", (0.7, 0.74, 0.7), (0.3, 0.3, 0.3), "accuracy stays within 0.1: yes"),
-        ("S", (0.7, 0.78, 0.7), (0.3, 0.3, 0.3), "accuracy stays within 0.1: neither sure nor ruled out"),
-        ("S", (0.7, 0.735, 0.56), (0.45, 0.3, 0.35), "does not hold here"),
-        ("M", (0.7, 0.9, 0.7), (0.3, 0.3, 0.3), "gives no curve for M"),
-    ],
-)  # fmt: skip
-def test_the_papers_statement_is_held_against_the_rows(what, clean, attacked, said):
-    rows = made(what, clean, attacked, (30, 25, 20))
-    assert said in tradeoff.reading(rows, what).split("\n")[-1]
-    shuffled = rows.sample(frac=1, random_state=0)
-    assert tradeoff.reading(shuffled, what).split("\n")[-1] == tradeoff.reading(rows, what).split("\n")[-1]
-
-
-def test_too_few_images_decide_nothing():
-    rows = made("S", (0.7, 0.71, 0.7), (0.3, 0.3, 0.3), (30, 25, 20), half=0.08)
-    assert "is not decided by these rows" in tradeoff.reading(rows, "S")
-
-
-def test_other_choices_are_held_against_the_labs_own():
-    rows = made("boundary", (0.7, 0.71), (0.3, 0.4), (30, 20), values=("circular", "reflect"))
-    assert tradeoff.reading(rows, "boundary") == (
-        "- **Boundary: reflect instead of circular.** The PSNR of T(x) 20.0 [19.0, 21.0] dB for 30.0 [29.0, 31.0] dB "
-        "(lower); clean accuracy 0.710 [0.690, 0.730] for 0.700 [0.680, 0.720] (not told apart); accuracy under "
-        "FGSM-0.08 (attacker has the weights, not T) 0.400 [0.380, 0.420] for 0.300 [0.280, 0.320] (higher)."
-    )
+    assert table["clean accuracy"][3] == f"{rows.accuracy[6]:.3f} [{rows.low[6]:.3f}, {rows.high[6]:.3f}]"
+    found = questions.sweep(rows, "bits")
+    assert set(found.question) == {"Bits T(x) is rounded to, 0 for none: 1 instead of 0?"}
+    assert found.verdict[0] == verdicts.LOWER and found["where"][0] == "PSNR of T(x)"
+    said = captions.sweep(rows)
+    assert f"n = {lab.tradeoff.n} test" in said and "vanilla" in said and "grey box (weights)" in said
 
 
 def test_a_strip_has_a_column_for_every_value(lab, bench):
