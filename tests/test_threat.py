@@ -4,7 +4,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from labkit import networks, threat
-from labkit.defense import Defense
+from labkit.defense import Around, Defense
 from labkit.defenses.crops import CropEnsemble
 from labkit.defenses.deflection import PixelDeflection
 from labkit.errors import InputError
@@ -129,3 +129,46 @@ def test_a_vote_can_be_held(lab, bench):
         threat.view(network, T, "fixed-stratum")
     one = bench.transform(lab.transform)
     assert_close(threat.view(network, one, "fixed-stratum")(x), threat.view(network, one, "exact")(x))
+
+
+class Shaken(Defense):
+    """Adds noise drawn anew each time it is asked."""
+
+    stochastic = True
+
+    def forward(self, x):
+        return x + torch.rand(x.shape, generator=self.generator)
+
+
+class Doubled(Around):
+    def around(self, classifier):
+        return nn.Sequential(classifier, nn.Hardtanh(-9, 9))
+
+
+def test_a_decision_tells_what_the_classifier_got(parts):
+    classifier, defense, x = parts
+    for kind, got in ((None, x), (defense, x / 2), (Doubled(), x)):
+        seen, logits = threat.decide(classifier, kind, x)
+        assert_close(seen, got)
+        assert_close(logits, threat.judged(classifier, kind)(x))
+    assert threat.turned(classifier, Doubled(), x) is x
+
+
+def test_a_random_defense_is_judged_on_the_same_draws_whatever_was_drawn_before(parts):
+    classifier, _, x = parts
+    defense = Shaken()
+    first = threat.decide(classifier, defense, x)[0]
+    defense.seeded(7)(x)
+    assert torch.equal(threat.decide(classifier, defense, x)[0], first)
+    assert not torch.equal(defense.seeded(threat.JUDGED_SEED + 1)(x), first)
+
+
+def test_T_says_what_every_defense_says(lab, bench):
+    for T in map(bench.transform, lab.defenses):
+        assert isinstance(T, Defense) and T.maps and T.differentiable and not T.stochastic and not T.learns
+        x = bench.images(lab.data, "test").x[:3]
+        assert_close(T.seeded(3).sample(x), T(x))
+        assert_close(T.around(nn.Flatten())(x), T(x).flatten(1))
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(T.straight_through()(x).sum(), x)
+        assert torch.equal(slope, torch.ones_like(x))

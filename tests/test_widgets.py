@@ -289,20 +289,19 @@ def test_the_arena_shows_the_kept_rows_and_outlines_the_worst(lab, bench):
     shown.attack.value = ("FGSM-0.08", "classifier")
     shown.index.value = 1
     assert shown.settled()
-    face = arena.face(plain[2], 1, bench)
+    face = arena.face(experiment.Case(lab.classifier, None, lab.attack("FGSM-0.08")), 1, bench)
     assert shown.board.images[1] == parts.encoded(face["x_adv"]) and titles(shown.board)[1] == "FGSM-0.08"
 
 
-def test_the_arena_offers_attacks_on_the_chosen_network_alone(lab, bench):
-    """Beside a retrained network, those on the vanilla one were offered a second time."""
+def test_the_arena_offers_a_retrained_network_only_what_it_was_asked(lab, bench):
+    T, clean, fgsm = lab.transform, lab.attack("Clean"), lab.attack("FGSM-0.08")
+    vanilla = [experiment.Case(lab.classifier, T, attack) for attack in (clean, fgsm)]
+    experiment.run([*vanilla, experiment.Case(lab.retrained(T), T, clean)], bench)
     shown = widgets.Arena(lab, bench)
     assert shown.settled()
-    shown.request = lambda: None
-    shown.network.value = True
-    shown.cases = {(retrained, "STL", "Clean", "–"): None for retrained in (False, True)}
-    shown.defense.options = ["STL"]
-    shown._attacks()
-    assert shown.attack.options == (("Clean", ("Clean", "–")),)
+    shown.network.value, shown.defense.value = True, "STL"
+    assert shown.settled()
+    assert [key for _, key in shown.attack.options] == [("Clean", "–")]
 
 
 def test_the_atlas_shows_where_a_filter_is_active(lab, bench):
