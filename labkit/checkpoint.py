@@ -7,11 +7,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from labkit.errors import reason
+
+
+def draws(seed: int, step: int) -> torch.Generator:
+    """The generator of an epoch or pass. One for each, and not one for all: its state need not be part of a checkpoint."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def write(file: Path, run: dict, tensors: dict[str, Tensor], facts: dict) -> None:
