@@ -16,7 +16,7 @@ from labkit.errors import reason
 
 
 def draws(seed: int, step: int) -> torch.Generator:
-    """The generator of an epoch or pass. One for each, and not one for all: its state need not be part of a checkpoint."""
+    """The generator of an epoch or pass: one for each, so that its state need not be part of a checkpoint."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
