@@ -15,11 +15,11 @@ from torch import Tensor
 
 from labkit import cbpdn, conv, parallel
 from labkit import checkpoint as checkpoint_file
+from labkit.checkpoint import draws
 from labkit.errors import InputError
 from labkit.recipes import DictionaryRecipe, canonical
 from labkit.sparse import Codes
 from labkit.split import extend, split
-from labkit.training import draws
 
 METHODS = ("online", "batch")
 NORMS = ("whole", "channel")
@@ -118,7 +118,7 @@ def learn(
     Within `parallel.session` each rank codes its share of every batch, the statistics are added up in one message, and
     every rank makes the same update of the filters: what is learned is what one rank learns, up to rounding.
 
-    images      `data.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
+    images      `images.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
     callback    called with a Progress after every batch
     checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
     """

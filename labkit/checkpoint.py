@@ -6,12 +6,18 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from labkit import provenance
 from labkit.errors import reason
+
+
+def draws(seed: int, step: int) -> torch.Generator:
+    """The generator of an epoch or pass: one for each, so that its state need not be part of a checkpoint."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def write(file: Path, run: dict, tensors: dict[str, Tensor], facts: dict) -> None:

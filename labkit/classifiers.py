@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 from labkit import parallel
 from labkit.attacks import ATTACKS
 from labkit.budget import Budget
+from labkit.checkpoint import draws
 from labkit.errors import InputError
 from labkit.images import Images
 from labkit.networks import LAYOUT, Classifier, classes_of
 from labkit.precision import autocast
 from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
-from labkit.training import Training, draws
+from labkit.training import Training
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25

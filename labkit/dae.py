@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from labkit.checkpoint import draws
 from labkit.errors import InputError
 from labkit.images import Images, Lazy, settle
 from labkit.precision import autocast
 from labkit.recipes import DaeRecipe, canonical
-from labkit.training import Training, draws
+from labkit.training import Training
 
 SIZE = 32  # pixels; the paper downsamples to it (Section 5.1)
 

@@ -15,11 +15,6 @@ from labkit.errors import InputError
 _FILE = "training.safetensors"
 
 
-def draws(seed: int, epoch: int) -> torch.Generator:
-    """The generator of an epoch. One for each, and not one for all: its state need not be part of a checkpoint."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-
-
 def schedule(done: float, warmup: float) -> float:
     """The step size, as a share of the largest, when the share `done` in (0, 1] of all steps is done.
 

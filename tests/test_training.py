@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from labkit.checkpoint import draws
 from labkit.errors import InputError
-from labkit.training import Training, draws, schedule
+from labkit.training import Training, schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
