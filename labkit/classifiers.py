@@ -45,7 +45,7 @@ def train(
     attacked, and no gradient passes T.
 
     checkpoint  folder that holds the state after the last whole epoch. A run that was killed, called again on a
-                `model` from the same `build`, goes on from there and ends bit for bit as if never interrupted
+                `model` from the same `networks.build`, goes on from there and ends bit for bit as if never interrupted
                 (on the same machine). A state that is damaged, or is of another recipe or other images, is
                 discarded with a warning.
 

@@ -46,7 +46,7 @@ _REWRITTEN = (
 
 @dataclass
 class Page:
-    """What `template/page.html` shows of one notebook.
+    """What `templates/page.html` shows of one notebook.
 
     title     the notebook's `#` heading as plain text; `heading` is the same as HTML
     lead      its first paragraph

@@ -106,7 +106,7 @@ def load(model: Classifier, weights: Weights) -> Classifier:
 
     The file may be the state dict of the whole Classifier (as labkit stores it), or of the bare network, when mean
     and std stay as they are. Raises InputError when the file cannot be read, has changed since the recipe was made
-    (`networks.weights`), or does not fit the network.
+    (`fingerprint`), or does not fit the network.
     """
     if weights != fingerprint(weights.path):
         raise InputError(f"{weights.path} has changed since its recipe was made; call networks.fingerprint again")

@@ -86,7 +86,7 @@ def table(lab: Profile, name: str) -> Asked:
 def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """What all attackers of one size together leave: `experiment.worst` for every size, with a column `size`.
 
-    Of no attackers, no rows.
+    The clean images are those of size 0, with 0 attacks. Of no attackers, no rows.
     """
     by_size: dict[float, list[Case]] = {}
     for case in aware:
