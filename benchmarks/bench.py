@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks import stamps
-from labkit import cbpdn, cdl, cli_common, conv, data, defense_speed, memory, peers, provenance, stl
+from labkit import cbpdn, cdl, checkpoint, cli_common, conv, data, defense_speed, hardware, peers, stl
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
@@ -69,8 +69,8 @@ def run(
     for part in parts or PARTS:
         on = stamps.stamp(DataRecipe(dataset).label, torch.get_num_threads(), "torch", "numba", "sporco")
         record[part] = {"rows": measures[part](), "on": on}
-        provenance.write(file, (json.dumps(record, indent=1) + "\n").encode())
-        provenance.write(file.with_suffix(".md"), markdown(record).encode())
+        checkpoint.write_whole(file, (json.dumps(record, indent=1) + "\n").encode())
+        checkpoint.write_whole(file.with_suffix(".md"), markdown(record).encode())
     return record
 
 
@@ -249,7 +249,7 @@ def _alone(work, source: dict, n: int) -> dict:
 def _measured(work, source: dict, n: int, threads: int) -> dict:
     torch.set_num_threads(threads)
     count, took = work(source, n)
-    return {"n": count, "seconds": took, "peak_gib": memory.peak()}
+    return {"n": count, "seconds": took, "peak_gib": hardware.peak()}
 
 
 def _project_all(source: dict, n: int) -> tuple[int, float]:

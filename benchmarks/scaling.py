@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import stamps
 from benchmarks.forecast import markdown
-from labkit import cbpdn, cdl, cli_common, data, parallel, provenance
+from labkit import cbpdn, cdl, checkpoint, cli_common, data, parallel
 from labkit.errors import InputError
 from labkit.recipes import DataRecipe, DictionaryRecipe
 from labkit.solvers import seconds
@@ -73,7 +73,7 @@ def run(
         for part in tqdm(parts or PARTS, desc="measuring", unit="part"):
             on = stamps.stamp("photos" if part in _PHOTOS else DataRecipe(dataset).label, 1, "torch", "numba")
             record[part] = {"rows": measures[part](), "on": on}
-            provenance.write(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+            checkpoint.write_whole(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
             _insert(out / PAGE, markdown(record))
     return record
 
@@ -84,7 +84,7 @@ def _insert(page: Path, text: str) -> None:
     head, found, rest = before.partition(_BEGIN)
     if not found or _END not in rest:
         raise InputError(f"{page} has no lines {_BEGIN} and {_END}; put them where the tables belong")
-    provenance.write(page, f"{head}{_BEGIN}\n\n{text}\n{_END}{rest.partition(_END)[2]}".encode())
+    checkpoint.write_whole(page, f"{head}{_BEGIN}\n\n{text}\n{_END}{rest.partition(_END)[2]}".encode())
 
 
 def _by_resolution(sizes: Sequence[int]) -> list[dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import InputError
-from labkit.provenance import versions
+from labkit.hardware import versions
 
 
 def stamp(data: str, threads: int, *packages: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 import labkit
-from labkit import artifacts_cli, cli_common, dashboards, doctor, ranks_cli, report_cli, table_cli
+from labkit import artifacts_cli, cli_common, dashboards_cli, doctor, ranks_cli, report_cli, table_cli
 
 # Modules, each with a function `add` that is given the parser's subcommands to add its own to.
-COMMANDS = (report_cli, dashboards, table_cli, ranks_cli, artifacts_cli, doctor)
+COMMANDS = (report_cli, dashboards_cli, table_cli, ranks_cli, artifacts_cli, doctor)
 _MOVED = ("bench", "scaling")
 
 

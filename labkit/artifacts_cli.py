@@ -13,9 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from labkit import cli_common, recipes, units
-from labkit.errors import InputError, printable, reason
+from labkit import cli_common, recipes, wording
+from labkit.errors import InputError
 from labkit.store import MANIFEST, TENSORS, Store, beside, discard, flaws, locked, parsed
+from labkit.wording import printable, reason
 
 # Only what bears a name the store gives is ever looked at, let alone deleted: a --store typed wrongly costs nothing.
 _NAME = re.compile(r"([0-9a-f]{16})|\.([0-9a-f]{16})\.(work|new)")
@@ -77,14 +78,14 @@ def _list(options: argparse.Namespace) -> int:
     _print_entries(found)
     print(f"{_total(found)} in {store.root}")
     if left:
-        print(f"and {units.size(sum(e.size for e in left))} unfinished in {len(left)} (see prune --unfinished)")
+        print(f"and {wording.size(sum(e.size for e in left))} unfinished in {len(left)} (see prune --unfinished)")
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
     entry = find(_store(options), options.key)
     inside = contents(entry)
-    print(f"{entry}, {units.size(entry.size)}, built {units.age(entry.age)} ago\n{printable(entry.path)}\n\nrecipe")
+    print(f"{entry}, {wording.size(entry.size)}, built {wording.age(entry.age)} ago\n{printable(entry.path)}\n\nrecipe")
     for line in json.dumps(inside.pop("recipe"), indent=2, ensure_ascii=False).split("\n"):
         print(f"  {printable(line)}")
     for title, rows in inside.items():
@@ -138,12 +139,12 @@ def _store(options: argparse.Namespace) -> Store:
 
 
 def _total(entries: Sequence[Entry], noun: str = "artifact") -> str:
-    return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}, {units.size(sum(e.size for e in entries))},"
+    return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}, {wording.size(sum(e.size for e in entries))},"
 
 
 def _print_entries(entries: Sequence[Entry]) -> None:
     if entries:
-        rows = [(e.kind, e.key, units.size(e.size), units.age(e.age), e.summary) for e in entries]
+        rows = [(e.kind, e.key, wording.size(e.size), wording.age(e.age), e.summary) for e in entries]
         width, align = shutil.get_terminal_size((160, 24)).columns, ("left", "left", "right", "right", "left")
         for line in cli_common.columns([("kind", "key", "size", "age", "recipe"), *rows], align).splitlines():
             print(line if len(line) <= width else line[: width - 1] + "…")
@@ -198,7 +199,7 @@ def contents(entry: Entry) -> dict[str, Any]:
             "recipe": parsed(entry.path / "recipe.json"),
             "facts": [(name, _short(value)) for name, value in parsed(entry.path / "facts.json").items()],
             "tensors": tensors,
-            "files": [(file.name, units.size(file.stat().st_size)) for file in sorted(entry.path.iterdir())],
+            "files": [(file.name, wording.size(file.stat().st_size)) for file in sorted(entry.path.iterdir())],
         }
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(

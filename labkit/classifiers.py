@@ -16,9 +16,9 @@ from labkit.attacks import ATTACKS
 from labkit.budget import Budget
 from labkit.checkpoint import draws
 from labkit.errors import InputError
+from labkit.hardware import autocast
 from labkit.images import Images
 from labkit.networks import LAYOUT, Classifier, classes_of
-from labkit.precision import autocast
 from labkit.recipes import AdversarialTraining, ClassifierRecipe, canonical
 from labkit.training import Training
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from labkit import profiles, recipes
-from labkit.errors import InputError, printable
+from labkit.errors import InputError
+from labkit.wording import printable
 
 if TYPE_CHECKING:  # torch is imported where it is needed: `--help` does not wait for it
     from labkit.artifacts import Workbench

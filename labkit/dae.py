@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from labkit.checkpoint import draws
 from labkit.errors import InputError
+from labkit.hardware import autocast
 from labkit.images import Images, Lazy, settle
-from labkit.precision import autocast
 from labkit.recipes import DaeRecipe, canonical
 from labkit.training import Training
 

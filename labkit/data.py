@@ -21,8 +21,8 @@ from torch.nn import functional
 from labkit import decoding, imagefiles, images, photos
 from labkit.errors import InputError
 from labkit.images import Images, Lazy, settle
-from labkit.paths import typed
 from labkit.recipes import DataRecipe
+from labkit.wording import typed
 
 MOST_BYTES = 16 * 2**30  # of a set that is in memory whatever its size, in 8 bits
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from labkit.errors import InputError, reason
+from labkit.errors import InputError
+from labkit.wording import reason
 
 MAX_PIXELS = 50_000_000  # one image of more pixels is a mistake or an attack (a "decompression bomb")
 

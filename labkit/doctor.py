@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from labkit import cli_common, units
-from labkit.errors import InputError, reason
+from labkit import cli_common, wording
+from labkit.errors import InputError
+from labkit.wording import reason
 
 _PYTHON = (3, 11)
 _DISK, _MEMORY = 5 * 2**30, 4 * 2**30  # bytes below which a quick report may not come to its end
@@ -135,7 +136,7 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         float(torch.ones(3, device="cuda").sum())
-        return Finding("GPU", f"{properties.name}, {units.size(properties.total_memory)}, CUDA {torch.version.cuda}")
+        return Finding("GPU", f"{properties.name}, {wording.size(properties.total_memory)}, CUDA {torch.version.cuda}")
     if shutil.which("nvidia-smi"):
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         advice = "install a torch and a torchvision for its driver (pytorch.org), or go on by the CPU"
@@ -166,7 +167,7 @@ def _store(store: str) -> Iterator[Finding]:
     yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
     free = shutil.disk_usage(near).free
     more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
-    yield Finding("disk", f"{units.size(free)} free for it", more if free < _DISK else "")
+    yield Finding("disk", f"{wording.size(free)} free for it", more if free < _DISK else "")
 
 
 def _memory() -> Finding:
@@ -176,7 +177,7 @@ def _memory() -> Finding:
         return Finding("memory", "this system does not say")
     size = int(free) * 1024
     advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
-    return Finding("memory", f"{units.size(size)} available", advice)
+    return Finding("memory", f"{wording.size(size)} available", advice)
 
 
 def _tried(look: Callable[[], Finding]) -> Finding:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit import atoms, descent
-from labkit.precision import has_bfloat16
+from labkit.hardware import has_bfloat16
 from labkit.sparse import Code, Codes
 
 _PATIENCE = 10  # exact passes without a smaller gap after which an image is left as it is

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import captions, paper, provenance, questions, tables, verdicts
+from labkit import captions, checkpoint, paper, questions, tables, verdicts
 from labkit.errors import InputError
-from labkit.paths import typed
+from labkit.wording import typed
 
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
@@ -65,7 +65,7 @@ def write(folder: Path, out: Path) -> None:
         raise InputError(f"{out} is a folder; --out names the file to write")
     told = page(typed(folder), f"{folder.name}/")
     before = out.read_text().partition(_MARK)[0] if out.is_file() else ""
-    provenance.write(out, f"{before}{_MARK}\n\n{told}".encode())
+    checkpoint.write_whole(out, f"{before}{_MARK}\n\n{told}".encode())
 
 
 def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:

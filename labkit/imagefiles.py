@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import decoding
-from labkit.errors import InputError, printable, reason
-from labkit.paths import typed
+from labkit.errors import InputError
+from labkit.wording import printable, reason, typed
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed

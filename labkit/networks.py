@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from labkit.errors import InputError, reason
+from labkit.errors import InputError
 from labkit.recipes import ClassifierRecipe, Weights
 from labkit.thermometer import Thermometer
 from labkit.vision import torchvision
+from labkit.wording import reason
 
 VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
 NETWORKS = (*VGGS, "resnet50")

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit import checkpoint, parallel, provenance
+from labkit import checkpoint, parallel
 from labkit.errors import InputError
 from labkit.streams import CHUNK, Item, Stream
 
@@ -50,7 +50,7 @@ def project(
     with _claimed(out, run), _bar(stream, len(mine), chunk, progress) as bar:
         for number, shard in mine:
             for file, count in _chunks(layer, shard, out / f"{number:06d}", run, chunk, device):
-                done.append({**provenance.fingerprint(file, out), "images": count})
+                done.append({**checkpoint.fingerprint(file, out), "images": count})
                 bar.update(count)
         chunks = sorted((one for part in parallel.gather(done) for one in part), key=lambda one: one["path"])
         manifest = {
@@ -62,7 +62,7 @@ def project(
             "chunks": chunks,
         }
         if parallel.rank() == 0:
-            provenance.write(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+            checkpoint.write_whole(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
         parallel.barrier()
     return manifest
 
@@ -81,7 +81,7 @@ def read(out: str | Path) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         raise InputError(f"{out} holds no finished projection ({error}); run labkit project again") from None
     for told in manifest["chunks"]:
         file = out / told["path"]
-        if not file.is_file() or provenance.fingerprint(file, out)["sha256"] != told["sha256"]:
+        if not file.is_file() or checkpoint.fingerprint(file, out)["sha256"] != told["sha256"]:
             raise InputError(f"{file} is missing or damaged; run labkit project again, which makes it anew")
         with safe_open(file, "pt") as kept:
             names = json.loads(kept.metadata()["checkpoint"])["facts"]["names"]
@@ -158,7 +158,7 @@ class _claimed:
                 return f"{self.out} holds another projection; choose another --out, or delete it"
             for left in self.out.glob(".*.partial"):
                 left.unlink()  # of a run that was killed
-            provenance.write(file, (json.dumps(self.run, indent=1) + "\n").encode())
+            checkpoint.write_whole(file, (json.dumps(self.run, indent=1) + "\n").encode())
         except Timeout:
             return f"another run projects into {self.out}; wait for it, or choose another --out"
         except (OSError, ValueError) as error:

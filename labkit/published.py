@@ -11,14 +11,15 @@ import pandas as pd
 
 from labkit import (
     captions,
+    checkpoint,
     checks,
     clusters,
     data,
     experiment,
     figures,
+    hardware,
     paper,
     plan,
-    provenance,
     questions,
     replicate,
     show,
@@ -97,23 +98,23 @@ class Published:
         if len(self.votes):
             frames[f"{stem}_votes.csv"] = self.votes
         for file, frame in frames.items():
-            provenance.write(out / file, frame.to_csv(index=False).encode())
-        provenance.write(out / f"{stem}.md", self.text(command).encode())
-        provenance.write(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes).encode())
+            checkpoint.write_whole(out / file, frame.to_csv(index=False).encode())
+        checkpoint.write_whole(out / f"{stem}.md", self.text(command).encode())
+        checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes).encode())
         first = self.rows.iloc[0]
         show.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
         files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
         told = {
             "command": command,
-            "commit": provenance.commit(_HOME),
-            "versions": provenance.versions(*_PACKAGES),
+            "commit": hardware.commit(_HOME),
+            "versions": hardware.versions(*_PACKAGES),
             "images": self.images,
             "missing": self.missing,
             "note": self.note,
             "checks": self.checks,
-            "files": [provenance.fingerprint(file, out) for file in files],
+            "files": [checkpoint.fingerprint(file, out) for file in files],
         }
-        provenance.write(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+        checkpoint.write_whole(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import apart, tables
-from labkit.apart import Point, said
+from labkit import metrics, tables
+from labkit.metrics import Point, said
 from labkit.threat import ThreatModel, inside_network
 from labkit.tradeoff import CHOICES, gaps
 from labkit.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, table
@@ -185,8 +185,8 @@ def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFra
     for measure, way in CLAIMS.get(what, {}).items():
         part = parts[measure]
         points = _points(part)
-        verdict = {way: "holds", -way: "does not hold", 0: SAME}[apart.moved(points[0], points[-1])] if way else (
-            {True: "holds", False: "does not hold", None: "not decided"}[apart.alike(points, _ALIKE)]
+        verdict = {way: "holds", -way: "does not hold", 0: SAME}[metrics.moved(points[0], points[-1])] if way else (
+            {True: "holds", False: "does not hold", None: "not decided"}[metrics.alike(points, _ALIKE)]
         )  # fmt: skip
         expected = {-1: "falls", 0: f"stays within {_ALIKE:g}", 1: "rises"}[way]
         ends = part if way else part.sort_values("accuracy")
@@ -290,7 +290,7 @@ def repeats(twice: pd.DataFrame) -> pd.DataFrame:
 def _course(question: str, part: pd.DataFrame, name: str) -> pd.DataFrame:
     """How a number moves from its first value to its last, and between the two that differ most where these do not."""
     found, points = [_ends(question, part, name)], _points(part)
-    if found[0].verdict.item() == SAME and (pair := apart.farthest(points)):
+    if found[0].verdict.item() == SAME and (pair := metrics.farthest(points)):
         found.append(_ends(question, part[part.value.isin([point.at for point in pair])], name))
     return table(found)
 

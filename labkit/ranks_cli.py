@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from labkit import cli_common, recipes, units
+from labkit import cli_common, recipes, wording
 from labkit.errors import InputError
 
 WHAT = ("dictionary", "clusters", "classifier", "retrained")
@@ -58,7 +58,7 @@ def _learn(options: argparse.Namespace) -> int:
             built = build()
             if parallel.rank() == 0:
                 took = time.perf_counter() - started
-                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({units.duration(took)})")
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({wording.duration(took)})")
                 if what == "classifier":
                     print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
     return 0
@@ -95,9 +95,9 @@ def _project(options: argparse.Namespace) -> int:
         raise InputError(f"--images is a number above 0; got {options.images}")
     lab = cli_common.lab(options, source)
     recipe = lab.stratified if options.clusters else lab.transform
-    from labkit import memory, parallel, project, streams
+    from labkit import hardware, parallel, project, streams
 
-    memory.steady()
+    hardware.steady()
     with parallel.session():
         layer, digest = _learned(options, recipe)
         stream = streams.open_stream(
@@ -111,7 +111,7 @@ def _project(options: argparse.Namespace) -> int:
         device, about = next(layer.buffers()).device, {"transform": recipes.plain(recipe, digest)}
         started = time.perf_counter()
         manifest = project.project(layer, stream, options.out, about, device=device)
-        took, most = time.perf_counter() - started, max(parallel.gather(memory.peak()))
+        took, most = time.perf_counter() - started, max(parallel.gather(hardware.peak()))
         if parallel.rank() == 0:
             many = f"{manifest['images']:,} images in {len(manifest['chunks']):,} chunks"
             print(f"projected {many} -> {options.out}")

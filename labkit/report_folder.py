@@ -17,7 +17,7 @@ import nbformat
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from labkit import html, provenance, runner, units
+from labkit import checkpoint, hardware, html, runner, wording
 from labkit.errors import InputError
 
 _SHOWN = ("profile", "dataset", "resolution")  # the settings that distinguish one result from another
@@ -63,7 +63,7 @@ class ReportFolder:
         (self.out / "assets").mkdir(exist_ok=True)
         for left in (*self.out.glob(".*.partial"), *(self.out / "executed").glob(".*.partial*")):
             left.unlink(missing_ok=True)  # of a run that was killed
-        provenance.write(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+        checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
 
         kept, planned = {}, {path.stem for path in plan}
         for entry in _earlier(self.out):
@@ -103,7 +103,7 @@ class ReportFolder:
     def finish(self, name: str, outcome: runner.Outcome, begun: datetime) -> None:
         """Write what one notebook left: the executed copy, its page, its entry, the index."""
         entry, failure = self.entries[name], outcome.failure
-        provenance.write(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
+        checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
         entry["status"] = "failed" if failure else "finished"
         entry["begun"] = begun.isoformat(timespec="seconds")
         entry["seconds"] = round(outcome.seconds, 2)
@@ -119,7 +119,7 @@ class ReportFolder:
 
     def _fingerprint(self, entry: dict[str, Any], made: list[Path]) -> None:
         paths = [self.out / entry["page"], self.out / entry["executed"], *made]
-        entry["files"] = [provenance.fingerprint(path, self.out) for path in paths]
+        entry["files"] = [checkpoint.fingerprint(path, self.out) for path in paths]
 
     def _place(self, name: str, notebook: nbformat.NotebookNode, earlier: Mapping[str, Any]) -> None:
         title, self.leads[name] = html.heading(notebook, name)
@@ -144,7 +144,7 @@ class ReportFolder:
             previous=views[here - 1] if here else None,
             following=views[here + 1] if here + 1 < len(views) else None,
         )
-        provenance.write(self.out / f"{name}.html", text.encode())
+        checkpoint.write_whole(self.out / f"{name}.html", text.encode())
 
     def _write_index(self) -> None:
         seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
@@ -153,24 +153,24 @@ class ReportFolder:
             **dataclasses.asdict(self.settings),
             "begun": self.begun.isoformat(timespec="seconds"),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": provenance.versions("torch"),
-            "commit": provenance.commit(self.sources),
+            "versions": hardware.versions("torch"),
+            "commit": hardware.commit(self.sources),
             "notebooks": list(self.entries.values()),
         }
-        provenance.write(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
         facts = [
             *_choices(dataclasses.asdict(self.settings)),
             f"{done} of {len(self.entries)} notebooks finished",
-            units.duration(seconds),
+            wording.duration(seconds),
             self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         ]
         entries = [self._view(entry, full=True) for entry in self.entries.values()]
         text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
-        provenance.write(self.out / "index.html", text.encode())
+        checkpoint.write_whole(self.out / "index.html", text.encode())
 
     def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
         """An entry with what only the templates need; `full` reads the tables too."""
-        facts = [] if entry["seconds"] is None else [units.duration(entry["seconds"])]
+        facts = [] if entry["seconds"] is None else [wording.duration(entry["seconds"])]
         if any(entry[key] != getattr(self.settings, key) for key in _SHOWN):
             facts += ["earlier run", *_choices(entry)]
         own = _own(entry)

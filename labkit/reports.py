@@ -13,9 +13,8 @@ from tqdm import tqdm
 import labkit
 from labkit import profiles, runner
 from labkit.errors import InputError
-from labkit.paths import typed
 from labkit.report_folder import ReportFolder, Settings
-from labkit.units import duration
+from labkit.wording import duration, typed
 
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
 

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from labkit import cbpdn, conv, metrics, sparse
 from labkit.defense import Defense
-from labkit.errors import InputError, reason
+from labkit.errors import InputError
 from labkit.recipes import TransformRecipe
 from labkit.sparse import Codes
 from labkit.split import extend, split
+from labkit.wording import reason
 
 BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
@@ -140,6 +141,20 @@ class SparseTransform(Defense):
         super()._check(x, channels)
         conv.check(self.d, x.shape[-2:], x.shape[1])
 
+    def quality(self, x: Tensor) -> dict[str, float]:
+        """How T treats images x (B, C, H, W): means of PSNR, objective and active coefficients, and the largest gap."""
+        with torch.no_grad():
+            _, high, code = self.parts(x)
+            energy = 0.5 * high.square().flatten(1).sum(1)
+            objective = cbpdn.objective(code.z, self._wide(high), self.d.to(x.dtype), self.lam)
+            return {
+                "PSNR of T(x), dB": float(metrics.psnr(self(x), x).mean()),
+                "objective per image": float(objective.mean()),
+                "active coefficients": float(metrics.sparsity(code.z).float().mean()),
+                "of all, %": 100 * float(metrics.sparsity(code.z).float().mean()) / code.z[0].numel(),
+                "largest relative gap": float((code.gap / energy.clamp_min(1e-12)).max()),
+            }
+
 
 class _SparseMap(torch.autograd.Function):
     """high ↦ D z(high); on a GPU, where codes are dense, in chunks so that memory does not grow with the batch."""
@@ -221,18 +236,3 @@ def load_dictionary(path: str | Path) -> Tensor:
         d = torch.from_numpy(np.array(raw.transpose(3, 2, 0, 1), dtype=np.float32, order="C"))
     conv.check(d)
     return d
-
-
-def quality(layer: SparseTransform, x: Tensor) -> dict[str, float]:
-    """How T treats images x (B, C, H, W): means of PSNR, objective and active coefficients, and the largest gap."""
-    with torch.no_grad():
-        _, high, code = layer.parts(x)
-        energy = 0.5 * high.square().flatten(1).sum(1)
-        objective = cbpdn.objective(code.z, layer._wide(high), layer.d.to(x.dtype), layer.lam)
-        return {
-            "PSNR of T(x), dB": float(metrics.psnr(layer(x), x).mean()),
-            "objective per image": float(objective.mean()),
-            "active coefficients": float(metrics.sparsity(code.z).float().mean()),
-            "of all, %": 100 * float(metrics.sparsity(code.z).float().mean()) / code.z[0].numel(),
-            "largest relative gap": float((code.gap / energy.clamp_min(1e-12)).max()),
-        }

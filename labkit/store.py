@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from labkit import provenance, recipes
+from labkit import checkpoint, recipes
 from labkit.errors import InputError
-from labkit.paths import typed
+from labkit.wording import typed
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: a look through the store does not wait for it
     from torch import Tensor
@@ -157,7 +157,7 @@ def flaws(folder: Path) -> dict[str, str]:
                 wrong[name] = "is missing"
             elif name not in manifest:
                 wrong[name] = "is not in the manifest"
-            elif provenance.digest(folder / name) != manifest[name]:
+            elif checkpoint.digest(folder / name) != manifest[name]:
                 wrong[name] = "has changed"
             elif name == "recipe.json" and _name(parsed(folder / name)) != folder.name:
                 wrong[name] = "is another artifact's"
@@ -227,13 +227,13 @@ def _write(folder: Path, recipe: Any, tensors: dict[str, "Tensor"], facts: dict)
         if tensors:
             save_file(tensors, fresh / TENSORS)
             shutil.copymode(fresh / "facts.json", fresh / TENSORS)  # safetensors writes for the owner's eyes only
-        _dump(fresh / MANIFEST, {file.name: provenance.digest(file) for file in sorted(fresh.iterdir())})
+        _dump(fresh / MANIFEST, {file.name: checkpoint.digest(file) for file in sorted(fresh.iterdir())})
         # Who builds gets what who reads will get: lists for tuples, text for keys.
         facts = json.loads((fresh / "facts.json").read_text())
         for file in fresh.iterdir():
-            provenance.flush(file)
+            checkpoint.flush(file)
         fresh.rename(folder)
-        provenance.flush(folder.parent)
+        checkpoint.flush(folder.parent)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise

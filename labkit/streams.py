@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from labkit import data, decoding, imagefiles
-from labkit.errors import InputError, printable, reason
+from labkit.errors import InputError
+from labkit.wording import printable, reason
 
 SPLITS = ("train", "test", "all")
 CHUNK = 250  # images: few enough that sixteen ranks share ten thousand, enough that writing them costs nothing

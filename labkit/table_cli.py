@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import cli_common, units
+from labkit import cli_common, wording
 
 if TYPE_CHECKING:
     from labkit.artifacts import Workbench
@@ -72,7 +72,7 @@ def _plan(options: argparse.Namespace) -> int:
     steps = plan.steps(cases, bench)
     if options.list:
         for step in steps:
-            took = "kept" if step.kept else "not estimated" if step.seconds is None else units.duration(step.seconds)
+            took = "kept" if step.kept else "not estimated" if step.seconds is None else wording.duration(step.seconds)
             print(f"{took:>14}  {step.kind}: {step.what}")
     print(plan.table(steps).to_string(index=False))
     for name in options.names:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from labkit import paper
-from labkit.apart import Point, said, told
+from labkit.metrics import Point, said, told
 from labkit.recipes import canonical
 from labkit.threat import ThreatModel
 from labkit.tradeoff import CHOICES

@@ -8,13 +8,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit import apart, experiment, metrics, threat
-from labkit.apart import Point
+from labkit import experiment, metrics, threat
 from labkit.artifacts import Workbench
 from labkit.attempts import adversarial
 from labkit.classifiers import predict
 from labkit.errors import InputError
 from labkit.experiment import Case
+from labkit.metrics import Point
 from labkit.profiles import Profile
 from labkit.recipes import DataRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.stl import SparseTransform
@@ -126,7 +126,7 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
     columns, notes = {"image": pair}, {}
     for value in values:
         layer = bench.transform(varied(small.stratified if what == "M" else small.transform, what, value))
-        columns[f"{_name(what)} = {apart.said(value)}"] = threat.turned(network, layer, pair)
+        columns[f"{_name(what)} = {metrics.said(value)}"] = threat.turned(network, layer, pair)
     for name, seen in columns.items():
         decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
         near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
@@ -142,7 +142,7 @@ def gaps(rows: pd.DataFrame) -> list[Point]:
         asked: [Point(*numbers) for numbers in zip(part.value, part.accuracy, part.low, part.high, strict=True)]
         for asked, part in rows.groupby("asked", sort=False)
     }
-    return [apart.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
+    return [metrics.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
 
 
 @dataclass(frozen=True)

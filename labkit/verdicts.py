@@ -5,7 +5,7 @@ A verdict is a line of one table, whatever was measured; `questions` says which 
 
 import pandas as pd
 
-from labkit.apart import Point, difference, moved, told
+from labkit.metrics import Point, difference, moved, told
 
 HIGHER, LOWER, SAME = "significantly higher", "significantly lower", "no significant difference"
 _TOLD = {1: HIGHER, -1: LOWER, 0: SAME}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import labkit
-from labkit import recipes, units
+from labkit import recipes, wording
 from labkit.__main__ import main
 from labkit.artifacts_cli import artifacts, contents, find, images, prunable, remove, summary, verify
 from labkit.errors import InputError
@@ -79,7 +79,7 @@ def test_list(store, run):
     assert re.split(r"  +", head) == ["kind", "key", "size", "age", "recipe"]
     size = sum(len(p.read_bytes()) for p in (store.root / "dictionary" / key(DICTIONARY)).iterdir())
     assert re.split(r"  +", dictionary) == [
-        "dictionary", key(DICTIONARY), units.size(size), "5 d", "K=12 S=8 lam=0.2 data(fashion)",
+        "dictionary", key(DICTIONARY), wording.size(size), "5 d", "K=12 S=8 lam=0.2 data(fashion)",
     ]  # fmt: skip
     assert re.split(r"  +", network)[:3] == ["network", key(ClassifierRecipe()), "1.2 MB"]
     assert head.index("recipe") == dictionary.index("K=12") == network.index("vgg16")
@@ -113,7 +113,7 @@ def test_show(store, run):
     assert tensors == "  d  F32  2 × 3\n  n  I64  one number\n"
     printed = [line.split(maxsplit=1) for line in sizes.splitlines()]
     there = sorted((store.root / "dictionary" / name).iterdir())
-    assert printed == [[p.name, units.size(p.stat().st_size)] for p in there]
+    assert printed == [[p.name, wording.size(p.stat().st_size)] for p in there]
 
 
 def test_names_that_terminals_obey_are_printed_as_text(store, run):
@@ -197,9 +197,9 @@ def test_the_list_does_not_wait_for_torch(store):
 
 def test_sizes_and_ages():
     sizes = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 99_949: "99.9 kB", 99_951: "100 kB", 1e6: "1.0 MB", 3e12: "3.0 TB"}
-    assert {n: units.size(n) for n in sizes} == sizes
+    assert {n: wording.size(n) for n in sizes} == sizes
     ages = {0: "0 s", 59.9: "59 s", 60: "1 min", 3599: "59 min", 3 * 3600: "3 h", 2 * 86400: "2 d", 731 * 86400: "2 y"}
-    assert {t: units.age(t) for t in ages} == ages
+    assert {t: wording.age(t) for t in ages} == ages
 
 
 def test_the_list_is_what_was_built(kept):

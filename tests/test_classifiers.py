@@ -70,7 +70,7 @@ def test_adversarial_training_helps_against_fgsm():
 
 @pytest.mark.parametrize("how", [AdversarialTraining(), MADRY], ids=["Kurakin", "Madry"])
 def test_part_of_a_batch_is_attacked_as_the_network_stands(how, monkeypatch):
-    monkeypatch.setattr("labkit.precision.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("labkit.hardware.has_bfloat16", lambda device: False)
     images = stripes(17)
     model = trained(images, replace(TINY, epochs=1)).train()
     state = {name: t.clone() for name, t in model.state_dict().items()}

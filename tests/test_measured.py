@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from labkit import findings, profiles, provenance, table_cli, tables
+from labkit import checkpoint, findings, profiles, table_cli, tables
 
 LAB = Path(__file__).resolve().parents[1] / "reports" / "lab"
 MEASURED = sorted({*LAB.rglob("table_*.json")} - {*LAB.rglob("*_recipes.json")})
@@ -51,7 +51,7 @@ def test_a_table_is_made_of_its_rows_and_they_of_its_command(file):
     assert len({*zip(shown["attacker has"], blocks["attacker has"], strict=True)}) == shown["attacker has"].nunique()
     assert f"    {told['command']}\n" in stem.with_suffix(".md").read_text()
     for kept in told["files"]:
-        assert provenance.fingerprint(file.parent / kept["path"], file.parent) == kept
+        assert checkpoint.fingerprint(file.parent / kept["path"], file.parent) == kept
     assert file.with_name(f"{file.stem}_rows.csv") in ROWS
 
     rows, recipes = kept_recipes.read(file.with_name(f"{file.stem}_rows.csv"))
@@ -88,7 +88,7 @@ def as_written(file):
     written = {kept["path"]: kept for kept in ran["files"]}
     kept = [path for path in folder.iterdir() if path != file]
     for path in kept:
-        assert provenance.fingerprint(path, folder.parent) == written[f"{folder.name}/{path.name}"]
+        assert checkpoint.fingerprint(path, folder.parent) == written[f"{folder.name}/{path.name}"]
     return kept
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import paper, provenance, tables
+from labkit import checkpoint, paper, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,4 +39,4 @@ def test_what_is_kept_of_a_report_is_what_it_wrote():
     mine = [path for path in kept.iterdir() if path.name != "manifest.json"]
     assert len(mine) >= 7
     for path in mine:
-        assert provenance.fingerprint(path, kept)["sha256"] == files[path.name]["sha256"], path.name
+        assert checkpoint.fingerprint(path, kept)["sha256"] == files[path.name]["sha256"], path.name

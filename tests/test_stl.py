@@ -8,7 +8,7 @@ from labkit.artifacts import Workbench
 from labkit.errors import InputError
 from labkit.recipes import TransformRecipe
 from labkit.split import extend, split
-from labkit.stl import SparseTransform, _at_once, _project_dense, load_dictionary, project, quality
+from labkit.stl import SparseTransform, _at_once, _project_dense, load_dictionary, project
 
 
 def images(B=2, C=3, H=12, W=10, seed=0):
@@ -150,7 +150,7 @@ def test_reflect_does_not_wrap_around():
 
 def test_quality_is_what_T_does_image_by_image():
     x, d = images(), dictionary()
-    told = quality(SparseTransform(d, lam=0.1, gap_tol=1e-3), x)
+    told = SparseTransform(d, lam=0.1, gap_tol=1e-3).quality(x)
     _, high = split(x)
     codes = [cbpdn.solve(h[None], d, 0.1, gap_tol=1e-3) for h in high]
     gaps = [float(code.gap / (0.5 * (h**2).sum())) for code, h in zip(codes, high, strict=True)]

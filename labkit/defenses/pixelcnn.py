@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from labkit.checkpoint import draws
 from labkit.errors import InputError
+from labkit.hardware import autocast
 from labkit.images import Images, Lazy, check_pixels
-from labkit.precision import autocast
 from labkit.training import Training
 
 _UNIT = 2 / 255  # one 8-bit step, where pixels run from −1 to 1

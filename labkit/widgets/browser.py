@@ -7,7 +7,7 @@ from operator import attrgetter
 import ipywidgets as w
 import pandas as pd
 
-from labkit import apart, arena, captions, charts, experiment, quality, questions, tradeoff, verdicts
+from labkit import arena, captions, charts, experiment, metrics, quality, questions, tradeoff, verdicts
 from labkit.artifacts import Workbench
 from labkit.experiment import Case
 from labkit.profiles import Profile
@@ -63,7 +63,7 @@ class TradeoffBrowser:
         kept = {value: self._kept(what, value) for value in values}
         self._quiet = True
         self.values.index = ()  # before there are fewer options than it says
-        self.values.options = [(f"{apart.said(value)}{' ✓' if kept[value] else ''}", value) for value in values]
+        self.values.options = [(f"{metrics.said(value)}{' ✓' if kept[value] else ''}", value) for value in values]
         self.values.value = tuple(chosen)
         self._quiet = False
 
@@ -85,7 +85,7 @@ class TradeoffBrowser:
             return
         missing = [value for value in values if not self._kept(what, value)]
         if compute:
-            told = {value: f"{self.what.label} = {apart.said(value)}" for value in missing}
+            told = {value: f"{self.what.label} = {metrics.said(value)}" for value in missing}
             self.page.measure(missing, told.get, lambda value: self._rows(what, [value]), check, self._stopped)
             missing = []
             self._list(what, getattr(self.lab.tradeoff, what), values)
