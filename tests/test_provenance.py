@@ -12,7 +12,6 @@ from labkit import checkpoint, provenance
 
 def test_versions_name_the_installed_and_leave_out_the_absent():
     found = provenance.versions("torch", "no-such-package-at-all")
-
     assert found["labkit"] == labkit.__version__
     assert found["torch"] == torch.__version__
     assert "no-such-package-at-all" not in found
