@@ -95,12 +95,14 @@ def _project(options: argparse.Namespace) -> int:
         raise InputError(f"--images is a number above 0; got {options.images}")
     lab = cli_common.lab(options, source)
     recipe = lab.stratified if options.clusters else lab.transform
-    from labkit import hardware, parallel, project, streams
+    from labkit import hardware, parallel
+    from labkit.project import project
+    from labkit.streams import open_stream
 
     hardware.steady()
     with parallel.session():
         layer, digest = _learned(options, recipe)
-        stream = streams.open_stream(
+        stream = open_stream(
             options.dataset,
             options.split,
             channels=_channels(layer),
@@ -110,7 +112,7 @@ def _project(options: argparse.Namespace) -> int:
         )
         device, about = next(layer.buffers()).device, {"transform": recipes.plain(recipe, digest)}
         started = time.perf_counter()
-        manifest = project.project(layer, stream, options.out, about, device=device)
+        manifest = project(layer, stream, options.out, about, device=device)
         took, most = time.perf_counter() - started, max(parallel.gather(hardware.peak()))
         if parallel.rank() == 0:
             many = f"{manifest['images']:,} images in {len(manifest['chunks']):,} chunks"

@@ -56,6 +56,13 @@ def test_chunks_hold_every_image_once_in_order(shards, tmp_path):
     assert [name for _, _, names in found for name in names] == [item.name for item in items]
 
 
+def test_what_a_killed_run_was_writing_is_removed(shards, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".000000-0000.safetensors.7.partial").write_bytes(b"half")
+    run(shards, tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
 def test_a_run_that_was_cut_goes_on_and_ends_the_same(shards, tmp_path):
     run(shards, tmp_path / "whole")
 
