@@ -41,7 +41,7 @@ def of_table(cells: pd.DataFrame) -> pd.DataFrame:
     asked = "How strong are the attacks on the undefended network (lower is stronger)?"
     found = [beside(asked, *(part[part.defense == "No Defense"] for part in (ours, paper)), "case")]
     kept = tables.kept(cells)
-    shares = [part.assign(accuracy=kept, low=kept, high=kept).dropna(subset="accuracy") for part in (ours, paper)]
+    shares = [_of(part.assign(kept=kept), "kept") for part in (ours, paper)]
     for name in STL:
         asked = f"What is the relative robust accuracy (robust / clean) of {name}?"
         found.append(beside(asked, *(part[part.defense == name] for part in shares), "case", ""))
@@ -159,10 +159,9 @@ def sweep(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     rows, choice = rows[rows.what == what], CHOICES[what][0]
     rows = rows.sort_values("value", kind="stable") if what in ("lam", "K", "S", "M") else rows
     clean = rows[rows.asked == "clean"]
-    psnr = {"accuracy": clean.fidelity, "low": clean.fidelity_low, "high": clean.fidelity_high}
     gap = pd.DataFrame(gaps(rows)).rename(columns={"at": "value", "number": "accuracy"})
     parts = {
-        "psnr": clean.assign(where="PSNR of T(x)", unit=" dB", **psnr),
+        "psnr": _of(clean, "fidelity", where="PSNR of T(x)", unit=" dB"),
         **{asked: part.assign(where=tables.asked(part.iloc[0])) for asked, part in rows.groupby("asked", sort=False)},
         "gap": gap.assign(where="gap between clean and attacked accuracy", n=rows.n.iloc[0]),
     }
@@ -202,30 +201,27 @@ def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
     for name in (name for name in STL if name in set(found.defense)):
         asked = f"Has {name} “both the highest PSNR and most preferable characteristic interval”?"
         mine, others = found[found.defense == name], found[~found.defense.str.startswith("STL")]
-        near = [part.assign(accuracy=part.psnr, low=part.psnr, high=part.psnr, where="PSNR of T(x_adv)", unit=" dB")
-                for part in (mine, others[others.defense != "No Defense"])]  # fmt: skip
-        way = near[1].psnr > mine.psnr.item()
-        lines += [beside(asked, near[0], near[1][at], "", told) for at, told in ((way, "lower"), (~way, "higher"))]
+        near = (_of(part, "psnr", where="PSNR of T(x_adv)", unit=" dB") for part in (mine, others))
+        lines.append(beside(asked, *near, "", ""))
+        lines[-1]["verdict"] = ["lower" if gap < 0 else "higher" for gap in lines[-1].difference]
+        nearer = others.psnr[others.defense != "No Defense"].max() > mine.psnr.item()
         for what in ("attacked", "clean"):
-            numbers = {"accuracy": what, "low": f"{what}_low", "high": f"{what}_high"}
-            pair = ([*numbers.values(), "name", "n"], {old: new for new, old in numbers.items()})
-            one, other = (part[pair[0]].rename(columns=pair[1]) for part in (mine, others))
-            lines.append(beside(asked, one.assign(where=f"{what} accuracy"), other))
-        lines.append(_claimed(asked, not (way.any() or (lines[-2].verdict == LOWER).any())))
+            lines.append(beside(asked, *(_of(part, what, where=f"{what} accuracy") for part in (mine, others))))
+        lines.append(_claimed(asked, not (nearer or (lines[-2].verdict == LOWER).any())))
     return table(lines)
 
 
 def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of `shrinkage.table`: how much of a perturbation T leaves, of an attack and of noise as large."""
-    kept = {"accuracy": rows.kept, "low": rows.kept_low, "high": rows.kept_high, "name": rows.change}
-    left = rows.assign(value=rows["λ"], where="share of " + rows.change, case="λ = " + rows["λ"].map(said), **kept)
+    rows = rows.assign(name=rows.change, value=rows["λ"], case="λ = " + rows["λ"].map(said))
+    left = _of(rows, "kept", where="share of " + rows.change)
     changes = [part for _, part in left.groupby("change", sort=False)]
     found = [_course("How much of a perturbation does T leave?", part, "λ") for part in changes]
     if len(changes) == 2:
         pair = (part.assign(where="share that T leaves") for part in changes)
         found.append(beside("Does T leave more of an attack than of noise?", *pair, "case"))
-    near = changes[0].assign(accuracy=rows.psnr, low=rows.psnr_low, high=rows.psnr_high, unit=" dB")
-    return table([*found, _course("How near does T(x) stay to x?", near.assign(where="PSNR of T(x)"), "λ")])
+    near = _of(changes[0], "psnr", where="PSNR of T(x)", unit=" dB")
+    return table([*found, _course("How near does T(x) stay to x?", near, "λ")])
 
 
 def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
@@ -240,7 +236,7 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
         asked, mine = f"Does {name} hold at every resolution?", ours[ours.defense == name]
         found += [_course(asked, part, "pixels") for _, part in mine.groupby("where", sort=False)]
         both = mine.assign(name="ours"), paper[paper.defense == name].assign(name="paper")
-        shares = [part.assign(accuracy=part.kept, low=part.kept, high=part.kept).dropna(subset="kept") for part in both]
+        shares = [_of(part, "kept") for part in both]
         shares[0]["where"] = "relative robust accuracy, " + shares[0]["where"]
         shares[0]["case"] = shares[0].value.map("{} pixels".format)
         found.append(beside(asked, *shares, "attack value", ""))
@@ -285,6 +281,12 @@ def repeats(twice: pd.DataFrame) -> pd.DataFrame:
     far = (twice.accuracy - twice.accuracy_again).abs()
     told = f"{far.median():.3f} in the median, at most {far.max():.3f}"
     return table([beside(asked, one, again, "recipe"), claim(asked, f"distance of all {len(twice)} pairs", told)])
+
+
+def _of(rows: pd.DataFrame, column: str, **labels) -> pd.DataFrame:
+    """Rows whose number to compare is in another column, with its interval where there is one; without the empty."""
+    ends = {end: rows.get(f"{column}_{end}", rows[column]) for end in ("low", "high")}
+    return rows.assign(accuracy=rows[column], **ends, **labels).dropna(subset="accuracy")
 
 
 def _course(question: str, part: pd.DataFrame, name: str) -> pd.DataFrame:

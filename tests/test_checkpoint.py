@@ -11,12 +11,7 @@ from labkit import checkpoint, hardware
 
 
 def test_versions_name_the_installed_and_leave_out_the_absent():
-<<<<<<< HEAD:tests/test_checkpoint.py
     found = hardware.versions("torch", "no-such-package-at-all")
-
-=======
-    found = provenance.versions("torch", "no-such-package-at-all")
->>>>>>> w-pages:tests/test_provenance.py
     assert found["labkit"] == labkit.__version__
     assert found["torch"] == torch.__version__
     assert "no-such-package-at-all" not in found

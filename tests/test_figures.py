@@ -52,7 +52,7 @@ def test_a_spectrum_draws_its_numbers():
 
 
 def test_a_panel_marks_the_checks_that_failed():
-    rows = pd.DataFrame([("a", "green", "fine"), ("b", "red", "2 of 3")], columns=["check", "verdict", "said"])
+    rows = pd.DataFrame([("a", "passed", "fine"), ("b", "failed", "2 of 3")], columns=["check", "verdict", "said"])
     texts = [text.get_text() for text in figures.panel(rows, "x").axes[0].texts]
     assert texts == ["✓", "a", "fine", "✗", "b", "2 of 3"]
 
