@@ -36,7 +36,7 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     """A table of the paper in three blocks, one line per cell: ours, ours in the worst case, and the paper's.
 
     rows   from `experiment.run(asked.blind)`, with `asked` from `replicate.table`
-    worst  from `replicate.worst(asked.aware, …)`: the share of images that stay correct under every attack of a column's
+    worst  from `replicate.worst(asked.aware, …)`: the share of images correct under every attack of a column's
            size, by attackers who know the defense and by those who do not
 
     Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high; the paper's lines
