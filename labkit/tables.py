@@ -20,7 +20,7 @@ _BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "pa
 
 
 def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
-    """Our accuracies above the paper's: one line per defense and attacker, one column per attack (`blocks`).
+    """Our accuracies above the paper's: one line per defense and threat model, one column per attack (`blocks`).
 
     rows   from `experiment.run`; those of vanilla or of retrained networks are chosen to match the table's setting
     table  a name of `paper.names()`
@@ -38,7 +38,7 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     """A table of the paper in three blocks, one line per cell: ours, ours in the worst case, and the paper's.
 
     rows   from `experiment.run(asked.blind)`, with `asked` from `replicate.table`
-    worst  from `replicate.worst(asked.aware, …)`: the share of images that stay right under every attack of a column's
+    worst  from `replicate.worst(asked.aware, …)`: the share of images correct under every attack of a column's
            size, by attackers who know the defense and by those who do not
 
     Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high; the paper's lines
@@ -60,7 +60,7 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
 
 
 def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
-    """`measured` as it is read: a line per block, defense and attacker, a column per attack."""
+    """`measured` as it is read: a line per block, defense and threat model, a column per attack."""
     names = _BLOCKS | {"paper": f"paper, Table {table}"}
     lines, attacks = [], list(dict.fromkeys(cells.attack))
     for (block, defense, knowledge), group in cells.groupby(["block", "defense", "knowledge"], sort=False):
