@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import captions, data, paper, provenance, published, tables
+from labkit import captions, checkpoint, data, paper, published, tables
 
 
 def comparison(folder: Path, told: dict) -> None:
@@ -58,7 +58,7 @@ _MADE = {"05_defense_tables": comparison, "06_tradeoff": tradeoff, "03_projectio
 
 def redraw(folder: Path) -> None:
     """All tables and notebooks in a folder."""
-    for file in sorted(folder.rglob("table_*.json")):
+    for file in sorted(set(folder.rglob("table_*.json")) - set(folder.rglob("*_recipes.json"))):
         table(file)
     for file in sorted(folder.rglob("manifest.json")):
         text, place = file.read_text(), file.parent
@@ -67,9 +67,9 @@ def redraw(folder: Path) -> None:
         for kept in (kept for ran in told["notebooks"] if ran["name"] == name for kept in ran["files"]):
             mine = place / Path(kept["path"]).name.replace(" ", "_")
             if mine.is_file() and kept["path"].startswith(f"{name}/"):
-                kept |= {**provenance.fingerprint(mine, place), "path": kept["path"]}
+                kept |= {**checkpoint.fingerprint(mine, place), "path": kept["path"]}
         indent = len(text.splitlines()[1]) - len(text.splitlines()[1].lstrip())
-        provenance.write(file, (json.dumps(told, indent=indent, ensure_ascii=False) + "\n").encode())
+        checkpoint.write_whole(file, (json.dumps(told, indent=indent, ensure_ascii=False) + "\n").encode())
 
 
 def table(file: Path) -> None:
@@ -77,11 +77,11 @@ def table(file: Path) -> None:
     told, stem = json.loads(file.read_text()), file.with_suffix("")
     parts = (Path(f"{stem}{part}.csv") for part in ("_rows", "_worst", "_votes"))
     frames = [_read(part) if part.is_file() else pd.DataFrame() for part in parts]
-    said = (tuple(map(tuple, told["missing"])), told["note"], told["checks"], told["images"])
+    said = (tuple(map(tuple, told["missing"])), told["note"], told["checks"], told["images"], {})
     made = published.Published(stem.name.removeprefix("table_"), *frames, *said)
-    provenance.write(stem.with_suffix(".md"), made.text(told["command"]).encode())
-    told["files"] = [provenance.fingerprint(file.with_name(kept["path"]), file.parent) for kept in told["files"]]
-    provenance.write(file, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+    checkpoint.write_whole(stem.with_suffix(".md"), made.text(told["command"]).encode())
+    told["files"] = [checkpoint.fingerprint(file.with_name(kept["path"]), file.parent) for kept in told["files"]]
+    checkpoint.write_whole(file, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _note(dataset: str, folder: Path) -> str:
