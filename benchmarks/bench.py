@@ -14,11 +14,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks import stamps
-from labkit import cbpdn, cdl, checkpoint, cli_common, conv, data, defense_speed, hardware, peers, stl
-from labkit.errors import InputError
-from labkit.recipes import DataRecipe, DictionaryRecipe
-from labkit.solvers import seconds
-from labkit.split import split
+from labkit.cli import common
+from labkit.core import InputError, checkpoint, hardware
+from labkit.core.recipes import DataRecipe, DictionaryRecipe
+from labkit.csc import cbpdn, cdl, conv, split
+from labkit.datasets import loaders
+from labkit.experiments import reference, throughput
+from labkit.experiments.solvers import seconds
+from labkit.models import stl
 
 LAM, K, S = 0.2, 64, 8
 PARTS = ("coding", "learning", "projecting", "learning_many", "defending")
@@ -42,7 +45,7 @@ def run(
     higher than that. Two measurements in a process each, for their memory: projecting up to many[0] images of 32×32,
     and learning from up to many[1].
 
-    Defenses, at the sizes of `defended`, by their `names` in `labkit.defenses` (None for all): `defense_speed.table`.
+    Defenses, at the sizes of `defended`, by their `names` in `labkit.defenses` (None for all): `throughput.table`.
 
     parts  of PARTS, the ones to measure; all others are taken from an earlier bench.json in `out`. () for all. Every
            part is written as soon as it is measured, so that a run that was stopped can be completed by its others
@@ -59,7 +62,7 @@ def run(
         "learning": lambda: _learning(source, learned, iterations),
         "projecting": lambda: _alone(_project_all, source, many[0]),
         "learning_many": lambda: _alone(_learn_many, source, many[1]),
-        "defending": lambda: defense_speed.table(
+        "defending": lambda: throughput.table(
             dataset, sizes=defended, data_root=data_root, names=names
         ).to_dict("records"),
     }  # fmt: skip
@@ -77,8 +80,8 @@ def run(
 def _coded(source: dict, size: int, images: int) -> dict:
     """One line on coding: filters are learned from training images of this size, test images are coded."""
     load = {"resolution": size, "data_root": source["data_root"]}
-    train = data.load(source["dataset"], "train", n=400, **load)
-    test = data.load(source["dataset"], "test", n=max(8, images * 32**2 // size**2), **load)
+    train = loaders.load(source["dataset"], "train", n=400, **load)
+    test = loaders.load(source["dataset"], "test", n=max(8, images * 32**2 // size**2), **load)
     d = cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=200, passes=2))
     return {**_coding(split(test.x[:])[1], d, size), "backward_ratio": _backward(test.x[:], d)}
 
@@ -188,8 +191,8 @@ def _coding(high: Tensor, d: Tensor, size: int, repeat: int = 3) -> dict:
         seconds(lambda: (conv.analyze(last, d), conv.synthesize(other, d))),
     )
     n = min(len(high), max(2, 8 * 32**2 // size**2))
-    peers.code(high[:1], d, LAM)  # warm, too
-    theirs, codes = min((peers.code(high[:n], d, LAM) for _ in range(repeat)), key=lambda run: run[0])
+    reference.code(high[:1], d, LAM)  # warm, too
+    theirs, codes = min((reference.code(high[:n], d, LAM) for _ in range(repeat)), key=lambda run: run[0])
     mine = cbpdn.objective(z[:n], high[:n], d, LAM).sum()
     return {
         "size": size, "channels": high.shape[1], "n": len(high), "n_sporco": n,
@@ -210,8 +213,8 @@ def _backward(x: Tensor, d: Tensor) -> float:
 
 def _learning(source: dict, count: int, iterations: int) -> dict:
     """sporco's two ways of learning, and ours until it has reached the better of them on images held out."""
-    train = data.load(source["dataset"], "train", n=count, resolution=32, data_root=source["data_root"])
-    test = data.load(source["dataset"], "test", n=count, resolution=32, data_root=source["data_root"])
+    train = loaders.load(source["dataset"], "train", n=count, resolution=32, data_root=source["data_root"])
+    test = loaders.load(source["dataset"], "test", n=count, resolution=32, data_root=source["data_root"])
     high, held = split(train.x[:])[1], split(test.x[:])[1]
     recipe = DictionaryRecipe(K=K, S=S, lam=LAM, images=len(train), held=0)
     start = cdl.start(train, recipe)
@@ -221,7 +224,7 @@ def _learning(source: dict, count: int, iterations: int) -> dict:
 
     runs = []
     for name, consensus in (("sporco, consensus", True), ("sporco, its defaults", False)):
-        took, d = peers.learn(high, start, LAM, iterations=iterations, consensus=consensus)
+        took, d = reference.learn(high, start, LAM, iterations=iterations, consensus=consensus)
         runs.append({"by": name, "seconds": took, "held": reached(d), "ratio": None})
     goal = min(runs, key=lambda r: r["held"])
     for passes in _PASSES:
@@ -255,10 +258,10 @@ def _measured(work, source: dict, n: int, threads: int) -> dict:
 def _project_all(source: dict, n: int) -> tuple[int, float]:
     """T(x) of training images, then of test images, kept in half precision as `Workbench.projected` does."""
     load = {"resolution": 32, "data_root": source["data_root"]}
-    train = data.load(source["dataset"], "train", **load)
+    train = loaders.load(source["dataset"], "train", **load)
     T = stl.SparseTransform(cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=200, passes=2)), lam=LAM)
     kept, took = [], 0.0
-    for part in (train, data.load(source["dataset"], "test", **load)):
+    for part in (train, loaders.load(source["dataset"], "test", **load)):
         left = min(n - sum(map(len, kept)), len(part))
         started = time.perf_counter()
         with torch.no_grad():
@@ -269,7 +272,7 @@ def _project_all(source: dict, n: int) -> tuple[int, float]:
 
 
 def _learn_many(source: dict, n: int) -> tuple[int, float]:
-    train = data.load(source["dataset"], "train", n=n, resolution=32, data_root=source["data_root"])
+    train = loaders.load(source["dataset"], "train", n=n, resolution=32, data_root=source["data_root"])
     started = time.perf_counter()
     cdl.learn(train, DictionaryRecipe(K=K, S=S, lam=LAM, images=len(train), passes=1, held=0))
     return len(train), time.perf_counter() - started
@@ -280,14 +283,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = """Time coding and learning beside sporco's and the least any solver must do, and every defense beside STL;
     write bench.json and bench.md. Takes about half an hour, most of it sporco's."""
     parser = argparse.ArgumentParser(prog="benchmarks.bench", description=text)
-    cli_common.add_options(parser, "dataset", "data-root", "parts")
+    common.add_options(parser, "dataset", "data-root", "parts")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
     parser.set_defaults(run=_bench, dataset="photos")
-    return cli_common.run(parser, arguments)
+    return common.run(parser, arguments)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    parts = cli_common.listed(options.parts)
+    parts = common.listed(options.parts)
     print(markdown(run(options.out, dataset=options.dataset, data_root=options.data_root or None, parts=parts)))
     print(f"bench: {options.out / 'bench.md'}")
     return 0

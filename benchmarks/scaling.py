@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 
 from benchmarks import stamps
 from benchmarks.forecast import markdown
-from labkit import cbpdn, cdl, checkpoint, cli_common, data, parallel
-from labkit.errors import InputError
-from labkit.recipes import DataRecipe, DictionaryRecipe
-from labkit.solvers import seconds
-from labkit.split import split
-from labkit.stl import SparseTransform
+from labkit.cli import common
+from labkit.core import InputError, checkpoint, distributed
+from labkit.core.recipes import DataRecipe, DictionaryRecipe
+from labkit.csc import cbpdn, cdl, split
+from labkit.datasets import loaders
+from labkit.experiments.solvers import seconds
+from labkit.models import SparseTransform
 
 _PHOTOS = ("resolution", "filters", "message")  # parts that measure photographs, whatever the data set
 PARTS = ("resolution", "filters", "message", "learning", "ranks", "memory")
@@ -60,7 +61,7 @@ def run(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     record = stamps.earlier(out / RECORD)
-    with parallel.threads(1), tempfile.TemporaryDirectory() as scratch:
+    with distributed.threads(1), tempfile.TemporaryDirectory() as scratch:
         runs = _Runs(dataset, split, profile, Path(scratch))
         measures = {
             "resolution": lambda: _by_resolution(sizes),
@@ -89,10 +90,10 @@ def _insert(page: Path, text: str) -> None:
 
 def _by_resolution(sizes: Sequence[int]) -> list[dict]:
     """With one dictionary for all, learned at 64×64: how the time depends on size alone."""
-    d = cdl.learn(data.load("photos", "train", n=100, resolution=64), _recipe(_K))
+    d = cdl.learn(loaders.load("photos", "train", n=100, resolution=64), _recipe(_K))
     rows = []
     for size in tqdm(sizes, desc="sizes", unit="size", leave=False):
-        x = data.load("photos", "test", n=max(4, _PIXELS // size**2), resolution=size).x[:]
+        x = loaders.load("photos", "test", n=max(4, _PIXELS // size**2), resolution=size).x[:]
         few = split(x[:2])[1]
         passes = cbpdn.solve(few, d, _LAM, method="admm").iterations
         rows.append({"size": size, "n": len(x), "ms": _ms(d, x), "admm_passes": passes})
@@ -100,8 +101,8 @@ def _by_resolution(sizes: Sequence[int]) -> list[dict]:
 
 
 def _by_filters(counts: Sequence[int]) -> list[dict]:
-    train = data.load("photos", "train", n=100, resolution=32)
-    x = data.load("photos", "test", n=_PIXELS // 32**2, resolution=32).x[:]
+    train = loaders.load("photos", "train", n=100, resolution=32)
+    x = loaders.load("photos", "test", n=_PIXELS // 32**2, resolution=32).x[:]
     rows = []
     for K in tqdm(counts, desc="filters", unit="K", leave=False):
         rows.append({"K": K, "n": len(x), "ms": _ms(cdl.learn(train, _recipe(K)), x)})
@@ -164,16 +165,16 @@ class _Runs:
 
 def _message() -> None:
     """What one step of learning costs beside coding, at every rank; rank 0 prints it."""
-    with parallel.session():
-        x = split(data.load("photos", "train", n=20, resolution=32).x[:])[1]
+    with distributed.session():
+        x = split(loaders.load("photos", "train", n=20, resolution=32).x[:])[1]
         d = cdl.patches(x, _K, _S, torch.Generator().manual_seed(0))
         stats = cdl.statistics(cbpdn.solve(x, d, _LAM).code, x, _S)
         numbers = stats.ztz.numel() + stats.ztx.numel() + 2
         flat = torch.zeros(numbers, dtype=torch.float64)
-        parallel.all_reduce(flat)  # warm
-        reduce = seconds(lambda: parallel.all_reduce(flat), 10)
+        distributed.all_reduce(flat)  # warm
+        reduce = seconds(lambda: distributed.all_reduce(flat), 10)
         update = seconds(lambda: cdl.update(d, stats, max_iter=20))
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             print(json.dumps({"bytes": 8 * numbers, "ms": 1e3 * reduce, "update_ms": 1e3 * update}))
 
 
@@ -182,19 +183,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = """Measure what an image, a rank and a message cost, and what that foretells for ImageNet; write scaling.json
     and the tables of SCALING.md. Takes about ten minutes on two idle cores."""
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=text)
-    cli_common.add_options(parser, "dataset", "parts")
+    common.add_options(parser, "dataset", "parts")
     parser.add_argument("--out", type=Path, default="docs", metavar="DIR", help="of the files (default: %(default)s)")
     what = "only print what a step of learning costs beside coding; for ranks that torchrun has started"
     parser.add_argument("--message", action="store_true", help=what)
     parser.set_defaults(run=_scaling)
-    return cli_common.run(parser, arguments)
+    return common.run(parser, arguments)
 
 
 def _scaling(options: argparse.Namespace) -> int:
     if options.message:
         _message()
         return 0
-    run(options.out, options.dataset, parts=cli_common.listed(options.parts))
+    run(options.out, options.dataset, parts=common.listed(options.parts))
     print(f"scaling: {options.out / PAGE}")
     return 0
 

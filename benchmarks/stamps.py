@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import InputError
-from labkit.hardware import versions
+from labkit.core import InputError
+from labkit.core.hardware import versions
 
 
 def stamp(data: str, threads: int, *packages: str) -> dict[str, Any]:

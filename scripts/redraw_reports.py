@@ -12,12 +12,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import captions, checkpoint, data, paper, published, tables
+from labkit.core import checkpoint
+from labkit.datasets import loaders
+from labkit.experiments import published_numbers
+from labkit.reporting import captions, table_page, tables
 
 
 def comparison(folder: Path, told: dict) -> None:
     """What notebook 05 writes: rows and the paper's two settings, the baselines, relative robust accuracy."""
-    note, (vanilla, retrained) = _note(told["dataset"], folder), paper.counterparts(told["resolution"] or 32)
+    note, (vanilla, retrained) = (
+        _note(told["dataset"], folder),
+        published_numbers.counterparts(told["resolution"] or 32),
+    )
     rows = _read(folder / "rows.csv")
     checks = re.search("Sanity checks of the attacks.*", (folder / "headline.md").read_text())[0]
     _save(folder, "rows", rows, captions.table(rows, retrained, note, checks))
@@ -78,16 +84,16 @@ def table(file: Path) -> None:
     parts = (Path(f"{stem}{part}.csv") for part in ("_rows", "_worst", "_votes"))
     frames = [_read(part) if part.is_file() else pd.DataFrame() for part in parts]
     said = (tuple(map(tuple, told["missing"])), told["note"], told["checks"], told["images"], {})
-    made = published.Published(stem.name.removeprefix("table_"), *frames, *said)
+    made = table_page.Published(stem.name.removeprefix("table_"), *frames, *said)
     checkpoint.write_whole(stem.with_suffix(".md"), made.text(told["command"]).encode())
     told["files"] = [checkpoint.fingerprint(file.with_name(kept["path"]), file.parent) for kept in told["files"]]
     checkpoint.write_whole(file, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _note(dataset: str, folder: Path) -> str:
-    """What `data.note` says of a data set, which may not be on this machine: as it is written already."""
+    """What `loaders.note` says of a data set, which may not be on this machine: as it is written already."""
     said = (folder / "likelihoods.md").is_file() and (folder / "likelihoods.md").read_text().splitlines()[-1]
-    return said.partition(" Mean over n test images")[0] if said else data.note(dataset)
+    return said.partition(" Mean over n test images")[0] if said else loaders.note(dataset)
 
 
 def _read(file: Path) -> pd.DataFrame:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labkit import dashboards
+from labkit.dashboards.server import server
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-PAGES = sorted(path.name for path in dashboards.FOLDER.glob("*.ipynb"))
+PAGES = sorted(path.name for path in server.FOLDER.glob("*.ipynb"))
 _FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
 _ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
@@ -32,19 +32,19 @@ def served(
     token: str = "",
     base_url: str = "/",
     log: Path | None = None,
-    folder: Path = dashboards.FOLDER,
+    folder: Path = server.FOLDER,
 ) -> Iterator[str]:
     """The dashboards of a lab (a `profiles.Profile`), as the command serves them; yields their address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = dashboards.serve("127.0.0.1", port, base_url, guarded=bool(token))
-    where = dashboards.address(command, token)
+    command = server.serve("127.0.0.1", port, base_url, guarded=bool(token))
+    where = server.address(command, token)
     with open(log or os.devnull, "w") as out:
         process = subprocess.Popen(
             [*command[:-1], *config, command[-1]],
             cwd=folder,
-            env=dashboards.environment(lab, str(store), token),
+            env=server.environment(lab, str(store), token),
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

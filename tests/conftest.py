@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from labkit import profiles, recipes
-from labkit.artifacts import Workbench
+from labkit.core import profiles, recipes
+from labkit.evaluation.workbench import Workbench
 
 
 @pytest.fixture(scope="session")

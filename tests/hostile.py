@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from labkit.errors import InputError
+from labkit.core.errors import InputError
 
 SECONDS = 20  # one case; a healthy one takes milliseconds, but machines that test are shared
 MEMORY = 2 * 2**30  # bytes of address space that a reader may ask for, beside what the process has

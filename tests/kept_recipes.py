@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from labkit import experiment, recipes, store, tradeoff
+from labkit.core import recipes, store
+from labkit.evaluation import measurement
+from labkit.experiments import ablations
 
 _ASKED = {"classifier": "attacked", "exact": "aware"}  # what a sweep calls an attacker who has this
 # Attack, knowledge, and whether the network is retrained, of the two recipes of a line of the paper's Figure 6.
@@ -61,14 +63,14 @@ def built(plain: Any) -> Any:
         return recipes.DataRecipe(told["digest"])
     if kind == "Weights":
         return recipes.Weights("", **told)
-    return (experiment.Case if kind == "Case" else getattr(recipes, kind))(**told)
+    return (measurement.Case if kind == "Case" else getattr(recipes, kind))(**told)
 
 
 def _said(row: dict[str, Any], column: str, recipe: Any) -> dict[str, Any]:
     """What the columns of a row must hold, by the recipe whose hash stands in one of them."""
     if isinstance(recipe, recipes.TransformRecipe):  # notebook 03 measures T alone
         return {"λ": recipe.lam, "images": recipe.data.name}
-    told = experiment.settings(recipe)
+    told = measurement.settings(recipe)
     if column in _FIGURE_6:
         right = (told["attack"], told["knowledge"], told["retrained"]) == _FIGURE_6[column]
         return {"defense": told["defense"] if right else "under another attack"}
@@ -79,10 +81,10 @@ def _said(row: dict[str, Any], column: str, recipe: Any) -> dict[str, Any]:
 
 
 def _varied(T: Any, what: str, value: Any) -> Any:
-    """The value of one of `tradeoff.CHOICES` that T has, in the type of a CSV's."""
+    """The value of one of `ablations.CHOICES` that T has, in the type of a CSV's."""
     if what == "M":
         return T.strata.clusters if isinstance(T, recipes.StratifiedRecipe) else 1
-    place = tradeoff.CHOICES[what][1]
+    place = ablations.CHOICES[what][1]
     found = getattr(T.dictionary if place == "dictionary" else T, what)
     if place == "both":
         assert getattr(T.dictionary, what) == found

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 def cases(data: str) -> list:
     """A few rows over a folder of small pictures: a dictionary, networks, T of all images, and attacks."""
-    from labkit import recipes
-    from labkit.experiment import Case
+    from labkit.core import recipes
+    from labkit.evaluation.measurement import Case
 
     where = recipes.DataRecipe(f"folder:{data}")
     T = recipes.TransformRecipe(
@@ -30,16 +30,17 @@ def cases(data: str) -> list:
 
 def work(store: str, data: str) -> None:
     """Builds everything the rows need, and the rows, in a store."""
-    from labkit import artifacts, attempts, experiment
+    from labkit.evaluation import adversarial_examples, measurement, workbench
 
-    artifacts._PROJECTED_AT_ONCE, attempts._BATCH = 8, 4  # many parts, for a kill to fall between
-    experiment.run(cases(data), artifacts.Workbench(store, progress=False))
+    workbench._PROJECTED_AT_ONCE, adversarial_examples._BATCH = 8, 4  # many parts, for a kill to fall between
+    measurement.run(cases(data), workbench.Workbench(store, progress=False))
 
 
 def main() -> None:
     import torch
 
-    from labkit import artifacts, attempts, cbpdn, cdl, experiment  # noqa: F401
+    from labkit.csc import cbpdn
+    from labkit.evaluation import adversarial_examples, measurement, workbench  # noqa: F401
 
     torch.set_num_threads(1)
     cbpdn.prepare()

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from labkit.budget import Budget
+from labkit.attacks.budget import Budget
 
 BUDGETS = [Budget.dissimilarity(0.08), Budget.l2(0.4), Budget.linf(8 / 255)]
 SHAPE = (3, 8, 7)

@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
 
-from labkit import dashboards, profiles, recipes
-from labkit.artifacts import Workbench
-from labkit.store import Store
-from labkit.widgets import Explorer
+from labkit.core import profiles, recipes
+from labkit.core.store import Store
+from labkit.dashboards.server import Explorer, server
+from labkit.evaluation.workbench import Workbench
 
 _SETTLED = {1: "true class", 2: "100 of 100", 3: "measured", 4: "cases are measured", 5: "filters of"}
 
 
 def main(out: Path) -> None:
     lab, store = profiles.profile(""), Store().root
-    dashboards.prepare(lab)
+    server.prepare(lab)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     with chromium() as browser, served(lab, store) as where:

@@ -1,6 +1,6 @@
 """Mutants of a module, and how many of them its own tests catch. Run by hand; pytest does not collect it.
 
-    python tests/mutate.py --module labkit.split
+    python tests/mutate.py --module labkit.csc.tikhonov
 
 A mutant is the module with one operator, comparison, constant or truth value changed. None is ever written to disk: a
 process that has imported torch, which is what takes the time, forks; the child is given the mutant in place of the
@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
-    "labkit.vision",
+    "labkit.core.torchvision_shim",
     "numba",
     "pandas",
     "pytest",
@@ -144,7 +144,7 @@ def survives(module: str, tree: ast.Module, tests: list[str], limit: float) -> s
 def main() -> int:
     """Prints every survivor and the share that was caught; exit status 1 below `--least`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--module", required=True, help="such as labkit.split")
+    parser.add_argument("--module", required=True, help="such as labkit.csc.tikhonov")
     parser.add_argument("--count", type=int, default=40, help="how many of all mutants, drawn (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=0, help="seconds a mutant (default: 3 times the module, + 20)")

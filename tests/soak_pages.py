@@ -10,8 +10,9 @@ import time
 
 from browser_drive import PAGES, Tab, chromium, kernels, memory, served
 
-from labkit import dashboards, profiles
-from labkit.store import Store
+from labkit.core import profiles
+from labkit.core.store import Store
+from labkit.dashboards.server import server
 
 _WARM = 5  # minutes that count for nothing: caches fill
 _GROWTH = 1.10
@@ -19,7 +20,7 @@ _GROWTH = 1.10
 
 def main(minutes: float) -> int:
     lab = profiles.profile("")
-    dashboards.prepare(lab)
+    server.prepare(lab)
     held = []
     with chromium() as browser, served(lab, Store().root) as where:
         explorer, accuracy = Tab(browser, where, PAGES[0]), Tab(browser, where, PAGES[1])

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import checkpoint, paper, tables
+from labkit.core import checkpoint
+from labkit.experiments import published_numbers
+from labkit.reporting import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +23,8 @@ def test_every_number_of_the_table_is_in_the_rows():
         if line.startswith("| paper, Table 1"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             assert [float(cell) for cell in cells[4:]] == [
-                paper.table("1").loc[cells[1], attack] for attack in ("Clean", "FGSM-0.04", "FGSM-0.08", "BIM-0.03")
+                published_numbers.table("1").loc[cells[1], attack]
+                for attack in ("Clean", "FGSM-0.04", "FGSM-0.08", "BIM-0.03")
             ]
     blind, exact = re.search(r"behind STL (0\.\d{3}) .* and (0\.\d{3}) when the gradient", text, re.S).groups()
     bim = rows[rows.retrained & (rows.attack == "BIM-0.03") & (rows.defense == "STL")].set_index("knowledge").accuracy

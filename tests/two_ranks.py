@@ -13,10 +13,12 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import save_file
 
-from labkit import cdl, classifiers, networks, parallel
-from labkit.data import Images
-from labkit.errors import InputError
-from labkit.recipes import AdversarialTraining, ClassifierRecipe, DictionaryRecipe
+from labkit.core import distributed
+from labkit.core.errors import InputError
+from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, DictionaryRecipe
+from labkit.csc import cdl
+from labkit.datasets.loaders import Images
+from labkit.models import classifiers, networks
 
 FILTERS = DictionaryRecipe(K=5, S=3, lam=0.1, images=23, passes=2, batch=9, held=7, stop=-1)
 WAYS = {
@@ -51,24 +53,24 @@ def trained(folder: Path | None = None, recipe: ClassifierRecipe = NETWORK) -> c
 
 def spoken() -> dict:
     """What ranks tell each other."""
-    mine = parallel.rank()
+    mine = distributed.rank()
     ones = torch.full((mine + 2, 3), float(mine))
-    total, count = parallel.all_reduce(torch.tensor([[1.5, mine]]), torch.tensor(mine + 1))
-    found = parallel.first(lambda: ({"a": torch.tensor([1.0, mine])}, {"from": mine}))
-    with parallel.apart():
-        apart = [parallel.rank(), parallel.world(), parallel.gather("x"), parallel.tell(mine)]
+    total, count = distributed.all_reduce(torch.tensor([[1.5, mine]]), torch.tensor(mine + 1))
+    found = distributed.first(lambda: ({"a": torch.tensor([1.0, mine])}, {"from": mine}))
+    with distributed.apart():
+        apart = [distributed.rank(), distributed.world(), distributed.gather("x"), distributed.tell(mine)]
     return {
-        "world": parallel.world(),
-        "shard": parallel.shard(list("abcde")),
+        "world": distributed.world(),
+        "shard": distributed.shard(list("abcde")),
         "sum": [total.tolist(), count.tolist(), str(count.dtype)],
-        "join": parallel.join(ones).tolist(),
-        "gather": parallel.gather({"name": "é" * mine, "n": mine}),
-        "tell": parallel.tell(["of", mine]),
+        "join": distributed.join(ones).tolist(),
+        "gather": distributed.gather({"name": "é" * mine, "n": mine}),
+        "tell": distributed.tell(["of", mine]),
         "first": [found[0]["a"].tolist(), found[1]],
-        "none": parallel.first(lambda: None),
+        "none": distributed.first(lambda: None),
         "apart": apart,
         "threads": torch.get_num_threads(),
-        "device": parallel.device(),
+        "device": distributed.device(),
     }
 
 
@@ -82,7 +84,7 @@ def refused(recipe: ClassifierRecipe) -> str:
 
 def main(folder: Path) -> None:
     warnings.simplefilter("error")
-    with parallel.session():
+    with distributed.session():
         answers = {"spoken": spoken(), "refused": refused(replace(NETWORK, batch=3))}
         tensors = {}
         for name in WAYS:
@@ -91,9 +93,9 @@ def main(folder: Path) -> None:
             short = replace(NETWORK, adversarial=how, augment=True, epochs=4 if how is None else 1)
             state = trained(folder / f"network-{name}", short).state_dict()
             tensors[name] = torch.cat([t.double().flatten() for t in state.values()])
-        parallel.barrier()
-        save_file(tensors, folder / f"rank{parallel.rank()}.safetensors")
-        (folder / f"rank{parallel.rank()}.json").write_text(json.dumps(answers))
+        distributed.barrier()
+        save_file(tensors, folder / f"rank{distributed.rank()}.safetensors")
+        (folder / f"rank{distributed.rank()}.json").write_text(json.dumps(answers))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.budget import Budget
-from labkit.errors import InputError
-from labkit.images import check_pixels
+from labkit.attacks.budget import Budget
+from labkit.core import InputError
+from labkit.datasets import check_pixels
 
 Model = Callable[[Tensor], Tensor]
 

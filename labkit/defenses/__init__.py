@@ -1,9 +1,15 @@
-"""The defenses that the Sparse Transformation Layer is compared with, each built from its own publication."""
+"""Defenses: every competitor of the Sparse Transformation Layer, each built from its own publication.
 
-from labkit.catalogue import DEFENSES
-from labkit.defense import Around, Defense, Detector
-from labkit.errors import InputError
-from labkit.recipes import DefenseRecipe, StratifiedRecipe, TransformRecipe
+Knows     the defenses by the names that recipes use (`DEFENSES`), how one is made (`build`; `unfitted` from a recipe),
+          and what `pixelcnn` thinks of an image
+Comes in  a name and the keywords of its class; then training images for `fit`
+Goes out  a `labkit.models.Defense`: a map from images to images, or a system around a classifier
+"""
+
+from labkit.core import InputError
+from labkit.core.recipes import DEFENSES, DefenseRecipe, StratifiedRecipe, TransformRecipe
+from labkit.defenses import pixelcnn
+from labkit.models import Defense
 
 
 def build(name: str, **options) -> Defense:
@@ -26,4 +32,4 @@ def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defe
     return build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
 
 
-__all__ = ["DEFENSES", "Around", "Defense", "Detector", "build", "unfitted"]
+__all__ = ["DEFENSES", "build", "pixelcnn", "unfitted"]

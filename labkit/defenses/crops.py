@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.data import Images
-from labkit.defense import Around, Defense
-from labkit.errors import InputError
-from labkit.networks import Recomputed
+from labkit.core import InputError
+from labkit.datasets import Images
+from labkit.models import Defense
+from labkit.models.defense import Around
+from labkit.models.networks import Recomputed
 
 
 class CropEnsemble(Around):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.data import Images
-from labkit.defense import Defense
-from labkit.errors import InputError
+from labkit.core import InputError
+from labkit.datasets import Images
+from labkit.models import Defense
 
 _CORRELATIONS_AT_ONCE = 2**20
 _CANDIDATES_AT_ONCE = 1000

@@ -8,9 +8,9 @@ from skimage.restoration import denoise_wavelet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.defense import Around
-from labkit.errors import InputError
-from labkit.networks import Classifier, Recomputed
+from labkit.core import InputError
+from labkit.models.defense import Around
+from labkit.models.networks import Classifier, Recomputed
 
 _CLASSES = 5  # whose activation maps the robust one sums
 
@@ -133,7 +133,7 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
     model = next((module for module in classifier.modules() if isinstance(module, Classifier)), None)
     if model is None or not hasattr(model.network, "avgpool"):
         raise InputError(
-            "pixel deflection steers by the last features of a labkit.networks.Classifier, got "
+            "pixel deflection steers by the last features of a labkit.models.networks.Classifier, got "
             f"{type(classifier).__name__}; build one by networks.build"
         )
     seen = []

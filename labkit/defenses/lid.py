@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from labkit.data import Images
-from labkit.defense import Detector
-from labkit.errors import InputError
+from labkit.core import InputError
+from labkit.datasets import Images
+from labkit.models.defense import Detector
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.dae import corrupt
-from labkit.defense import Defense, Detector
-from labkit.errors import InputError
-from labkit.images import Images, Lazy
-from labkit.training import Training
+from labkit.core import InputError
+from labkit.datasets import Images, Lazy
+from labkit.models import Defense
+from labkit.models.autoencoder import corrupt
+from labkit.models.defense import Detector
+from labkit.models.training import Training
 
 _BATCHES = 2000
 _AT_ONCE = 500

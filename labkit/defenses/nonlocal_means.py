@@ -7,8 +7,8 @@ import torch
 from skimage.restoration import denoise_nl_means, estimate_sigma
 from torch import Tensor
 
-from labkit.defense import Defense
-from labkit.errors import InputError
+from labkit.core import InputError
+from labkit.models import Defense
 
 _STRENGTH = 0.8
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.checkpoint import draws
-from labkit.errors import InputError
-from labkit.hardware import autocast
-from labkit.images import Images, Lazy, check_pixels
-from labkit.training import Training
+from labkit.core import InputError
+from labkit.core.checkpoint import draws
+from labkit.core.hardware import autocast
+from labkit.datasets import Images, Lazy, check_pixels
+from labkit.models.training import Training
 
 _UNIT = 2 / 255  # one 8-bit step, where pixels run from −1 to 1
 _ABOVE = (2, 5)  # rows and columns that the first layer sees above a pixel …

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.defense import Defense
+from labkit.core import InputError
+from labkit.datasets import Images
 from labkit.defenses import pixelcnn
-from labkit.errors import InputError
-from labkit.images import Images
+from labkit.models import Defense
 
 _AT_ONCE = 200
 

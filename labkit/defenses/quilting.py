@@ -9,9 +9,9 @@ from sklearn.neighbors import KDTree
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.data import Images
-from labkit.defense import Defense
-from labkit.errors import InputError
+from labkit.core import InputError
+from labkit.datasets import Images
+from labkit.models import Defense
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from labkit.defense import Around
-from labkit.errors import InputError
+from labkit.core import InputError
+from labkit.models.defense import Around
 
 
 class SAP(Around):

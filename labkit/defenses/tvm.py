@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from labkit.defense import Defense
-from labkit.errors import InputError
+from labkit.core import InputError
+from labkit.models import Defense
 
 # Pixel values solved for at once: about as many as stay in a CPU's cache.
 _VALUES_AT_ONCE = 100_000

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from benchmarks import bench, stamps
-from labkit import defense_speed
-from labkit.errors import InputError
+from labkit.core.errors import InputError
+from labkit.experiments import throughput
 
 
 def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
-    monkeypatch.setattr(defense_speed, "_BATCHES", (2, 4))
+    monkeypatch.setattr(throughput, "_BATCHES", (2, 4))
     record = bench.run(
         tmp_path, dataset="fashion", sizes=(16,), images=2, learned=8, iterations=3, many=(30, 20),
         defended=(32, 40), names=("bits", "sap"),
@@ -47,7 +47,7 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
 
 
 def test_one_part_is_measured_again_and_the_others_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(defense_speed, "_BATCHES", (2,))
+    monkeypatch.setattr(throughput, "_BATCHES", (2,))
     there = {"day": None, "data": "photos", "processor": "arm64", "cores": 64, "threads": 8, "load": None}
     there |= {"versions": {"torch": "1.0"}, "note": "On another machine."}
     kept = {"rows": {"n": 30, "seconds": 1.5, "peak_gib": 0.5}, "on": there}

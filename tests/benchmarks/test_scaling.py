@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks import forecast, scaling, stamps
-from labkit import parallel
-from labkit.errors import InputError
+from labkit.core import distributed
+from labkit.core.errors import InputError
 
 
 def on(**other):
@@ -105,7 +105,7 @@ def test_a_record_that_does_not_say_where_its_parts_were_measured_is_refused(tmp
 
 def test_threads_are_as_before_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "_by_filters", lambda counts: 1 / 0)
-    with parallel.threads(2):
+    with distributed.threads(2):
         with pytest.raises(ZeroDivisionError):
             scaling.run(tmp_path, "photos", parts=["filters"])
         assert torch.get_num_threads() == 2

@@ -1,0 +1,143 @@
+"""Attacks that climb the loss within a budget, in one step or in many."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from labkit.attacks.budget import Budget
+from labkit.attacks.common import (
+    Model,
+    ascent,
+    check,
+    column,
+    cross_entropy,
+    fooled,
+    free,
+    loss_named,
+    margin,
+    norm,
+    normal,
+    unit,
+)
+
+
+def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
+    """Fast gradient sign method (Goodfellow et al., 2015): one step along the sign of the loss gradient.
+
+    x (B, C, H, W) in [0, 1], y (B,) true classes. Under an L2 budget the sign pattern is scaled to the radius of each
+    image, as the paper does to reach a given dissimilarity. The paper does not say whether ε holds before or after
+    clipping; here pixels are clipped after the step, so what is reached can be less, and tables print it.
+    """
+    check("fgsm", x, y, budget)
+    _, gradient = ascent(model, x, y, cross_entropy)
+    return budget.project(x + column(budget.radius(x)) * _sign(gradient, budget.norm), x)
+
+
+def bim(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10, step: float | None = None) -> Tensor:
+    """Basic iterative method (Kurakin et al., 2017): FGSM in small steps, brought back into the budget after each.
+
+    step  length of one step as a share of the radius; by default 2.5 / steps, so that the far side can be reached
+    """
+    check("bim", x, y, budget)
+    length = column(budget.radius(x)) * (2.5 / max(steps, 1) if step is None else step)
+    x_adv = x
+    for _ in range(steps):
+        _, gradient = ascent(model, x_adv, y, cross_entropy)
+        x_adv = budget.project(x_adv + length * _sign(gradient, budget.norm), x)
+    return x_adv
+
+
+def pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    budget: Budget,
+    steps: int = 40,
+    restarts: int = 1,
+    step: float | None = None,
+    loss: str = "log-odds",
+    stop: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Projected gradient descent (Madry et al., 2018) from random points of the ball, in L2 or L∞.
+
+    Each image's result is the iterate, of all restarts, whose margin (`common.margin`) is largest: fooled before not
+    fooled, and then by how much, which matters when something else is judged than what was attacked. An image on which
+    nothing is better than x itself comes back unchanged.
+
+    step  length of the first step as a share of the radius; the others fall to zero along a line. By default
+          10 / steps, at most 1, so that they add up to five times the radius. They go along the gradient in L2,
+          without the pixels that clipping would hold, and along its sign in L∞
+    loss  "log-odds" (the direction of the cross-entropy, without its rounding), "cross-entropy", or "margin"
+    stop  leave an image as soon as it is fooled: as good, and faster, where `model` is itself what is judged
+    seed  of the starts, which are drawn for each image from the seed and its pixels: batches do not matter
+    """
+    check("pgd", x, y, budget)
+
+    def climb(at: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.sign() if budget.norm == "linf" else unit(free(gradient, at))
+
+    def start(x: Tensor, restart: int) -> Tensor:
+        noise = normal(x, f"{seed}:{restart}")
+        # Uniform in the L∞ ball; on the L2 sphere, where nearly all of a ball of this dimension lies.
+        share = torch.erf(noise / 2**0.5) if budget.norm == "linf" else unit(noise)
+        return budget.project(x + column(budget.radius(x)) * share, x)
+
+    return search(
+        model, x, y, climb, start, budget.project, loss=loss_named(loss), radius=budget.radius(x),
+        steps=steps, restarts=restarts, step=step, stop=stop,
+    )  # fmt: skip
+
+
+def search(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    climb: Callable[[Tensor, Tensor], Tensor],
+    start: Callable[[Tensor, int], Tensor],
+    project: Callable[[Tensor, Tensor], Tensor],
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    radius: Tensor,
+    steps: int,
+    restarts: int,
+    step: float | None,
+    stop: bool,
+) -> Tensor:
+    """The frame of `pgd`: from each `start`, steps along `climb`, each followed by `project`; the best iterate."""
+    step = min(10 / max(steps, 1), 1) if step is None else step
+    with torch.no_grad():
+        logits = model(x)
+    best, score = x.clone(), margin(logits, y)
+    done = (radius <= 0) | (fooled(logits, y) if stop else False)
+    for restart in range(restarts):
+        left = torch.nonzero(~(done | (score > 0)) if stop else ~done)[:, 0]
+        if not len(left):
+            break
+        at = start(x[left], restart)
+        for taken in range(steps + 1):
+            if taken < steps:
+                logits, gradient = ascent(model, at, y[left], loss)
+            else:  # where the last step has led
+                with torch.no_grad():
+                    logits = model(at)
+            found = margin(logits, y[left])
+            better = found > score[left]
+            best[left[better]], score[left[better]] = at[better], found[better]
+            if taken == steps:
+                break
+            if stop and (found > 0).any():
+                left, at, gradient = (a[~(found > 0)] for a in (left, at, gradient))
+                if not len(left):
+                    break
+            length = step * (1 - taken / steps) * column(radius[left])
+            at = project(at + length * climb(at, gradient), x[left])
+    return best
+
+
+def _sign(gradient: Tensor, kind: str) -> Tensor:
+    """The sign pattern of a gradient, of length one in the norm `kind`; zero stays zero."""
+    sign = gradient.sign()
+    return sign if kind == "linf" else sign / column(norm(sign).clamp_min(1))

@@ -1,0 +1,160 @@
+"""pyautoattack's attacks with a radius for each image, and with draws that do not depend on the batch.
+
+The library takes one radius for all images and runs whole batches from one random stream. Here its single runs are
+called, one attack and target class at a time, on the images that are still right: the loops around them are the
+library's (`AutoAttack.run_standard_evaluation`), its checks are not run, since they trace every call of Python.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
+from torch import Tensor
+
+from labkit.attacks.budget import Budget
+from labkit.attacks.common import Model, column, decide, differentiate, fooled, normal, unit
+
+_NORMS = {"l2": "L2", "linf": "Linf"}
+# The library warns of exactly-zero gradients at every run.
+_SILENT = logging.getLogger("labkit.attacks.pyautoattack_runs")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+class Run:
+    """Images under attack by one part of the ensemble after another; each sees only those that are still right.
+
+    x_adv  (B, C, H, W)  what was found so far; x where nothing was
+    """
+
+    def __init__(self, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: int):
+        self.model, self.x, self.y, self.budget, self.seed = model, x, y, budget, seed
+        with torch.no_grad():
+            logits = model(x)
+        self.x_adv, self.classes = x.clone(), logits.shape[1]
+        self.done = (budget.radius(x) <= 0) | fooled(logits, y) | ~logits.isfinite().all(1)
+
+    def apgd(self, loss: str, *, steps: int = 100, averaged: int = 1, rank: int | None = None) -> None:
+        """AutoPGD (Croce & Hein, 2020) on `loss` "ce" or "dlr"; with `rank`, towards the rank-th likeliest class.
+
+        averaged  gradients per step, for a model that draws at random
+        """
+        kind = APGDAttack if rank is None else APGDAttack_targeted
+
+        def found(x: Tensor, y: Tensor) -> Tensor:
+            attack = kind(
+                self._predict, n_iter=steps, norm=_NORMS[self.budget.norm], eps=self._radius(x), seed=self.seed,
+                eot_iter=averaged, device=x.device, logger=_SILENT,
+            )  # fmt: skip
+            attack.init_hyperparam(x)
+            if rank is None:
+                attack.loss = loss
+            else:
+                attack.y_target = self._rank(x, rank)
+            # Given, so that the start does not depend on the other images of the batch.
+            noise = normal(x, f"{self.seed}:apgd:{loss}:{rank}")
+            share = torch.erf(noise / 2**0.5) if self.budget.norm == "linf" else unit(noise)
+            start = (x + self._radius(x) * share).clamp(0, 1)
+            return attack.attack_single_run(x, y, x_init=start)[3]
+
+        self._run(found)
+
+    def fab(self, *, steps: int = 100, rank: int = 2) -> None:
+        """Fast adaptive boundary attack (Croce & Hein, 2020) towards the rank-th likeliest class."""
+
+        def found(x: Tensor, y: Tensor) -> Tensor:
+            attack = _Fab(self._predict, norm=_NORMS[self.budget.norm], n_iter=steps, eps=1.0, device=x.device)
+            attack.target_class = rank
+            return attack.attack_single_run(x, y, use_rand_start=False, is_targeted=True)
+
+        self._run(found)
+
+    def square(self, queries: int, *, rescale: bool) -> None:
+        """Square attack (Andriushchenko et al., 2020): random search with squares that shrink; no gradients.
+
+        rescale  whether the squares shrink over `queries`, or as they would over 10,000
+        """
+
+        def found(x: Tensor, y: Tensor) -> Tensor:
+            attack = _Square(
+                self._predict, norm=_NORMS[self.budget.norm], n_queries=queries, eps=self._radius(x), p_init=0.8,
+                resc_schedule=rescale, device=x.device,
+            )  # fmt: skip
+            attack.init_hyperparam(x)
+            return attack.attack_single_run(x, y)[1]
+
+        self._run(found)
+
+    def _run(self, attack: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Runs `attack` on what is left, and keeps what is wrong now, once brought within the budget."""
+        left = torch.nonzero(~self.done)[:, 0]
+        if not len(left):
+            return
+        x, y = self.x[left], self.y[left]
+        devices = [x.device] if x.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed)
+            x_adv = attack(x.float(), y).detach().to(x)
+        finite = x_adv.flatten(1).isfinite().all(1)
+        x_adv = self.budget.project(torch.where(column(finite), x_adv, x), x)
+        wrong = decide(self.model, x_adv, y)
+        self.x_adv[left[wrong]] = x_adv[wrong]
+        self.done[left[wrong]] = True
+
+    def _predict(self, x: Tensor) -> Tensor:
+        # Where all images are done the library asks once more, for none.
+        if not len(x):
+            return x.new_zeros(0, self.classes)
+        # The library writes into the logits it gets.
+        return self.model(x.to(self.x)).float().clone()
+
+    def _radius(self, x: Tensor) -> Tensor | float:
+        return self.budget.size if not self.budget.relative else column(self.budget.radius(x))
+
+    @torch.no_grad()
+    def _rank(self, x: Tensor, rank: int) -> Tensor:
+        return self._predict(x).sort(dim=1)[1][:, -rank]
+
+
+class _Fab(FABAttack_PT):
+    """The library's `backward` would leave gradients in the model's parameters."""
+
+    def get_diff_logits_grads_batch_targeted(self, imgs, la, la_target):
+        x = imgs.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.predict(x)
+            difference = (logits.gather(1, la_target[:, None]) - logits.gather(1, la[:, None]))[:, 0]
+            gradient = differentiate(difference.sum(), x)
+        return difference.detach()[:, None], gradient[:, None]
+
+
+class _Square(SquareAttack):
+    """The same squares for all images, so that none depends on the batch, and a radius for each image."""
+
+    def attack_single_run(self, x, y):
+        self._radii, self._margin = self.eps, None
+        return super().attack_single_run(x, y)
+
+    def random_choice(self, shape):
+        if len(shape) == 4:  # one draw for each image in the library
+            return super().random_choice([1, *shape[1:]]).expand(shape)
+        return super().random_choice(shape)
+
+    def margin_and_loss(self, x, y):
+        margin, _ = super().margin_and_loss(x, y)
+        # The library stops on a tie in all images at once, and cannot compare with NaN.
+        margin = torch.where(margin == 0, -1e-30, margin).nan_to_num(nan=1e30)
+        if isinstance(self._radii, Tensor):
+            # The library goes on with the images of positive margin; which those are, and so whose radii it needs
+            # next, it does not tell, but its bookkeeping is this.
+            if self._margin is None:
+                self._margin = margin.clone()
+            else:
+                active = self._margin > 0
+                before = self._margin[active]
+                self._margin[active] = torch.where((margin < before) | (margin <= 0), margin, before)
+            self.eps = self._radii[self._margin > 0]
+        return margin, margin.clone()

@@ -1,0 +1,92 @@
+"""Universal perturbation: one pattern, fitted on training images, that is added to every image."""
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from labkit.attacks.budget import Budget
+from labkit.attacks.common import Model, ascent, check, column, log_odds, unit
+from labkit.core import InputError
+from labkit.datasets import Images
+
+# An image that is wrong by this much no longer pulls at the pattern: log-odds of 1 are 73 % for other classes.
+_ENOUGH = 1.0
+
+
+def universal(model: Model, x: Tensor, y: Tensor, *, budget: Budget, pattern: Tensor | None = None) -> Tensor:
+    """Universal perturbation (Moosavi-Dezfooli et al., 2017): the same pattern on every image, at the radius of each.
+
+    pattern  (C, H, W), from `fit_universal` on training images; `model` and `y` are not looked at again
+    """
+    check("universal", x, y, budget)
+    if pattern is None:
+        raise InputError(
+            "a universal perturbation is fitted on training images: pass pattern=fit_universal(model, images, budget=…)"
+        )
+    if pattern.shape != x.shape[1:]:
+        raise InputError(
+            f"the pattern is {tuple(pattern.shape)}, an image {tuple(x.shape[1:])}; fit one for these images"
+        )
+    return _apply(pattern.to(x), x, budget)
+
+
+def fit_universal(
+    model: Model,
+    images: Images,
+    *,
+    budget: Budget,
+    epochs: int = 5,
+    batch: int = 100,
+    step: float = 0.2,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """The pattern (C, H, W), of length one in the budget's norm, under which the model errs most on `images`.
+
+    Stochastic gradient ascent on the log-odds of the other classes, cut off where an image is wrong already (Shafahi et
+    al., 2020); the original takes a DeepFool step for each image in turn, which needs many times the passes.
+
+    budget  as it will be used: the pattern is scaled to the radius of each image
+    step    of the first epoch, as a share of the pattern's length; falls to zero along a line
+    """
+    if not len(images) or epochs < 1 or batch < 1:
+        raise InputError(f"fit_universal needs images and epochs >= 1, got {len(images)} images and {epochs} epochs")
+    check("fit_universal", images.x[:1], images.y[:1], budget)
+    tensor = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    device = images.y.device if tensor is None else tensor.device
+    generator = torch.Generator().manual_seed(seed)
+    pattern = torch.zeros(1, *images.x.shape[1:], device=device)
+    parts = (len(images) + batch - 1) // batch
+    bar = tqdm(total=epochs * parts, desc="fitting a universal pattern", unit="batch", disable=not progress, delay=2)
+    with bar:
+        for epoch in range(epochs):
+            for part, at in enumerate(torch.randperm(len(images), generator=generator).tensor_split(parts)):
+                x, y = images.x[at].to(device), images.y[at].to(device)
+                _, gradient = ascent(model, _apply(pattern[0], x, budget), y, _hinge)
+                # Chain rule: the pattern enters image i multiplied by its radius.
+                pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
+                pull = unit(pull) if budget.norm == "l2" else pull.sign()
+                share = step * (1 - (epoch * parts + part) / (epochs * parts))
+                pattern = _inside(pattern + share * pull, budget.norm)
+                bar.update()
+    return _unit(pattern, budget.norm)[0]
+
+
+def _hinge(logits: Tensor, y: Tensor) -> Tensor:
+    return log_odds(logits, y).clamp_max(_ENOUGH)
+
+
+def _apply(pattern: Tensor, x: Tensor, budget: Budget) -> Tensor:
+    return budget.project(x + column(budget.radius(x)) * pattern, x)
+
+
+def _length(pattern: Tensor, norm: str) -> Tensor:
+    return pattern.flatten(1).norm(dim=1, p=2 if norm == "l2" else torch.inf)
+
+
+def _inside(pattern: Tensor, norm: str) -> Tensor:
+    return pattern.clamp(-1, 1) if norm == "linf" else pattern / column(_length(pattern, norm).clamp_min(1))
+
+
+def _unit(pattern: Tensor, norm: str) -> Tensor:
+    return pattern / column(_length(pattern, norm).clamp_min(1e-30))

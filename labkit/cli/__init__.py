@@ -1,0 +1,41 @@
+"""The command line, `python -m labkit COMMAND`: each command parses, calls one function of another room, and prints.
+
+Knows     one module a command; the parser's `run` default does the work and returns the exit status
+Comes in  what was typed
+Goes out  0; 1 for what a command found amiss; 2 for bad input, said in a sentence; 130 when interrupted
+
+The face loads no torch, and neither does `--help`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import labkit
+from labkit.cli import artifacts, common, dashboards, doctor, learn, report, table
+
+__all__ = ["COMMANDS", "main", "parser"]
+
+# Modules, each with a function `add` that is given the parser's subcommands to add its own to.
+COMMANDS = (report, dashboards, table, learn, artifacts, doctor)
+_MOVED = ("bench", "scaling")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    made = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""))
+    made.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add(commands)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status, as `common.run` says."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in _MOVED:
+        said = f"{words[0]} is not a command of labkit; run `make {words[0]}` in the repository"
+        print(f"labkit: {said}", file=sys.stderr)
+        return 2
+    return common.run(parser(), words)

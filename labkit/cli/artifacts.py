@@ -1,0 +1,352 @@
+"""The command `labkit artifacts`: what the store holds, whether it is sound, and what may go."""
+
+import argparse
+import json
+import re
+import shutil
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from labkit.cli import common
+from labkit.core import InputError, recipes, wording
+from labkit.core.store import MANIFEST, TENSORS, Store, beside, discard, flaws, locked, parsed
+from labkit.core.wording import printable, reason
+
+# Only what bears a name the store gives is ever looked at, let alone deleted: a --store typed wrongly costs nothing.
+_NAME = re.compile(r"([0-9a-f]{16})|\.([0-9a-f]{16})\.(work|new)")
+_SHOWN = 3  # settings of a recipe that a summary names even where they have their usual values
+_VALUES = 6  # of a long list among the facts, those that are shown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact, or what a run that ended early left of one.
+
+    path        its folder
+    size        bytes of its files
+    built       when it was finished, or last touched if it never was, in seconds since 1970
+    summary     its recipe in one line
+    unfinished  whether it is a leftover; `key` is then that of the artifact it was to be
+    """
+
+    kind: str
+    key: str
+    path: Path
+    size: int
+    built: float
+    summary: str
+    unfinished: bool = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was built."""
+        return max(0.0, time.time() - self.built)
+
+    def __str__(self) -> str:
+        return printable(f"{self.kind} {self.key}")
+
+
+def add(commands: common.Commands) -> None:
+    """Adds `artifacts list|show|verify|prune` to the command line."""
+    text = "What has been built and is kept: dictionaries, networks, attacked images, rows of tables."
+    parser = commands.add_parser("artifacts", help="list, show, verify or prune what is kept", description=text)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    def action(name: str, run: Callable[..., int], text: str, *options: str) -> argparse.ArgumentParser:
+        return common.command(actions, name, run, text[0].lower() + text[1:].partition(".")[0], text, *options)
+
+    action("list", _list, "Kind, key, size, age and recipe of every artifact.", "store", "kind")
+    show = action("show", _show, "Recipe, facts, tensors and files of one artifact.", "store")
+    show.add_argument("key", metavar="KEY", help="its key, or enough of the beginning; KIND/KEY if two kinds share it")
+    action("verify", _verify, "Read every file and compare it with what was written. Status 1 if any differs.", "store")
+    text = "Say what would be deleted, or delete it. What a run is building is kept."
+    prune = action("prune", _prune, text, "store", "kind")
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="only what was built so many days ago")
+    prune.add_argument("--unfinished", action="store_true", help="leftovers of runs that ended early, no artifacts")
+    prune.add_argument("--yes", action="store_true", help="delete; without it, nothing is touched")
+
+
+def _list(options: argparse.Namespace) -> int:
+    store = _store(options)
+    found, left = (artifacts(store, kind=options.kind, unfinished=which) for which in (False, True))
+    _print_entries(found)
+    print(f"{_total(found)} in {store.root}")
+    if left:
+        print(f"and {wording.size(sum(e.size for e in left))} unfinished in {len(left)} (see prune --unfinished)")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    entry = find(_store(options), options.key)
+    inside = contents(entry)
+    print(f"{entry}, {wording.size(entry.size)}, built {wording.age(entry.age)} ago\n{printable(entry.path)}\n\nrecipe")
+    for line in json.dumps(inside.pop("recipe"), indent=2, ensure_ascii=False).split("\n"):
+        print(f"  {printable(line)}")
+    for title, rows in inside.items():
+        if rows:
+            print(f"\n{title}\n{textwrap.indent(common.columns(rows), '  ')}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    store = _store(options)
+    found, damaged = artifacts(store), []
+    with tqdm(total=sum(e.size for e in found), desc="reading", unit="B", unit_scale=True, delay=2) as bar:
+        for entry, wrong in verify(found):
+            bar.update(entry.size)
+            if wrong:
+                damaged.append((entry, wrong))
+    for entry, wrong in damaged:
+        for name, what in wrong.items():
+            print(f"{entry}: {printable(name)} {what}")
+    if damaged:
+        print(f"{len(damaged)} of {_total(found)} damaged; the next run that needs one builds it again")
+        return 1
+    print(f"{_total(found)} in {store.root}: all as written")
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    what = {"older_than": options.older_than, "kind": options.kind, "unfinished": options.unfinished}
+    gone, kept = [], []
+    for entry in prunable(_store(options), **what):
+        free = remove(entry) if options.yes else not in_use(entry)
+        (gone if free else kept).append(entry)
+    _print_entries(gone)
+    for entry in kept:
+        print(f"kept: {entry}, which a run is building")
+    if gone or options.yes:
+        done = "deleted" if options.yes else "would be deleted; add --yes to do it"
+        print(_total(gone, "leftover" if options.unfinished else "artifact"), done)
+    else:
+        print("nothing to delete")
+    return 0
+
+
+def _store(options: argparse.Namespace) -> Store:
+    store = Store(options.store or None)
+    if options.store and not store.root.is_dir():
+        raise InputError(f"there is no folder {store.root}; --store names the folder of artifacts")
+    return store
+
+
+def _total(entries: Sequence[Entry], noun: str = "artifact") -> str:
+    return f"{len(entries)} {noun}{'' if len(entries) == 1 else 's'}, {wording.size(sum(e.size for e in entries))},"
+
+
+def _print_entries(entries: Sequence[Entry]) -> None:
+    if entries:
+        rows = [(e.kind, e.key, wording.size(e.size), wording.age(e.age), e.summary) for e in entries]
+        width, align = shutil.get_terminal_size((160, 24)).columns, ("left", "left", "right", "right", "left")
+        for line in common.columns([("kind", "key", "size", "age", "recipe"), *rows], align).splitlines():
+            print(line if len(line) <= width else line[: width - 1] + "…")
+
+
+def artifacts(store: Store, *, kind: str = "", unfinished: bool = False) -> list[Entry]:
+    """The artifacts, of one kind or all: by kind, the newest first. Raises InputError on an unknown kind.
+
+    unfinished  instead, what runs that ended early have left, and what running ones are working on (`in_use` tells)
+    """
+    named = {
+        folder.name: [path for path in _listed(folder) if _NAME.fullmatch(path.name)]
+        for folder in _listed(store.root)
+        if not folder.name.startswith(".")
+    }
+    kinds = sorted(name for name, paths in named.items() if paths)
+    if kind and kind not in kinds:
+        raise InputError(
+            f"no artifacts of kind {kind!r} in {store.root}; there are {', '.join(kinds) or 'none at all'}"
+        )
+    found = [_entry(path) for name in kinds if kind in ("", name) for path in named[name] if path.is_dir()]
+    chosen = [entry for entry in found if entry and entry.unfinished == unfinished]
+    return sorted(chosen, key=lambda entry: (entry.kind, -entry.built, entry.key))
+
+
+def find(store: Store, key: str) -> Entry:
+    """The artifact whose key, or kind/key, begins with `key`. Raises InputError unless there is just one."""
+    kind, slash, start = key.rpartition("/")
+    found = [e for e in artifacts(store) if e.key.startswith(start.lower()) and (not slash or e.kind == kind)]
+    if not found:
+        where = f"{store.root}; `labkit artifacts list` shows the keys"
+        raise InputError(f"no artifact's key begins with {key!r} in {where}")
+    if len(found) > 1:
+        some = ", ".join(f"{entry.kind}/{entry.key}" for entry in found[:3]) + (", …" if len(found) > 3 else "")
+        raise InputError(f"{len(found)} artifacts begin with {key!r} ({some}); type more of the key, or KIND/KEY")
+    return found[0]
+
+
+def contents(entry: Entry) -> dict[str, Any]:
+    """What is in an artifact, its tensors not read. Raises InputError when it is too damaged to tell.
+
+    Its `recipe` is plain data; `facts`, `tensors` and `files` are lists of lines, each of a name and what to say of it.
+    """
+    try:
+        tensors = []
+        if (entry.path / TENSORS).is_file():
+            with safe_open(entry.path / TENSORS, "np") as stored:
+                for name in sorted(stored.keys(), key=_natural):
+                    part = stored.get_slice(name)
+                    tensors.append((name, part.get_dtype(), " × ".join(map(str, part.get_shape())) or "one number"))
+        return {
+            "recipe": parsed(entry.path / "recipe.json"),
+            "facts": [(name, _short(value)) for name, value in parsed(entry.path / "facts.json").items()],
+            "tensors": tensors,
+            "files": [(file.name, wording.size(file.stat().st_size)) for file in sorted(entry.path.iterdir())],
+        }
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"{entry} cannot be read ({reason(error)}); the next run that needs it builds it again"
+        ) from None
+
+
+def verify(entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, str]]]:
+    """Every artifact with what is wrong with its files, by file name; {} where all is as it was written."""
+    for entry in entries:
+        wrong = flaws(entry.path)
+        if entry.path.is_dir():  # else it was deleted, or is being built again, while we looked
+            yield entry, wrong
+
+
+def in_use(entry: Entry) -> bool:
+    """Whether a process is building (or mending) this artifact now."""
+    folder = _folder(entry)
+    try:
+        if beside(folder, "lock").exists():
+            with locked(folder, wait=False) as mine:
+                return not mine
+    except OSError:
+        pass  # a lock we may not even open is somebody else's
+    return beside(folder, "lock").exists()
+
+
+def prunable(store: Store, *, older_than: float | None = None, kind: str = "", unfinished: bool = False) -> list[Entry]:
+    """What `remove` may be called for: artifacts, or what `unfinished` runs have left.
+
+    older_than  days since it was built (or last touched)
+    kind        only of this kind
+
+    Raises InputError on an unknown kind, a number of days below 0, or when nothing narrows the choice.
+    """
+    if older_than is None and not kind and not unfinished:
+        raise InputError("say what may go: --older-than DAYS, --kind KIND, --unfinished, or several to narrow it down")
+    if older_than is not None and not older_than >= 0:
+        raise InputError(f"--older-than is a number of days, 0 or more; got {older_than:g}")
+    found = artifacts(store, kind=kind, unfinished=unfinished)
+    return [entry for entry in found if older_than is None or entry.age >= older_than * 86400]
+
+
+def remove(entry: Entry) -> bool:
+    """Deletes an artifact or a leftover; False, and nothing is touched, when a process is building it.
+
+    Raises InputError when the system does not let us.
+    """
+    try:
+        with locked(_folder(entry), wait=False) as mine:
+            if mine:
+                (shutil.rmtree if entry.unfinished else discard)(entry.path)
+            return mine
+    except FileNotFoundError:
+        return True  # another prune was faster
+    except OSError as error:
+        raise InputError(f"cannot delete {entry.path} ({error.strerror}); ask its owner, or mend its rights") from None
+
+
+def summary(plain: dict, depth: int = 2) -> str:
+    """A recipe (as `recipes.plain` writes it) in one line: what was chosen, and what differs from the usual.
+
+    Settings come in the order of the recipe's class, if it is one of `recipes`, and recipes within it last.
+    """
+    usual = _usual(plain.get("recipe"))
+    always = [name for name, value in usual.items() if not isinstance(value, dict) and name != "version"][:_SHOWN]
+    silent = {"recipe"} | ({"version"} - usual.keys())
+    words, inner = [], []
+    for name in sorted(plain.keys() - silent, key=[*usual, *plain].index):
+        value = plain[name]
+        if isinstance(value, dict):
+            if value.get("recipe") != "Images":  # `images` tells of those
+                within = summary(value, depth - 1) if depth > 1 else ""
+                inner.append(f"{name}({within})" if within else name)
+        elif value != usual.get(name) or (name in always and value is not None):
+            words.append(str(value) if name in ("name", "network") else f"{name}={_word(value)}")
+    return " ".join(words + inner)
+
+
+def images(plain: Any) -> str:
+    """The digests of the images that a recipe speaks of, six digits each; "" when it names none."""
+    if isinstance(plain, dict) and plain.get("recipe") == "Images":
+        return ":".join(digest[:6] for digest in str(plain.get("digest")).split(":"))
+    parts = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
+    return next(filter(None, map(images, parts)), "")
+
+
+def _entry(path: Path) -> Entry | None:
+    """What lies in a folder that the store has named; None when it was deleted while we looked."""
+    key, left, why = _NAME.fullmatch(path.name).groups()
+    size, touched = 0, 0.0
+    try:
+        for file in [path, *path.rglob("*")]:
+            stat = file.lstat()
+            size += stat.st_size if file.is_file() else 0
+            touched = max(touched, stat.st_mtime)
+        built = (path / MANIFEST).stat().st_mtime if key and (path / MANIFEST).is_file() else touched
+    except OSError:
+        return None
+    what = {"work": "kept for a run to go on from", "new": "half written or half deleted"}.get(why) or _described(path)
+    return Entry(path.parent.name, key or left, path, size, built, what, unfinished=not key)
+
+
+def _described(path: Path) -> str:
+    try:
+        plain = parsed(path / "recipe.json")
+        of = images(plain)
+        return printable((f"on {of}: " if of else "") + summary(plain))
+    except (OSError, ValueError, RecursionError):
+        return "its recipe cannot be read"
+
+
+def _usual(name: Any) -> dict[str, Any]:
+    """The defaults of a recipe's class, by field, in order; {} when the class is not one of `recipes`."""
+    known = getattr(recipes, str(name), None)
+    if not is_dataclass(known):
+        return {}
+    made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(known)}
+    return {field: recipes.plain(default) for field, default in made.items() if default is not MISSING}
+
+
+def _natural(name: str) -> list:
+    """A sorting key that has layer 2 before layer 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(_word, value)) + "]" if len(value) <= 4 else f"[{len(value)} values]"
+    if isinstance(value, dict):
+        return str(value.get("recipe", "{…}"))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 2 * _VALUES:
+        return f"{json.dumps(value[:_VALUES], ensure_ascii=False)[:-1]}, … {len(value) - _VALUES} more]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # not there yet, or not a folder, or not ours to read
+        return []
+
+
+def _folder(entry: Entry) -> Path:
+    """Where the artifact lies, or will, whose lock says who may touch the entry."""
+    return entry.path.parent / entry.key

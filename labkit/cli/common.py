@@ -1,0 +1,92 @@
+"""What the commands share: their options, how they end, and tables for a terminal."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from labkit.core import InputError, profiles, recipes
+from labkit.core.wording import printable
+
+if TYPE_CHECKING:  # torch is imported where it is needed: `--help` does not wait for it
+    from labkit.evaluation import Workbench
+
+Commands = argparse._SubParsersAction
+
+_DATASETS = "fashion, photos, cifar10, imagenet10, imagenet or folder:PATH"
+_ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or retrained=yes"
+_OPTIONS = {
+    "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},
+    "dataset": {"default": "fashion", "help": f"{_DATASETS} (default: %(default)s)"},
+    "resolution": {"type": int, "default": 0, "metavar": "N", "help": "side in pixels (default: as stored)"},
+    "seed": {"type": int, "default": 0, "help": "of all that is learned (default: %(default)s)"},
+    "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
+    "kind": {"default": "", "help": "only this kind"},
+    "data-root": {"default": "", "metavar": "D", "help": "folder of downloaded data sets"},
+    "store": {"default": "", "metavar": "D", "help": "folder of artifacts (default: the lab's own)"},
+    "parts": {"default": "", "metavar": "A,B", "help": "only these, the others as measured before"},
+}
+
+
+def command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], brief: str, text: str, *options: str
+) -> argparse.ArgumentParser:
+    """Adds a command with shared `options`. `run` does the work, imports what is heavy, and returns the status."""
+    parser = commands.add_parser(name, help=brief, description=text)
+    parser.set_defaults(run=run)
+    return add_options(parser, *options)
+
+
+def add_options(parser: argparse.ArgumentParser, *names: str) -> argparse.ArgumentParser:
+    """Adds options that several commands have, each with the same meaning everywhere."""
+    for name in names:
+        parser.add_argument(f"--{name}", **_OPTIONS[name])
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 130 interrupted."""
+    options = parser.parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"labkit: {message}", file=sys.stderr)
+            return options.run(options)
+    except InputError as error:
+        print(f"labkit: {printable(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("labkit: stopped; the same command takes up again with what is already built", file=sys.stderr)
+        return 130
+
+
+def lab(options: argparse.Namespace, dataset: str = "") -> profiles.Profile:
+    """The profile that the options choose, on their data set or another one. Raises InputError on a bad seed."""
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed is a whole number from 0 to {2**32 - 1}; got {options.seed}")
+    chosen = profiles.profile(options.profile, dataset=dataset or options.dataset, resolution=options.resolution)
+    return recipes.reseed(chosen, options.seed)
+
+
+def workbench(options: argparse.Namespace) -> "Workbench":
+    """The workbench over the options' store; only the first rank shows progress."""
+    from labkit.core import distributed
+    from labkit.evaluation import Workbench
+
+    return Workbench(options.store, data_root=options.data_root, progress=distributed.rank() == 0)
+
+
+def listed(text: str) -> list[str]:
+    """The words of an option such as "A,B"."""
+    return [part for part in text.split(",") if part]
+
+
+def columns(rows: Iterable[Sequence[object]], align: Sequence[str] = ()) -> str:
+    """Rows of cells under each other for a terminal, a line each, whatever the cells hold.
+
+    align  "left" or "right" for each column; () for all to the left
+    """
+    from tabulate import tabulate
+
+    cells = [[printable(cell) for cell in row] for row in rows]
+    return tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align or None)

@@ -1,0 +1,198 @@
+"""The command `labkit doctor`: what an installation is made of, and what to do about what is wrong with it."""
+
+import argparse
+import importlib
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from labkit.cli import common
+from labkit.core import InputError, wording
+from labkit.core.wording import reason
+
+_PYTHON = (3, 11)
+_DISK, _MEMORY = 5 * 2**30, 4 * 2**30  # bytes below which a quick report may not come to its end
+_PINS = Path(__file__).resolve().parents[2] / "constraints.txt"  # there in a clone; it is not installed
+_AGAIN = "install again with `pip install -c constraints.txt -e '.[all]'`"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    advice  a sentence on what to do, "" where all is well
+    fatal   whether labkit cannot be used as long as that is not done
+    """
+
+    what: str
+    found: str
+    advice: str = ""
+    fatal: bool = False
+
+
+def add(commands: common.Commands) -> None:
+    """Adds `doctor` to the command line."""
+    text = "Look at this installation and say what to do. Exit status 1 if labkit cannot be used as it is."
+    common.command(commands, "doctor", _doctor, "what is wrong with an installation", text, "store")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    worst = 0
+    for finding in examine(options.store):
+        sign = "  " if not finding.advice else "!!" if finding.fatal else "! "
+        print(f"{sign} {finding.what:<12} {finding.found}", flush=True)
+        if finding.advice:
+            print(f"   {'':<12} -> {finding.advice}")
+        worst = max(worst, 1 + finding.fatal if finding.advice else 0)
+    print(("all is well", "labkit works; what is marked ! may matter to you", "labkit cannot work like this")[worst])
+    return int(worst == 2)
+
+
+def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
+    """Everything worth a look, the quick things first. `store` as for `Store`; `pins` is constraints.txt."""
+    yield _python()
+    yield _packages(pins)
+    for look in (_torch, _torchvision, _numba, _gpu):
+        yield _tried(look)
+    yield _browser()
+    yield from _store(store)
+    yield _memory()
+
+
+def _python() -> Finding:
+    old = sys.version_info < _PYTHON
+    return Finding(
+        "Python", platform.python_version(), "use Python {}.{} or newer".format(*_PYTHON) if old else "", old
+    )
+
+
+def _packages(pins: Path) -> Finding:
+    """Whether what labkit needs is there, in the versions that were tested together."""
+    try:
+        lines = metadata.requires("labkit") or []
+    except metadata.PackageNotFoundError:
+        return Finding("packages", "labkit is used without being installed", _AGAIN)
+    needed = {re.match(r"[\w.-]+", line)[0]: "extra ==" in line for line in lines}
+    absent = {name: extra for name, extra in needed.items() if _version(name) is None}
+    if missing := [name for name, extra in absent.items() if not extra]:
+        return Finding("packages", f"missing: {', '.join(missing)}", _AGAIN, fatal=True)
+    there = f"{len(needed) - len(absent)} of the {len(needed)} that labkit names"
+    if not pins.is_file():
+        why = "not compared with tested versions (no constraints.txt beside the package)"
+        return Finding("packages", f"{there}; {why}")
+    tested = dict(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text(), re.M))
+    other = [
+        f"{name} {found} (tested: {version})"
+        for name, version in sorted(tested.items())
+        if (found := _version(name)) is not None and found.partition("+")[0] != version
+    ]
+    if other:
+        some = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        return Finding("packages", f"{there}; other versions than were tested together: {some}", _AGAIN)
+    if absent:
+        advice = f"for notebooks, reports and tests, {_AGAIN}"
+        return Finding("packages", f"{there}; without {', '.join(absent)}", advice)
+    return Finding("packages", f"{there}, in the versions that were tested together")
+
+
+def _torch() -> Finding:
+    import torch
+
+    found = f"{torch.__version__}, {torch.get_num_threads()} threads"
+    ok = float(torch.ones(3).sum()) == 3
+    return Finding("torch", found, "" if ok else f"it cannot add: {_AGAIN}", not ok)
+
+
+def _torchvision() -> Finding:
+    from labkit.core import torchvision_shim
+
+    guarded = "; its compiled operators do not load beside this torch, and labkit does without" * bool(
+        torchvision_shim._schemas
+    )
+    return Finding("torchvision", torchvision_shim.torchvision.__version__ + guarded)
+
+
+def _numba() -> Finding:
+    """Whether compiled loops are kept between runs; it takes numba ten seconds to make them."""
+    atoms = importlib.import_module("labkit.csc.atoms")
+    compiled = next(value for value in vars(atoms).values() if hasattr(value, "py_func"))
+    folder = Path(compiled._cache.cache_path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return Finding("numba", f"keeps compiled loops in {folder}")
+    except OSError as error:
+        advice = "let the environment variable NUMBA_CACHE_DIR name a folder you may write to"
+        return Finding("numba", f"compiles anew in every run: {folder} cannot be written ({reason(error)})", advice)
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        float(torch.ones(3, device="cuda").sum())
+        return Finding("GPU", f"{properties.name}, {wording.size(properties.total_memory)}, CUDA {torch.version.cuda}")
+    if shutil.which("nvidia-smi"):
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        advice = "install a torch and a torchvision for its driver (pytorch.org), or go on by the CPU"
+        return Finding("GPU", f"there seems to be one, but torch ({built}) cannot use it", advice)
+    return Finding("GPU", "none; everything runs on the CPU")
+
+
+def _browser() -> Finding:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
+    return Finding("browser", found or "none", "" if found else advice)
+
+
+def _store(store: str) -> Iterator[Finding]:
+    """Whether artifacts can be written and locked, and what room there is for them. Leaves nothing behind."""
+    from labkit.core.store import Store, locked
+
+    advice = "name another folder with --store or the environment variable LABKIT_STORE"
+    try:
+        root = Store(store).root
+        near = next(folder for folder in (root, *root.parents) if folder.exists())
+        with tempfile.TemporaryDirectory(prefix=".labkit-", dir=near) as scratch:
+            with locked(Path(scratch) / "trial", wait=False) as mine:
+                works = mine
+    except (InputError, OSError, NotImplementedError) as error:
+        yield Finding("store", f"cannot be written ({reason(error)})", advice, fatal=True)
+        return
+    yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
+    free = shutil.disk_usage(near).free
+    more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
+    yield Finding("disk", f"{wording.size(free)} free for it", more if free < _DISK else "")
+
+
+def _memory() -> Finding:
+    try:
+        (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    except (OSError, ValueError):
+        return Finding("memory", "this system does not say")
+    size = int(free) * 1024
+    advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
+    return Finding("memory", f"{wording.size(size)} available", advice)
+
+
+def _tried(look: Callable[[], Finding]) -> Finding:
+    """A look at a package that may not even load."""
+    try:
+        return look()
+    except Exception as error:
+        what = look.__name__.strip("_")
+        return Finding(what, f"does not work ({type(error).__name__}: {reason(error)})", _AGAIN, what != "gpu")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

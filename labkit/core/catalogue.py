@@ -1,0 +1,58 @@
+"""Attacks and defenses by the names that recipes use: where each is, and what tables call it. Loads none of them."""
+
+import importlib
+from typing import Any, NamedTuple
+
+
+class Named(NamedTuple):
+    """One attack or defense.
+
+    where  module:function, or module:class
+    label  its name in tables
+    cost   of a defense: how many test images its rows rest on, "fast", "slow" or "slowest" (`profiles.Rivals`)
+    given  of a defense: what its recipe needs besides the name, "like" or "victim" (`recipes.DefenseRecipe`)
+    """
+
+    where: str
+    label: str
+    cost: str = "fast"
+    given: str = ""
+
+    def load(self) -> Any:
+        """The function or class itself."""
+        module, _, name = self.where.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+ATTACKS = {
+    "fgsm": Named("labkit.attacks.gradient_based:fgsm", "FGSM"),
+    "bim": Named("labkit.attacks.gradient_based:bim", "BIM"),
+    "pgd": Named("labkit.attacks.gradient_based:pgd", "PGD"),
+    "deepfool": Named("labkit.attacks.minimum_norm:deepfool", "DeepFool"),
+    "cw": Named("labkit.attacks.minimum_norm:cw", "CW"),
+    "ddn": Named("labkit.attacks.minimum_norm:ddn", "DDN"),
+    "universal": Named("labkit.attacks.universal_perturbation:universal", "Uni"),
+    "lowfreq": Named("labkit.attacks.low_frequency:lowfreq", "Low-pass PGD"),
+    "square": Named("labkit.attacks.black_box:square", "Square"),
+    "autoattack": Named("labkit.attacks.auto_attack:autoattack", "AutoAttack"),
+    "noise": Named("labkit.attacks.black_box:noise", "Noise"),
+}
+# In the order of their rows.
+DEFENSES = {
+    "jpeg": Named("labkit.defenses.filters:JPEG", "JPEG"),
+    "bits": Named("labkit.defenses.filters:BitDepth", "Bit depth"),
+    "median": Named("labkit.defenses.filters:Median", "Median"),
+    "nlm": Named("labkit.defenses.nonlocal_means:NonLocalMeans", "Non-local means"),
+    "lowpass": Named("labkit.defenses.filters:LowPass", "Blur of STL's PSNR", given="like"),
+    "tvm": Named("labkit.defenses.tvm:TVM", "TVM"),
+    "quilting": Named("labkit.defenses.quilting:Quilting", "Quilting", "slow"),
+    "tvm-quilting": Named("labkit.defenses.ensembles:tvm_quilting", "TVM+quilt", "slow"),
+    "crops": Named("labkit.defenses.ensembles:crops", "Crop-Ens", "slow"),
+    "deflection": Named("labkit.defenses.deflection:PixelDeflection", "PD-Ens", "slow"),
+    "magnet": Named("labkit.defenses.magnet:MagNet", "MagNet"),
+    "pixeldefend": Named("labkit.defenses.pixeldefend:PixelDefend", "PixelDefend", "slowest"),
+    "d3": Named("labkit.defenses.d3:D3", "D3", "slow"),
+    "sap": Named("labkit.defenses.sap:SAP", "SAP"),
+    "magnet-detector": Named("labkit.defenses.ensembles:magnet_detector", "MagNet detector"),
+    "lid": Named("labkit.defenses.lid:LID", "LID", given="victim"),
+}

@@ -1,0 +1,363 @@
+"""Recipes: frozen settings of everything that can be built.
+
+A recipe names everything that changes an artifact and nothing else: never the device, the number of
+processes or the place of the data. Nesting gives the tree of what depends on what; `store` hashes it.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from labkit.core.catalogue import ATTACKS, DEFENSES
+
+# Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
+# it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
+LATER = {"later": True}
+# How the size of an attack is written in each norm; in all others, as a relative L2 measure.
+_SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg"}
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which images. `name` as for `loaders.load`; sizes None mean all; `resolution` None means as stored."""
+
+    name: str = "fashion"
+    resolution: int | None = None
+    train: int | None = None
+    test: int | None = None
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name as tables give it: a folder without the way to it, which is nobody else's business."""
+        kind, _, path = self.name.partition(":")
+        return f"{kind}:{Path(path).name}" if path else kind
+
+
+@dataclass(frozen=True)
+class DictionaryRecipe:
+    """How one convolutional dictionary is learned (paper, Eq. 2; the paper's K, S and λ are the defaults).
+
+    `images` training images are drawn and read up to `passes` times in batches of `batch`; `held` others are kept
+    aside, and learning stops when a pass lowers their objective by less than the share `stop`. `method` is one of
+    `cdl.METHODS`. Fields below `lam` are choices on which the paper is silent.
+
+    norm  "whole": a filter has unit norm over all its channels, as in the authors' released dictionaries; "channel":
+          each channel of a filter by itself, as in Eq. 2 (`cdl.NORMS`)
+    """
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    K: int = 64
+    S: int = 8
+    lam: float = 0.2
+    lowpass: float = 5.0
+    pad: int = 16
+    boundary: str = "circular"
+    images: int = 1000
+    passes: int = 4
+    batch: int = 50
+    gap_tol: float = 0.02
+    method: str = "online"
+    held: int = 50
+    stop: float = 0.002
+    norm: str = field(default="whole", metadata=LATER)
+    seed: int = 0
+    version: int = 2
+
+
+@dataclass(frozen=True)
+class TransformRecipe:
+    """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
+
+    dim   share of the low-pass part's contrast, about each image's mean, that T hands on; the paper's T hands on all
+    bits  a channel to which T(x) is rounded, as a file of pixels would be; 0 for not rounded
+    """
+
+    dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
+    lam: float = 0.2
+    lowpass: float = 5.0
+    pad: int = 16
+    boundary: str = "circular"
+    gap_tol: float = 0.01
+    dim: float = field(default=1.0, metadata=LATER)
+    bits: int = field(default=0, metadata=LATER)
+    version: int = 2
+
+    @property
+    def label(self) -> str:
+        """The paper's name in tables."""
+        return "STL" if self.dim == 1 else f"STL (low-pass ×{self.dim:g})"
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.dictionary.data
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, known by its content; made by `networks.fingerprint`."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class DaeRecipe:
+    """The denoising autoencoder whose features make the clusters: three blocks of `width` channels and their mirror.
+
+    noise  standard deviation of the Gaussian noise, for pixels in [0, 1]
+    held   share of the training images that is kept aside to measure the reconstruction on
+    """
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    width: int = 32
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 1e-3
+    noise: float = 0.15
+    held: float = 0.05
+    seed: int = 0
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class StrataRecipe:
+    """The clusters of the training images (paper, Section 3.4), and how an image is voted to one of them.
+
+    clusters    M: 4 for CIFAR-10 and ImageNet-10 in the paper, 10 for ImageNet
+    components  of the principal component analysis before k-means; fewer where there are fewer features or images
+    neighbours  k of the vote, on which the paper is silent
+    """
+
+    dae: DaeRecipe = field(default_factory=DaeRecipe)
+    clusters: int = 4
+    components: int = 128
+    neighbours: int = 15
+    seed: int = 0
+    version: int = 1
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.dae.data
+
+
+@dataclass(frozen=True)
+class StratifiedRecipe:
+    """STL (cluster): an image is voted to a cluster, and coded with the dictionary learned from that cluster alone.
+
+    `transform` says how each cluster's dictionary is learned (from up to `images` images of the cluster) and used.
+    """
+
+    strata: StrataRecipe = field(default_factory=StrataRecipe)
+    transform: TransformRecipe = field(default_factory=TransformRecipe)
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        """The paper's name in tables."""
+        dim = self.transform.dim
+        return "STL (cluster)" if dim == 1 else f"STL (cluster, low-pass ×{dim:g})"
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.transform.data
+
+    @property
+    def dictionaries(self) -> "tuple[ClusterRecipe, ...]":
+        """The dictionary of every cluster."""
+        learned = self.transform.dictionary
+        return tuple(ClusterRecipe(self.strata, cluster, learned) for cluster in range(self.strata.clusters))
+
+
+@dataclass(frozen=True)
+class ClusterRecipe:
+    """The dictionary of one cluster, counted from 0, of a StratifiedRecipe."""
+
+    strata: StrataRecipe
+    cluster: int
+    dictionary: DictionaryRecipe
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.dictionary.data
+
+
+@dataclass(frozen=True)
+class AdversarialTraining:
+    """Part of every batch is replaced by adversarial images made against the network as it is at that moment.
+
+    Kurakin, Goodfellow & Bengio, "Adversarial machine learning at scale", ICLR 2017, Section 3: half of each batch,
+    and 0.3 as the weight of an adversarial image's loss beside a clean one's. They draw the attack's size anew for
+    each image; the paper's comparison (Table 8) trains with FGSM at dissimilarity 0.08, which are the defaults here.
+    `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)` is that of Madry et al. (ICLR 2018), and what
+    thermometer encoding is best with in its own publication.
+
+    attack  "fgsm", "bim" or "pgd", of `labkit.attacks`, against the true classes. Kurakin et al. find that a network
+            may then read the class off what a one-step attack has done ("label leaking"): its accuracy under FGSM,
+            with which it was trained, does not tell how robust it is
+    norm    "dissimilarity", "l2" or "linf", as for AttackRecipe
+    steps   of "bim" and "pgd"
+    share   of each batch that is adversarial
+    weight  of the loss of an adversarial image; that of a clean one is 1
+    """
+
+    attack: str = "fgsm"
+    size: float = 0.08
+    norm: str = "dissimilarity"
+    steps: int = 1
+    share: float = 0.5
+    weight: float = 0.3
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla").
+
+    With `weights`, it is not trained but loaded, and the fields of training count for nothing.
+
+    erase        side of a square that is blanked in each training image, as a share of the image's; 0 for none
+    levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
+    adversarial  how adversarial images are mixed into its training; None for not at all
+    mirrored     whether it decides by the mean of its logits for an image and for its mirror image (once trained)
+    """
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    network: str = "vgg16"
+    width: float = 0.25
+    epochs: int = 12
+    batch: int = 64
+    lr: float = 0.05
+    weight_decay: float = 5e-4
+    augment: bool = True
+    transform: "TransformRecipe | StratifiedRecipe | DefenseRecipe | None" = None
+    weights: Weights | None = None
+    erase: float = field(default=0.0, metadata=LATER)
+    levels: int = field(default=0, metadata=LATER)
+    adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
+    mirrored: bool = field(default=False, metadata=LATER)
+    seed: int = 0
+    version: int = 2
+
+    @property
+    def label(self) -> str:
+        """The name of a defense that lies in the network itself, as the paper writes it; "" for none."""
+        return " + ".join(name for name, there in (("TE", self.levels), ("Adv Training", self.adversarial)) if there)
+
+    @property
+    def undefended(self) -> "ClassifierRecipe":
+        """The same network without any defense in it or before it."""
+        return replace(self, transform=None, levels=0, adversarial=None)
+
+
+@dataclass(frozen=True)
+class DefenseRecipe:
+    """A competitor by its name in `labkit.defenses`, fitted to training images where it needs any.
+
+    options  what differs from its published settings, as (keyword, value) pairs
+    like     the STL whose mean PSNR on training images a plain blur is given
+    victim   the network whose activations a detector looks at
+    """
+
+    name: str
+    data: DataRecipe = field(default_factory=DataRecipe)
+    options: tuple[tuple[str, Any], ...] = ()
+    like: TransformRecipe | None = None
+    victim: ClassifierRecipe | None = None
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        """The paper's name in tables, where it has one."""
+        name = DEFENSES[self.name].label if self.name in DEFENSES else self.name
+        told = dict(self.options)
+        return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
+
+
+@dataclass(frozen=True)
+class AttackRecipe:
+    """An attack by its name in `labkit.attacks`, how far it may go, and how long it tries.
+
+    size   in the unit of `norm`; 0 for the clean image
+    norm   "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
+           over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
+    steps  of iterative attacks; queries of those that only ask; AutoAttack sets its own
+    draws  of a random defense for each gradient, by an attacker who knows it (expectation over transformation)
+    loss   of "pgd": "log-odds" or "margin" (`attacks.common`)
+    stored whether the images are rounded to 8 bits in the end, as a file would, and still within the size
+    """
+
+    name: str = "fgsm"
+    size: float = 0.08
+    steps: int = 1
+    norm: str = "dissimilarity"
+    restarts: int = 1
+    draws: int = field(default=20, metadata=LATER)
+    loss: str = field(default="log-odds", metadata=LATER)
+    stored: bool = field(default=False, metadata=LATER)
+    version: int = 2
+
+    def __post_init__(self):
+        # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
+        if self.name == "autoattack":
+            object.__setattr__(self, "steps", 50)
+
+    @property
+    def label(self) -> str:
+        """The name used in tables, as the paper writes it: `FGSM-0.08`, or `Clean`."""
+        if self.name == "clean":
+            return "Clean"
+        size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
+        loss = "" if self.loss == "log-odds" else f" {self.loss}"
+        name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper()
+        return name + size + loss + " 8 bits" * self.stored
+
+
+def rebase(recipe: Any, data: DataRecipe) -> Any:
+    """The same recipe with every DataRecipe inside it replaced by `data`."""
+    if isinstance(recipe, DataRecipe):
+        return data
+    if not dataclasses.is_dataclass(recipe):
+        return recipe
+    return replace(recipe, **{f.name: rebase(getattr(recipe, f.name), data) for f in dataclasses.fields(recipe)})
+
+
+def reseed(recipe: Any, seed: int) -> Any:
+    """The same recipe with every seed of something trained replaced; which images are drawn stays as it is."""
+    if not dataclasses.is_dataclass(recipe) or isinstance(recipe, DataRecipe):
+        return recipe
+    changed = {f.name: reseed(getattr(recipe, f.name), seed) for f in dataclasses.fields(recipe)}
+    return replace(recipe, **changed | ({"seed": seed} if "seed" in changed else {}))
+
+
+def plain(recipe: Any, digest: str = "") -> Any:
+    """A recipe as nested dicts, lists and scalars, each dataclass tagged with its class in `"recipe"`.
+
+    With `digest`, each DataRecipe becomes that digest: an artifact depends on the images, not on where they lie.
+    Fields marked LATER are left out while they have their default.
+    """
+    if digest and isinstance(recipe, DataRecipe):
+        return {"recipe": "Images", "digest": digest}
+    if isinstance(recipe, Weights):
+        return {"recipe": "Weights", "digest": recipe.digest}
+    if dataclasses.is_dataclass(recipe):
+        told = {
+            f.name: plain(getattr(recipe, f.name), digest)
+            for f in dataclasses.fields(recipe)
+            if not (f.metadata.get("later") and getattr(recipe, f.name) == f.default)
+        }
+        return {"recipe": type(recipe).__name__, **told}
+    if isinstance(recipe, (tuple, list)):
+        return [plain(item, digest) for item in recipe]
+    if isinstance(recipe, dict):
+        return {key: plain(item, digest) for key, item in recipe.items()}
+    if isinstance(recipe, float) and not math.isfinite(recipe):
+        return str(recipe)  # JSON has no infinity, but no low-pass part at all is one (`split`)
+    return recipe
+
+
+def canonical(recipe: Any, digest: str = "") -> str:
+    """`plain` as JSON with sorted keys and no spaces: equal recipes give equal text, which `store` hashes."""
+    return json.dumps(plain(recipe, digest), sort_keys=True, separators=(",", ":"), allow_nan=False)

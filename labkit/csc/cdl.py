@@ -1,0 +1,284 @@
+"""Convolutional dictionary learning (CDL) from statistics that add.
+
+Filters have support S, so all that the filter update needs to know of the codes are their correlations at lags below
+S: K·K·(2S−1)² + K·C·S² numbers, whatever the number and the size of the images. They add over images, batches and
+processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.core import InputError, distributed
+from labkit.core import checkpoint as checkpoint_file
+from labkit.core.checkpoint import draws
+from labkit.core.recipes import DictionaryRecipe, canonical
+from labkit.csc import cbpdn, conv
+from labkit.csc.codes import Codes
+from labkit.csc.tikhonov import extend, split
+
+METHODS = ("online", "batch")
+NORMS = ("whole", "channel")
+_UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
+_FAR = 1e300  # an objective that any other is below, and that JSON can hold
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Sufficient statistics of codes z and images x for the filter update; `a + b` and `0.9 * a` do what they say.
+
+    ztz (K, K, 2S−1, 2S−1) and ztx (K, C, S, S) as `conv.correlations`; xtx is Σ‖x‖²; count, of images.
+    """
+
+    ztz: Tensor
+    ztx: Tensor
+    xtx: Tensor
+    count: float
+
+    def __add__(self, other: "Stats") -> "Stats":
+        return Stats(self.ztz + other.ztz, self.ztx + other.ztx, self.xtx + other.xtx, self.count + other.count)
+
+    def __rmul__(self, decay: float) -> "Stats":
+        return Stats(decay * self.ztz, decay * self.ztx, decay * self.xtx, decay * self.count)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where `learn` stands: batches done of all, and objectives per image, each under the filters it was coded with.
+
+    objective  of the latest batch; held, of the images kept aside, after a whole pass (otherwise None)
+    """
+
+    done: int
+    total: int
+    objective: float
+    held: float | None = None
+
+
+def statistics(z: Tensor | Codes, x: Tensor, S: int) -> Stats:
+    """Stats of codes z, (B, K, H, W) or `Solution.code`, of images x (B, C, H, W) for filters of S×S, in float64."""
+    ztz, ztx = conv.correlations(z, x, S)
+    return Stats(ztz, ztx, x.double().square().sum(), len(x))
+
+
+def loss(d: Tensor, stats: Stats) -> Tensor:
+    """½ Σ‖x − Σₖ dₖ ∗ zₖ‖² over everything in `stats`, in float64, without seeing an image again."""
+    d = d.double()
+    return 0.5 * stats.xtx - (d * stats.ztx).sum() + 0.5 * (d * _normal(d, _spectrum(stats.ztz))).sum()
+
+
+def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "whole") -> Tensor:
+    """Filters that minimise `loss` subject to ‖dₖ‖ ≤ 1, started from d (K, C, S, S).
+
+    With norm "channel", subject to ‖dₖ,c‖ ≤ 1 for every channel c.
+
+    Accelerated projected gradient (FISTA, with restart) on the statistics. Without the constraint, of which Eq. 2 of
+    the paper says nothing, the codes could shrink to nothing while the filters grow.
+    """
+    spectrum = _spectrum(stats.ztz)
+    point = ahead = d.double()
+    step = 1 / max(_largest(spectrum), 1e-30)
+    momentum = 1.0
+    for _ in range(max_iter):
+        moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx), norm)
+        if ((ahead - moved) * (moved - point)).sum() > 0:
+            momentum = 1.0
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = moved + (momentum - 1) / following * (moved - point)
+        point, momentum = moved, following
+    return point.to(d.dtype)
+
+
+def learn(
+    images,
+    recipe: DictionaryRecipe,
+    *,
+    callback: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> Tensor:
+    """A dictionary of K unit-norm filters (K, C, S, S) for the high-pass part of natural images (see `recipe.norm`).
+
+    Alternates between codes with fixed filters and filters with fixed codes (paper, Section 3.3). `recipe.method` is
+
+    "online"  filters are updated after every batch, from statistics that remember about one pass, so that codes
+              made with old filters fade (Mairal et al., JMLR 2010)
+    "batch"   filters are updated once a pass, from the statistics of all images
+
+    The paper updates filters by consensus ADMM in the Fourier domain, whose memory grows with the number and the size
+    of the images; `update` solves the same problem.
+
+    Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops before
+    `recipe.passes` when a pass lowers the objective of `recipe.held` images kept aside by less than the share
+    `recipe.stop`.
+
+    Within `distributed.session` each rank codes its share of every batch, the statistics are added up in one message,
+    and every rank makes the same update of the filters: what is learned is what one rank learns, up to rounding.
+
+    images      `images.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
+    callback    called with a Progress after every batch
+    checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
+    """
+    if recipe.method not in METHODS:
+        raise InputError(f"unknown method {recipe.method!r} of learning; choose from {', '.join(METHODS)}")
+    if recipe.norm not in NORMS:
+        raise InputError(f"unknown norm {recipe.norm!r} of filters; choose from {', '.join(NORMS)}")
+    chosen, aside = _drawn(images, recipe)
+    batches = -(-len(chosen) // recipe.batch)
+    run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
+    file = Path(checkpoint) / "learning.safetensors" if checkpoint is not None else None
+    found = distributed.first(lambda: checkpoint_file.read(file, run)) if file else None
+    if found:
+        tensors, facts = found
+        d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
+        memory = Stats(**tensors, count=facts["count"])
+    else:
+        d, done, best, over, memory = start(images, recipe), 0, _FAR, False, None
+    for step in range(done, recipe.passes):
+        if over:
+            break
+        generator = draws(recipe.seed, step)
+        memory = memory if recipe.method == "online" else None
+        for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
+            x = _high(images.x[distributed.shard(part)], recipe)
+            solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
+            fresh = _everyones(statistics(solution.code, x, recipe.S))
+            memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
+            last, held = n + 1 == batches, None
+            if recipe.method == "online" or last:
+                d = update(d, memory, norm=recipe.norm)
+                d = _revive(d, _use(memory), x - solution.synthesis, generator)
+            if last and len(aside):
+                held = _held(d, images.x[distributed.shard(aside)], recipe)
+                over, best = held > (1 - recipe.stop) * best, min(best, held)
+            if callback or distributed.world() > 1:
+                reached = _mean(solution.objective(x, recipe.lam))
+            if callback:
+                callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
+        if file and distributed.rank() == 0:
+            tensors = {"d": d, "ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
+            facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count}
+            checkpoint_file.write(file, run, tensors, facts)
+    return _unit(d, recipe.norm)
+
+
+def start(images, recipe: DictionaryRecipe) -> Tensor:
+    """The filters `learn` starts from: patches of the high-pass images that it draws."""
+    chosen, _ = _drawn(images, recipe)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    return patches(_high(images.x[chosen[: 4 * recipe.batch]], recipe), recipe.K, recipe.S, generator)
+
+
+def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
+    """The positions of the images to learn from, and of those to keep aside."""
+    count = min(recipe.images, len(images.x))
+    if count == 0:
+        raise InputError("a dictionary cannot be learned from no images")
+    drawn = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(recipe.seed))
+    return drawn[:count], drawn[count : count + recipe.held]
+
+
+def _fade(recipe: DictionaryRecipe, batches: int) -> float:
+    """What the statistics keep when a batch is added: all of it, or what makes them remember about one pass."""
+    return 1 - 1 / batches if recipe.method == "online" else 1.0
+
+
+def _use(memory: Stats) -> Tensor:
+    """How much each filter is used: Σ z², (K,)."""
+    middle = memory.ztz.shape[-1] // 2
+    return memory.ztz[:, :, middle, middle].diagonal()
+
+
+def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
+    """The objective per image of images that were not learned from; x is this rank's share of them."""
+    x = _high(x, recipe)
+    solution = cbpdn.solve(x, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
+    return _mean(solution.objective(x, recipe.lam))
+
+
+def _mean(objectives: Tensor) -> float:
+    """The mean over the images of all ranks."""
+    if distributed.world() == 1:
+        return float(objectives.mean())
+    count = torch.tensor(len(objectives), device=objectives.device)
+    total, count = distributed.all_reduce(objectives.double().sum(), count)
+    return float(total / count)
+
+
+def _everyones(stats: Stats) -> Stats:
+    """The sum over all ranks."""
+    if distributed.world() == 1:
+        return stats
+    count = torch.tensor(stats.count, device=stats.ztz.device)
+    *sums, count = distributed.all_reduce(stats.ztz, stats.ztx, stats.xtx, count)
+    return Stats(*sums, count.item())
+
+
+def _high(x: Tensor, recipe: DictionaryRecipe) -> Tensor:
+    high = split(x, recipe.lowpass, recipe.pad)[1] if len(x) else x  # more ranks than images leave some without any
+    return high if recipe.boundary == "circular" else extend(high, recipe.S - 1)
+
+
+def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
+    """K patches of S×S from images x (B, C, H, W), of unit norm, the liveliest of ten times as many."""
+    H, W = x.shape[2:]
+    if min(H, W) < S:
+        raise InputError(f"filters of {S}×{S} pixels are larger than the image of {H}×{W}; use a smaller S")
+    n = 10 * K
+    image = torch.randint(len(x), (n,), generator=generator).tolist()
+    row = torch.randint(H - S + 1, (n,), generator=generator).tolist()
+    column = torch.randint(W - S + 1, (n,), generator=generator).tolist()
+    patches = torch.stack([x[b, :, i : i + S, j : j + S] for b, i, j in zip(image, row, column, strict=True)])
+    lively = patches.flatten(1).norm(dim=1).argsort(descending=True)[: 4 * K]
+    return _unit(patches[lively[torch.randperm(len(lively), generator=generator)[:K]]])
+
+
+def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator) -> Tensor:
+    """Replace filters that the codes do not use by patches of what is left unexplained."""
+    dead = use <= 1e-6 * use.mean()
+    if not dead.any():
+        return d
+    d = d.clone()
+    d[dead] = patches(distributed.join(residual), int(dead.sum()), d.shape[-1], generator)
+    return d
+
+
+def _spectrum(ztz: Tensor) -> Tensor:
+    """What `_normal` needs of ztz: a K×K matrix for each frequency of a 2S×2S grid, (2S, S + 1, K, K)."""
+    middle = ztz.shape[-1] // 2
+    lags = F.pad(ztz, (0, 1, 0, 1)).roll((-middle, -middle), dims=(2, 3))
+    return torch.fft.rfft2(lags).permute(2, 3, 0, 1).contiguous()
+
+
+def _normal(d: Tensor, spectrum: Tensor) -> Tensor:
+    """The quadratic part's gradient: (k, c, s) ↦ Σ_l,t ztz[k, l, s − t] d_l,c[t].
+
+    A circular convolution on 2S×2S is exact at the S×S places wanted, and costs a fraction of the direct sum.
+    """
+    N, S = spectrum.shape[0], d.shape[-1]
+    spread = torch.fft.rfft2(d, s=(N, N)).permute(2, 3, 0, 1)
+    return torch.fft.irfft2((spectrum @ spread).permute(2, 3, 0, 1), s=(N, N))[..., :S, :S]
+
+
+def _largest(spectrum: Tensor) -> float:
+    """An upper bound on the largest eigenvalue of `_normal`: that of the circular convolution it is cut from."""
+    return float(torch.linalg.eigvalsh(spectrum).max())
+
+
+def _into_ball(d: Tensor, norm: str = "whole") -> Tensor:
+    return d / _norms(d, norm).clamp_min(1)
+
+
+def _unit(d: Tensor, norm: str = "whole") -> Tensor:
+    # Of "channel", the longest channel gets unit norm: were each of them stretched to it, every filter would be grey.
+    return d / _norms(d, norm).amax(1, keepdim=True).clamp_min(1e-12)
+
+
+def _norms(d: Tensor, norm: str) -> Tensor:
+    """Norms of filters (K, C, S, S): of the whole filter (K, 1, 1, 1), or of each channel (K, C, 1, 1)."""
+    if norm == "whole":
+        return d.flatten(1).norm(dim=1)[:, None, None, None]
+    return d.flatten(2).norm(dim=2)[..., None, None]

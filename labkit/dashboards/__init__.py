@@ -1,0 +1,28 @@
+"""Dashboards: the pages' controls and their server. They compute nothing of their own.
+
+Knows     one class a page, each with a `view` to display (`Explorer`, `LiveAccuracy`, `TradeoffBrowser`, `Arena`,
+          `FilterAtlas`), a chart that shows the picture under the pointer (`HoverMap`), and the `server`
+Comes in  a profile and a workbench; `opened` makes both from a notebook's parameters
+Goes out  ipywidgets, and pages in a browser
+
+The face loads no torch; a page does when it is opened.
+"""
+
+import importlib
+
+_WHERE = {
+    "Arena": "arena_page",
+    "Explorer": "explorer",
+    "FilterAtlas": "filter_atlas",
+    "HoverMap": "hover",
+    "LiveAccuracy": "live_accuracy",
+    "TradeoffBrowser": "tradeoff_browser",
+    "opened": "page",
+}
+__all__ = ["Arena", "Explorer", "FilterAtlas", "HoverMap", "LiveAccuracy", "TradeoffBrowser", "opened", "server"]
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,0 +1,161 @@
+"""The arena: defense by attack by threat model, as a table with each line's worst cell, and as pictures."""
+
+from html import escape
+
+import ipywidgets as w
+import pandas as pd
+import torch
+
+from labkit.core import metrics
+from labkit.core.profiles import Profile
+from labkit.dashboards.explorer import top
+from labkit.dashboards.page import LABEL, WIDE, Desk, Page, choice
+from labkit.dashboards.parts import SMALL, Board
+from labkit.dashboards.server import arena
+from labkit.dashboards.work import Latest
+from labkit.evaluation import ThreatModel, Workbench, measurement
+
+_WORDS = """Every column names its attack and its threat model. The outlined cell is a defense's lowest accuracy: read
+that one. Choose a defense and an attack to see what they do to an image."""
+_IMAGES = 20
+
+
+class Arena:
+    """A `Page` of all rows that are kept; `view` is the widget to display."""
+
+    def __init__(self, lab: Profile, bench: Workbench):
+        self.desk, self.lab = Desk(lab, bench, ()), lab
+        self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
+        self.defense = choice("defense", [])
+        self.attack = choice("attack", [])
+        self.index = w.IntSlider(0, 0, _IMAGES - 1, description="test image", layout=WIDE, style=LABEL)
+        self.compute = w.Button(description="Measure what is missing", layout=w.Layout(width="auto"))
+        self.compute.on_click(lambda _: self.load(compute=True))
+        self.board, self.table = Board(), w.HTML()
+        self.board.across, self.board.side = 4, 170
+        self.table.add_class("lk-table")
+        self.table.add_class("lk-scroll")
+        controls = [self.network, self.defense, self.attack, self.index, self.compute]
+        self.page = Page("Arena", _WORDS, controls, [self.board, self.table])
+        self.view = self.page.view
+        self.cases: dict[tuple, measurement.Case] = {}
+        self.rows = pd.DataFrame()
+        self._quiet = False
+        self.work = Latest(self._load, self.page.trouble)
+        self.pictures = Latest(self._show, self.page.trouble)
+        self.network.observe(lambda _: self._tabulate(), names="value")
+        self.defense.observe(lambda _: self._attacks(), names="value")
+        for control in (self.attack, self.index):
+            control.observe(lambda _: self.request(), names="value")
+        self.load()
+
+    def load(self, compute: bool = False) -> None:
+        """Fetch the rows that are kept; with `compute`, measure the others first, which can be stopped."""
+        self.work(compute)
+
+    def request(self) -> None:
+        if not self._quiet and self.attack.value is not None:
+            self.board.pending = True
+            self.pictures(self.network.value, self.defense.value, self.attack.value, self.index.value)
+
+    def settled(self, timeout: float = 60) -> bool:
+        return self.work.settled(timeout) and self.pictures.settled(timeout)
+
+    def _load(self, check, compute: bool) -> None:
+        self.page.say("Looking for rows …")
+        bench, everything = self.desk.bench, arena.cases(self.lab)
+        missing = [case for case in everything if not measurement.kept(case, bench)]
+        if compute:
+            self.page.measure(missing, _told, lambda case: measurement.run([case], bench), check, self._stopped)
+            missing = []
+        there = [case for case in everything if case not in set(missing)]
+        self.page.idle()
+        self.compute.disabled = not missing
+        if not there:
+            self.page.say("Nothing is measured yet for these images; “Measure what is missing” does it and keeps it.")
+            return
+        self.rows = measurement.run(there, bench)
+        self.cases = {}
+        for case, row in sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n):
+            self.cases[row.retrained, row.defense, row.attack, row.knowledge] = case
+        self._tabulate()
+        left = f", {len(missing)} more can be" if missing else ""
+        what = escape(f"{self.rows.data[0]}; {self.rows.classifier[0]}; brackets are 95 % Wilson intervals, then n.")
+        self.page.say(f"{len(there)} cases are measured{left}. <span class='lk-soft'>{what}</span>")
+
+    def _stopped(self) -> None:
+        self.work.cancel()
+        self.page.idle()
+        self.load()
+
+    def _tabulate(self) -> None:
+        if self.rows.empty:
+            return
+        grid = arena.table(self.rows, retrained=self.network.value)
+        self.table.value = _html(grid)
+        self._quiet = True
+        before = self.defense.value
+        self.defense.options = list(grid.index)
+        self.defense.value = before if before in grid.index else grid.index[0]
+        self._quiet = False
+        self._attacks()
+
+    def _attacks(self) -> None:
+        if self._quiet:
+            return
+        self._quiet = True
+        both = self.defense.value == "No Defense"  # there is one such network, in either table
+        mine = [
+            (ThreatModel.of(knowledge, defense).told(attack), (attack, knowledge))
+            for retrained, defense, attack, knowledge in self.cases
+            if defense == self.defense.value and (both or retrained == self.network.value)
+        ]
+        before = self.attack.value
+        self.attack.options = mine
+        keys = [key for _, key in mine]
+        wanted = [before, *(key for key in keys if key[0] != "Clean"), *keys]
+        self.attack.value = next((key for key in wanted if key in keys), None)
+        self._quiet = False
+        self.request()
+
+    def _show(self, check, retrained: bool, defense: str, attack: tuple[str, str], index: int) -> None:
+        case = self.cases.get((retrained, defense, *attack)) or self.cases[not retrained, defense, *attack]
+        test = self.desk.bench.images(case.data, "test")
+        index = min(index, len(test) - 1)
+        found = arena.face(case, index, self.desk.bench)
+        check()
+        x, x_adv, seen, true = found["x"], found["x_adv"], found["seen"], int(test.y[index])
+        classes = [*test.classes, "rejected"]
+        near = [f"{float(v):.1f} dB to x" for v in metrics.psnr(torch.stack([x_adv, seen]), x.expand(2, *x.shape))]
+        self.board.side = 170 if x.shape[-1] <= SMALL else 220
+        self.board.show([
+            {"title": "image x", "x": x, "note": f"{test.classes[true]}, no defense:",
+             "bars": top(found["before"], classes, true)},
+            {"title": f"{attack[0]}", "x": x_adv, "note": near[0]},
+            {"title": "10 × the difference", "x": 0.5 + 10 * (x_adv - x), "note": "grey is 0"},
+            {"title": "the network gets", "x": seen, "note": near[1], "bars": top(found["after"], classes, true)},
+        ])  # fmt: skip
+
+
+def _told(case: measurement.Case) -> str:
+    return f"{case.label}: {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
+
+
+def _html(grid: pd.DataFrame) -> str:
+    heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
+    lines = []
+    for defense, cells in zip(grid.index, grid.itertuples(index=False), strict=True):
+        lines.append(f"<tr><th scope='row'>{escape(defense)}</th>{''.join(map(_cell, cells))}</tr>")
+    return (
+        "<table aria-label='accuracy of every defense under every attack'><thead><tr><th>defense</th>"
+        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def _cell(cell) -> str:
+    if cell is None:
+        return "<td class='none'>–</td>"
+    value, low, high, n, worst = cell
+    shade = f"background:rgba(0,114,178,{0.45 * value:.2f})"
+    outlined = " class='worst' title='lowest accuracy of this defense'" if worst else ""
+    return f"<td{outlined} style='{shade}'>{value:.3f}<small>[{low:.2f}, {high:.2f}], {n:,}</small></td>"

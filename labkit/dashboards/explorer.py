@@ -1,0 +1,192 @@
+"""The projection explorer: move λ or K and see T's output, of an image and of its attacked twin."""
+
+import time
+from html import escape
+
+import ipywidgets as w
+import matplotlib
+import torch
+from torch import Tensor
+
+from labkit.core import InputError, metrics
+from labkit.core.profiles import Profile
+from labkit.dashboards.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
+from labkit.dashboards.parts import SMALL, Board, Upload
+from labkit.dashboards.server import live
+from labkit.dashboards.work import Latest
+from labkit.datasets import decoding
+from labkit.evaluation import Workbench
+from labkit.models import predict
+
+_ROUGH = 0.2  # relative duality gap of a first look at a large image
+_WORDS = """T keeps the low-pass part of an image and codes the rest sparsely. The upper row is the clean image, the
+lower row the attacked one: each with its parts, T's output, and what the classifier decides. Arrow keys move the slider
+that has the focus."""
+
+
+class Explorer:
+    """A `Page` about one image at a time; `view` is the widget to display."""
+
+    def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS):
+        self.desk = Desk(lab, bench, offers)
+        own, how = lab.transform.dictionary, lab.tradeoff
+        self.data = choice("images", list(self.desk.labs))
+        self.index = w.IntSlider(0, 0, 1, description="test image", layout=WIDE, style=LABEL)
+        self.upload = Upload(self.take)
+        self.attack = choice("attack", list(live.ATTACKS_LIVE), "FGSM")
+        self.size = w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", layout=WIDE, style=LABEL)
+        self.knowledge = models()
+        self.lam = lambdas(lab.transform.lam)
+        self.K = slider("K, filters", sorted({*how.K, own.K}), own.K)
+        self.S = slider("S, pixels", sorted({*how.S, own.S}), own.S)
+        self.stratified = choice("dictionary", {"one for all images": False, "one for each cluster": True})
+        self.board = Board()
+        self.controls = (self.data, self.index, self.attack, self.size, self.knowledge,
+                         self.lam, self.K, self.S, self.stratified)  # fmt: skip
+        size = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
+        rows = [self.data, self.index, self.upload, self.attack, self.size, size, *self.controls[4:]]
+        self.page = Page("Projection explorer", _WORDS, rows, [self.board])
+        self.view = self.page.view
+        self.own: Tensor | None = None  # the visitor's picture (1, C, R, R), of the images now chosen
+        self._file: tuple[str, bytes] | None = None
+        self._attacked: tuple = (None, None)
+        self._seen: tuple = (None, None)
+        self.work = Latest(self._show, self.page.trouble)
+        self.data.observe(lambda _: self._moved(), names="value")
+        self.index.observe(lambda _: self._chosen(), names="value")
+        for control in self.controls[2:]:
+            control.observe(lambda _: self.request(), names="value")
+        self.request()
+
+    def request(self) -> None:
+        """Ask for what the controls say; a newer request overtakes this one."""
+        self.board.pending = True
+        self.work(*(control.value for control in self.controls))
+
+    def take(self, name: str, raw: bytes) -> None:
+        """A visitor's picture, in whatever format; the largest centred square of it, as large as the images."""
+        self._file = (name, raw)
+        self.request()
+
+    def settled(self, timeout: float = 60) -> bool:
+        return self.work.settled(timeout) and self.page.settled(timeout) and self.work.settled(timeout)
+
+    def _moved(self) -> None:
+        """Other images: begin with the first, or with the visitor's own."""
+        with self.index.hold_trait_notifications():
+            self.index.value = 0
+        self.request()
+
+    def _chosen(self) -> None:
+        self._file = None
+        self.upload.said = ""
+        self.request()
+
+    def _show(self, check, data, index, attack, size, knowledge, lam, K, S, stratified) -> None:
+        started = time.perf_counter()
+        lab = self.desk.labs[data]
+        test = self.desk.bench.images(lab.data, "test")
+        self.index.max = len(test) - 1
+        recipe = T(lab, K, S, stratified)
+        if missing := self.desk.missing(recipe, said=self.page.say):
+            self.page.offer(missing, self.request)
+            return
+        layer = live.at(self.desk.layer(recipe), lam)
+        missing = self.desk.missing(lab.classifier, said=self.page.say)
+        network = None if missing else self.desk.network(lab.classifier)
+        check()
+        x, y, name = self._image(test, min(index, len(test) - 1), network)
+        x_adv = self._attack(network, layer, x, y, (data, name, attack, size, knowledge), (lam, K, S, stratified))
+        check()
+        pair, key = torch.cat([x, x_adv]), (data, name, K, S, stratified)
+        before = self._seen[1] if self._seen[0] == key else None
+        if max(x.shape[-2:]) > SMALL:
+            rough = live.look(layer, pair, start=before, gap_tol=_ROUGH)
+            check()
+            self._draw(test, pair, y, rough, network, name, f"λ = {lam:.3f}, a first look …")
+            before = rough
+            check()
+        seen = live.look(layer, pair, start=before)
+        check()
+        self._seen = (key, seen)
+        took = 1000 * (time.perf_counter() - started)
+        where = f"; voted to cluster {_clusters(seen.stratum)}" if stratified else ""
+        self.page.idle()
+        self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, K = {K}, S = {S}{where}; {took:.0f} ms")
+        if missing:
+            self.page.offer(missing, self.request, needed=False)
+
+    def _image(self, test, index: int, network) -> tuple[Tensor, Tensor | None, str]:
+        """x (1, C, H, W), its class (1,), and what to call it; a visitor's own has the class the network gives it."""
+        if self._file is None:
+            return test.x[index : index + 1], test.y[index : index + 1], f"test image {index}"
+        name, raw = self._file
+        try:
+            pixels = decoding.decode(raw, name, test.x.shape[-1], test.x.shape[1])
+        except InputError as error:
+            self._file = None
+            self.upload.said = str(error)
+            return self._image(test, index, network)
+        x = pixels[None].float() / 255
+        y = predict(network, x).argmax(1) if network is not None else None
+        return x, y, f"your picture {name}"
+
+    def _attack(self, network, layer, x, y, key, T_key) -> Tensor:
+        _, _, attack, size, knowledge = key
+        key = key if knowledge == "classifier" else key + T_key
+        if self._attacked[0] != key or self._attacked[1].shape != x.shape:
+            name = attack if network is not None or attack in ("none", "random noise") else "random noise"
+            y = torch.zeros(1, dtype=torch.int64) if y is None else y
+            system = network if network is not None else torch.nn.Flatten()
+            self._attacked = (key, live.attack(name, system, layer, x, y, size, knowledge))
+        return self._attacked[1]
+
+    def _draw(self, test, pair, y, seen: live.Look, network, name, settings) -> None:
+        x, x_adv = pair
+        odds = predict(network, torch.cat([pair, seen.seen])).softmax(1) if network is not None else [None] * 4
+        true = None if y is None else int(y)
+        bars = [top(p, test.classes, true) for p in odds]
+        shown = torch.stack([x_adv, *seen.seen])
+        near = [f"{float(v):.1f} dB to x" for v in metrics.psnr(shown, x.expand_as(shown))]
+        far = float(metrics.dissimilarity(x_adv[None], x[None]))
+        fires = [f"{int(n):,} of {seen.fires[0].numel():,}" for n in seen.active]
+        rest = 10 * (seen.seen[1] - seen.seen[0])
+        self.board.side = 150 if x.shape[-1] <= SMALL else x.shape[-1]
+        self.board.show([
+            {"title": "image x", "x": x, "bars": bars[0]},
+            {"title": "low-pass part", "x": seen.low[0], "note": "T keeps it"},
+            {"title": "the rest", "x": 0.5 + seen.high[0], "note": "grey is 0"},
+            {"title": "its sparse code", "x": heat(seen.fires[0]), "note": fires[0]},
+            {"title": "T(x)", "x": seen.seen[0], "note": near[1], "bars": bars[2]},
+            {"title": "attacked x_adv", "x": x_adv, "note": near[0], "bars": bars[1]},
+            {"title": "10 × change", "x": 0.5 + 10 * (x_adv - x), "note": f"x_adv − x, size {far:.3f}"},
+            {"title": "what T leaves", "x": 0.5 + rest, "note": "10 × (T(x_adv) − T(x))"},
+            {"title": "its sparse code", "x": heat(seen.fires[1]), "note": fires[1]},
+            {"title": "T(x_adv)", "x": seen.seen[1], "note": near[2], "bars": bars[3]},
+        ])  # fmt: skip
+        kind = "seen as" if name.startswith("your") else "true class"
+        known = "" if true is None else f", {kind} <b>{escape(test.classes[true])}</b>"
+        blind = ""
+        if network is None:
+            blind = " No classifier is trained for these images yet: random noise replaces the attack."
+        self.page.say(f"{escape(name)}{known}. <span class='lk-soft'>{settings}.{blind}</span>")
+
+
+def heat(fires: Tensor) -> Tensor:
+    """Where a code (K, H, W) is active: (3, H, W)."""
+    amount = fires.abs().sum(0)
+    colours = matplotlib.colormaps["magma"]((amount / amount.amax().clamp_min(1e-12)).sqrt().numpy())
+    return torch.from_numpy(colours[..., :3].copy()).permute(2, 0, 1)
+
+
+def top(odds: Tensor | None, classes, true: int | None, count: int = 3) -> list[tuple[str, float, str]]:
+    if odds is None:
+        return []
+    share, at = odds.topk(min(count, len(odds)))
+    kinds = ["" if true is None or rank else ("right" if c == true else "wrong") for rank, c in enumerate(at.tolist())]
+    return [(classes[c], s, kind) for c, s, kind in zip(at.tolist(), share.tolist(), kinds, strict=True)]
+
+
+def _clusters(stratum: Tensor) -> str:
+    clean, attacked = (int(m) + 1 for m in stratum)
+    return f"{clean}" if clean == attacked else f"{clean}, attacked to {attacked}"

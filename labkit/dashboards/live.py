@@ -1,0 +1,155 @@
+"""Live answers: T of a few images, a quick look before the exact one, and accuracies that grow as images are done."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from labkit.attacks import ATTACKS, Budget
+from labkit.core.metrics import Accuracy, accuracy
+from labkit.csc import conv
+from labkit.csc.codes import Code, Codes
+from labkit.evaluation import threat_models
+from labkit.models import SparseTransform, StratifiedTransform
+
+# Attacks that answer while somebody waits: what to call them, and their options.
+ATTACKS_LIVE = {
+    "none": ("", {}),
+    "random noise": ("noise", {"draws": 1}),
+    "FGSM": ("fgsm", {}),
+    "BIM, 10 steps": ("bim", {"steps": 10}),
+    "PGD, 10 steps": ("pgd", {"steps": 10}),
+}
+_BATCH = 25
+
+Layer = SparseTransform | StratifiedTransform
+
+
+@dataclass(frozen=True)
+class Look:
+    """What T makes of images (B, C, H, W).
+
+    low, high, seen  (B, C, H, W)  low-pass part, the rest, and T(x)
+    fires            (B, K, H, W)  the code, its places moved to the middles of the filters
+    codes            of each image, to start the next look from
+    active           (B,) coefficients that are not zero
+    gap              (B,) relative duality gap that was reached
+    stratum          (B,) the cluster each image was voted to; 0 where there is one dictionary for all
+    """
+
+    low: Tensor
+    high: Tensor
+    seen: Tensor
+    fires: Tensor
+    codes: tuple[Code, ...]
+    active: Tensor
+    gap: Tensor
+    stratum: Tensor
+
+
+def at(layer: Layer, lam: float) -> Layer:
+    """The same T with another λ, on the same filters in memory; the one it is made from keeps its own."""
+    if isinstance(layer, StratifiedTransform):
+        return StratifiedTransform(layer.strata, [at(T, lam) for T in layer.transforms]).train(layer.training)
+    other = copy.copy(layer)
+    other.lam = lam
+    return other
+
+
+@torch.no_grad()
+def look(layer: Layer, x: Tensor, *, start: Look | None = None, gap_tol: float | None = None) -> Look:
+    """T of images x (B, C, H, W) and its parts, image by image from the codes of an earlier look at the same images.
+
+    start    of the same dictionary; used for the images that are voted to the same cluster again
+    gap_tol  another accuracy than the layer's: a rough one for a first look
+    """
+    home = layer.strata.vote(x) if isinstance(layer, StratifiedTransform) else torch.zeros(len(x), dtype=torch.int64)
+    found = []
+    for i, m in enumerate(home.tolist()):
+        T = layer.transforms[m] if isinstance(layer, StratifiedTransform) else layer
+        begin = None
+        if start is not None and int(start.stratum[i]) == m:
+            begin = Codes([start.codes[i]], (1, *_code_shape(T, x)), x.dtype)
+        low, high, code = T.parts(x[i : i + 1], start=begin, gap_tol=gap_tol)
+        codes = code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu())
+        energy = 0.5 * high.square().sum().clamp_min(1e-12)
+        found.append((low, high, T.join(low, code), _placed(T, codes.dense(), x.shape[-2:]), codes, code.gap / energy))
+    low, high, seen, fires, codes, gap = zip(*found, strict=True)
+    return Look(
+        *(torch.cat(part).cpu() for part in (low, high, seen, fires)),
+        codes=tuple(c.codes[0] for c in codes),
+        active=torch.cat([c.active() for c in codes]),
+        gap=torch.cat(gap).cpu(),
+        stratum=home.cpu(),
+    )
+
+
+def _code_shape(T: SparseTransform, x: Tensor) -> tuple[int, int, int]:
+    edge = 0 if T.boundary == "circular" else 2 * (T.d.shape[-1] - 1)
+    return len(T.d), x.shape[-2] + edge, x.shape[-1] + edge
+
+
+def _placed(T: SparseTransform, z: Tensor, size) -> Tensor:
+    """Codes (1, K, ·, ·) with each coefficient at the middle of its filter instead of its corner: (1, K, H, W)."""
+    S = T.d.shape[-1]
+    return T._narrow(z.roll((S // 2, S // 2), (-2, -1)), size)
+
+
+@torch.no_grad()
+def of_filter(T: SparseTransform, seen: Look, k: int) -> Tensor:
+    """What filter k adds to T(x): (B, C, H, W), from a look through that T."""
+    shape = _code_shape(T, seen.low)
+    z = Codes(seen.codes, (len(seen.codes), *shape), seen.low.dtype).dense()[:, k : k + 1]
+    return T._narrow(conv.synthesize(z, T.d[k : k + 1].cpu()), seen.low.shape[-2:])
+
+
+def amounts(T: SparseTransform, x: Tensor) -> Tensor:
+    """Σ|z| of every filter in the code of every image x (B, C, H, W): (B, K)."""
+    return look(T, x).fires.abs().sum((2, 3))
+
+
+def attack(
+    name: str, network: nn.Module, layer: Layer | None, x: Tensor, y: Tensor, size: float, knowledge: str
+) -> Tensor:
+    """x_adv of images x (B, C, H, W) of classes y (B,), by an attack of ATTACKS_LIVE of relative L2 size `size`.
+
+    layer, knowledge  as for `threat_models.view`; a stratified T votes anew at every step
+    """
+    kind, options = ATTACKS_LIVE[name]
+    if not kind or size <= 0:
+        return x.clone()
+    view = threat_models.view(network, layer, knowledge)
+    return ATTACKS[kind](view, x, y, budget=Budget.dissimilarity(size), **options).detach()
+
+
+def accuracies(
+    network: nn.Module,
+    layer: Layer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attacker: Callable[[nn.Module | None, Tensor, Tensor], Tensor],
+    stop: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Accuracy]]:
+    """Accuracies over more and more of the images x (n, C, H, W), some at a time, the last over all of them.
+
+    attacker  (T or None, x, y) -> x_adv: how the system behind T, and the one without, are attacked
+    stop      called between steps; it may raise
+
+    Yields, by name: "clean" and "attacked" without T, and "T clean" and "T attacked" behind it.
+    """
+    right = dict.fromkeys(("clean", "attacked", "T clean", "T attacked"), 0)
+    for start in range(0, len(x), _BATCH):
+        some, mine = x[start : start + _BATCH], y[start : start + _BATCH]
+        for name, defense in (("", None), ("T ", layer)):
+            stop()
+            right[f"{name}clean"] += _right(network, defense, some, mine)
+            stop()
+            right[f"{name}attacked"] += _right(network, defense, attacker(defense, some, mine), mine)
+        yield {name: accuracy(count, start + len(some)) for name, count in right.items()}
+
+
+def _right(network: nn.Module, layer: Layer | None, x: Tensor, y: Tensor) -> int:
+    return int((threat_models.decide(network, layer, x)[1].argmax(1) == y.cpu()).sum())

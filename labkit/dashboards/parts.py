@@ -1,0 +1,167 @@
+"""The dashboards' own widgets: pictures that change at once, a pulse, an upload, a mosaic to choose from."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import plotly.graph_objects as go
+import traitlets as t
+from ipywidgets import Widget
+from torch import Tensor
+
+from labkit.reporting.interactive import pillow
+
+_STATIC = Path(__file__).parent / "static"
+_CSS = _STATIC / "dashboards.css"
+SMALL = 96  # pixels a side up to which a picture is sent as it is, to be enlarged without smoothing
+_EVERY, _TIMES = 5, 10_000  # seconds between two signs of life of a kernel that is kept ready, and how many
+UPLOAD_LIMIT = 8_000_000  # bytes; the server's messages end at 10 MiB
+
+
+class Board(anywidget.AnyWidget):
+    """Pictures, `across` to a row, `side` pixels wide where there is room; `show` replaces them in one message."""
+
+    _esm, _css = _STATIC / "board.js", _CSS
+    pictures = t.List().tag(sync=True)
+    images = t.List().tag(sync=True)
+    side = t.Int(150).tag(sync=True)
+    across = t.Int(5).tag(sync=True)
+    pending = t.Bool(False).tag(sync=True)
+    shown = t.Int(0).tag(sync=True)
+
+    def show(self, pictures: Sequence[dict]) -> None:
+        """Each picture: title, x (C, H, W), and if need be note, bars [(name, share, kind)] and alt."""
+        told, images = [], []
+        for picture in pictures:
+            x = picture["x"]
+            note, bars = picture.get("note", ""), picture.get("bars", [])
+            words = ", ".join(f"{name} {share:.0%}" for name, share, _ in bars)
+            alt = picture.get("alt") or ". ".join(filter(None, (picture["title"], note, words)))
+            same = {"title": picture["title"], "note": note, "bars": bars, "alt": alt}
+            told.append({**same, "pixels": max(x.shape[-2:]) <= SMALL})
+            images.append(encoded(x))
+        with self.hold_sync():
+            self.pictures, self.images, self.pending, self.shown = told, images, False, self.shown + 1
+
+
+class Heart(anywidget.AnyWidget):
+    """Answers the browser; where no answer comes, the page says that its kernel has ended.
+
+    Until the browser asks for the first time, the kernel speaks by itself now and then: voila keeps one ready, and
+    would end it for having been idle in the moment in which somebody gets it. `began` is called whenever a browser has
+    just drawn the page.
+    """
+
+    _esm, _css = _STATIC / "heart.js", _CSS
+
+    def __init__(self, began: Callable[[], None]):
+        super().__init__()
+        self._asked, self._began = threading.Event(), began
+        self.on_msg(self._answer)
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _answer(self, _widget, content, _buffers) -> None:
+        self._asked.set()
+        self.send(content)
+        if content.get("beat") == 0:
+            self._began()
+
+    def _wait(self) -> None:
+        for _ in range(_TIMES):
+            if self._asked.wait(_EVERY):
+                return
+            self.send({"waiting": True})
+
+
+class Upload(anywidget.AnyWidget):
+    """A picture of the visitor's own; `taken(name, bytes)` is called with it. It stays in this kernel's memory."""
+
+    _esm, _css = _STATIC / "upload.js", _CSS
+    limit = t.Int(UPLOAD_LIMIT).tag(sync=True)
+    said = t.Unicode("").tag(sync=True)
+
+    def __init__(self, taken: Callable[[str, bytes], None]):
+        super().__init__()
+        self._taken = taken
+        self.on_msg(self._received)
+
+    def _received(self, _widget, content, buffers) -> None:
+        name, raw = str(content.get("name", "picture"))[:200], b"".join(bytes(part) for part in buffers or [])
+        self.said = ""
+        if len(raw) > self.limit:  # whoever sends it has gone round the page
+            self.said = f"{name} is larger than {self.limit / 1e6:g} MB; make it smaller and choose it again."
+        else:
+            self._taken(name, raw)
+
+
+class Mosaic(anywidget.AnyWidget):
+    """Tiles (K, C, h, w), `across` to a row, of which one is `chosen` by pointer or arrow keys."""
+
+    _esm, _css = _STATIC / "mosaic.js", _CSS
+    picture = t.Bytes().tag(sync=True)
+    count = t.Int(1).tag(sync=True)
+    across = t.Int(1).tag(sync=True)
+    width = t.Int(420).tag(sync=True)
+    chosen = t.Int(0).tag(sync=True)
+    label = t.Unicode().tag(sync=True)
+
+    def show(self, tiles: Tensor, label: str) -> None:
+        count, C, h, w = tiles.shape
+        across = int(np.ceil(np.sqrt(1.6 * count)))
+        board = tiles.new_ones(C, -(-count // across) * (h + 1), across * (w + 1))
+        for k, tile in enumerate(tiles):
+            i, j = divmod(k, across)
+            board[:, i * (h + 1) : i * (h + 1) + h, j * (w + 1) : j * (w + 1) + w] = tile
+        with self.hold_sync():
+            self.count, self.across, self.label = count, across, label
+            self.chosen = min(self.chosen, count - 1)
+            self.picture = _png(board)
+
+
+class Hover(anywidget.AnyWidget):
+    """The picture, and the words, of the point that is pointed at in a chart whose customdata holds (URI, words)."""
+
+    _esm, _css = _STATIC / "hover.js", _CSS
+    hint = t.Unicode("Point at the chart").tag(sync=True)
+
+
+def resend(widget: Widget) -> None:
+    """Send the state of a widget, of its layout and of all that lies in it.
+
+    A browser asks for all states at once, and hears of changes as soon as it has made its models of them: what changes
+    in between, which takes it seconds when it is busy, is lost.
+    """
+    for part in (widget, getattr(widget, "layout", None)):
+        before = None
+        while part is not None and before != (before := part.get_state()):
+            part.send_state()  # once more where a worker changed it meanwhile: the last word must be the newest
+    for child in getattr(widget, "children", ()):
+        resend(child)
+
+
+def chart(figure: go.Figure, words: str) -> tuple[dict, ...]:
+    """A plotly figure as the `outputs` of an ipywidgets.Output: drawn by the page itself, from local files.
+
+    FigureWidget takes seconds to load, and may come back empty.
+    """
+    data = {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": words}
+    return ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+
+def encoded(x: Tensor) -> bytes:
+    """An image (C, H, W) in [0, 1] as PNG where pixels should be counted, as JPEG where it is larger."""
+    if max(x.shape[-2:]) <= SMALL:
+        return _png(x)
+    stream = io.BytesIO()
+    pillow(x).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def _png(x: Tensor) -> bytes:
+    stream = io.BytesIO()
+    pillow(x).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

@@ -1,0 +1,90 @@
+"""The server of the dashboards: what its pages need, and the command that serves them with voila."""
+
+import ipaddress
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import labkit
+from labkit.core import InputError, profiles
+
+FOLDER = Path(labkit.__file__).resolve().parent.parent / "notebooks" / "dashboards"
+
+
+def prepare(lab: profiles.Profile, store: str = "") -> None:
+    """The classifier and both kinds of T, with progress bars: what every page begins with."""
+    from labkit.csc import cbpdn
+    from labkit.evaluation import Workbench
+    from labkit.experiments import cost_estimate
+
+    cbpdn.prepare()
+    bench = Workbench(store)
+    todo = [step for step in cost_estimate.parts([lab.classifier, *lab.defenses], bench) if not step.kept]
+    if todo:
+        what = "; ".join(f"{step.kind} ({step.what})" for step in todo)
+        print(f"Making {what}: about {cost_estimate.hours(todo)}, once")
+    bench.classifier(lab.classifier)
+    for T in lab.defenses:
+        bench.transform(T)
+
+
+def drawn(ip: str, given: str = "") -> str:
+    """The token that every visitor must bring, or "" for none.
+
+    It is the one given. Without one, a token is drawn where `ip` is not of this machine alone.
+    """
+    return given or ("" if _alone(ip) else secrets.token_urlsafe(24))
+
+
+def serve(ip: str, port: int, base_url: str = "/", *, guarded: bool) -> list[str]:
+    """The command that serves the pages. Raises InputError on what is no address or port.
+
+    guarded  whether the server asks for a token. It reads the token from its environment (`environment`), because
+             every account of the machine can read the command
+    """
+    _alone(ip)
+    if not 0 < port < 65536:
+        raise InputError(f"--port is a number from 1 to 65535; got {port}")
+    if not (base_url.startswith("/") and base_url.endswith("/")):
+        raise InputError(f"--base-url begins and ends with a slash, such as /lab/; got {base_url!r}")
+    command = [sys.executable, "-m", "voila", f"--Voila.ip={ip}", f"--port={port}", "--no-browser"]
+    if base_url != "/":
+        command.append(f"--base_url={base_url}")
+    if guarded:
+        command.append("--Voila.auto_token=True")  # $JUPYTER_TOKEN, or one that nobody knows where that is missing
+    return [*command, "."]
+
+
+def _alone(ip: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ip == "localhost" or ipaddress.ip_address(ip).is_loopback
+    except ValueError:
+        raise InputError(f"--ip is an address such as 127.0.0.1 or 0.0.0.0; got {ip!r}") from None
+
+
+def address(command: list[str], token: str = "") -> str:
+    """Where a browser finds what `serve` serves, with the token."""
+    said = dict(part.lstrip("-").split("=", 1) for part in command if part.startswith("--") and "=" in part)
+    host = f"[{said['Voila.ip']}]" if ":" in said["Voila.ip"] else said["Voila.ip"]
+    return f"http://{host}:{said['port']}{said.get('base_url', '/')}{f'?token={token}' if token else ''}"
+
+
+def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
+    """The server's environment: its token, and what the kernels are told.
+
+    Kernels are told the lab, and to use one thread each, for many may share the cores.
+    """
+    told = {
+        "LABKIT_PROFILE": lab.name,
+        "LABKIT_DATASET": lab.data.name,
+        "LABKIT_RESOLUTION": str(lab.data.resolution or 0),
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_PATH": os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH")))),
+    }
+    if token:
+        told["JUPYTER_TOKEN"] = token
+    if store:
+        told["LABKIT_STORE"] = str(Path(store).resolve())
+    return {**os.environ, **told}

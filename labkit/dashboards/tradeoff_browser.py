@@ -1,0 +1,158 @@
+"""The trade-off browser: λ, K, S and M against accuracy and PSNR, from rows that are kept or computed on request."""
+
+from collections.abc import Sequence
+from html import escape
+from operator import attrgetter
+
+import ipywidgets as w
+import pandas as pd
+
+from labkit.core import metrics
+from labkit.core.profiles import Profile
+from labkit.dashboards.page import Desk, Page, choice
+from labkit.dashboards.parts import Hover, chart
+from labkit.dashboards.server import arena
+from labkit.dashboards.work import Latest
+from labkit.evaluation import Case, ThreatModel, Workbench, measurement
+from labkit.experiments import ablations, psnr_accuracy
+from labkit.reporting import captions, interactive, questions, verdicts
+
+_WORDS = """Every point was measured on the same test images and is kept; what is not measured yet can be. The curves
+are clean accuracy and robust accuracy under two threat models: a grey box, as in the paper, and a white box."""
+_MAP = "map of all defenses (Figure 6)"
+_CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, clusters": "M", _MAP: "map"}
+
+
+class TradeoffBrowser:
+    """A `Page` of one chart; `view` is the widget to display."""
+
+    def __init__(self, lab: Profile, bench: Workbench):
+        self.desk, self.lab = Desk(lab, bench, ()), lab
+        self.what = choice("what", _CHOICES)
+        self.values = w.SelectMultiple(options=[], description="values", rows=8, style={"description_width": "96px"})
+        self.output, self.hover, self.words = w.Output(), Hover(), w.HTML()
+        self.hover.layout.display = "none"
+        self.hint = w.HTML("<span class='lk-soft'>Ctrl and click chooses several values; ✓ is measured.</span>")
+        self.compute = w.Button(description="Compute what is missing", layout=w.Layout(width="auto"))
+        self.compute.on_click(lambda _: self.request(compute=True))
+        controls = [self.what, self.values, self.hint, self.compute, self.hover]
+        self.page = Page("Trade-off browser", _WORDS, controls, [self.output, self.words])
+        self.view = self.page.view
+        self.work = Latest(self._show, self.page.trouble, wait=0.12)
+        self._quiet = False
+        self.what.observe(lambda _: self._changed(), names="value")
+        self.values.observe(lambda _: self._quiet or self.request(), names="value")
+        self._changed()
+
+    def request(self, compute: bool = False) -> None:
+        self.output.add_class("lk-dim")
+        self.work(self.what.value, tuple(self.values.value), compute)
+
+    def settled(self, timeout: float = 60) -> bool:
+        return self.work.settled(timeout)
+
+    def _changed(self) -> None:
+        what, how = self.what.value, self.lab.tradeoff
+        if what != "map":
+            self._list(what, getattr(how, what), getattr(how, what))
+        self.values.layout.display = self.hint.layout.display = "none" if what == "map" else ""
+        self.hover.layout.display = "" if what == "map" else "none"
+        self.request()
+
+    def _list(self, what: str, values: Sequence, chosen: Sequence) -> None:
+        """The values to choose from, with a sign at those that are measured."""
+        kept = {value: self._kept(what, value) for value in values}
+        self._quiet = True
+        self.values.index = ()  # before there are fewer options than it says
+        self.values.options = [(f"{metrics.said(value)}{' ✓' if kept[value] else ''}", value) for value in values]
+        self.values.value = tuple(chosen)
+        self._quiet = False
+
+    def _retrained(self, what: str) -> bool:
+        """Whether a network is trained for every value, as notebook 06 has it."""
+        return what != "lam" and self.lab.tradeoff.retrained
+
+    def _kept(self, what: str, value) -> bool:
+        asked = ablations.cases(self.lab, what, value, retrained=self._retrained(what))
+        return all(measurement.kept(case, self.desk.bench) for case in asked.values())
+
+    def _rows(self, what: str, values: Sequence) -> pd.DataFrame:
+        return ablations.sweep(self.lab, self.desk.bench, what, values, retrained=self._retrained(what))
+
+    def _show(self, check, what: str, values: tuple, compute: bool) -> None:
+        self.page.idle()
+        if what == "map":
+            self._map(check, compute)
+            return
+        missing = [value for value in values if not self._kept(what, value)]
+        if compute:
+            told = {value: f"{self.what.label} = {metrics.said(value)}" for value in missing}
+            self.page.measure(missing, told.get, lambda value: self._rows(what, [value]), check, self._stopped)
+            missing = []
+            self._list(what, getattr(self.lab.tradeoff, what), values)
+        self.compute.disabled = not missing
+        there = [value for value in values if value not in missing]
+        if not there:
+            self.page.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
+            self.output.outputs, self.words.value = (), ""
+            return
+        rows = self._rows(what, there)
+        check()
+        reading = verdicts.text(questions.sweep(rows, what)) if len(there) > 1 else ""
+        self.output.outputs = chart(interactive.tradeoff(rows, what), reading)
+        self.output.remove_class("lk-dim")
+        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
+        left = f"{len(missing)} of the chosen values are not measured yet."
+        self.page.say(left if missing else "All chosen values are measured.")
+
+    def _map(self, check, compute: bool) -> None:
+        cases = psnr_accuracy.cases(self.lab)
+        missing = [case for case in cases if not measurement.kept(case, self.desk.bench)]
+        if compute:
+            bench, name = self.desk.bench, attrgetter("label")
+            self.page.measure(missing, name, lambda case: measurement.run([case], bench), check, self._stopped)
+            missing = []
+        self.compute.disabled = not missing
+        cases = [case for case in cases if case not in missing]
+        rows = psnr_accuracy.intervals(measurement.run(cases, self.desk.bench)) if cases else None
+        if rows is None or rows.empty:
+            self.page.say("No defense is measured yet; “Compute what is missing” does it and keeps it.")
+            self.output.outputs, self.words.value = (), ""
+            return
+        pictures = self._pictures([case for case in cases if case.attack.name != "clean"], check)
+        self.output.outputs = chart(
+            interactive.intervals(rows, pictures), "PSNR of T(x_adv) and accuracies of every defense"
+        )
+        self.output.remove_class("lk-dim")
+        self.words.value = (
+            f"<p class='lk-soft'>Vanilla network; {ThreatModel.WEIGHTS.told('FGSM-0.08')}. A disc is clean accuracy, a "
+            "square robust accuracy, a thin line a 95 % interval.</p>"
+        )
+        self.page.say(f"{len(missing)} rows are not measured yet." if missing else "Every defense is measured.")
+
+    def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
+        """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
+        bench, found = self.desk.bench, {}
+        plain = next((case for case in cases if case.defense is None and case.label == "No Defense"), cases[0])
+        index = measurement.telling(plain, bench)
+        for case in cases:
+            check()
+            self.page.say(f"Preparing the picture of {escape(case.label)} …")
+            test = bench.images(case.data, "test")
+            face = arena.face(case, index if index < len(test) else 0, bench)
+            found[case.label] = (interactive.uri(face["seen"]), arena.told(case, face, test.classes))
+        return found
+
+    def _stopped(self) -> None:
+        self.work.cancel()
+        self.page.idle()
+        self.page.say("It stops after the point that is being measured; what is measured is kept.")
+
+
+def _html(markdown: str) -> str:
+    """The bold words and bullets of `verdicts.text` as HTML."""
+    lines = []
+    for line in markdown.splitlines():
+        parts = escape(line.removeprefix("- ")).split("**")
+        lines.append("<li>" + "".join(f"<b>{p}</b>" if i % 2 else p for i, p in enumerate(parts)) + "</li>")
+    return f"<ul>{''.join(lines)}</ul>"

@@ -1,0 +1,316 @@
+"""Image files in a folder or zip: found, split into train and test, checked, and decoded together.
+
+What one file becomes is `decoding`'s. A set in which every file read is grey (mode "L", "1" or 16-bit) keeps one
+channel; in any other set grey files become RGB. Conversions are said once, in one warning with counts.
+"""
+
+import os
+import re
+import stat
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit.core import InputError
+from labkit.core.wording import printable, reason, typed
+from labkit.datasets import decoding
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
+
+_TEST_FOLDERS = ("test", "val")  # the first one present is used
+_SPLIT_SEED = 0  # not the caller's: train drawn with one seed must never meet test drawn with another
+_LAYOUT = "expected <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
+_MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette", "RGBA": "transparent RGB", "LA": "transparent grey"}
+_MODE_NAMES |= {mode: "16-bit grey" for mode in decoding.SIXTEEN_BITS}
+_BLOCK = 32  # images a thread takes at a time
+
+
+class Source:
+    """The image files of a folder or zip: `names` (POSIX, relative, sorted) and `read(name)` -> bytes.
+
+    Raises InputError for a path that is missing, empty, without images, not a zip, or a zip with unsafe names.
+    """
+
+    def __init__(self, path: str | Path, names: Sequence[str] | None = None):
+        """`names`: files that are known to lie below the folder `path`, taken as they are."""
+        self.path = typed(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = 0
+        if names is not None:
+            self.names = list(names)
+            return
+        if self.path.is_dir():
+            found = list(_walk(self.path))
+        elif self.path.is_file():
+            found = sorted({name for name in self._archive().namelist() if not name.endswith("/")})
+            for name in found:
+                parts = name.replace("\\", "/").split("/")
+                if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name):
+                    raise InputError(f"{self.path} names a file outside itself ({name!r}); make the zip anew")
+        else:
+            raise InputError(f"{self.path} does not exist; folder:PATH names a folder or zip of images")
+        if not found:
+            raise InputError(f"{self.path} is empty; {_LAYOUT}")
+        self.names = sorted(name for name in found if is_image(name))
+        if not self.names:
+            raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}); {_LAYOUT}")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; a zip's checksum is verified. Raises InputError naming the file.
+
+        What is larger than any image, or no plain file, is not read, and no more is unpacked than a file says it
+        holds: neither a "zip bomb" nor a link to a device without end takes memory or time.
+        """
+        archive = self._archive() if self.path.is_file() else None
+        try:
+            size = archive.getinfo(name).file_size if archive else _size(self.path / name)
+            if size > MAX_BYTES:
+                raise OSError(f"{size:,} bytes, the limit is {MAX_BYTES:,}")
+            if not archive:
+                return (self.path / name).read_bytes()
+            if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise OSError("a zip of images is read when it is stored or deflated")  # others unpack without bound
+            with archive.open(name) as file:
+                return file.read(size + 1)
+        except Exception as error:  # zipfile raises a dozen types for damaged archives
+            raise InputError(f"{self.where(name)} cannot be read ({reason(error)}); replace or remove it") from error
+
+    def where(self, name: str) -> str:
+        """How an error names one file."""
+        return printable(f"{self.path / name}")
+
+    def _archive(self) -> zipfile.ZipFile:
+        # A forked process shares the file's read position with its parent, so each process opens its own.
+        if self._zip is None or self._pid != os.getpid():
+            try:
+                self._zip, self._pid = zipfile.ZipFile(self.path), os.getpid()
+            except Exception as error:  # as above
+                why = reason(error)
+                raise InputError(f"{self.path} is not a readable zip ({why}); give a folder or a zip") from error
+        return self._zip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a Source: file names, and the class index of each, (N,) int64."""
+
+    names: list[str]
+    y: Tensor
+
+
+def is_image(name: str) -> bool:
+    parts = name.split("/")
+    hidden = any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX"
+    return not hidden and name.lower().endswith(ENDINGS)
+
+
+def _walk(root: Path) -> Iterable[str]:
+    seen = set()  # folders are often links to one another; a loop must end
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for file in files:
+            yield Path(folder, file).relative_to(root).as_posix()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, links followed. Raises OSError when it is none: reading a pipe waits, a device may never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no plain file")
+    return found.st_size
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend its permissions")
+
+
+def split(source: Source) -> tuple[tuple[str, ...], Part, Part]:
+    """Class names (sorted), train and test files of an ImageFolder tree, which may lie in one top folder.
+
+    Without test/ (or val/), a fifth of each class is held out, always the same fifth. Where some class has a single
+    image, a fifth of all images is held out instead, and a warning says that classes differ between the two.
+
+    Raises InputError when no image lies in a class folder, or a class is present in train only or in test only.
+    """
+    paths = [name.split("/") for name in source.names]
+    if len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 2 and not _is_split(paths[0][0]):
+        skip = 1
+    else:
+        skip = 0
+    tree: dict[str, list[tuple[str, str]]] = {}
+    for name, path in zip(source.names, paths, strict=True):
+        path = path[skip:]
+        if len(path) > 2 and _is_split(path[0]):
+            tree.setdefault(path[0].lower(), []).append((path[1], name))
+        elif len(path) > 1:
+            tree.setdefault("", []).append((path[0], name))
+    test = next((tree[folder] for folder in _TEST_FOLDERS if folder in tree), None)
+    train = tree.get("train")
+    if train is None and test is not None:
+        raise InputError(f"{source.path} has a folder of test images but no train/; {_LAYOUT}")
+    if train is None:
+        train = tree.get("", [])
+    if not train:
+        raise InputError(f"{source.path} has images, but none in a class folder; {_LAYOUT}")
+    if test is None:
+        return _hold_out(source, train)
+    there, here = ({c for c, _ in part} for part in (train, test))
+    for only, which in ((there - here, "train"), (here - there, "test")):
+        if only:
+            other = "test" if which == "train" else "train"
+            raise InputError(
+                f"{source.path}: class {_some(only)} present in {which} only; add images of it to {other}, or remove it"
+            )
+    classes = tuple(sorted(there))
+    return classes, _part(train, classes), _part(test, classes)
+
+
+def _is_split(folder: str) -> bool:
+    return folder.lower() in ("train", *_TEST_FOLDERS)
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    names = sorted(names)
+    return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _part(files: Sequence[tuple[str, str]], classes: tuple[str, ...]) -> Part:
+    files = sorted(files)
+    index = {c: i for i, c in enumerate(classes)}
+    return Part([name for _, name in files], torch.tensor([index[c] for c, _ in files], dtype=torch.int64))
+
+
+def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[tuple[str, ...], Part, Part]:
+    classes = tuple(sorted({c for c, _ in files}))
+    everything = _part(files, classes)
+    count = len(everything.names)
+    if count < 2:
+        raise InputError(f"{source.path} holds one image; at least two are needed, one to train and one to test on")
+    generator = torch.Generator().manual_seed(_SPLIT_SEED)
+    order = torch.randperm(count, generator=generator)
+    held = torch.zeros(count, dtype=torch.bool)
+    sizes = torch.bincount(everything.y, minlength=len(classes))
+    if sizes.min() > 1:
+        for k, size in enumerate(sizes.tolist()):
+            held[order[everything.y[order] == k][: max(1, round(size / 5))]] = True
+    else:
+        held[order[: max(1, round(count / 5))]] = True
+        warnings.warn(
+            f"classes with a single image: {int((sizes == 1).sum())} of {len(classes)} in {source.path}, so train and "
+            "test hold different classes; good for looking at pictures, not for training",
+            stacklevel=5,
+        )
+
+    def part(mask: Tensor) -> Part:
+        at = mask.nonzero().flatten()
+        return Part([everything.names[i] for i in at.tolist()], everything.y[at])
+
+    return classes, part(~held), part(held)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What reading every file once has shown.
+
+    shape   (N, C, H, W)
+    prints  (CRC-32, length) of each file: together with order and labels they identify the content
+    pixels  (N, C, H, W) uint8, or None when only headers were read
+    """
+
+    shape: tuple[int, int, int, int]
+    prints: list[tuple[int, int]]
+    pixels: Tensor | None
+
+
+def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
+    """Height and width that the named file will have, from its header alone."""
+    return (resolution, resolution) if resolution else decoding.size(source, name, source.read(name))
+
+
+def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
+    """Read every named file once: its checksum and header and, with `decode`, its pixels.
+
+    Raises InputError naming the file that is damaged, too large or, without `resolution`, of another size than the
+    first one.
+    """
+    h, w = side(source, names[0], resolution)
+    decoded = torch.empty((len(names), 3, h, w), dtype=torch.uint8) if decode else None
+
+    def look(i: int) -> tuple[int, int, str]:
+        raw = source.read(names[i])
+        image, size = decoding.opened(source, names[i], raw)
+        if not resolution and size != (h, w):
+            raise InputError(
+                f"images of mixed size: {source.where(names[0])} is {w}×{h}, {source.where(names[i])} is "
+                f"{size[1]}×{size[0]}; choose one size with resolution="
+            )
+        mode = decoding.mode(image)
+        if decoded is not None:
+            decoded.numpy()[i] = decoding.upright(source, names[i], image, resolution)
+        return zlib.crc32(raw), len(raw), mode
+
+    seen = _each(look, len(names), "decoding images" if decode else "checking images")
+    modes = Counter(mode for _, _, mode in seen)
+    grey = all(mode in decoding.GREY for mode in modes)
+    _say(source, modes, "L" if grey else "RGB")
+    if grey and decoded is not None:
+        decoded = decoded[:, :1].contiguous()
+    return Scan((len(names), 1 if grey else 3, h, w), [(crc, length) for crc, length, _ in seen], decoded)
+
+
+def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolution: int | None) -> Tensor:
+    """Decode the named files again, (n, C, H, W) uint8, with C, H and W of `shape` as `scan` found them."""
+    out = torch.empty((len(names), *shape[1:]), dtype=torch.uint8)
+
+    def fill(i: int) -> None:
+        image, _ = decoding.opened(source, names[i], source.read(names[i]))
+        out.numpy()[i] = decoding.upright(source, names[i], image, resolution)[: shape[1]]
+
+    _each(fill, len(names))
+    return out
+
+
+def _say(source: Source, modes: Counter[str], target: str) -> None:
+    converted = {mode: count for mode, count in sorted(modes.items()) if mode != target}
+    if converted:
+        what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
+        becomes = "8-bit grey" if target == "L" else "RGB"
+        warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
+
+
+def _each(function: Callable[[int], Any], count: int, what: str | None = None) -> list[Any]:
+    """[function(0), …, function(count − 1)], by threads: Pillow decodes outside Python's global lock.
+
+    A bar named `what` appears after two seconds.
+    """
+
+    def block(start: int) -> list[Any]:
+        return [function(i) for i in range(start, min(start + _BLOCK, count))]
+
+    if count <= _BLOCK:
+        return block(0)
+    results: list[Any] = []
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        with tqdm(total=count, desc=what, unit="image", delay=2, disable=not what, leave=False) as bar:
+            for some in pool.map(block, range(0, count, _BLOCK)):
+                results += some
+                bar.update(len(some))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results

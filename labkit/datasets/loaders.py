@@ -1,0 +1,265 @@
+"""Data sets by name: `fashion`, `photos`, `cifar10`, `imagenet10`, `imagenet` and `folder:PATH`, all as `Images`."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from http.client import HTTPException
+from math import isqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from labkit.core import InputError
+from labkit.core.recipes import DataRecipe
+from labkit.core.wording import typed
+from labkit.datasets import decoding, image_files, images, photos
+from labkit.datasets.images import Images, Lazy, settle
+
+MOST_BYTES = 16 * 2**30  # of a set that is in memory whatever its size, in 8 bits
+
+
+class _Ask(NamedTuple):
+    split: str
+    n: int | None
+    resolution: int | None
+    seed: int
+    root: Path
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    n: int | None = None,
+    resolution: int | None = None,
+    seed: int = 0,
+    data_root: str | Path | None = None,
+) -> Images:
+    """Images of one split of a data set, in a seeded order in which every beginning is as class-balanced as can be.
+
+    name        one of `names()`
+    split       "train" or "test"; the two never share an image, whatever the seeds
+    n           how many; None, or more than there are, means all. The first n of all are chosen, so a smaller set is
+                the beginning of a larger one; only the chosen files are decoded
+    resolution  side in pixels; None means as stored (`photos`: 64, `imagenet` and `imagenet10`: 224). Files are cut to
+                the largest centred square first
+    data_root   where torchvision's data sets lie or are downloaded to; None means data/raw beside the package
+
+    Raises InputError for an unknown name, for data that are missing, damaged or of mixed size.
+    """
+    if split not in ("train", "test"):
+        raise InputError(f'split must be "train" or "test", got {split!r}')
+    for what, value in (("n", n), ("resolution", resolution)):
+        if value is not None and value < 1:
+            raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
+    if resolution and resolution**2 > decoding.MAX_PIXELS:
+        raise InputError(f"resolution must be at most {isqrt(decoding.MAX_PIXELS):,} pixels, got {resolution:,}")
+    ask = _Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
+    kind, _, path = name.partition(":")
+    if kind == "folder" and path:
+        return _folder(ask, path)
+    return _known(name)[0](ask)
+
+
+def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None = None) -> Images:
+    """The images that a recipe names; `data_root` and errors as for `load`."""
+    n = recipe.train if split == "train" else recipe.test
+    return load(recipe.name, split, n=n, resolution=recipe.resolution, seed=recipe.seed, data_root=data_root)
+
+
+def names() -> tuple[str, ...]:
+    """What `load` knows, for menus and error messages."""
+    return (*_SETS, "folder:PATH")
+
+
+def note(name: str) -> str:
+    """One sentence on where the pixels come from, for reports. Raises InputError like `load`."""
+    kind, _, path = name.partition(":")
+    if kind != "folder" or not path:
+        return _known(name)[1]
+    source = image_files.Source(path)
+    lossy = sum(file.lower().endswith((".jpg", ".jpeg")) for file in source.names)
+    many = "all" if lossy == len(source.names) else f"{lossy:,}"
+    jpeg = f", {many} of them JPEG, so pixels come from (lossy) JPEG files" if lossy else ""
+    return f"{source.path.name}: {len(source.names):,} image files{jpeg}."
+
+
+def _known(name: str) -> tuple[Callable[[_Ask], Images], str]:
+    if name in _SETS:
+        return _SETS[name]
+    hint = f"; did you mean folder:{name}?" if name and typed(name).exists() else ""
+    raise InputError(f"unknown data set {name!r}; the known ones are {', '.join(names())}{hint}")
+
+
+def _choose(y: Tensor, ask: _Ask) -> Tensor:
+    """Positions of the chosen images: the first of each class, then the second of each, …, every round shuffled."""
+    p = torch.randperm(len(y), generator=torch.Generator().manual_seed(ask.seed))
+    by_class = torch.argsort(y[p], stable=True)
+    counts = torch.bincount(y)
+    rank = torch.empty_like(p)
+    rank[by_class] = torch.arange(len(y)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return p[torch.argsort(rank, stable=True)][: ask.n]
+
+
+def _digest(classes: Sequence[str], y: Tensor, shape: Sequence[int], content: np.ndarray) -> str:
+    head = json.dumps([list(classes), list(shape), content.dtype.str]).encode()
+    sha = hashlib.sha256(len(head).to_bytes(8, "little") + head)
+    sha.update(y.numpy().tobytes())
+    sha.update(np.ascontiguousarray(content))
+    return sha.hexdigest()
+
+
+def _fits(n: int, channels: int, side: int) -> None:
+    """Raises InputError when so many images of a set that is made in memory would take more than any should."""
+    if n * channels * side * side > MOST_BYTES:
+        size = n * channels * side * side / 2**30
+        raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; ask for fewer or smaller ones")
+
+
+def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
+    at = _choose(y, ask)
+    pixels, y = pixels[at], y[at]
+    if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
+        size = (ask.resolution, ask.resolution)
+        _fits(*pixels.shape[:2], ask.resolution)
+        at_once = max(1, min(1000, 2**28 // (pixels.shape[1] * ask.resolution**2)))
+        parts = [
+            functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+            for part in pixels.split(at_once)
+        ]
+        pixels = torch.cat(parts)
+    return Images(settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
+
+
+def _from_files(ask: _Ask, source: image_files.Source, files: image_files.Part, classes: Sequence[str]) -> Images:
+    at = _choose(files.y, ask)
+    chosen, y = [files.names[i] for i in at.tolist()], files.y[at]
+    h, w = image_files.side(source, chosen[0], ask.resolution)
+    scan = image_files.scan(source, chosen, ask.resolution, decode=len(chosen) * 3 * h * w <= images.BYTES_LIMIT)
+
+    def pixels(at: Tensor) -> Tensor:
+        return image_files.pixels(source, [chosen[i] for i in at.tolist()], scan.shape, ask.resolution)
+
+    x = Lazy(scan.shape, pixels) if scan.pixels is None else settle(scan.pixels)
+    return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
+
+
+def _folder(ask: _Ask, path: str) -> Images:
+    source = image_files.Source(path)
+    classes, train, test = image_files.split(source)
+    return _from_files(ask, source, train if ask.split == "train" else test, classes)
+
+
+def _data_folder() -> Path:
+    """The data/ folder of the repository, unless the environment variable LABKIT_DATA names another one."""
+    return Path(os.environ.get("LABKIT_DATA") or Path(__file__).resolve().parents[2] / "data")
+
+
+def _fashion(ask: _Ask) -> Images:
+    file = _data_folder() / "fashion" / f"{ask.split}.npz"
+    try:
+        sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text().splitlines())
+        raw = file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); restore it, or let LABKIT_DATA name data/") from error
+    if hashlib.sha256(raw).hexdigest() != sums.get(file.name):
+        raise InputError(f"{file} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
+    with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
+        x, y = torch.from_numpy(stored["x"])[:, None], torch.from_numpy(stored["y"]).long()
+    return _from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
+
+
+def _photos(ask: _Ask) -> Images:
+    size = ask.resolution or 64
+    boxes = photos.boxes(ask.split, size, ask.seed)[: ask.n]
+    _fits(len(boxes), 3, size)
+    found = {name: photos.read(name) for name in dict.fromkeys(name for name, _, _ in boxes)}
+    pixels = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
+    for out, (name, _, box) in zip(pixels.numpy(), boxes, strict=True):
+        # Cropped first: resizing with `box=` would let the filter look over the edge, into the other split's half.
+        crop = found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
+        out[:] = np.asarray(crop).transpose(2, 0, 1)
+    y, classes = torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS)
+    return Images(settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
+
+
+def _cifar10(ask: _Ask) -> Images:
+    from labkit.core.torchvision_shim import torchvision
+
+    try:
+        found = torchvision.datasets.CIFAR10(ask.root, train=ask.split == "train", download=True)
+    except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
+        raise InputError(
+            f"cifar10 is not in {ask.root} and could not be downloaded ({error}); name the folder of "
+            "cifar-10-batches-py with --data-root, or use folder:PATH"
+        ) from error
+    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+    return _from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
+
+
+def _imagenet(ask: _Ask, coarse: bool = False) -> Images:
+    from labkit.core.torchvision_shim import torchvision
+
+    try:
+        found = torchvision.datasets.ImageNet(ask.root, "train" if ask.split == "train" else "val")
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"ImageNet was not found in {ask.root} ({error}); name the folder of its archives, or of train/, val/ "
+            "and meta.bin, with --data-root, or use folder:PATH"
+        ) from error
+    if coarse:
+        classes = tuple(_IMAGENET10)
+        index = {wnid: k for k, wnids in enumerate(_IMAGENET10.values()) for wnid in wnids.split()}
+    else:
+        classes = tuple(f"{words[0]} ({wnid})" for words, wnid in zip(found.classes, found.wnids, strict=True))
+        index = {wnid: k for k, wnid in enumerate(found.wnids)}
+    kept = [(path, index[found.wnids[k]]) for path, k in found.samples if found.wnids[k] in index]
+    missing = set(range(len(classes))) - {k for _, k in kept}
+    if missing:
+        some = ", ".join(classes[k] for k in sorted(missing)[:5])
+        raise InputError(f"{found.split_folder} holds no images of {some}; complete it, or use folder:PATH")
+    files = image_files.Part([os.path.relpath(path, ask.root) for path, _ in kept], torch.tensor([k for _, k in kept]))
+    source = image_files.Source(ask.root, files.names)
+    return _from_files(ask._replace(resolution=ask.resolution or 224), source, files, classes)
+
+
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+# Ten coarse classes of four synsets each. The paper does not publish which classes its ImageNet-10 has.
+_IMAGENET10 = {
+    "bird": "n02058221 n02056570 n01855672 n02002724",
+    "cat": "n02124075 n02123045 n02123394 n02125311",
+    "dog": "n02106662 n02099712 n02099601 n02094433",
+    "car": "n04285008 n03100240 n03670208 n02814533",
+    "bus_train": "n04146614 n04487081 n02917067 n03393912",
+    "insect": "n02165456 n02206856 n02226429 n02268443",
+    "fruit": "n07749582 n07747607 n07753592 n07768694",
+    "hoofed": "n02403003 n02410509 n02415577 n02423022",
+    "bridge": "n04366367 n04311004 n04532670 n04486054",
+    "landscape": "n09193705 n09428293 n09246464 n09332890",
+}
+
+_SETS: dict[str, tuple[Callable[[_Ask], Images], str]] = {
+    "fashion": (_fashion, "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test images a class, padded to 32×32."),
+    "photos": (
+        _photos,
+        "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
+        "crops come from different halves.",
+    ),
+    "cifar10": (_cifar10, "CIFAR-10 (Krizhevsky, 2009) as published, through torchvision."),
+    "imagenet10": (
+        partial(_imagenet, coarse=True),
+        "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
+        "not publish its own); validation images as test; pixels come from (lossy) JPEG files.",
+    ),
+    "imagenet": (_imagenet, "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files."),
+}

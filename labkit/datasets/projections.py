@@ -1,0 +1,171 @@
+"""Projections of whole data sets: T(x) of every image, in chunks on disk that ranks share and none makes twice."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from labkit.core import InputError, checkpoint, distributed
+from labkit.datasets.shards import CHUNK, Item, Stream
+
+MANIFEST = "manifest.json"
+
+_RUN = "run.json"
+_AT_ONCE = 4 * 2**20  # numbers of the images that go through T together
+
+
+def project(
+    layer: nn.Module,
+    stream: Stream,
+    out: str | Path,
+    about: dict,
+    *,
+    chunk: int = CHUNK,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> dict:
+    """Writes T(x) of a stream's images into the folder `out`, and returns the manifest that then lies there.
+
+    A chunk, SHARD-PART.safetensors, holds up to `chunk` images of one shard: x (n, C, H, W) in half precision, y (n,)
+    int64, and the names (`read`). It is there whole or not at all, so that a run which was killed goes on; a chunk that
+    is damaged, or of something else, is made again with a warning. What is written does not depend on the number of
+    ranks, which take turns among the shards; the manifest, which lists every file with its SHA-256, comes last.
+
+    layer   T, on `device`; the same at every rank
+    about   what tells this projection from others, as JSON can hold it; an `out` that holds another is refused
+
+    Memory: `chunk` images, however many there are. Raises InputError when `out` holds something else or is in use.
+    """
+    out = Path(out)
+    run = {**about, "images": stream.identity, "size": list(stream.shape), "chunk": chunk}
+    mine = list(enumerate(stream.shards))[distributed.rank() :: distributed.world()]
+    done = []
+    with _claimed(out, run), _bar(stream, len(mine), chunk, progress) as bar:
+        for number, shard in mine:
+            for file, count in _chunks(layer, shard, out / f"{number:06d}", run, chunk, device):
+                done.append({**checkpoint.fingerprint(file, out), "images": count})
+                bar.update(count)
+        chunks = sorted((one for part in distributed.gather(done) for one in part), key=lambda one: one["path"])
+        manifest = {
+            **about,
+            "data": stream.label,
+            "classes": list(stream.classes),
+            "size": list(stream.shape),
+            "images": sum(one["images"] for one in chunks),
+            "chunks": chunks,
+        }
+        if distributed.rank() == 0:
+            checkpoint.write_whole(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+        distributed.barrier()
+    return manifest
+
+
+def read(out: str | Path) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """T(x) (n, C, H, W) float32, classes (n,) and names of each chunk, in order, every byte checked.
+
+    Raises InputError when the projection is not complete, or a chunk is not what was written.
+    """
+    from safetensors import safe_open
+
+    out = Path(out)
+    try:
+        manifest = json.loads((out / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{out} holds no finished projection ({error}); run labkit project again") from None
+    for told in manifest["chunks"]:
+        file = out / told["path"]
+        if not file.is_file() or checkpoint.fingerprint(file, out)["sha256"] != told["sha256"]:
+            raise InputError(f"{file} is missing or damaged; run labkit project again, which makes it anew")
+        with safe_open(file, "pt") as kept:
+            names = json.loads(kept.metadata()["checkpoint"])["facts"]["names"]
+            yield kept.get_tensor("x").float(), kept.get_tensor("y"), names
+
+
+def _chunks(
+    layer: nn.Module, shard: Callable[[], Iterator[Item]], stem: Path, run: dict, chunk: int, device
+) -> Iterator[tuple[Path, int]]:
+    """Every chunk of a shard, kept or made, and how many images it holds. A shard that is done is not even opened."""
+    batches, taken, part, last = _batches(shard, chunk), 0, 0, False
+    while not last:
+        file = stem.with_name(f"{stem.name}-{part:04d}.safetensors")
+        found = checkpoint.read(file, run)
+        if found:
+            count, last = len(found[0]["y"]), found[1]["last"]
+        else:
+            for items, last in islice(batches, part - taken + 1):  # noqa: B007 the one after those that are kept
+                taken += 1
+            x = _projected(layer, items, device)
+            y, count = torch.tensor([item.y for item in items], dtype=torch.int64), len(items)
+            checkpoint.write(file, run, {"x": x, "y": y}, {"names": [item.name for item in items], "last": last})
+            shutil.copymode(file.parent / _RUN, file)  # safetensors writes for the owner's eyes only
+        yield file, count
+        part += 1
+
+
+def _batches(shard: Callable[[], Iterator[Item]], size: int) -> Iterator[tuple[list[Item], bool]]:
+    """`size` images at a time, and whether they are the last; of an empty shard, none, which are the last."""
+    items = shard()
+    while True:
+        some = list(islice(items, size))
+        ahead = next(items, None)
+        yield some, ahead is None
+        if ahead is None:
+            return
+        items = chain([ahead], items)
+
+
+@torch.no_grad()
+def _projected(layer: nn.Module, items: list[Item], device) -> Tensor:
+    """T(x) of images (n, C, H, W), in half precision, a few at a time."""
+    if not items:
+        return torch.empty(0, dtype=torch.half)
+    first = items[0].pixels()
+    size = max(1, _AT_ONCE // first.numel())
+    seen = torch.empty(len(items), *first.shape, dtype=torch.half)
+    for start in range(0, len(items), size):
+        x = torch.stack([item.pixels() for item in items[start : start + size]])
+        seen[start : start + len(x)] = layer(x.to(device)).half().cpu()
+    return seen
+
+
+class _claimed:
+    """Holds the folder for one run, whose description lies in it; rank 0 does it for all."""
+
+    def __init__(self, out: Path, run: dict):
+        self.out, self.run, self.lock = out, run, FileLock(out / ".lock")
+
+    def __enter__(self):
+        wrong = self._wrong() if distributed.rank() == 0 else None
+        if wrong := distributed.tell(wrong):
+            raise InputError(wrong)
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+    def _wrong(self) -> str | None:
+        file = self.out / _RUN
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire(timeout=0)
+            if file.is_file() and json.loads(file.read_text()) != self.run:
+                return f"{self.out} holds another projection; choose another --out, or delete it"
+            for left in self.out.glob(".*.partial"):
+                left.unlink()  # of a run that was killed
+            checkpoint.write_whole(file, (json.dumps(self.run, indent=1) + "\n").encode())
+        except Timeout:
+            return f"another run projects into {self.out}; wait for it, or choose another --out"
+        except (OSError, ValueError) as error:
+            return f"{self.out} cannot be used ({error}); choose another --out"
+        return None
+
+
+def _bar(stream: Stream, mine: int, chunk: int, progress: bool) -> tqdm:
+    ranks = f", rank 0 of {distributed.world()}" if distributed.world() > 1 else ""
+    total = None if stream.images is None else min(stream.images, mine * chunk)
+    return tqdm(desc=f"projecting{ranks}", unit="image", total=total, disable=not progress or distributed.rank() > 0)

@@ -1,0 +1,266 @@
+"""Images as streams: shards that are read one image at a time, from folders, zips, tar shards and named data sets.
+
+Nothing is held but names, and of tar shards not even those: memory does not grow with the number of images' pixels.
+Tar shards are laid out as WebDataset writes them: files that share a name up to the first dot are one sample, such as
+`n01440764/10026.jpg` beside `n01440764/10026.cls`, which holds the class as a number.
+"""
+
+import glob
+import hashlib
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.core import InputError
+from labkit.core.wording import printable, reason
+from labkit.datasets import decoding, image_files, loaders
+
+SPLITS = ("train", "test", "all")
+CHUNK = 250  # images: few enough that sixteen ranks share ten thousand, enough that writing them costs nothing
+
+_LARGEST = {"image": 256 * 2**20, "label": 2**20}  # bytes of one file in a tar shard
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SHARDS = 1_000_000  # more than a range of numbers in an address may stand for
+
+
+class Item(NamedTuple):
+    """One image of a stream: its name, its class (−1 where nobody says), and its pixels (C, H, W) when asked for."""
+
+    name: str
+    y: int
+    pixels: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Shards of images of one size.
+
+    label     of the data set, without the way to it
+    classes   names, () where nobody says
+    shards    each, when called, opens and yields its images in order
+    shape     (H, W) of every image
+    images    how many there are; None where only reading tells
+    identity  SHA-256 of the names of what there is, wherever it lies
+    """
+
+    label: str
+    classes: tuple[str, ...]
+    shards: Sequence[Callable[[], Iterator[Item]]]
+    shape: tuple[int, int]
+    images: int | None
+    identity: str
+
+
+def open_stream(
+    dataset: str,
+    split: str = "train",
+    *,
+    channels: int = 3,
+    resolution: int | None = None,
+    images: int | None = None,
+    chunk: int = CHUNK,
+    data_root: str | Path | None = None,
+) -> Stream:
+    """The images of a data set, in shards of `chunk` images or, of tar shards, as they are.
+
+    dataset     `folder:PATH` of a folder or zip, `tar:ADDRESS` of tar shards, or another name of `loaders.names()`,
+                whose images are loaded. An address is a path or, with fsspec, a URL; `{0000..0127}` in it counts, `*`
+                matches
+    split       "train", "test" or "all"; tar shards have none, their address says it all
+    channels    1 or 3, as the dictionary has them; grey files become RGB
+    resolution  side in pixels, of centred squares; None means as stored, when all must be of one size
+    images      only so many, the first ones; not of tar shards
+
+    Raises InputError when there is nothing to read, or what there is cannot be read.
+    """
+    if split not in SPLITS:
+        raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}")
+    kind, _, address = dataset.partition(":")
+    if kind == "tar" and address:
+        if images is not None:
+            raise InputError("tar shards are read as they are; name fewer of them instead of a number of images")
+        return _tars(address, channels, resolution)
+    if kind == "folder" and address:
+        return _files(address, split, channels, resolution, images, chunk)
+    return _named(dataset, split, channels, resolution, images, chunk, data_root)
+
+
+def _files(path: str, split: str, channels: int, resolution: int | None, images: int | None, chunk: int) -> Stream:
+    source = image_files.Source(path)
+    classes, *both = image_files.split(source)
+    parts = {"train": both[:1], "test": both[1:], "all": both}[split]
+    names = [name for part in parts for name in part.names][:images]
+    y = torch.cat([part.y for part in parts])[:images]
+    shape = (channels, *image_files.side(source, names[0], resolution))
+
+    def shard(first: int) -> Iterator[Item]:
+        for name, label in zip(names[first : first + chunk], y[first : first + chunk].tolist(), strict=True):
+            yield Item(name, label, lambda name=name: _float(source, name, source.read(name), shape, resolution))
+
+    shards = [partial(shard, first) for first in range(0, len(names), chunk)]
+    return Stream(source.path.name, classes, shards, shape[1:], len(names), _identity(names))
+
+
+def _named(dataset, split: str, channels: int, resolution, images: int | None, chunk: int, data_root) -> Stream:
+    splits = ("train", "test") if split == "all" else (split,)
+    sets = [loaders.load(dataset, one, resolution=resolution, data_root=data_root) for one in splits]
+    if sets[0].x.shape[1] != channels:
+        raise InputError(f"the images have {sets[0].x.shape[1]} channels and the dictionary {channels}; learn another")
+    at = [(name, part, i) for name, part in zip(splits, sets, strict=True) for i in range(len(part))][:images]
+
+    def shard(first: int) -> Iterator[Item]:
+        for name, part, i in at[first : first + chunk]:
+            yield Item(f"{name}/{i:08d}", int(part.y[i]), lambda part=part, i=i: part.x[i])
+
+    shards = [partial(shard, first) for first in range(0, len(at), chunk)]
+    digest = _identity([part.digest for part in sets])
+    return Stream(dataset, sets[0].classes, shards, tuple(sets[0].x.shape[2:]), len(at), digest)
+
+
+def _tars(address: str, channels: int, resolution: int | None) -> Stream:
+    addresses = _expand(address)
+    first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
+    if first is None:
+        raise InputError(f"{address} holds no images ({', '.join(image_files.ENDINGS)}); give shards that do")
+    side = (resolution, resolution) if resolution else decoding.size(first.shard, first.name, first.raw)
+    shape = (channels, *side)
+
+    def shard(where: str) -> Iterator[Item]:
+        for s in _samples(where):
+            yield Item(s.name, s.y, lambda s=s: _float(s.shard, s.name, s.raw, shape, resolution))
+
+    names = [_base(one) for one in addresses]
+    return Stream(_base(address), (), [partial(shard, one) for one in addresses], side, None, _identity(names))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    address: str
+
+    def where(self, name: str) -> str:
+        return printable(f"{self.address}/{name}")
+
+
+class _Sample(NamedTuple):
+    shard: _Shard
+    name: str
+    y: int
+    raw: bytes
+
+
+def _samples(address: str) -> Iterator[_Sample]:
+    """The images of one tar shard with their classes, in order."""
+    shard = _Shard(address)
+    for _, files in itertools.groupby(_members(address), key=lambda file: _key(file[0])):
+        files = list(files)
+        labels = [raw for name, raw in files if name.lower().endswith(".cls")]
+        for name, raw in files:
+            if image_files.is_image(name):
+                yield _Sample(shard, name, _label(shard, name, labels[0]) if labels else -1, raw)
+
+
+def _members(address: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the images and labels in a tar file, which may be compressed; it is read once, in order."""
+    try:
+        with _opened(address) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # which would keep a record of every file
+                kind = "image" if image_files.is_image(member.name) else "label"
+                if not member.isreg() or (kind == "label" and not member.name.lower().endswith(".cls")):
+                    continue
+                if member.size > _LARGEST[kind]:
+                    where = _Shard(address).where(member.name)
+                    raise InputError(f"{where} has {member.size:,} bytes; remove it from the shard")
+                yield member.name, tar.extractfile(member).read()
+    except InputError:
+        raise
+    except Exception as error:  # tarfile and its packings raise a dozen types for damaged files
+        raise InputError(f"{address} cannot be read as a tar file ({reason(error)}); make it anew") from error
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[IO[bytes]]:
+    if "://" not in address:
+        with open(address, "rb") as file:
+            yield file
+        return
+    try:
+        opened = _fsspec().open(address, "rb")
+    except (ImportError, ValueError) as error:  # of a kind of address that fsspec does not know, or not without help
+        raise InputError(f"{address} cannot be opened ({error}); check the address") from error
+    with opened as file:
+        yield file
+
+
+def _expand(address: str) -> list[str]:
+    """The shards that an address stands for, sorted as counted or matched."""
+    found = [address]
+    while any(map(_RANGE.search, found)):
+        found = [one for each in found for one in _counted(each)]
+    if "*" not in address:
+        return found
+    matched = [one for each in found for one in sorted(_matches(each))]
+    if not matched:
+        raise InputError(f"nothing matches {address}; check the address of the tar shards")
+    return matched
+
+
+def _counted(address: str) -> list[str]:
+    found = _RANGE.search(address)
+    if not found:
+        return [address]
+    low, high = found.groups()
+    numbers = range(int(low), int(high) + 1)
+    if int(high) - int(low) >= _SHARDS:
+        raise InputError(f"{address} counts more than {_SHARDS:,} shards; check its {{}}")
+    return [address[: found.start()] + str(n).zfill(len(low)) + address[found.end() :] for n in numbers]
+
+
+def _matches(address: str) -> Iterable[str]:
+    if "://" not in address:
+        return glob.glob(address)
+    files, path = _fsspec().core.url_to_fs(address)
+    return map(files.unstrip_protocol, files.glob(path))
+
+
+def _fsspec():
+    try:
+        import fsspec
+    except ImportError:
+        raise InputError("an address with :// needs the package fsspec; install labkit[streams]") from None
+    return fsspec
+
+
+def _key(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _label(shard: _Shard, name: str, raw: bytes) -> int:
+    try:
+        return int(raw)
+    except ValueError:
+        raise InputError(f"{shard.where(name)} has a class that is no number ({raw[:20]!r}); mend its .cls") from None
+
+
+def _base(address: str) -> str:
+    return address.rstrip("/").rpartition("/")[2]
+
+
+def _float(source, name: str, raw: bytes, shape: tuple[int, int, int], resolution: int | None) -> Tensor:
+    pixels = decoding.decode_like(source, name, raw, shape, resolution)
+    return torch.from_numpy(pixels.copy()).float().div_(255)
+
+
+def _identity(names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()

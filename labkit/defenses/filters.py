@@ -1,0 +1,188 @@
+"""Filters anyone would try first: JPEG, fewer bits, a median, a blur. The sober baselines of every table."""
+
+import io
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.optimize import brentq
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit.core import InputError, metrics
+from labkit.csc import extend
+from labkit.datasets import Images
+from labkit.models import Defense
+
+_BLURRED_AT_ONCE = 500  # images
+_NO_BLUR = 0.15  # sigma at which a neighbour gets a share of 2e-10, which single precision hardly sees
+_MOST = 100.0  # dB that may be asked for; images of which less is lost count with this
+
+
+class JPEG(Defense):
+    """Stored as JPEG and read again: Das et al., "Keeping the bad guys out", 2017; Guo et al., ICLR 2018 (quality 75).
+
+    quality  of Pillow's encoder, 1 to 95. Colour is stored at half the resolution, Pillow's default
+
+    Takes grey or colour images; pixels are rounded to 8 bits. Not differentiable.
+    """
+
+    differentiable = False
+
+    def __init__(self, quality=75):
+        super().__init__()
+        if not 1 <= quality <= 95:
+            raise InputError(f"the quality of a JPEG is from 1 to 95, got {quality}")
+        self.quality = quality
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if x.shape[1] not in (1, 3):
+            raise InputError(f"JPEG stores images of 1 or 3 channels, got {x.shape[1]}")
+        pixels = (x * 255).round().byte().movedim(1, -1).cpu().numpy()
+        read = np.stack([self._stored(image).reshape(image.shape) for image in pixels])
+        return torch.from_numpy(read).movedim(-1, 1).to(x).div_(255).contiguous()
+
+    def extra_repr(self) -> str:
+        return f"quality={self.quality}"
+
+    def _stored(self, pixels: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+            file, "JPEG", quality=self.quality
+        )
+        return np.asarray(Image.open(file))
+
+
+class BitDepth(Defense):
+    """Pixels rounded to 2^bits levels: Xu, Evans & Qi, "Feature squeezing", NDSS 2018, Section III-A.
+
+    bits  a channel, from 1 to 8. Xu et al. try all, Guo et al. (ICLR 2018) take 3
+
+    Not differentiable: a staircase, whose slope is 0 wherever it has one.
+    """
+
+    differentiable = False
+
+    def __init__(self, bits=3):
+        super().__init__()
+        if bits not in range(1, 9):
+            raise InputError(f"the bit depth is a whole number from 1 to 8, got {bits}")
+        self.bits = bits
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        steps = 2**self.bits - 1
+        return (x * steps).round() / steps
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class Median(Defense):
+    """Median of a sliding window, in each channel: Xu, Evans & Qi, "Feature squeezing", NDSS 2018, Section III-B.
+
+    size  pixels a side of the window. Xu et al. use 2 and 3
+
+    As scipy's `median_filter`, which they call: borders mirrored, the edge repeated; of an even number of values the
+    larger one of the middle two, in a window that reaches one pixel farther up and left. Differentiable: each pixel's
+    gradient goes to the pixel that was the median.
+    """
+
+    def __init__(self, size=3):
+        super().__init__()
+        if size < 1:
+            raise InputError(f"the window of a median has at least one pixel a side, got {size}")
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        wide = extend(x, self.size // 2)
+        windows = wide.unfold(2, self.size, 1).unfold(3, self.size, 1)[:, :, : x.shape[2], : x.shape[3]]
+        return windows.flatten(4).sort(-1).values[..., self.size**2 // 2]
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+class LowPass(Defense):
+    """A Gaussian blur: what is left of a defense if all it does is to remove high frequencies.
+
+    sigma  standard deviation in pixels, if it is known. As in scipy's `gaussian_filter`: cut off at 4 sigma, borders
+           mirrored, the edge repeated
+    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this. So
+           another defense can be compared with a plain blur that costs as much of the image
+
+    Images that a blur cannot change, each channel being constant, do not count in the mean.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, sigma=None, psnr=None):
+        super().__init__()
+        if (sigma is None) == (psnr is None):
+            raise InputError("LowPass needs either sigma, in pixels, or psnr, in dB, which fit() turns into a sigma")
+        if sigma is not None and not 0 < sigma < float("inf"):
+            raise InputError(f"the sigma of a blur is a positive number of pixels, got {sigma:g}")
+        if psnr is not None and not 0 < psnr < _MOST:
+            raise InputError(f"the PSNR after the blur must lie between 0 and {_MOST:g} dB, got {psnr:g}")
+        self.psnr = psnr
+        self.register_buffer("sigma", torch.tensor(float("nan") if sigma is None else float(sigma)))
+
+    def fit(self, images: Images, *, progress: bool = False) -> Self:
+        """Where `psnr` was given, find sigma by Brent's bisection, from all of the images. Returns self."""
+        if self.psnr is None:
+            return self
+        side = max(images.x.shape[-2:])
+        with tqdm(desc="fitting the blur", unit="blur", disable=not progress, delay=2) as bar:
+
+            def excess(sigma: float) -> float:
+                bar.update()
+                return self._mean_psnr(images, sigma) - self.psnr
+
+            strong = 1.0
+            while excess(strong) > 0:
+                strong *= 2
+                if strong > 2 * side:
+                    raise InputError(
+                        f"no blur brings these images down to a mean PSNR of {self.psnr:g} dB; ask for a larger PSNR"
+                    )
+            weak = _NO_BLUR if strong == 1 else strong / 2
+            self.sigma.fill_(brentq(excess, weak, strong, xtol=1e-4))
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        self._check_fitted(bool(self.sigma.isfinite()))
+        return _blur(x, float(self.sigma))
+
+    def extra_repr(self) -> str:
+        return f"sigma={float(self.sigma):.4g}" + ("" if self.psnr is None else f", psnr={self.psnr}")
+
+    @torch.no_grad()
+    def _mean_psnr(self, images: Images, sigma: float) -> float:
+        found = []
+        for x, _ in images.batches(_BLURRED_AT_ONCE):
+            x = x.to(self.sigma.device)
+            low, high = x.flatten(2).aminmax(dim=2)
+            x = x[(low < high).any(1)]
+            found.append(metrics.psnr(_blur(x, sigma), x).clamp_max(_MOST).cpu())
+        if not (found := torch.cat(found)).numel():
+            raise InputError("no blur changes these images, as each is of one colour; fit to others")
+        return float(found.double().mean())
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    rows, columns = (_blur_matrix(n, sigma).to(x) for n in x.shape[-2:])
+    return (rows @ x @ columns.T).clamp(0, 1)
+
+
+def _blur_matrix(n: int, sigma: float) -> Tensor:
+    """The blur of n pixels in a row, mirrored borders and all, as (n, n) in float64: much faster than a convolution."""
+    radius = int(4 * sigma + 0.5)
+    window = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    mirrored = extend(torch.eye(n, dtype=torch.float64), radius)[:, radius : radius + n]
+    return mirrored.unfold(0, 2 * radius + 1, 1) @ (window / window.sum())

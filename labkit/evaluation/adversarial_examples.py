@@ -1,0 +1,161 @@
+"""Attempts: sets of adversarial images, made batch by batch, resumable, and kept in the store."""
+
+import inspect
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit.attacks import ATTACKS, MINIMAL, Budget, at_average, fit_universal, quantize
+from labkit.core import InputError, checkpoint
+from labkit.core.recipes import (
+    AttackRecipe,
+    ClassifierRecipe,
+    DataRecipe,
+    DefenseRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+)
+from labkit.evaluation import threat_models
+from labkit.evaluation.workbench import Workbench
+from labkit.models import StratifiedTransform
+from labkit.models.defense import Detector
+
+_BATCH = 250
+_FITTED_ON = 500  # training images for a universal perturbation
+_LENGTHS = ("steps", "queries", "draws")  # what an attack calls the `steps` of its recipe
+_NORMS = ("dissimilarity", "average", "l2", "linf", "none")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One set of adversarial images: against which network, seen how, by which attack.
+
+    `defense` is what the attacker takes into account: None unless the knowledge includes it.
+    """
+
+    victim: ClassifierRecipe
+    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
+    attack: AttackRecipe
+    knowledge: str
+    version: int = 3
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.victim.data
+
+
+def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
+    """The attacked test images (n, C, H, W) of an attempt, from the store or made now.
+
+    Made in batches that survive a kill, under a bar that shows the accuracy so far in the attacker's own eyes.
+    """
+    return timed(attempt, bench)[0]
+
+
+def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
+    """The images of `adversarial`, and the seconds that the attack took when they were made.
+
+    The clock starts when the network and the defense are built. None where the making was interrupted and resumed.
+    """
+    test, attack = bench.images(attempt.data, "test"), attempt.attack
+    if attack.name == "clean":
+        return test.x[:], 0.0
+    if attack.name not in ATTACKS:
+        raise InputError(f"unknown attack {attack.name!r}; the known ones are clean, {', '.join(ATTACKS)}")
+    if attack.norm not in _NORMS:
+        raise InputError(f"unknown norm {attack.norm!r}; the known ones are {', '.join(_NORMS)}")
+
+    if attack.stored:  # the same images, rounded: they are made once
+        made, took = timed(replace(attempt, attack=replace(attack, stored=False)), bench)
+        return quantize(made, test.x[:], None if attack.norm == "average" else sized(attack, test.x)), took
+
+    def build(scratch):
+        resumed = any(Path(scratch).glob("*.safetensors"))
+        system, started = _System(attempt, bench), time.perf_counter()
+        budget, options = sized(attack, test.x), _options(attack, system, bench)
+
+        def batch(start: int, x: Tensor, y: Tensor) -> Tensor:
+            system.seeded(start)
+            return system.attack(x, y, budget, options)
+
+        parts, right = [], 0
+        bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
+        for start in bar:
+            x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
+            make = partial(batch, start, x.to(bench.device), y.to(bench.device))
+            parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", make))
+            right += system.right(parts[-1], y)
+            bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
+        x_adv = torch.cat(parts)
+        if attack.norm == "average":
+            x_adv = at_average(x_adv, test.x[:], attack.size)
+        return {"x_adv": x_adv}, {"seconds": None if resumed else time.perf_counter() - started}
+
+    found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.data))
+    return found.tensors["x_adv"], found.facts["seconds"]
+
+
+class _System:
+    """What an attempt attacks: the view of its attacker, group by group where it differs between images."""
+
+    def __init__(self, attempt: Attempt, bench: Workbench):
+        self.attempt = attempt
+        self.network = bench.classifier(attempt.victim)
+        self.defense = bench.transform(attempt.defense)
+        self.seeded(0)
+
+    def seeded(self, start: int) -> None:
+        """Draws of a random defense for the batch from `start`, whatever was drawn before; it is judged on others."""
+        if self.defense is not None:
+            self.defense.seeded(start)
+
+    def view(self, **group) -> torch.nn.Module:
+        draws = self.attempt.attack.draws
+        return threat_models.view(self.network, self.defense, self.attempt.knowledge, draws=draws, **group)
+
+    def attack(self, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
+        attack, made = ATTACKS[self.attempt.attack.name], x.clone()
+        for mine, group in self._groups(x, y):
+            made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
+        return made
+
+    def right(self, x_adv: Tensor, y: Tensor) -> int:
+        return int(
+            threat_models.withstood(threat_models.decide(self.network, self.defense, x_adv)[1], y, self.defense).sum()
+        )
+
+    def _groups(self, x: Tensor, y: Tensor):
+        """Which images are attacked together, and what their view has to be told."""
+        if self.attempt.knowledge == "fixed-stratum" and isinstance(self.defense, StratifiedTransform):
+            home = self.defense.strata.vote(x)
+            return [(home == m, {"stratum": m}) for m in home.unique().tolist()]
+        if isinstance(self.defense, Detector):
+            return [(y == c, {"label": c}) for c in y.unique().tolist()]
+        return [(slice(None), {})]
+
+
+def sized(attack: AttackRecipe, x) -> Budget | None:
+    """The budget of an attack on images x (n, C, H, W); None where the attack finds the size itself, or has none."""
+    if attack.norm == "none" or (attack.norm == "average" and attack.name in MINIMAL):
+        return None
+    if attack.norm == "average":
+        return Budget.average(attack.size, x[:])
+    return {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}[attack.norm](attack.size)
+
+
+def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
+    """The keywords of an attack that its recipe has: `steps` (or `queries`, or `draws`), `restarts` and `loss`."""
+    if attack.name == "autoattack":  # has nothing to set
+        return {}
+    if attack.name == "universal":
+        train = bench.images(system.attempt.data, "train")
+        images = train[: min(len(train), _FITTED_ON)]
+        budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else sized(attack, train.x)
+        return {"pattern": fit_universal(system.view(), images, budget=budget)}
+    told = {"restarts": attack.restarts, "loss": attack.loss, **dict.fromkeys(_LENGTHS, attack.steps)}
+    return {name: told[name] for name in inspect.signature(ATTACKS[attack.name]).parameters if name in told}

@@ -1,0 +1,314 @@
+"""Experiments: cases as data, one tidy row each, every row kept in the store."""
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit.core import metrics
+from labkit.core.profiles import Profile
+from labkit.core.recipes import (
+    LATER,
+    AttackRecipe,
+    ClassifierRecipe,
+    DataRecipe,
+    DefenseRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+    rebase,
+)
+from labkit.core.store import Artifact, parsed
+from labkit.evaluation import threat_models
+from labkit.evaluation.adversarial_examples import Attempt, adversarial, timed
+from labkit.evaluation.threat_models import ThreatModel
+from labkit.evaluation.workbench import Workbench
+from labkit.models import predict
+
+COLUMNS = [
+    "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
+    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "run", "recipe",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge.
+
+    copy  what an attacker by "transfer" owns, where it is not `classifier.undefended`
+    """
+
+    classifier: ClassifierRecipe
+    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
+    attack: AttackRecipe
+    knowledge: str = "classifier"
+    version: int = 4
+    copy: ClassifierRecipe | None = field(default=None, metadata=LATER)
+
+    @property
+    def data(self) -> DataRecipe:
+        return self.classifier.data
+
+    @property
+    def label(self) -> str:
+        """The defense as tables name it: what precedes the network, and what lies in it."""
+        before = self.defense.label if self.defense else ""
+        return " + ".join(filter(None, (before, self.classifier.label))) or "No Defense"
+
+    def attempt(self) -> Attempt:
+        """What has to be attacked for this case; cases that differ only in what is judged share one."""
+        victim, defense = self.classifier, self.defense
+        if self.knowledge == "transfer":
+            victim = self.copy or victim.undefended
+        if self.knowledge in ("transfer", "classifier"):
+            defense = None
+        knowledge = "classifier" if defense is None else self.knowledge
+        return Attempt(victim, defense, self.attack, knowledge)
+
+
+def grid(profile: Profile) -> list[Case]:
+    """The defense tables' cases: no defense and the profile's defenses, vanilla and retrained, every attack.
+
+    A retrained network is judged against two attackers, because the paper does not say which it means: one who has an
+    undefended copy ("transfer"), and one who has the retrained weights ("classifier"). The strongest iterative attack
+    is repeated by attackers who know about T.
+    """
+    plain, cases = profile.classifier, []
+    for attack in profile.attacks:
+        cases.append(Case(plain, None, attack))
+        for T in profile.defenses:
+            retrained = profile.retrained(T)
+            cases.append(Case(plain, T, attack))
+            if attack.name == "clean":
+                cases.append(Case(retrained, T, attack))
+                continue
+            cases += [Case(retrained, T, attack, k, copy=profile.copy(k)) for k in ("transfer", "classifier")]
+            if attack.name == "bim":
+                for knowledge in ("identity", "exact"):
+                    cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
+    return cases
+
+
+def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> list[Case]:
+    """Everything that the attackers of a retrained network may know, at one size: the paper's Table 4 and beyond.
+
+    `size` and `norm` are Table 4's. On the profile's `adaptive.n` test images. The undefended network stands beside
+    them, attacked by someone who has its weights.
+    """
+    how = profile.adaptive
+    count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
+    small = rebase(profile, replace(profile.data, test=count))
+    clean = AttackRecipe("clean", 0.0, 0)
+    noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm)
+    cases = [Case(small.classifier, None, attack) for attack in (clean, noise, pgd)]
+    for T in small.defenses:
+        network = small.retrained(T)
+        cases += [Case(network, T, clean), Case(network, T, noise)]
+        cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in ("transfer", "classifier")]
+        cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
+        cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
+        # Another loss and more starts, which cost little and leave AutoAttack nothing to add (measured).
+        cases.append(Case(network, T, replace(pgd, loss="margin", restarts=3), "exact"))
+        if isinstance(T, StratifiedRecipe):
+            cases.append(Case(network, T, pgd, "fixed-stratum"))
+        cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
+        if how.autoattack:
+            cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm), "exact"))
+    return cases
+
+
+def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """For each network and defense, the share of images that stay correct under every one of its cases.
+
+    An image that is wrong when clean counts as wrong, where the clean images are among the cases.
+
+    Columns: defense, retrained, accuracy, low, high, n, attacks (how many; the clean images are none), hardest (the
+    case that alone leaves least).
+    """
+    groups: dict[tuple, list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.classifier, case.defense), []).append(case)
+    rows = []
+    for (network, _), mine in groups.items():
+        right = [_row(case, bench).tensors["right"].bool() for case in mine]
+        found = metrics.accuracy(torch.stack(right).all(0))
+        hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
+        rows.append(
+            {
+                "defense": hardest.label,
+                "retrained": network.transform is not None,
+                **dict(zip(("accuracy", "low", "high", "n"), found, strict=True)),
+                "attacks": sum(case.attack.name != "clean" for case in mine),
+                "hardest": f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}",
+            }
+        )
+    columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest"]
+    return pd.DataFrame(rows, columns=columns)  # also of no cases
+
+
+def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """One row per case: settings | accuracy low high dissimilarity psnr seconds run recipe.
+
+    accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
+    dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
+    psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
+    seconds              time to make the adversarial images (`adversarial_examples.timed`) and to judge them; networks
+                         and defenses are built before. Missing where making them was interrupted, and in rows without
+                         a `run`
+    run                  id of this measurement: another measurement of the same recipe has another
+    recipe               hash of the settings: the artifact's name in the store
+
+    Rows that were kept before there was a `run` have none. Their `seconds` are left out, because they included the time
+    to train networks and to fit defenses.
+    """
+    cases = list(cases)
+    rows = []
+    for case in tqdm(cases, desc="measuring", unit="case", disable=not bench.progress, delay=2):
+        found = _row(case, bench)
+        timing = {} if "run" in found.facts else {"seconds": None, "run": None}
+        rows.append({**_settings(case, bench), **found.facts, **timing, "recipe": found.key})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
+    """The recipe behind each hash in `rows`, as the store keeps it: `store.key` of it is that hash again.
+
+    rows  from `run`, or made of it: the hashes stand in every column whose name ends in "recipe"
+    """
+    keys = dict.fromkeys(rows.filter(regex="recipe$").to_numpy().ravel())
+    return {key: parsed(bench.store.root / "row" / key / "recipe.json") for key in keys}
+
+
+def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> None:
+    """Measures what is neither kept yet nor being measured by another of the `world` ranks that share a store.
+
+    Each begins elsewhere in the list, and so mostly with other networks, and walks it round. What two of them need is
+    built by the first, while the second waits; a case rests on what it is made of, never the other way round, so that
+    nobody waits in a circle. When all have returned, or were killed and started again, every case is kept.
+    """
+    cases = list(dict.fromkeys(cases))
+    begin = rank * len(cases) // world
+    walk = cases[begin:] + cases[:begin]
+    for case in tqdm(walk, desc=f"measuring, rank {rank} of {world}", unit="case", disable=not bench.progress, delay=2):
+        digest = _digest(case, bench)
+        if not bench.store.has("row", case, digest=digest) and not bench.store.busy("row", case, digest=digest):
+            _row(case, bench)
+
+
+def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
+    """x_adv, T(x_adv), right: images as attacked, as the network gets them (n, C, H, W), which are correct (n,).
+
+    Where a defense is no map of images, the classifier gets them as they are.
+    """
+    x_adv = adversarial(case.attempt(), bench)
+    return x_adv, *_judge(case, bench)(x_adv)
+
+
+def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
+    network, defense, y = (
+        bench.classifier(case.classifier),
+        bench.transform(case.defense),
+        bench.images(case.data, "test").y,
+    )
+
+    def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        seen, logits = threat_models.decide(network, defense, x_adv)
+        return seen, threat_models.withstood(logits, y, defense, attacked=case.attack.name != "clean")
+
+    return judge
+
+
+def _row(case: Case, bench: Workbench) -> Artifact:
+    """What is kept of a case: the facts of its row, and which images are correct under attack."""
+    return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=_digest(case, bench))
+
+
+def _digest(case: Case, bench: Workbench) -> str:
+    return bench.digest(case.data)
+
+
+def kept(case: Case, bench: Workbench) -> bool:
+    """Whether the row of a case is in the store, so that `run` only has to read it."""
+    return bench.store.has("row", case, digest=_digest(case, bench))
+
+
+def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
+    x_adv, attacking = timed(case.attempt(), bench)
+    judge = _judge(case, bench)
+    started = time.perf_counter()
+    seen, right = judge(x_adv)
+    judging = time.perf_counter() - started
+    x = bench.images(case.data, "test").x[:]
+    found = metrics.accuracy(right)
+    psnr = float(metrics.psnr(seen, x).mean())
+    return {"right": right.byte()}, {
+        "accuracy": found.value,
+        "low": found.low,
+        "high": found.high,
+        "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
+        "psnr": psnr if math.isfinite(psnr) else None,
+        "seconds": None if attacking is None else attacking + judging,
+        "run": str(uuid.uuid4()),
+    }
+
+
+def _settings(case: Case, bench: Workbench) -> dict:
+    test = bench.images(case.data, "test")
+    return {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test), **settings(case)}
+
+
+def settings(case: Case) -> dict[str, Any]:
+    """What the row of a case says of everything but its images: COLUMNS from "classifier" to "seed"."""
+    network = case.classifier
+    return {
+        "classifier": f"{network.network} ×{network.width:g}{', mirrored' if network.mirrored else ''}",
+        "retrained": network.transform is not None,
+        "defense": case.label,
+        "attack": case.attack.label,
+        "budget": case.attack.size,
+        "knowledge": "–" if case.attack.name in ("clean", "noise") else case.knowledge,
+        "seed": network.seed,
+    }
+
+
+def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Columns and notes for `pictures.strips`: image, attacked image, ten times the difference, what the network gets.
+
+    The first `n` test images that the network classifies correctly, so that the attack has something to change.
+    """
+    test, network = bench.images(case.data, "test"), bench.classifier(case.classifier)
+    which = torch.nonzero(predict(network, test.x).argmax(1) == test.y)[:n, 0]
+    x, x_adv = test.x[which], adversarial(case.attempt(), bench)[which]
+    seen, logits = threat_models.decide(network, bench.transform(case.defense), x_adv)
+    decided = (predict(network, x), predict(network, x_adv), logits)
+    names = [[test.classes[c] for c in answers.argmax(1).tolist()] for answers in decided]
+    columns = {"image x": x, case.attack.label: x_adv, "10 × difference": 0.5 + 10 * (x_adv - x), "T(attacked)": seen}
+    return columns, dict(zip(columns, [names[0], names[1], [""] * len(x), names[2]], strict=True))
+
+
+def telling(attacked: Case, bench: Workbench) -> int:
+    """The first test image that a case's bare network has right clean and wrong attacked; 0 if there is none."""
+    test, network = bench.images(attacked.data, "test"), bench.classifier(attacked.classifier)
+    x_adv = adversarial(attacked.attempt(), bench)
+    turned = (predict(network, test.x).argmax(1) == test.y) & (predict(network, x_adv).argmax(1) != test.y)
+    return int(turned.int().argmax())
+
+
+def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
+    """Accuracy of a case for each true class, with its interval, the hardest hit first."""
+    test = bench.images(case.data, "test")
+    right = decisions(case, bench)[2]
+    rows = []
+    for c, name in enumerate(test.classes):
+        mine = test.y == c
+        if mine.any():
+            found = metrics.accuracy(right[mine])
+            rows.append({"class": name, "n": found.n, "accuracy": found.value, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows).sort_values("accuracy", kind="stable").round(3).reset_index(drop=True)

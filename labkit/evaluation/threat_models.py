@@ -1,0 +1,246 @@
+"""Threat models: what the attacker differentiates, kept apart from what is judged."""
+
+import math
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from labkit.core import InputError
+from labkit.models import Defense, StratifiedTransform, predict
+from labkit.models.classifiers import device_of
+from labkit.models.defense import Detector
+from labkit.models.networks import Recomputed
+
+JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
+_BATCH = 250
+
+
+class ThreatModel(Enum):
+    """What an attacker knows and can ask. `value` is the spelling that recipes hash and rows keep as `knowledge`.
+
+    label, words    as tables and figures name it, and one sentence on what the attacker has
+    marker, colour  in every figure (Okabe & Ito's colours, which stay apart for colour-blind readers): blue for grey
+                    boxes, green for black ones, warm for white ones, black for the worst case
+    knows_defense   whether the attacker takes the defense into account
+    """
+
+    NOBODY = ("–", "none", "o", "#5c5c5c", False, "nobody attacks")
+    SURROGATE = (
+        "transfer",
+        "grey box (surrogate)",
+        "o",
+        "#0072b2",
+        False,
+        "transfer from an undefended network trained on the same data",
+    )
+    WEIGHTS = (
+        "classifier",
+        "grey box (weights)",
+        "s",
+        "#56b4e9",
+        False,
+        "has the weights of the judged network, and does not know the defense",
+    )
+    QUERIES = (
+        "queries",
+        "score-based black box",
+        "v",
+        "#009e73",
+        True,
+        "sees the scores of the whole system for images of its choice, and no gradient",
+    )
+    BPDA = (
+        "identity",
+        "white box (BPDA)",
+        "^",
+        "#e69f00",
+        True,
+        "has everything, and differentiates the defense as if it were the identity",
+    )
+    FIXED_STRATUM = (
+        "fixed-stratum",
+        "white box (fixed stratum)",
+        "P",
+        "#cc79a7",
+        True,
+        "has everything, and differentiates T exactly with the vote held at the clean image's cluster",
+    )
+    EXACT = (
+        "exact",
+        "white box (exact gradient)",
+        "D",
+        "#d55e00",
+        True,
+        "has everything, and differentiates the defense exactly",
+    )
+    WHITE_BOX = (
+        "white-box",
+        "white box",
+        "X",
+        "#8a3d00",
+        True,
+        "has everything; nothing stands before the network",
+    )
+    WORST_CASE = (
+        "",
+        "worst case",
+        "*",
+        "#000000",
+        True,
+        "an image counts as correct if it withstands every attack of this size, under every threat model",
+    )
+
+    def __new__(cls, value: str, label: str, marker: str, colour: str, knows_defense: bool, words: str):
+        member = object.__new__(cls)
+        member._value_ = value
+        member.label, member.marker, member.colour = label, marker, colour
+        member.knows_defense, member.words = knows_defense, words
+        return member
+
+    @classmethod
+    def of(cls, knowledge: str, defense: str = "") -> "ThreatModel":
+        """The threat model of a row, by its columns `knowledge` and `defense`.
+
+        Who has the weights of a network with nothing before it has everything: WHITE_BOX, not WEIGHTS.
+        """
+        model = cls(knowledge)
+        return cls.WHITE_BOX if model is cls.WEIGHTS and inside_network(defense) else model
+
+    def told(self, attack: str) -> str:
+        """An attack under this threat model, as legends and controls name the two."""
+        return attack if self is ThreatModel.NOBODY else f"{attack}, {self.label}"
+
+
+def inside_network(defense: str) -> bool:
+    """Whether a row's `defense` is none at all, or lies in the network itself (its training, or its encoding)."""
+    return defense == "No Defense" or set(defense.split(" + ")) <= {"TE", "Adv Training"}
+
+
+# What `view` can make: not who has a network without a defense, for whom "classifier" is the same.
+KNOWLEDGE = tuple(m.value for m in ThreatModel if m.name not in ("WHITE_BOX", "WORST_CASE", "NOBODY"))
+
+
+def judged(classifier: nn.Module, defense: Defense | None) -> nn.Module:
+    """What decides in the end: the classifier with its defense, in evaluation mode.
+
+    Where the defense is a `Detector`, there is one logit more than there are classes, and the last says "attacked".
+    """
+    return (classifier if defense is None else defense.around(classifier)).eval()
+
+
+def turned(classifier: nn.Module, defense: Defense | None, x: Tensor) -> Tensor:
+    """What the classifier gets of images x (n, C, H, W), on the CPU: x itself where the defense is no map of images.
+
+    Computed in batches, where the classifier lies.
+    """
+    if defense is None or not defense.maps:
+        return x
+    with torch.no_grad():
+        return torch.cat([defense(part.to(device_of(classifier))).cpu() for part in x.split(_BATCH)])
+
+
+def decide(classifier: nn.Module, defense: Defense | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`turned`, and the judged system's logits for images x (n, C, H, W), on the CPU.
+
+    A random defense draws from JUDGED_SEED.
+    """
+    if defense is not None:
+        defense.seeded(JUDGED_SEED)
+    seen, wraps = turned(classifier, defense, x), defense is not None and not defense.maps
+    return seen, predict(judged(classifier, defense if wraps else None), seen, batch=_BATCH)
+
+
+def view(
+    classifier: nn.Module,
+    defense: Defense | None,
+    knowledge: str,
+    *,
+    draws: int = 1,
+    stratum: int | None = None,
+    label: int | None = None,
+) -> nn.Module:
+    """What the attacker differentiates: a module from images in [0, 1] to logits.
+
+    knowledge  one of KNOWLEDGE: "classifier" is the grey box of the paper's Tables 1–3 and 5–8, "identity" is BPDA
+               (its Table 4; Athalye et al. 2018). For "transfer", pass the undefended copy as `classifier`.
+    draws      how often a random defense is asked for each answer; the answers' probabilities are averaged (expectation
+               over transformation). It is judged on fresh draws
+    stratum    for "fixed-stratum", the cluster of all the images that will be asked about
+    label      for a `Detector`, the class of all the images that will be asked about: to be rejected is then as good
+               as to be seen for what one is, and one attack has to fool both classifier and detector (joint objective)
+
+    Raises InputError for an unknown kind of knowledge, when a stratum or label is needed and missing, or when "exact"
+    is asked of a defense whose own gradient says nothing.
+    """
+    if knowledge not in KNOWLEDGE:
+        raise InputError(f"unknown knowledge {knowledge!r}; the known kinds are {', '.join(KNOWLEDGE)}")
+    if defense is None or knowledge in ("transfer", "classifier"):
+        return judged(classifier, None)
+    if knowledge == "fixed-stratum" and isinstance(defense, StratifiedTransform):
+        if stratum is None:
+            raise InputError('"fixed-stratum" attacks images cluster by cluster; pass stratum=')
+        defense = defense.transforms[stratum]
+    if knowledge in ("exact", "fixed-stratum") and not defense.differentiable:
+        name = type(defense).__name__
+        raise InputError(f'{name} has no gradient of its own; attack it as "identity" (BPDA) or "queries"')
+    averaged = draws > 1 and defense.stochastic
+    if averaged and defense.maps:
+        classifier = Recomputed(classifier)
+    system = judged(classifier, defense.straight_through() if knowledge == "identity" else defense)
+    if isinstance(defense, Detector):
+        if label is None:
+            raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")
+        system = _Joint(system, label)
+    if averaged:
+        system = _Expectation(system, draws)
+    return _Answers(system) if knowledge == "queries" else system
+
+
+def withstood(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: bool = True) -> Tensor:
+    """Which images (B,) the judged system gets right, given its logits and their classes y (B,).
+
+    An attacked image that a `Detector` rejects counts as withstood; a clean one that it rejects is a mistake.
+    """
+    decided = logits.argmax(1)
+    right = decided == y
+    if attacked and isinstance(defense, Detector):
+        right |= decided == logits.shape[1] - 1
+    return right
+
+
+class _Answers(nn.Module):
+    """A system that tells what it decides and nothing of how."""
+
+    def __init__(self, system: nn.Module):
+        super().__init__()
+        self.system = system
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.system(x)
+
+
+class _Expectation(nn.Module):
+    """The logarithm of the mean probabilities over several draws of a random system."""
+
+    def __init__(self, system: nn.Module, draws: int):
+        super().__init__()
+        self.system, self.draws = system, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers = torch.stack([self.system(x).log_softmax(1) for _ in range(self.draws)])
+        return answers.logsumexp(0) - math.log(self.draws)
+
+
+class _Joint(nn.Module):
+    """Logits of classes alone, for images of one class: that class has the better of its own and of "attacked"."""
+
+    def __init__(self, system: nn.Module, label: int):
+        super().__init__()
+        self.system, self.label = system, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        *classes, attacked = self.system(x).unbind(1)
+        classes[self.label] = torch.maximum(classes[self.label], attacked)
+        return torch.stack(classes, 1)

@@ -1,0 +1,298 @@
+"""The workbench: dictionaries, layers and classifiers by their recipes, built once and fetched ever after."""
+
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from labkit import defenses
+from labkit.attacks import Budget, fgsm
+from labkit.core import InputError, checkpoint, distributed, metrics
+from labkit.core.recipes import (
+    ClassifierRecipe,
+    ClusterRecipe,
+    DaeRecipe,
+    DataRecipe,
+    DefenseRecipe,
+    DictionaryRecipe,
+    StrataRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+)
+from labkit.core.store import Artifact, Store, key
+from labkit.csc import cdl
+from labkit.datasets import Images, loaders, settle
+from labkit.defenses import Defense
+from labkit.models import SparseTransform, Strata, StratifiedTransform, autoencoder, classifiers, networks
+
+_PROJECTED_AT_ONCE = 1000
+_COMPARED = 200  # training images whose PSNR another defense is brought to
+
+
+class Workbench:
+    """Builds what a recipe names, or fetches it from the store; holds the images it has loaded.
+
+    Within `distributed.session`, every rank has to ask for the same things in the same order: dictionaries, projections
+    and classifiers are built by all ranks together, the rest by one of them, and the store is one that all can read.
+
+    store      folder of artifacts, or None for the default (`Store`)
+    data_root  where torchvision's data sets lie, or None for the default
+    device     where networks are trained; results do not name it
+    progress   whether to show bars for what takes longer than two seconds
+    """
+
+    def __init__(
+        self,
+        store: str | Path | None = None,
+        *,
+        data_root: str | Path | None = None,
+        device: str | None = None,
+        progress: bool = True,
+    ):
+        self.store = Store(store or None)
+        self.data_root = data_root or None
+        self.device = device or distributed.device() or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.progress = progress
+        self._loaded = cache(lambda recipe, split: loaders.load_recipe(recipe, split, data_root=self.data_root))
+
+    def images(self, recipe: DataRecipe, split: str) -> Images:
+        """The images of "train" or "test", loaded once, however many of the other split a recipe asks for."""
+        other = "test" if split == "train" else "train"
+        return self._loaded(replace(recipe, **{other: None}), split)
+
+    def digest(self, recipe: DataRecipe) -> str:
+        """Of the training and the test images: what is measured on some depends on both."""
+        return ":".join(self.images(recipe, split).digest for split in ("train", "test"))
+
+    def dictionary(self, recipe: DictionaryRecipe) -> Tensor:
+        """The learned filters (K, C, S, S)."""
+        return self.dictionary_run(recipe)[0]
+
+    def dictionary_run(self, recipe: DictionaryRecipe) -> tuple[Tensor, list[float]]:
+        """The learned filters, and the objective per image of every batch on the way there."""
+        train = self.images(recipe.data, "train")
+        return self._learned(recipe, recipe, train, train.digest, "learning filters")
+
+    def _learned(self, named, recipe: DictionaryRecipe, train: Images, digest: str, what: str):
+        """Filters learned from `train` by `recipe`, kept in the store under `named`; and the objectives."""
+
+        def build(scratch):
+            # By batch, beside the state of learning: a run that goes on has only the batches after the last whole pass.
+            file = scratch / "objectives.safetensors"
+            _, objectives = checkpoint.read(file, {}) or ({}, {})
+            with self._bar(what, "batch") as bar:
+
+                def show(progress: cdl.Progress):
+                    objectives[str(progress.done)] = progress.objective
+                    if distributed.rank() == 0:
+                        checkpoint.write(file, {}, {}, objectives)
+                    bar.total = progress.total
+                    bar.set_postfix(objective=f"{progress.objective:.3f}")
+                    bar.update()
+
+                d = cdl.learn(train, recipe, callback=show, checkpoint=scratch)
+            return {"d": d}, {"objectives": [objectives[batch] for batch in sorted(objectives, key=int)]}
+
+        found = self._together("dictionary", named, build, digest)
+        return found.tensors["d"], found.facts["objectives"]
+
+    def autoencoder(self, recipe: DaeRecipe) -> tuple[autoencoder.Autoencoder, dict]:
+        """The trained denoising autoencoder, and the facts of its training."""
+        train = self.images(recipe.data, "train")
+        model = autoencoder.build(recipe, train.x.shape[1])
+
+        def build(scratch):
+            facts = autoencoder.train(
+                model, train, recipe, checkpoint=scratch, progress=self.progress, device=self.device
+            )
+            return {name: t.cpu() for name, t in model.state_dict().items()}, facts
+
+        found = self.store.fetch("autoencoder", recipe, build, digest=train.digest)
+        model.load_state_dict(found.tensors)
+        return networks.frozen(model, self.device), found.facts
+
+    def strata(self, recipe: StrataRecipe) -> Strata:
+        """The clusters of the training images, fitted on them alone, on the device."""
+        train = self.images(recipe.dae.data, "train")
+        fresh = Strata(self.autoencoder(recipe.dae)[0], recipe)
+
+        def build(_scratch):
+            fitted = fresh.fit(train, progress=self.progress)
+            return {name: t.cpu() for name, t in fitted.state_dict().items()}, {"sizes": fitted.sizes()}
+
+        found = self.store.fetch("strata", recipe, build, digest=train.digest)
+        fresh.load_state_dict(found.tensors)
+        return fresh.eval().requires_grad_(False).to(self.device)
+
+    def cluster_dictionary(self, recipe: StratifiedRecipe, cluster: int) -> Tensor:
+        """The filters of one cluster, learned from its training images alone."""
+        if recipe.data != recipe.strata.dae.data:
+            raise InputError("strata and dictionaries must come from the same images; use one DataRecipe for both")
+        train, strata = self.images(recipe.data, "train"), self.strata(recipe.strata)
+        mine = train[torch.nonzero(strata.labels.cpu() == cluster)[:, 0]]
+        what = f"learning filters of cluster {cluster + 1}"
+        return self._learned(recipe.dictionaries[cluster], recipe.transform.dictionary, mine, train.digest, what)[0]
+
+    def transform(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None) -> Defense | None:
+        """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device.
+
+        Of a DefenseRecipe, the competitor; of None, None.
+        """
+        if recipe is None:
+            return None
+        if isinstance(recipe, DefenseRecipe):
+            return self.defense(recipe)
+        if isinstance(recipe, TransformRecipe):
+            return SparseTransform.of(recipe, self.dictionary(recipe.dictionary)).to(self.device)
+        layers = [
+            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m))
+            for m in range(recipe.strata.clusters)
+        ]
+        return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
+
+    def defense(self, recipe: DefenseRecipe) -> Defense:
+        """A competitor, fitted to the training images, on the device."""
+        train, options = self.images(recipe.data, "train"), dict(recipe.options)
+        if recipe.like:
+            options["psnr"] = self.fidelity(recipe.like)
+        defense = defenses.build(recipe.name, **options)
+
+        def build(scratch):
+            how = {"progress": self.progress} | ({"checkpoint": scratch} if defense.resumable else {})
+            if recipe.victim:
+                with distributed.apart():  # the other ranks wait for this one
+                    how |= {"classifier": self.classifier(recipe.victim), "attack": _watched_for}
+            # A blur of as many dB is one on the same images.
+            fitted = defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
+            return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
+
+        if defense.learns:
+            defense.load_state_dict(self.store.fetch("defense", recipe, build, digest=train.digest).tensors)
+        return defense.eval().requires_grad_(False).to(self.device)
+
+    def fidelity(self, recipe: TransformRecipe | StratifiedRecipe) -> float:
+        """Mean PSNR of T(x) over the first training images, in dB."""
+        train, layer = self.images(recipe.data, "train"), self.transform(recipe)
+        x = train.x[:_COMPARED].to(self.device)
+        with torch.no_grad():
+            return float(metrics.psnr(layer(x), x).mean())
+
+    def projected(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Images:
+        """T(x) of all training images, computed once in chunks that survive a kill, kept in half precision."""
+        train = self.images(recipe.data, "train")
+
+        def build(scratch):
+            layer, starts = self.transform(recipe), range(0, len(train), _PROJECTED_AT_ONCE)
+            files = {start: scratch / f"{start:09d}.safetensors" for start in starts}
+
+            def chunk(start: int) -> Tensor:
+                x = train.x[start : start + _PROJECTED_AT_ONCE].to(self.device)
+                with torch.no_grad():
+                    return layer.seeded(start).sample(x).half()
+
+            with self._bar("projecting training images", "image", total=len(distributed.shard(train.y))) as bar:
+                for start in starts[distributed.rank() :: distributed.world()]:
+                    checkpoint.kept(files[start], partial(chunk, start))
+                    bar.update(min(_PROJECTED_AT_ONCE, len(train) - start))
+            distributed.barrier()
+            if distributed.rank():
+                return {}, {}
+            seen = torch.empty(train.x.shape, dtype=torch.half)
+            for start, file in files.items():
+                seen[start : start + _PROJECTED_AT_ONCE] = checkpoint.kept(file, partial(chunk, start))
+            return {"x": seen}, {"images": len(train)}
+
+        found = self._together("projected", recipe, build, train.digest)
+        return Images(settle(found.tensors["x"]), train.y, train.classes, f"{train.digest}:{found.key}")
+
+    def classifier(self, recipe: ClassifierRecipe) -> nn.Module:
+        """The trained network, in evaluation mode, on the device. Maps images in [0, 1] to logits."""
+        train = self.images(recipe.data, "train")
+        channels, resolution = train.x.shape[1], train.x.shape[-1]
+        model = networks.build(recipe, len(train.classes), channels, resolution)
+        if recipe.weights:
+            return networks.frozen(networks.load(model, recipe.weights), self.device)
+
+        def build(scratch):
+            seen = train if recipe.transform is None else self.projected(recipe.transform)
+            trained = classifiers.train(
+                model, seen, recipe, checkpoint=scratch, progress=self.progress, device=self.device
+            )
+            return {name: t.cpu() for name, t in trained.state_dict().items()}, {"classes": list(train.classes)}
+
+        found = self._together("classifier", recipe, build, train.digest)
+        model.load_state_dict(found.tensors)
+        return networks.frozen(model, self.device)
+
+    def _together(self, kind: str, recipe, build, digest: str) -> Artifact:
+        """`Store.fetch` by all ranks at once: all of them build, rank 0 alone looks and writes, all of them read."""
+        if distributed.world() == 1:
+            return self.store.fetch(kind, recipe, build, digest=digest)
+        if distributed.rank() == 0:
+            asked = []
+
+            def led(scratch):
+                asked.append(distributed.tell(str(scratch)))
+                return build(scratch)
+
+            self.store.fetch(kind, recipe, led, digest=digest)
+            if not asked:
+                distributed.tell("")
+        elif scratch := distributed.tell():
+            build(Path(scratch))
+        distributed.barrier()
+        return self.store.fetch(kind, recipe, build, digest=digest)
+
+    def recipe_key(self, recipe, data_recipe: DataRecipe) -> str:
+        """The hash under which a recipe's artifact lies, given its training images."""
+        return key(recipe, self.images(data_recipe, "train").digest)
+
+    def _bar(self, what: str, unit: str, total: int | None = None):
+        return tqdm(desc=what, unit=unit, total=total, disable=not self.progress, delay=2)
+
+
+def built(recipe) -> list[tuple[str, Any]]:
+    """The artifacts, as (kind, recipe), that the workbench keeps of a network or a defense; of None, none."""
+    match recipe:
+        case ClassifierRecipe(weights=None):
+            return [("classifier", recipe)]
+        case TransformRecipe():
+            return [("dictionary", recipe.dictionary)]
+        case StratifiedRecipe():
+            return [("strata", recipe.strata), *(("dictionary", learned) for learned in recipe.dictionaries)]
+        case DefenseRecipe() if defenses.unfitted(recipe).learns:
+            return [("defense", recipe)]
+    return []
+
+
+def needs(kind: str, recipe) -> list[tuple[str, Any]]:
+    """The artifacts that one is made from, as (kind, recipe), in the order in which they are built.
+
+    What those need in turn is not among them. A "row" (a Case) and an "attack" (an Attempt) can be asked about, too.
+    """
+    match kind:
+        case "row":
+            attacked = [("attack", recipe.attempt())] if recipe.attack.name != "clean" else []
+            return attacked + built(recipe.classifier) + built(recipe.defense)
+        case "attack":
+            return built(recipe.victim) + built(recipe.defense)
+        case "classifier":
+            return [("projected", recipe.transform)] if recipe.transform else []
+        case "projected":
+            return built(recipe)
+        case "defense":
+            return built(recipe.like) + built(recipe.victim)
+        case "dictionary" if isinstance(recipe, ClusterRecipe):
+            return [("strata", recipe.strata)]
+        case "strata":
+            return [("autoencoder", recipe.dae)]
+    return []
+
+
+def _watched_for(model, x: Tensor, y: Tensor) -> Tensor:
+    """The attack that a detector is shown while it is fitted: the paper's FGSM-0.08."""
+    return fgsm(model, x, y, budget=Budget.dissimilarity(0.08))

@@ -1,0 +1,191 @@
+"""The trade-off: what λ, K, S, M and every choice that the paper leaves unspecified cost and buy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from labkit.core import InputError, metrics
+from labkit.core.metrics import Point
+from labkit.core.profiles import Profile
+from labkit.core.recipes import DataRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.evaluation import Case, Workbench, measurement, threat_models
+from labkit.evaluation.adversarial_examples import adversarial
+from labkit.models import SparseTransform, StratifiedTransform, predict
+
+# What can be changed: what a reader calls it, and which recipe has it ("both": T and its dictionary).
+CHOICES = {
+    "lam": ("λ", "both"),
+    "K": ("K, filters", "dictionary"),
+    "S": ("S, pixels a side", "dictionary"),
+    "M": ("M, clusters", "strata"),
+    "lowpass": ("weight of the low-pass filter", "both"),
+    "pad": ("padding of the low-pass filter", "both"),
+    "boundary": ("boundary", "both"),
+    "norm": ("filters of unit norm", "dictionary"),
+    "gap_tol": ("gap at which the solver stops", "transform"),
+    "bits": ("bits T(x) is rounded to, 0 for none", "transform"),
+    "dim": ("share of the low-pass part that is kept", "transform"),
+}
+_BATCH = 100
+
+
+def varied(recipe: TransformRecipe | StratifiedRecipe, what: str, value) -> TransformRecipe | StratifiedRecipe:
+    """T with one of CHOICES changed, in its dictionary as well where both have it; every cluster's, of a stratified T.
+
+    One cluster (M = 1) leaves nothing to vote on: that is the T with one dictionary for all.
+    Raises InputError when there is no such choice, or when M is asked of a T without clusters.
+    """
+    place = _choice(what)[1]
+    if isinstance(recipe, StratifiedRecipe):
+        if place != "strata":
+            return replace(recipe, transform=varied(recipe.transform, what, value))
+        return recipe.transform if value == 1 else replace(recipe, strata=replace(recipe.strata, clusters=value))
+    if place == "strata":
+        raise InputError("M counts the clusters of a StratifiedRecipe; a TransformRecipe has none")
+    changed = {what: value}
+    dictionary = recipe.dictionary if place == "transform" else replace(recipe.dictionary, **changed)
+    return replace(recipe, dictionary=dictionary, **({} if place == "dictionary" else changed))
+
+
+def own(lab: Profile, what: str):
+    """The value that the profile's T has."""
+    place, T = _choice(what)[1], lab.transform
+    return (
+        lab.stratified.strata.clusters if place == "strata" else getattr(T if hasattr(T, what) else T.dictionary, what)
+    )
+
+
+def sweep(
+    lab: Profile, bench: Workbench, what: str, values: Sequence[Any], *, retrained: bool = False, aware: bool = True
+) -> pd.DataFrame:
+    """Three rows of `measurement.run` for every value: clean, attacked by who does not know T, and by who does.
+
+    retrained  whether the network is trained anew on each T(x), as in the paper's Figure 7
+    aware      whether the attacker who knows T is asked
+
+    "attacked" is FGSM-0.08 by an attacker who has the network's weights and does not know T, as in the paper's Figures
+    5 to 7; "aware" the profile's strongest iterative attack, as large, by one who differentiates T exactly. There are
+    columns before `experiment.COLUMNS`: what, value, own (whether the profile's T has it), asked (as above); and after:
+
+    fidelity, fidelity_low, fidelity_high  PSNR of T(x) in dB, mean over images and its 95 % interval
+    active                                 share of the code's coefficients that are not zero
+    """
+    found = []
+    for value in values:
+        asked = cases(lab, what, value, retrained=retrained, aware=aware)
+        rows = measurement.run(asked.values(), bench)
+        for at, (name, column) in enumerate({"what": what, "value": value, "own": value == own(lab, what)}.items()):
+            rows.insert(at, name, column)
+        rows.insert(3, "asked", list(asked))
+        found.append(rows.assign(**_fidelity(asked["clean"], bench)))
+    return pd.concat(found, ignore_index=True)
+
+
+def cases(lab: Profile, what: str, value, *, retrained: bool = False, aware: bool = True) -> dict[str, Case]:
+    """What `sweep` asks of one value: "clean", "attacked" and, where asked for, "aware"."""
+    small = rebase(lab, replace(lab.data, test=_least(lab)))
+    T = varied(small.stratified if what == "M" else small.transform, what, value)
+    network, fgsm = small.retrained(T) if retrained else small.classifier, lab.attack("FGSM-0.08")
+    found = {"clean": Case(network, T, lab.attack("Clean")), "attacked": Case(network, T, fgsm)}
+    if aware:
+        found["aware"] = Case(network, T, replace(lab.strongest, size=fgsm.size), "exact")
+    return found
+
+
+def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """`sweep` of every unspecified choice of the paper, the profile's own value first; vanilla, clean and attacked.
+
+    Of grey images, the two norms of filters are one, and left out.
+    """
+    grey = bench.images(lab.data, "test").x.shape[1] == 1
+    tried = [(what, values) for what, values in lab.tradeoff.silent if not (what == "norm" and grey)]
+    return pd.concat(
+        [sweep(lab, bench, what, (own(lab, what), *values), aware=False) for what, values in tried], ignore_index=True
+    )
+
+
+def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict]:
+    """Columns and notes for `pictures.strips`: one image, clean above and attacked below, as each T outputs it.
+
+    The first test image that the vanilla network has right clean and wrong under FGSM-0.08, or the first of all. Notes
+    give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).
+    """
+    small = rebase(lab, replace(lab.data, test=_least(lab)))
+    test, network = bench.images(small.data, "test"), bench.classifier(small.classifier)
+    attacked = Case(small.classifier, None, lab.attack("FGSM-0.08"))
+    one, x_adv = measurement.telling(attacked, bench), adversarial(attacked.attempt(), bench)
+    pair = torch.stack([test.x[one], x_adv[one]])
+    columns, notes = {"image": pair}, {}
+    for value in values:
+        layer = bench.transform(varied(small.stratified if what == "M" else small.transform, what, value))
+        columns[f"{_name(what)} = {metrics.said(value)}"] = threat_models.turned(network, layer, pair)
+    for name, seen in columns.items():
+        decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
+        near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
+        notes[name] = [
+            f"{word}\n{dB:.1f} dB" if dB < metrics.MOST else f"{word}\n" for word, dB in zip(decided, near, strict=True)
+        ]
+    return columns, notes
+
+
+def gaps(rows: pd.DataFrame) -> list[Point]:
+    """For every value of `sweep`, by how much the attacked accuracy lies below the clean one, with its interval."""
+    points = {
+        asked: [Point(*numbers) for numbers in zip(part.value, part.accuracy, part.low, part.high, strict=True)]
+        for asked, part in rows.groupby("asked", sort=False)
+    }
+    return [metrics.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How true T is to the test images of `data`: what is kept of it."""
+
+    transform: TransformRecipe | StratifiedRecipe
+    data: DataRecipe
+    version: int = 1
+
+
+def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
+    """PSNR of T(x) with its interval, and the share of active coefficients, of a case's T on its test images."""
+    test = bench.images(case.data, "test")
+
+    def build(_scratch):
+        near, active, size, layer = [], 0, 0, bench.transform(case.defense)
+        with torch.no_grad():
+            for part in test.x[:].split(_BATCH):
+                part = part.to(bench.device)
+                near.append(metrics.psnr(layer(part), part).clamp_max(metrics.MOST).cpu())
+                for T, mine in _by_layer(layer, part):
+                    z = T.parts(mine)[2].z
+                    active, size = active + int(metrics.sparsity(z).sum()), size + z.numel()
+        mean, low, high = metrics.mean(torch.cat(near))
+        return {}, {"fidelity": mean, "fidelity_low": low, "fidelity_high": high, "active": active / size}
+
+    recipe = Fidelity(case.defense, case.data)
+    return bench.store.fetch("fidelity", recipe, build, digest=bench.digest(case.data)).facts
+
+
+def _by_layer(layer: SparseTransform | StratifiedTransform, x: Tensor) -> list[tuple[SparseTransform, Tensor]]:
+    if isinstance(layer, SparseTransform):
+        return [(layer, x)]
+    home = layer.strata.vote(x)
+    return [(T, x[home == m]) for m, T in enumerate(layer.transforms) if (home == m).any()]
+
+
+def _choice(what: str) -> tuple[str, str]:
+    if what not in CHOICES:
+        raise InputError(f"there is no choice {what!r} of T; choose from {', '.join(CHOICES)}")
+    return CHOICES[what]
+
+
+def _least(lab: Profile) -> int | None:
+    return min((n for n in (lab.tradeoff.n, lab.data.test) if n is not None), default=None)
+
+
+def _name(what: str) -> str:
+    return CHOICES[what][0].split(",")[0]

@@ -1,0 +1,66 @@
+"""Looking at attacks: the spectrum of what they change, and accuracy against how far and how long they try."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from labkit.core.recipes import AttackRecipe, ClassifierRecipe, StratifiedRecipe, TransformRecipe
+from labkit.evaluation import Workbench, measurement
+
+
+def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:
+    """Where in frequency the energy of some changes lies: columns what, frequency, energy.
+
+    changes    images (n, C, H, W) by name, such as x_adv − x
+    frequency  middle of a ring, in cycles a pixel; the last ring, at 0.5, also has what is finer along the diagonal
+    energy     of the ring, as a share of the energy of the first of `changes`, mean over images that were changed
+    """
+    rows, whole = [], None
+    for what, change in changes.items():
+        H, W = change.shape[-2:]
+        power = torch.fft.fft2(change.double()).abs().square().sum(1).cpu()
+        radius = (torch.fft.fftfreq(H)[:, None] ** 2 + torch.fft.fftfreq(W) ** 2).sqrt()
+        ring = (radius / 0.5 * bins).long().clamp_max(bins - 1)
+        energy = torch.zeros(len(change), bins, dtype=torch.float64)
+        energy.index_add_(1, ring.flatten(), power.flatten(1))
+        whole = energy.sum(1) if whole is None else whole
+        share = (energy / whole[:, None].clamp_min(1e-30))[whole > 0].mean(0)
+        for b in range(bins):
+            rows.append({"what": what, "frequency": 0.5 * (b + 0.5) / bins, "energy": float(share[b])})
+    return pd.DataFrame(rows)
+
+
+def rounding(
+    classifier: ClassifierRecipe, attacks: Sequence[AttackRecipe], bench: Workbench, *, steps: int = 50
+) -> pd.DataFrame:
+    """`measurement.run` for attacks on the undefended network, as made and after rounding to 8 bits: what files keep.
+
+    To `attacks` come two that look for the smallest change, DeepFool and DDN, and stop at the boundary.
+    """
+    minimal = [AttackRecipe(name, 0.0, steps, "none") for name in ("deepfool", "ddn")]
+    tried = [replace(attack, stored=stored) for attack in (*attacks, *minimal) for stored in (False, True)]
+    return measurement.run([measurement.Case(classifier, None, attack) for attack in tried], bench)
+
+
+def curve(
+    classifier: ClassifierRecipe,
+    defenses: Sequence[tuple[TransformRecipe | StratifiedRecipe | None, str]],
+    attack: AttackRecipe,
+    bench: Workbench,
+    **values: Sequence[float],
+) -> pd.DataFrame:
+    """`measurement.run` for every defense (and what its attacker knows) and every value of one field of the attack.
+
+    values  one field of AttackRecipe, `size` or `steps`, and what to try; the frame has a column `value` for it
+    """
+    ((name, tried),) = values.items()
+    cases = [
+        measurement.Case(classifier, defense, replace(attack, **{name: value}), knowledge)
+        for defense, knowledge in defenses
+        for value in tried
+    ]
+    rows = measurement.run(cases, bench)
+    return rows.assign(value=[value for _ in defenses for value in tried])

@@ -1,0 +1,89 @@
+"""What T leaves of a perturbation, which the paper's Condition 2 (Section 3.1) asks to be little, and of an image."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from labkit.attacks import ATTACKS
+from labkit.core import metrics, recipes
+from labkit.core.profiles import Profile
+from labkit.core.recipes import AttackRecipe, ClassifierRecipe
+from labkit.csc import split
+from labkit.evaluation import Attempt, Workbench
+from labkit.evaluation.adversarial_examples import adversarial, sized
+from labkit.models import SparseTransform, StratifiedTransform
+
+_BATCH = 50
+_COUNT = 200
+
+
+def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame:
+    """`measured` of the lab's T at each λ, on up to 200 test images, FGSM-0.08 and noise as large (`perturbed`).
+
+    More columns: change (which of the two), data, pixels (a side), recipe (T's hash at this λ) and images (the digest
+    of the training images, with which that hash is made).
+    """
+    train, test = bench.images(lab.data, "train"), bench.images(lab.data, "test")
+    layers = {lam: bench.transform(replace(lab.transform, lam=lam)) for lam in lams}
+    keys = list(recipes_of(lab, bench, lams))
+    x, found = test.x[:_COUNT].to(bench.device), []
+    for change, x_adv in perturbed(lab.classifier, lab.attack("FGSM-0.08"), bench).items():
+        rows = measured(layers, x, x_adv[:_COUNT].to(bench.device))
+        found.append(rows.assign(change=change, recipe=keys))
+    return pd.concat(found, ignore_index=True).assign(data=lab.data.label, pixels=test.x.shape[-1], images=train.digest)
+
+
+def recipes_of(lab: Profile, bench: Workbench, lams: Sequence[float]) -> dict[str, Any]:
+    """The recipe of the lab's T at each λ, by the hash that `table` gives it."""
+    digest = bench.images(lab.data, "train").digest
+    layers = [replace(lab.transform, lam=lam) for lam in lams]
+    return {bench.recipe_key(T, lab.data): recipes.plain(T, digest) for T in layers}
+
+
+def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workbench) -> dict[str, Tensor]:
+    """The test images (n, C, H, W) attacked on a network without defense, and with noise as large, by name.
+
+    Where no test image is of a class that was trained on, as in a folder with one image a class, no network can tell
+    them apart, and there is nothing to attack: then there is noise alone.
+    """
+    train, test = bench.images(classifier.data, "train"), bench.images(classifier.data, "test")
+    made, x = {}, test.x[:]
+    if set(train.y.tolist()) & set(test.y.tolist()):
+        x_adv = adversarial(Attempt(classifier.undefended, None, attack, "classifier"), bench)
+        made[attack.label] = x_adv
+    noise = ATTACKS["noise"](nn.Flatten(), x, test.y, budget=sized(replace(attack, name="noise"), x))
+    return made | {f"noise-{attack.size:g}": noise}
+
+
+@torch.no_grad()
+def measured(layers: Mapping[float, SparseTransform | StratifiedTransform], x: Tensor, x_adv: Tensor) -> pd.DataFrame:
+    """How much of a perturbation each layer leaves, one row per λ.
+
+    x, x_adv  images (n, C, H, W) in [0, 1], clean and perturbed, where the layers are
+
+    Columns: λ, n; kept (the mean over images of ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖, 0 where nothing was changed), psnr
+    (of T(x), dB) and psnr_adv (of T(x_adv) to x), each with _low and _high, the 95 % interval of the mean; worst (the
+    largest kept); lowpass_share (of the perturbation's energy, in the part that T does not code).
+    """
+    rows = []
+    for lam, layer in layers.items():
+        parts = [_one(layer, *pair) for pair in zip(x.split(_BATCH), x_adv.split(_BATCH), strict=True)]
+        kept, share, near, near_adv = (torch.cat(part) for part in zip(*parts, strict=True))
+        row = {"λ": lam, "n": len(x), "worst": float(kept.max()), "lowpass_share": float(share.mean())}
+        for name, values in (("kept", kept), ("psnr", near), ("psnr_adv", near_adv)):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), metrics.mean(values), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _one(layer: SparseTransform | StratifiedTransform, x: Tensor, x_adv: Tensor) -> tuple[Tensor, ...]:
+    clean, attacked = layer(x), layer(x_adv)
+    first = layer if isinstance(layer, SparseTransform) else layer.transforms[0]  # they differ in their filters alone
+    low = split(x_adv - x, first.lowpass, first.pad)[0]
+    size = (x_adv - x).flatten(1).norm(dim=1).clamp_min(1e-12)
+    kept, share = ((part.flatten(1).norm(dim=1) / size) for part in (attacked - clean, low))
+    return kept, share.square(), *(metrics.psnr(seen, x).clamp_max(metrics.MOST) for seen in (clean, attacked))

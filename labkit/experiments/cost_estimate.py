@@ -1,0 +1,260 @@
+"""What cases will take: what is already kept, what has to be built, and about how long that takes on this machine."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pandas as pd
+import torch
+
+from labkit.core.recipes import (
+    AttackRecipe,
+    ClassifierRecipe,
+    ClusterRecipe,
+    DaeRecipe,
+    DataRecipe,
+    DefenseRecipe,
+    DictionaryRecipe,
+    StrataRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+)
+from labkit.core.store import key
+from labkit.csc import cdl
+from labkit.datasets import Images
+from labkit.defenses import unfitted
+from labkit.evaluation import Attempt, Case, ThreatModel, Workbench
+from labkit.evaluation.workbench import built, needs
+from labkit.experiments import throughput
+from labkit.experiments.solvers import seconds
+from labkit.models import SparseTransform, classifiers, networks
+
+# Images in a timed batch, of a competitor, and to fit one to; fewer of those larger than 64×64, but so many at least.
+_BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
+# Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
+_PASSES: dict[str, Callable[[AttackRecipe], float]] = {
+    "noise": lambda a: a.steps / 2,
+    "square": lambda a: a.steps / 2,
+    "deepfool": lambda a: 40,  # ten classes, and few images need more than four steps
+    "cw": lambda a: 4 * a.steps,  # of five searches, some end early
+    "universal": lambda a: 10,
+    "autoattack": lambda a: 400,  # most images fall to its first attacks
+}
+_LEARNING = 6  # solving for codes, and the share of the filter update, beside one T(x)
+_AUTOENCODER = 0.2  # of a training step of a quarter-width VGG-16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact: its kind, what it is in words, whether it is kept already, and seconds; None where unknown."""
+
+    kind: str
+    what: str
+    kept: bool
+    seconds: float | None
+
+
+def steps(cases: Iterable[Case], bench: Workbench) -> list[Step]:
+    """Every artifact that the cases need, each once, in the order in which it would be built.
+
+    Times come from timing networks, T and competitors on a few images here and now. How long a competitor takes to be
+    fitted is not estimated. What is shared with others is counted where it is first needed.
+    """
+    return each({"": cases}, bench)[""]
+
+
+def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
+    """`steps` of each group as if it stood alone, with everything timed only once."""
+    rates, found = _rates(bench), {}
+    for name, cases in groups.items():
+        walk = _Walk(bench, rates)
+        for case in cases:
+            walk.add("row", case)
+        found[name] = list(walk.found.values())
+    return found
+
+
+def parts(recipes: Iterable[ClassifierRecipe | TransformRecipe | StratifiedRecipe], bench: Workbench) -> list[Step]:
+    """The same for networks and transforms, whatever they will be asked."""
+    walk = _Walk(bench, _rates(bench))
+    for recipe in recipes:
+        for artifact in built(recipe):
+            walk.add(*artifact)
+    return list(walk.found.values())
+
+
+def table(planned: Iterable[Step]) -> pd.DataFrame:
+    """One line per kind of artifact: kind, needed, kept, to build, minutes."""
+    lines = []
+    frame = pd.DataFrame([vars(step) for step in planned], columns=["kind", "what", "kept", "seconds"])
+    for kind, mine in frame.groupby("kind", sort=False):
+        new = mine[~mine.kept]
+        known, blank = new.seconds.sum() / 60, int(new.seconds.isna().sum())
+        told = f"{known:.1f}" if not blank else f"{known:.1f}, and {blank} not estimated"
+        lines.append(
+            {"kind": kind, "needed": len(mine), "kept": int(mine.kept.sum()), "to build": len(new), "minutes": told}
+        )
+    return pd.DataFrame(lines)
+
+
+def hours(planned: Iterable[Step]) -> str:
+    """The time it all takes, in words: minutes below two hours."""
+    planned = list(planned)
+    known = sum(step.seconds or 0 for step in planned)
+    blank = sum(step.seconds is None for step in planned)
+    told = f"{known / 3600:.1f} hours" if known > 7200 else f"{known / 60:.0f} minutes"
+    return told + (f", and the time to fit {blank} competitors" if blank else "")
+
+
+class _Walk:
+    """From one artifact down to what it needs; what is kept is not looked into."""
+
+    def __init__(self, bench: Workbench, rates: Callable[[DataRecipe], "_Rates"]):
+        self.found: dict[tuple[str, str], Step] = {}
+        self.bench, self.rates = bench, rates
+
+    def add(self, kind: str, recipe) -> None:
+        """Notes an artifact, behind all that it needs."""
+        measured = kind in ("row", "attack")
+        digest = self.bench.digest(recipe.data) if measured else self.bench.images(recipe.data, "train").digest
+        name = (kind, key(recipe, digest))
+        if name in self.found:
+            return
+        kept = self.bench.store.has(kind, recipe, digest=digest)
+        for need in () if kept else needs(kind, recipe):
+            self.add(*need)
+        what, seconds = getattr(self, f"_{kind}")(recipe)
+        self.found[name] = Step(kind, what, kept, 0.0 if kept else seconds())
+
+    # Of each kind of artifact: what it is in words, and the seconds that it takes itself.
+
+    def _row(self, case: Case):
+        what = f"{case.label}, {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
+        test = self.bench.images(case.data, "test")
+        return what, lambda: len(test) * (self._rates(case).forward(case.classifier) + self._cost(case.defense))
+
+    def _attack(self, mine: Attempt):
+        def seconds():
+            draws = mine.attack.draws if mine.defense and unfitted(mine.defense).stochastic else 1
+            count = _PASSES.get(mine.attack.name, lambda a: a.steps * a.restarts)(mine.attack)
+            once = self._rates(mine).gradient(mine.victim) + draws * self._cost(mine.defense)
+            return len(self.bench.images(mine.data, "test")) * count * once
+
+        return f"{mine.attack.label} on {mine.victim.network}", seconds
+
+    def _classifier(self, recipe: ClassifierRecipe):
+        how = recipe.adversarial
+        harder = 1 + how.share * (how.steps + 0.5) if how else 1
+        behind = f" on {recipe.transform.label}" if recipe.transform else ""
+        what = f"{recipe.label or recipe.network} ×{recipe.width:g}{behind}, {recipe.epochs} epochs"
+        return what, lambda: recipe.epochs * self._count(recipe) * harder * self._rates(recipe).training(recipe)
+
+    def _projected(self, recipe):
+        count = self._count(recipe)
+        return f"{recipe.label} of {count:,} images", lambda: count * self._cost(recipe)
+
+    def _dictionary(self, recipe: DictionaryRecipe | ClusterRecipe):
+        learned = recipe.dictionary if isinstance(recipe, ClusterRecipe) else recipe
+        of = f" of cluster {recipe.cluster + 1}" if isinstance(recipe, ClusterRecipe) else ""
+        coded = {name: getattr(learned, name) for name in ("lam", "lowpass", "pad", "boundary")}
+        once = lambda: _LEARNING * self._rates(recipe).layer(TransformRecipe(learned, **coded))  # noqa: E731
+        return f"{learned.K} filters of {learned.S}×{learned.S}{of}", lambda: learned.images * learned.passes * once()
+
+    def _strata(self, recipe: StrataRecipe):
+        return f"{recipe.clusters} clusters", lambda: self._encoding(recipe)
+
+    def _autoencoder(self, recipe: DaeRecipe):
+        return "denoising", lambda: recipe.epochs * self._encoding(recipe)
+
+    def _defense(self, recipe: DefenseRecipe):
+        return recipe.label, lambda: None
+
+    def _encoding(self, recipe) -> float:
+        return self._count(recipe) * _AUTOENCODER * self._rates(recipe).training(ClassifierRecipe(width=0.25))
+
+    def _cost(self, recipe) -> float:
+        """Seconds for one image through a defense."""
+        if recipe is None:
+            return 0.0
+        rates = self._rates(recipe)
+        if isinstance(recipe, DefenseRecipe):
+            return rates.competitor(recipe)
+        return rates.layer(recipe.transform if isinstance(recipe, StratifiedRecipe) else recipe)
+
+    def _count(self, recipe) -> int:
+        return len(self.bench.images(recipe.data, "train"))
+
+    def _rates(self, recipe) -> "_Rates":
+        return self.rates(replace(recipe.data, test=None))
+
+
+def _rates(bench: Workbench) -> Callable[[DataRecipe], "_Rates"]:
+    return cache(lambda data: _Rates(bench, bench.images(data, "train")))
+
+
+class _Rates:
+    """Seconds an image, measured once each."""
+
+    def __init__(self, bench: Workbench, train: Images):
+        self.bench, self.train = bench, train
+        self.share = min(1.0, 64**2 / (train.x.shape[-1] * train.x.shape[-2]))
+        self.x = train.x[: self._count(_BATCH)].to(bench.device)
+        self.forward, self.gradient = _by_speed(self._forward), _by_speed(self._gradient)
+        self.training = _by_speed(self._training)
+        self.layer, self.competitor = cache(self._layer), cache(self._competitor)
+
+    def _count(self, most: int) -> int:
+        return max(_LEAST, int(most * self.share))
+
+    def _network(self, recipe: ClassifierRecipe):
+        model = networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
+        return networks.frozen(model, self.bench.device)
+
+    def _forward(self, recipe: ClassifierRecipe) -> float:
+        model = self._network(recipe)
+        return seconds(lambda: model(self.x)) / len(self.x)
+
+    def _gradient(self, recipe: ClassifierRecipe) -> float:
+        model, x = self._network(recipe), self.x.clone().requires_grad_(True)
+        return seconds(lambda: torch.autograd.grad(model(x).sum(), x)) / len(x)
+
+    def _training(self, recipe: ClassifierRecipe) -> float:
+        few = self.train[: 4 * len(self.x)]
+        batch = min(recipe.batch, len(few))
+        short = replace(recipe, batch=batch)
+        model = networks.build(short, len(few.classes), self.x.shape[1], self.x.shape[-1])
+
+        def run():
+            classifiers.train(model, few, short, progress=False, device=self.bench.device)
+
+        return seconds(run) / len(few)
+
+    def _layer(self, recipe: TransformRecipe) -> float:
+        """With its own filters if they are learned, and patches of images, from which learning starts, if not."""
+        known = self.bench.store.has("dictionary", recipe.dictionary, digest=self.train.digest)
+        d = self.bench.dictionary(recipe.dictionary) if known else cdl.start(self.train, recipe.dictionary)
+        layer = SparseTransform.of(recipe, d).to(self.bench.device)
+        with torch.no_grad():
+            return seconds(lambda: layer(self.x)) / len(self.x)
+
+    def _competitor(self, recipe: DefenseRecipe) -> float:
+        """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
+        has, digest = self.bench.store.has, self.train.digest
+        liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
+        if not unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
+            defense = self.bench.defense(recipe)
+            if not defense.maps:
+                return 0.0  # beside the network that it wraps, it costs little
+        else:
+            network, images = self._network(ClassifierRecipe()), self.train[: self._count(_FEWER)]
+            defense = throughput.briefly(recipe.name, network, images)
+        with torch.no_grad():
+            # The first call of some takes twice as long.
+            few = self.x[: self._count(_FEW)]
+            return seconds(lambda: defense(few), repeat=2) / len(few)
+
+
+def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[ClassifierRecipe], float]:
+    """Times one network of all that are equally fast: what it is trained on, and how long, does not matter."""
+    once = cache(timed)
+    return lambda recipe: once(replace(recipe, epochs=1, adversarial=None, transform=None))

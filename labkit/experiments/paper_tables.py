@@ -1,0 +1,196 @@
+"""The paper's tables, asked of our own networks: which defenses, which attacks, and what their attackers know."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from labkit.core import InputError
+from labkit.core.profiles import Profile
+from labkit.core.recipes import AttackRecipe, rebase
+from labkit.evaluation import Case, Workbench, measurement
+from labkit.experiments import baselines, published_numbers
+from labkit.experiments.baselines import Rival
+
+_CLEAN = AttackRecipe("clean", 0.0, 0)
+_CIFAR, _IMAGENET10 = ("magnet", "pixeldefend"), ("tvm", "quilting", "crops", "deflection")
+# Who stands in each table beside the undefended network and STL; "adversarial" and "thermometer" lie in the network.
+_WHO = {
+    "1": _CIFAR,
+    "2a": _IMAGENET10,
+    "2b": _IMAGENET10,
+    "3": ("quilting", "tvm-quilting", "crops", "d3", "deflection"),
+    "4": ("sap", "thermometer", "lid", "pixeldefend", "magnet"),
+    "5": _CIFAR,
+    "6a": _IMAGENET10,
+    "6b": _IMAGENET10,
+    "7": _IMAGENET10,
+    "8a": ("adversarial",),
+    "8b": ("adversarial",),
+}
+_LONG = ("cw",)  # an image of CW takes ten times as long as one of any other attack of the tables
+_VANILLA = ("5", "6a", "6b", "7")
+_PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
+_TRAINED = "training its network takes longer than this profile affords"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one table asks.
+
+    blind    the paper's attackers: those of its Table 4 use BPDA, all others do not know the defense
+    aware    for the worst case, on the same or fewer images: attackers who know the defense, and those of `blind`
+    missing  defenses of the paper's table that have no row here, and why
+    """
+
+    blind: tuple[Case, ...]
+    aware: tuple[Case, ...]
+    missing: tuple[tuple[str, str], ...] = ()
+
+
+def table(lab: Profile, name: str) -> Asked:
+    """The cases of one of the paper's tables, on the profile's images and with its networks.
+
+    Retrained networks face two attackers, since the paper does not say which it means: one has an undefended copy
+    ("transfer"), one the judged weights ("classifier"). Those who know the defense try BIM and PGD on the margin (of a
+    slow one, BIM alone) at each size that the table has, by the exact gradient, or by BPDA where there is none; on
+    Table 4's own size, everything in `measurement.adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
+
+    Raises InputError when the paper has no such table.
+    """
+    if name not in _WHO:
+        raise InputError(f"the paper has no table {name!r}; it has {', '.join(published_numbers.names())}")
+    everyone, missing = _everyone(lab, name)
+    attacks = _attacks(lab, name)
+    blind, aware = [], []
+    for rival in everyone:
+        few = min((n for n in (rival.n, lab.adaptive.n) if n is not None), default=None)
+        small = Case(*_placed(lab, rival, few), _CLEAN)
+        at = small if name == "4" else Case(*_placed(lab, rival, rival.n), _CLEAN)
+        for attack in attacks:
+            place = small if attack.name in _LONG else at
+            for knowledge in _knowing(rival, name, attack):
+                for cases, where in ((blind, place), (aware, small)):
+                    copy = rebase(lab.copy(knowledge), where.data)
+                    cases.append(replace(where, attack=attack, knowledge=knowledge, copy=copy))
+        known = rival.aware or "classifier"
+        aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, rival)]
+    if name == "4":
+        strong = measurement.adaptive(lab)
+        theirs = {(case.classifier, case.defense) for case in strong}
+        aware = [*strong, *(case for case in aware if (case.classifier, case.defense) not in theirs)]
+    return Asked(tuple(dict.fromkeys(blind)), tuple(dict.fromkeys(aware)), missing)
+
+
+def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """What all attackers of one size together leave: `measurement.worst` for every size, with a column `size`.
+
+    The clean images are those of size 0, with 0 attacks. Of no attackers, no rows.
+    """
+    by_size: dict[float, list[Case]] = {}
+    for case in aware:
+        by_size.setdefault(case.attack.size, []).append(case)
+    parts = [measurement.worst(by_size[size], bench).assign(size=size) for size in sorted(by_size)]
+    return pd.concat(parts or [measurement.worst([], bench).assign(size=None)])
+
+
+def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
+    """Only the cases that are wanted: {"defense": ["STL"], "attack": ["FGSM-0.08"]}, in capitals or not.
+
+    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). The worst case stays one over everything
+    that its attackers try at the sizes of the chosen attacks; of chosen knowledge there is none. Raises InputError for
+    another word, and when no case is left.
+    """
+    ways = {
+        "defense": lambda case: case.label,
+        "attack": lambda case: case.attack.label,
+        "knowledge": lambda case: case.knowledge,
+        "retrained": lambda case: "no" if case.classifier.transform is None else "yes",
+    }
+    if unknown := sorted(set(wanted) - set(ways)):
+        raise InputError(f"cases cannot be chosen by {', '.join(unknown)}; use {', '.join(ways)}")
+    wanted = {what: {value.lower() for value in values} for what, values in wanted.items()}
+
+    def chosen(cases: Iterable[Case], by: Iterable[str]) -> tuple[Case, ...]:
+        return tuple(case for case in cases if all(ways[what](case).lower() in wanted[what] for what in by))
+
+    blind = chosen(asked.blind, wanted)
+    sizes = {case.attack.size for case in blind}
+    aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
+    found = replace(asked, blind=blind, aware=tuple(case for case in aware if case.attack.size in sizes))
+    left = {case.label: None for case in found.blind}
+    dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
+    found = replace(found, missing=(*asked.missing, *((label, "not asked for") for label in dropped)))
+    if not found.blind:
+        there = (f"{what}: {', '.join(sorted({ways[what](case) for case in asked.blind}))}" for what in wanted)
+        raise InputError(f"no case is left; there are {'; '.join(there)}")
+    return found
+
+
+def _everyone(lab: Profile, name: str) -> tuple[list[Rival], tuple[tuple[str, str], ...]]:
+    """The table's defenses with their networks, the undefended one and STL first; and those that are left out."""
+    retrained = name not in _VANILLA
+    found, missing = [Rival(lab.classifier, None, lab.data.test)], []
+    found += [Rival(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
+    for who in _WHO[name]:
+        if who in ("adversarial", "thermometer"):
+            rival = baselines.hardened(lab, who)
+            if who in lab.rivals.trained:
+                found.append(rival)
+            else:
+                missing.append((rival.network.label, _TRAINED))
+            continue
+        for rival in baselines.before(lab, who):
+            if not retrained or name == "4":
+                found.append(rival)
+            elif who in lab.rivals.retrained:
+                found.append(replace(rival, network=lab.retrained(rival.defense)))
+            else:
+                missing.append((rival.defense.label, _PROJECTED))
+    return found, tuple(missing)
+
+
+def _placed(lab: Profile, rival: Rival, n: int | None):
+    """Network and defense of a rival, on n test images."""
+    data = replace(lab.data, test=min((k for k in (n, lab.data.test) if k is not None), default=None))
+    return rebase(rival.network, data), rebase(rival.defense, data)
+
+
+def _knowing(rival: Rival, name: str, attack: AttackRecipe) -> tuple[str, ...]:
+    """What the paper's attackers know."""
+    if attack.name == "clean" or rival.defense is None:
+        return ("classifier",)
+    if name == "4":
+        return ("identity",)
+    return ("transfer", "classifier") if rival.network.transform else ("classifier",)
+
+
+def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
+    """A table's columns in the paper's order, with the profile's numbers of steps."""
+    steps = lab.strongest.steps
+    effort = {"fgsm": 1, "bim": steps, "deepfool": 50, "cw": 5 * steps, "universal": 1, "pgd": lab.adaptive.steps}
+
+    def at(size: float, *names: str, norm: str = "dissimilarity") -> list[AttackRecipe]:
+        return [AttackRecipe(name, size, effort[name], norm) for name in names]
+
+    if name == "3":
+        return (_CLEAN, *at(0.06, "fgsm", "bim", "deepfool", "cw", "universal", norm="average"))
+    if name == "4":
+        return (_CLEAN, *at(0.031, "pgd", norm="linf"))
+    if name in ("8a", "8b"):
+        sizes = (0.04, 0.08, 0.12, 0.20)
+        return (_CLEAN, *(attack for size in sizes for attack in at(size, "fgsm")), *at(0.08, "universal"))
+    return (_CLEAN, *at(0.08, "fgsm"), *at(0.04, "fgsm"), *at(0.03, "bim", "deepfool", "cw"))
+
+
+def _hard(lab: Profile, attacks: Iterable[AttackRecipe], rival: Rival) -> list[AttackRecipe]:
+    """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
+    steps = lab.strongest.steps
+    slow = rival.n in (lab.rivals.slow, lab.rivals.slowest)
+    # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
+    draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if rival.random else {}
+    return [
+        AttackRecipe(name, size, steps, norm, loss=loss, **draws)
+        for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
+        for name, loss in (("bim", "log-odds"), ("pgd", "margin"))[: 1 if slow else 2]
+    ]

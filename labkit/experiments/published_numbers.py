@@ -1,0 +1,50 @@
+"""The published tables, as data."""
+
+import json
+from functools import cache
+from importlib import resources
+
+import pandas as pd
+
+from labkit.core import InputError
+
+# What tables with a size of their own call an attack, and what we do.
+_SIZED = {
+    "3": {a: f"{ours}-0.06 avg" for a, ours in (*((a, a) for a in ("FGSM", "BIM", "DeepFool", "CW")), ("UAP", "Uni"))},
+    "4": {"accuracy": "PGD-L∞-0.031"},
+}
+
+
+@cache
+def _published() -> dict:
+    return json.loads(resources.files("labkit.experiments").joinpath("paper.json").read_text())["tables"]
+
+
+def names() -> tuple[str, ...]:
+    """The published tables: 1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a, 8b."""
+    return tuple(_published())
+
+
+def table(name: str) -> pd.DataFrame:
+    """Accuracies as printed, defenses by rows, attacks by columns; `attrs` hold data set, classifier and setting.
+
+    Attacks that the paper names without their size carry it here, as ours do: BIM-0.03 and so on.
+    """
+    if name not in _published():
+        raise InputError(f"the paper has no table {name!r}; it has {', '.join(names())}")
+    found = _published()[name]
+    sized = _SIZED.get(name, {attack: f"{attack}-0.03" for attack in ("BIM", "DeepFool", "CW")})
+    rows = {_defense(row): values for row, values in found["rows"].items()}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[sized.get(c, c) for c in found["columns"]])
+    frame.attrs = {key: value for key, value in found.items() if key not in ("rows", "columns")}
+    return frame
+
+
+def counterparts(resolution: int) -> tuple[str, str]:
+    """The tables for (vanilla, retrained) classifiers at the resolution nearest to this one."""
+    pairs = {32: ("5", "1"), 64: ("6a", "2a"), 128: ("6b", "2b"), 224: ("7", "3")}
+    return pairs[min(pairs, key=lambda known: abs(known - resolution))]
+
+
+def _defense(name: str) -> str:
+    return {"STL(cluster)": "STL (cluster)", "STL(Cluster)": "STL (cluster)"}.get(name, name)

@@ -1,0 +1,102 @@
+"""How solvers of CBPDN compare: gap against seconds, cost against the problem's size, and what a gap does to T(x)."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from labkit.core import metrics
+from labkit.csc import cbpdn, cdl, split
+from labkit.experiments import reference
+from labkit.models import SparseTransform
+
+TOLERANCES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
+ITERATIONS = (5, 10, 20, 50, 100, 200, 500)
+
+
+def seconds(call: Callable[[], object], repeat: int = 3) -> float:
+    """The shortest of a few runs: the one that other programs disturbed least."""
+    times = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def race(
+    x: Tensor, d: Tensor, lam: float, *, tolerances: Sequence[float] = TOLERANCES,
+    iterations: Sequence[int] = ITERATIONS, peer_images: int = 2, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Seconds an image, and the gap reached, of every solver on the same high-pass images x, in one process.
+
+    Ours run to each of `tolerances`, all images at once; sporco for each of `iterations`, on the first `peer_images`,
+    one at a time. Each setting starts afresh. Columns: solver, seconds (an image), gap (largest of gap / ½‖x‖²,
+    computed alike for all), n.
+    """
+    half = 0.5 * x.square().flatten(1).sum(1).clamp_min(1e-12)
+    rows = []
+
+    def row(solver, took, z, n):
+        gap = cbpdn.duality_gap(z.double(), x[:n].double(), d.double(), lam) / half[:n]
+        rows.append({"solver": solver, "seconds": took / n, "gap": float(gap.max()), "n": n})
+
+    reference.code(x[:1], d, lam, iterations=1, stop=0.0)  # imported and warm
+    runs = [("cd", t) for t in tolerances] + [("admm", t) for t in tolerances] + [("sporco", i) for i in iterations]
+    for solver, setting in tqdm(runs, desc="racing", unit="run", disable=not progress, delay=2):
+        if solver == "sporco":
+            row(
+                solver, *reference.code(x[:peer_images], d, lam, iterations=setting, stop=0.0), min(peer_images, len(x))
+            )
+            continue
+        call = lambda: cbpdn.solve(x, d, lam, method=solver, gap_tol=setting, max_iter=3000)  # noqa: B023, E731
+        found = call()  # compiled and warm
+        row(solver, seconds(call, 2), found.z, len(x))
+    return pd.DataFrame(rows)
+
+
+def first(rows: pd.DataFrame, gap: float) -> pd.DataFrame:
+    """Of a race, the fastest setting of each solver that reaches `gap`: solver, ms an image, ratio to the fastest."""
+    ready = rows[rows.gap <= gap].sort_values("seconds").groupby("solver").head(1)
+    ready = ready.assign(ms=1e3 * ready.seconds, ratio=ready.seconds / ready.seconds.min())
+    return ready[["solver", "ms", "ratio", "gap", "n"]].reset_index(drop=True)
+
+
+def costs(
+    x: Tensor, sweeps: Mapping[str, Sequence[float]], *, K: int = 64, S: int = 8, lam: float = 0.2,
+    gap_tol: float = 1e-2, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Milliseconds an image to code x (B, C, H, W) in [0, 1] when one of K, S, λ or resolution changes.
+
+    sweeps  values to try, by name: "K", "S", "lam", "resolution" (images resized); the others stay as given
+    Filters are patches of the images, not learned ones. Columns: what, value, ms, active, n.
+    """
+    rows = []
+    runs = [(name, value) for name, values in sweeps.items() for value in values]
+    for name, value in tqdm(runs, desc="measuring", unit="size", disable=not progress, delay=2):
+        at = {"K": K, "S": S, "lam": lam, "resolution": x.shape[-1], name: value}
+        size = (at["resolution"], at["resolution"])
+        seen = x if size == x.shape[-2:] else F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)
+        high = split(seen)[1]
+        d = cdl.patches(high, at["K"], at["S"], torch.Generator().manual_seed(0))
+        found = cbpdn.solve(high, d, at["lam"], gap_tol=gap_tol)
+        took = seconds(lambda: cbpdn.solve(high, d, at["lam"], gap_tol=gap_tol), 2)  # noqa: B023
+        active = float(metrics.sparsity(found.z).float().mean())
+        rows.append({"what": name, "value": value, "ms": 1e3 * took / len(x), "active": active, "n": len(x)})
+    return pd.DataFrame(rows)
+
+
+def exactness(
+    x: Tensor, d: Tensor, lam: float, *, tolerances: Sequence[float] = (*TOLERANCES, 1e-4), converged: float = 1e-6
+) -> pd.DataFrame:
+    """How close T(x) is to its converged self at each gap: columns tolerance, psnr (mean, dB), worst (dB), n."""
+    reference = SparseTransform(d.double(), lam=lam, gap_tol=converged)(x.double())
+    rows = []
+    for tolerance in tolerances:
+        found = metrics.psnr(SparseTransform(d, lam=lam, gap_tol=tolerance)(x).double(), reference)
+        rows.append({"tolerance": tolerance, "psnr": float(found.mean()), "worst": float(found.min()), "n": len(x)})
+    return pd.DataFrame(rows)

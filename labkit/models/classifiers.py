@@ -1,0 +1,239 @@
+"""Classifiers: training, and decisions in batches."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from tqdm.auto import tqdm
+
+from labkit.attacks import ATTACKS, Budget
+from labkit.core import InputError, distributed
+from labkit.core.checkpoint import draws
+from labkit.core.hardware import autocast
+from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
+from labkit.datasets import Images
+from labkit.models.networks import LAYOUT, Classifier, classes_of
+from labkit.models.training import Training
+
+_MOMENTUM = 0.9
+_WARMUP = 0.25
+_MEASURED_AT_ONCE = 1000
+_BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
+
+
+def train(
+    model: Classifier,
+    images: Images,
+    recipe: ClassifierRecipe,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Trains `model` in place on `images` and returns it, in evaluation mode, on the device.
+
+    Stochastic gradient descent with Nesterov's momentum on the cross-entropy; the step size rises linearly for a
+    quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass images that have been
+    projected; augmentation (random shifts by up to an eighth of the image, mirrored edges, random horizontal flips)
+    comes after it. With `recipe.adversarial`, a part of each batch is then replaced by adversarial images, made
+    against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
+    attacked, and no gradient passes T.
+
+    checkpoint  folder from which a run that was killed goes on, called again on a `model` from the same
+                `networks.build`; see `training.Training`
+
+    Within `distributed.session` each rank takes its share of every batch, and gradients are averaged over all
+    (DistributedDataParallel). What comes out is as good as one rank's, but not the same: batch normalisation is by
+    each rank's share of a batch, the averages it keeps being those of all ranks; and each rank draws augmentations of
+    its own. Every rank returns the same network.
+
+    Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the
+    model, the ranks are too many, or the loss is no longer finite.
+    """
+    device = torch.device(device)
+    _check(model, images, recipe)
+    steps = math.ceil(len(images) / recipe.batch)
+    ranks, least = distributed.world(), len(images) // steps
+    if ranks > 1 and least // ranks < 2:
+        raise InputError(f"a batch of {least} among {ranks} ranks is less than two images each; start fewer ranks")
+
+    model.to(device, memory_format=LAYOUT).train()
+    run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
+    training = Training(model, _optimizer(model, recipe), run, checkpoint, shared=True)
+    if not training.done:
+        model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
+    network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
+
+    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
+        generator = draws(recipe.seed, epoch)
+        order = torch.randperm(len(images), generator=generator)
+        if distributed.rank():
+            generator.manual_seed(generator.initial_seed() + 1_000_000_007 * distributed.rank())
+        # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
+        return generator, order.tensor_split(steps)
+
+    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = images.x[at], images.y[at].to(device)
+        if recipe.augment:
+            x = augment(x, generator)
+        if recipe.erase:
+            x = erase(x, recipe.erase, generator)
+        x, weights = x.to(device, memory_format=LAYOUT), None
+        if recipe.adversarial:
+            x, weights = _mixed(model, x, y, recipe.adversarial, generator.initial_seed())
+        with autocast(device):
+            logits = network(x)
+        found = _loss(logits.float(), y, weights)
+        return found, {"loss": found, "accuracy": (logits.argmax(1) == y).float().mean()}
+
+    name = f"training {recipe.network} × {recipe.width:g}"
+    training.run(recipe.epochs, steps, batches, loss, warmup=_WARMUP, name=name, progress=progress)
+    return model
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = False) -> Tensor:
+    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`, `batch` at a time.
+
+    The model runs where its parameters (or buffers) lie, in the mode it is in.
+    """
+    device = device_of(model)
+    starts = tqdm(range(0, len(x), batch), desc="classifying", unit="batch", disable=not progress, delay=2)
+    return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in starts])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters, or else its buffers, lie; the CPU if it has none."""
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+
+
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image of x (B, C, H, W) shifted by up to an eighth of its size, mirrored at the edges, and half flipped."""
+    B, _, H, W = x.shape
+    rows = _shifts(B, H, generator)
+    columns = _shifts(B, W, generator)
+    flipped = torch.rand(B, generator=generator) < 0.5
+    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    # One gather with channels last instead of padding, cropping and flipping each image.
+    pixels = x.permute(0, 2, 3, 1)
+    return pixels[torch.arange(B)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Each image of x (B, C, H, W) with a square of `share` of its sides at a random place, its own mean inside.
+
+    "Cutout" (DeVries & Taylor, 2017), which keeps a network from resting on a single part of an object. The middle of
+    the square lies anywhere in the image, so that some of it may lie outside.
+    """
+    B, _, H, W = x.shape
+    inside = []
+    for size in (H, W):
+        middle = torch.rand(B, 1, generator=generator) * size
+        inside.append((torch.arange(size) + 0.5 - middle).abs() <= share * size / 2)
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(square, x.mean((2, 3), keepdim=True), x)
+
+
+def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:
+    """(B, size) positions 0 … size − 1, moved by up to size // 8 and mirrored back at either end."""
+    reach = size // 8
+    shift = torch.randint(-reach, reach + 1, (B, 1), generator=generator)
+    position = (torch.arange(size) + shift).abs()
+    return size - 1 - (size - 1 - position).abs()
+
+
+def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
+    channels, classes = len(model.mean), classes_of(model)
+    if len(images) < 2:
+        raise InputError(f"training needs at least two images, got {len(images)}")
+    if images.x.shape[1] != channels:
+        raise InputError(f"the network was built for {channels} channels, the images have {images.x.shape[1]}")
+    if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
+        raise InputError(f"the network was built for {classes} classes, the labels go up to {int(images.y.max())}")
+    if recipe.batch < 2 or recipe.epochs < 1 or recipe.lr <= 0:
+        raise InputError(
+            "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
+            f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
+        )
+    if recipe.weight_decay < 0:
+        raise InputError(f"weight decay is at least 0, got {recipe.weight_decay:g}")
+    if not 0 <= recipe.erase < 1:
+        raise InputError(f"the erased share of an image's sides lies in [0, 1), got {recipe.erase:g}")
+    if how := recipe.adversarial:
+        if how.attack not in (known := _options(how, 0)):
+            raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")
+        if how.norm not in _BUDGETS:
+            raise InputError(f"adversarial training in the norm {how.norm!r} is not offered; use {', '.join(_BUDGETS)}")
+        if not (0 < how.share <= 1 and 0 < how.weight < math.inf and how.steps >= 1):
+            raise InputError(
+                "adversarial training needs 0 < share <= 1, weight > 0 and steps >= 1, "
+                f"got {how.share:g}, {how.weight:g} and {how.steps}"
+            )
+
+
+def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
+    """The batch with its first images made adversarial, and each image's weight in the loss (B,).
+
+    They are made with the network in evaluation mode, on which the papers are silent: in training mode an image's
+    gradient would depend on the others, and each step of an attack would move the averages that batch normalisation
+    keeps. So the attack is on the function that will be judged. The loss is then taken in training mode, on clean and
+    adversarial images together, as Kurakin et al. (2017) ask for.
+    """
+
+    def answers(x: Tensor) -> Tensor:
+        # A context of its own for each call: autocast keeps weights it has cast, without their gradient if in no_grad.
+        with autocast(x.device):
+            return model(x).float()
+
+    count = math.ceil(how.share * len(x))
+    model.eval()
+    made = ATTACKS[how.attack](
+        answers, x[:count], y[:count], budget=_BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]
+    )
+    model.train()
+    weights = torch.ones(len(x), device=x.device)
+    weights[:count] = how.weight
+    return torch.cat([made, x[count:]]), weights
+
+
+def _options(how: AdversarialTraining, seed: int) -> dict[str, dict]:
+    """The attacks that are cheap enough to train with, and what they are told."""
+    return {"fgsm": {}, "bim": {"steps": how.steps}, "pgd": {"steps": how.steps, "seed": seed}}
+
+
+def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy, weighted as in Kurakin et al. (2017, Section 3): (Σ clean + λ Σ adversarial) / (m − k + λ k).
+
+    That is for k of m images adversarial, and λ their weight.
+    """
+    if weights is None:
+        return functional.cross_entropy(logits, y)
+    return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
+
+
+def _chunks(x):
+    for start in range(0, len(x), _MEASURED_AT_ONCE):
+        yield x[start : start + _MEASURED_AT_ONCE].double()
+
+
+def _mean(x) -> Tensor:
+    return sum(chunk.mean((2, 3)).sum(0) for chunk in _chunks(x))[:, None, None] / len(x)
+
+
+def _std(x, mean: Tensor) -> Tensor:
+    variance = sum((chunk - mean).square().mean((2, 3)).sum(0) for chunk in _chunks(x)) / len(x)
+    # A channel that never changes carries nothing; dividing by its spread would.
+    return variance.sqrt().clamp_min(1 / 255)[:, None, None]
+
+
+def _optimizer(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.SGD:
+    # Decay pulls weights; biases and the scales of batch normalisation have no size to keep in check.
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=_MOMENTUM, nesterov=True)

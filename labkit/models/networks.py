@@ -1,0 +1,197 @@
+"""Networks: torchvision's VGGs and ResNet-50 at any width and resolution, with the normalisation inside."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from labkit.core import InputError
+from labkit.core.recipes import ClassifierRecipe, Weights
+from labkit.core.torchvision_shim import torchvision
+from labkit.core.wording import reason
+from labkit.models.thermometer import Thermometer
+
+VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
+NETWORKS = (*VGGS, "resnet50")
+
+# Of a network's weights while it works, and so of what flows between convolutions. Measured on a CPU in float32, with
+# AVX2 and with AVX-512, at 32 and 64 pixels: with the channels last a step takes 0.6 to 0.9 of the time.
+LAYOUT = torch.channels_last
+
+_SMALL = 128  # pixels below which ResNet's stem keeps the resolution
+
+
+class Classifier(nn.Module):
+    """A network that takes images as they are: (B, C, H, W) in [0, 1] -> logits (B, classes).
+
+    The normalisation is part of the model, so that attacks, defenses and measures share one pixel range.
+
+    mean, std  (C, 1, 1) buffers, per channel, of the training images; 0 and 1 until trained
+    levels     0, or how many levels of a thermometer encoding (`thermometer`) take the place of the normalisation;
+               `network` then takes C · levels channels
+    mirrored   whether, in evaluation mode, the logits are the mean of those for an image and for its mirror image
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, channels: int, levels: int = 0, mirrored: bool = False):
+        super().__init__()
+        self.network = network
+        self.mirrored = mirrored
+        self.encode = Thermometer(levels) if levels else None
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encode(x) if self.encode else (x - self.mean) / self.std
+        if not self.mirrored or self.training:
+            return self.network(x)
+        mirror = self.network(x.flip(3))  # first, so that what looks into the network sees the image itself last
+        return (mirror + self.network(x)) / 2
+
+
+class Recomputed(nn.Module):
+    """A deterministic network that keeps no activations for the way back, but computes them again: same gradients.
+
+    For answers averaged over draws: their gradient then holds one draw at a time, and runs each forward pass twice.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.network, x, use_reentrant=False, preserve_rng_state=False)
+
+
+def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int) -> Classifier:
+    """An untrained network, its weights drawn from `recipe.seed`.
+
+    It is torchvision's, layer for layer, with `recipe.width` times its channels, except for what is made for 224
+    pixels and 1,000 classes. VGG (with batch normalisation): where torchvision flattens 7×7 features into two layers
+    of 4,096 units (124 of VGG-16's 138 million parameters), a global average and one linear layer. ResNet: below 128
+    pixels its first convolution is 3×3 without stride and without pooling after it, as is usual for CIFAR-10.
+
+    With `recipe.levels`, the first convolution is for images in thermometer encoding, which the Classifier applies.
+
+    channels    of the images: 1 grey, 3 colour
+    resolution  of the images, in pixels; at least 32, because five steps halve it
+
+    Raises InputError when the network is unknown, the images are too small for it, or the levels are too few.
+    """
+    if recipe.network not in NETWORKS:
+        raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
+    if resolution < 32:
+        raise InputError(
+            f"{recipe.network} needs images of at least 32 pixels and got {resolution}; "
+            "enlarge them with resolution=32 (--resolution 32)"
+        )
+    if not 0 < recipe.width <= 4:
+        raise InputError(f"the width of a network is a factor in (0, 4], got {recipe.width:g}")
+    if recipe.levels and recipe.levels < 2:
+        raise InputError(f"a thermometer encoding needs at least 2 levels, or 0 for none; got {recipe.levels}")
+    # Made without storage and filled below: torch's constructors would draw from the global random state.
+    with torch.device("meta"):
+        make = _resnet if recipe.network == "resnet50" else _vgg
+        network = make(recipe, classes, channels * (recipe.levels or 1), resolution)
+    _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
+    return Classifier(network, channels, recipe.levels, recipe.mirrored)
+
+
+def load(model: Classifier, weights: Weights) -> Classifier:
+    """Fill `model` from a file of its own state dict: safetensors, or what `torch.save` wrote; never unpickles code.
+
+    The file may be the state dict of the whole Classifier (as labkit stores it), or of the bare network, when mean
+    and std stay as they are. Raises InputError when the file cannot be read, has changed since the recipe was made
+    (`fingerprint`), or does not fit the network.
+    """
+    if weights != fingerprint(weights.path):
+        raise InputError(f"{weights.path} has changed since its recipe was made; call networks.fingerprint again")
+    try:
+        if Path(weights.path).suffix == ".safetensors":
+            tensors = load_file(weights.path)
+        else:
+            tensors = torch.load(weights.path, map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+            raise ValueError("it holds no tensors by name")
+    except Exception as error:  # torch raises a dozen types for damaged files
+        why = reason(error)
+        raise InputError(f"cannot read weights from {weights.path} ({why}); give a safetensors file") from error
+    whole = any(name.startswith("network.") for name in tensors)
+    try:
+        (model if whole else model.network).load_state_dict(tensors)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        first = lines[1] if len(lines) > 1 else lines[0]
+        raise InputError(f"the weights in {weights.path} are of another network: {first[:200]}") from None
+    return model.eval()
+
+
+def fingerprint(path: str | Path) -> Weights:
+    """A file of weights as a recipe names it: by its content, wherever it lies."""
+    try:
+        with open(path, "rb") as file:
+            return Weights(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        raise InputError(f"cannot read weights from {path} ({error.strerror}); give the path of a file") from None
+
+
+def frozen(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """The network ready to be asked: in evaluation mode, on the device, in the fast layout, its weights fixed."""
+    return model.eval().requires_grad_(False).to(device, memory_format=LAYOUT)
+
+
+def _vgg(recipe, classes, channels, resolution) -> nn.Module:
+    vgg = torchvision.models.vgg
+    plan = [n if n == "M" else max(1, round(n * recipe.width)) for n in vgg.cfgs[VGGS[recipe.network]]]
+    network = vgg.VGG(vgg.make_layers(plan, batch_norm=True), init_weights=False)
+    network.features[0] = nn.Conv2d(channels, plan[0], kernel_size=3, padding=1)
+    network.avgpool = nn.AdaptiveAvgPool2d(1)
+    network.classifier = nn.Linear(plan[-2], classes)
+    return network
+
+
+def _resnet(recipe, classes, channels, resolution) -> nn.Module:
+    resnet = torchvision.models.resnet
+    first = max(1, round(64 * recipe.width))
+
+    class Scaled(resnet.ResNet):
+        """torchvision writes its channel numbers into the constructor; all but the stem's pass through here."""
+
+        def _make_layer(self, block, planes, *rest, **named):
+            if planes == 64:
+                self.inplanes = first
+            return super()._make_layer(block, max(1, round(planes * recipe.width)), *rest, **named)
+
+    network = Scaled(resnet.Bottleneck, [3, 4, 6, 3])
+    small = resolution < _SMALL
+    size, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+    network.conv1 = nn.Conv2d(channels, first, size, stride=stride, padding=padding, bias=False)
+    network.bn1 = nn.BatchNorm2d(first)
+    if small:
+        network.maxpool = nn.Identity()
+    network.fc = nn.Linear(network.layer4[-1].conv3.out_channels, classes)
+    return network
+
+
+def classes_of(model: Classifier) -> int:
+    """How many classes a network tells apart."""
+    return [module for module in model.network.modules() if isinstance(module, nn.Linear)][-1].out_features
+
+
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """torchvision's initial weights, drawn from `generator`."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01, generator=generator)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,207 @@
+"""The Sparse Transformation Layer (STL): an image's low-pass part, and the sparse code of the rest."""
+
+import torch
+from torch import Tensor
+
+from labkit.core import InputError, metrics
+from labkit.core.recipes import TransformRecipe
+from labkit.csc import cbpdn, codes, conv, extend, split
+from labkit.csc.codes import Codes
+from labkit.models.defense import Defense
+
+BACKWARDS = ("exact", "identity", "none")
+BOUNDARIES = ("circular", "reflect")
+
+
+class SparseTransform(Defense):
+    """T(x) = clip(low(x) + Σₖ dₖ ∗ zₖ), with z the CBPDN code of the high-pass part of x (paper, Section 3.2).
+
+    With dim < 1, mean + dim · (low − mean) stands for low, the mean being that of each image's and channel's low-pass
+    part. The sparse map never pushes images apart, but the low-pass part passes T as it is; dimming narrows that way.
+
+    d         (K, C, S, S)  dictionary; `load_dictionary` reads a stored one
+    lam       λ of Eq. 2, for pixels in [0, 1]
+    lowpass   weight of the low-pass filter (`split`), and `pad` its padding
+    backward  "exact": with the dictionary fixed, the residual of CBPDN is a Euclidean projection onto a convex set, so
+              almost everywhere the Jacobian of the sparse map is the orthogonal projector onto the active atoms, and
+              that is what is applied. "identity": T passes gradients unchanged (BPDA; Athalye et al. 2018).
+              "none": asking for a gradient raises RuntimeError
+    boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
+    gap_tol, method  as in `cbpdn.solve`
+    dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
+    bits      a channel to which T(x) is rounded; 0 for not. A staircase has no slope to speak of, so gradients pass
+              the rounding unchanged
+
+    Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
+    smaller than a filter.
+    """
+
+    def __init__(
+        self,
+        d,
+        *,
+        lam=0.2,
+        lowpass=5.0,
+        pad=16,
+        backward="exact",
+        boundary="circular",
+        gap_tol=1e-2,
+        method="auto",
+        dim=1.0,
+        bits=0,
+    ):
+        super().__init__()
+        conv.check(d)
+        if backward not in BACKWARDS:
+            raise InputError(f"unknown backward {backward!r}; choose from {', '.join(BACKWARDS)}")
+        if boundary not in BOUNDARIES:
+            raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
+        if not 0 <= dim <= 1:
+            raise InputError(f"dim is the share of the low-pass part's contrast that is kept, in [0, 1]; got {dim:g}")
+        if bits not in range(17):
+            raise InputError(f"T(x) is rounded to 1 to 16 bits a channel, or to none at all with 0; got {bits}")
+        self.register_buffer("d", d.detach().clone())
+        self.lam, self.lowpass, self.pad = lam, lowpass, pad
+        self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
+        self.dim, self.bits = dim, bits
+
+    @classmethod
+    def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
+        """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
+        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits")
+        return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
+
+    def parts(
+        self, x: Tensor, *, start: Tensor | Codes | None = None, gap_tol: float | None = None
+    ) -> tuple[Tensor, Tensor, cbpdn.Solution]:
+        """Low-pass part (not dimmed), high-pass part (both as x) and the code of the latter, for looking at.
+
+        start    a code to start from, such as that of another λ
+        gap_tol  another than the layer's, for a quick look
+        """
+        self._check(x)
+        low, high = split(x, self.lowpass, self.pad)
+        return low, high, self._solve(self._wide(high), start, gap_tol)
+
+    def join(self, low: Tensor, code: cbpdn.Solution) -> Tensor:
+        """T(x) of the image that `parts` took apart; no gradient passes."""
+        return self._joined(low, self._narrow(code.synthesis, low.shape[-2:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if self.backward_mode == "identity" and torch.is_grad_enabled() and x.requires_grad:
+            with torch.no_grad():
+                moved = self(x) - x
+            return x + moved
+        low, high = split(x, self.lowpass, self.pad)
+        return self._joined(low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:]))
+
+    def extra_repr(self) -> str:
+        K, C, S, _ = self.d.shape
+        dim = "" if self.dim == 1 else f", dim={self.dim}"
+        bits = f", bits={self.bits}" if self.bits else ""
+        return (
+            f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}{bits}, backward={self.backward_mode!r}"
+        )
+
+    def _joined(self, low: Tensor, sparse: Tensor) -> Tensor:
+        return self._rounded((self._dimmed(low) + sparse).clamp(0, 1))
+
+    def _dimmed(self, low: Tensor) -> Tensor:
+        if self.dim == 1:  # to the last bit what it was
+            return low
+        mean = low.mean((-2, -1), keepdim=True)
+        return mean + self.dim * (low - mean)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        if not self.bits:
+            return x
+        steps = 2**self.bits - 1
+        return x + ((x * steps).round() / steps - x).detach()
+
+    def _solve(self, high: Tensor, start=None, gap_tol: float | None = None) -> cbpdn.Solution:
+        how = {"gap_tol": gap_tol or self.gap_tol, "method": self.method, "z0": start}
+        return cbpdn.solve(high, self.d.to(high.dtype), self.lam, **how)
+
+    def _wide(self, high: Tensor) -> Tensor:
+        return high if self.boundary == "circular" else extend(high, self.d.shape[-1] - 1)
+
+    def _narrow(self, sparse: Tensor, size) -> Tensor:
+        if self.boundary == "circular":
+            return sparse
+        edge = self.d.shape[-1] - 1
+        return sparse[..., edge : edge + size[0], edge : edge + size[1]]
+
+    def _check(self, x: Tensor, channels: int | None = None) -> None:
+        super()._check(x, channels)
+        conv.check(self.d, x.shape[-2:], x.shape[1])
+
+    def quality(self, x: Tensor) -> dict[str, float]:
+        """How T treats images x (B, C, H, W): means of PSNR, objective and active coefficients, and the largest gap."""
+        with torch.no_grad():
+            _, high, code = self.parts(x)
+            energy = 0.5 * high.square().flatten(1).sum(1)
+            objective = cbpdn.objective(code.z, self._wide(high), self.d.to(x.dtype), self.lam)
+            return {
+                "PSNR of T(x), dB": float(metrics.psnr(self(x), x).mean()),
+                "objective per image": float(objective.mean()),
+                "active coefficients": float(metrics.sparsity(code.z).float().mean()),
+                "of all, %": 100 * float(metrics.sparsity(code.z).float().mean()) / code.z[0].numel(),
+                "largest relative gap": float((code.gap / energy.clamp_min(1e-12)).max()),
+            }
+
+
+class _SparseMap(torch.autograd.Function):
+    """high ↦ D z(high); on a GPU, where codes are dense, in chunks so that memory does not grow with the batch."""
+
+    @staticmethod
+    def forward(ctx, high, layer):
+        size = _at_once(high, len(layer.d)) if high.is_cuda else len(high)
+        found = [layer._solve(part.detach()) for part in high.split(max(size, 1))]
+        ctx.layer = layer
+        ctx.supports = [f.code if isinstance(f.code, Codes) else f.code != 0 for f in found if high.requires_grad]
+        ctx.sizes = [len(f.gap) for f in found]
+        return torch.cat([f.synthesis for f in found])
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.layer.backward_mode == "none":
+            raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
+        d = ctx.layer.d.to(grad.dtype)
+        return torch.cat([project(g, s, d) for g, s in zip(grad.split(ctx.sizes), ctx.supports, strict=True)]), None
+
+
+def _at_once(high: Tensor, K: int) -> int:
+    """How many images have dense codes of K filters in 128 MiB; one at least."""
+    return max(1, 128 * 2**20 // (high.shape[-2] * high.shape[-1] * K * high.element_size()))
+
+
+def project(g: Tensor, support: Tensor | Codes, d: Tensor, *, tol: float | None = None) -> Tensor:
+    """Orthogonal projection of each image onto the span of its active atoms: the Jacobian of the sparse map.
+
+    g        (B, C, H, W)  images or gradients
+    support  (B, K, H, W)  bool, which shifted filters of d (K, C, S, S) are active; or the codes that say so
+    tol      relative residual at which conjugate gradients stop; by default 1e-4, or 1e-12 in float64
+    """
+    tol = tol or (1e-12 if g.dtype == torch.float64 else 1e-4)
+    if g.is_cuda:
+        return _project_dense(g, support.to(g.dtype), d, tol)
+    return codes.project(g, support if isinstance(support, Codes) else Codes.of(support), d, tol)
+
+
+def _project_dense(g, mask, d, tol, max_iter=200) -> Tensor:
+    """The same with dense convolutions, batched, for a GPU."""
+    dot = lambda a, b: (a * b).flatten(1).sum(1)[:, None, None, None]  # noqa: E731
+    v = torch.zeros_like(mask)
+    rest = mask * conv.analyze(g, d)
+    direction, rho = rest, dot(rest, rest)
+    goal = tol**2 * rho
+    for _ in range(max_iter):
+        if (rho <= goal).all():
+            break
+        moved = mask * conv.analyze(conv.synthesize(direction, d), d)
+        step = torch.where(rho > goal, rho / dot(direction, moved).clamp_min(1e-30), 0.0)
+        v, rest = v + step * direction, rest - step * moved
+        last, rho = rho, dot(rest, rest)
+        direction = rest + rho / last.clamp_min(1e-30) * direction
+    return conv.synthesize(v, d)

@@ -1,0 +1,192 @@
+"""The stratified space: clusters of the training images, the vote of an image to one, and a dictionary for each."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from labkit.core import InputError
+from labkit.core.recipes import StrataRecipe
+from labkit.datasets import Images, Lazy, check_pixels
+from labkit.models.autoencoder import Autoencoder
+from labkit.models.defense import Defense
+from labkit.models.fitted_buffers import FittedBuffers
+from labkit.models.stl import SparseTransform
+
+_ENCODED_AT_ONCE = 250
+_DISTANCES_AT_ONCE = 2**24
+
+
+class Strata(FittedBuffers):
+    """M clusters of training images by the features of a denoising autoencoder (paper, Section 3.4).
+
+    autoencoder  trained; the features are its code, reduced by principal component analysis (PCA)
+    recipe       how many clusters and components, and how many neighbours vote
+
+    `fit` fills the buffers, and so does `load_state_dict`, whatever their sizes; until then everything else raises
+    InputError.
+
+    mean, components   (F,) of the codes of the training images, and (P, F), the axes of the PCA
+    centroids          (M, P) of the clusters
+    training_features  (N, P) of the training images
+    labels             (N,) int64, the cluster of each training image
+    """
+
+    sized_by_fit = ("mean", "components", "centroids", "training_features", "labels")
+
+    mean: Tensor
+    components: Tensor
+    centroids: Tensor
+    training_features: Tensor
+    labels: Tensor
+
+    def __init__(self, autoencoder: Autoencoder, recipe: StrataRecipe):
+        super().__init__()
+        for what in ("clusters", "components", "neighbours"):
+            if getattr(recipe, what) < 1:
+                raise InputError(f"strata need at least 1 of {what}, got {getattr(recipe, what)}")
+        self.autoencoder, self.recipe = autoencoder.eval(), recipe
+        weight = next(autoencoder.parameters())
+        self.register_buffer("mean", weight.new_empty(0))
+        self.register_buffer("components", weight.new_empty(0, 0))
+        self.register_buffer("centroids", weight.new_empty(0, 0))
+        self.register_buffer("training_features", weight.new_empty(0, 0))
+        self.register_buffer("labels", weight.new_empty(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def fit(self, images: Images, *, progress: bool = False) -> Self:
+        """Finds the clusters of these images, which must be training images alone. Returns self.
+
+        PCA and k-means (k-means++ seeds, the best of ten starts) by scikit-learn, drawn from `recipe.seed`. Raises
+        InputError when the images fall into fewer distinct clusters than the recipe asks for.
+        """
+        M = self.recipe.clusters
+        if len(images) < max(M, 2):
+            raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or ask for fewer")
+        # Encoded in chunks; what stays are F numbers an image.
+        codes = torch.cat([z.cpu() for z in self._codes(images.x, progress)]).float()
+        # Centred here: scikit-learn would subtract two large numbers, in single precision.
+        mean = codes.mean(0)
+        codes -= mean
+        pca = PCA(min(self.recipe.components, *codes.shape), svd_solver="covariance_eigh")
+        with np.errstate(invalid="ignore"):  # of shares of the variance, where the images are all alike
+            pca.fit(codes.numpy())
+        features = codes @ torch.from_numpy(pca.components_.T)
+        means = KMeans(M, init="k-means++", n_init=10, random_state=self.recipe.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer clusters than asked for; said below
+            means.fit(features.numpy())
+        labels = torch.from_numpy(means.labels_).long()
+        if (found := len(labels.unique())) < M:
+            raise InputError(f"the training images fall into {found} distinct clusters, not {M}; ask for {found}")
+        self._put(mean=mean, components=pca.components_, centroids=means.cluster_centers_)
+        self._put(training_features=features, labels=labels)
+        return self
+
+    def features(self, x: Tensor | Lazy) -> Tensor:
+        """Features (B, P), on the device of the strata, of images x (B, C, H, W) in [0, 1], differentiable in x."""
+        self._check_fitted()
+        check_pixels(x)
+        return torch.cat([self._reduce(code) for code in self._codes(x)])
+
+    @torch.no_grad()
+    def vote(self, x: Tensor | Lazy, k: int | None = None) -> Tensor:
+        """The cluster (B,), int64, of each image x (B, C, H, W) in [0, 1].
+
+        It is the cluster of the majority of the k training images with the nearest features, and of clusters with
+        equally many the one that holds the nearest of all. k is the recipe's unless given, and at most N.
+        """
+        k = self.recipe.neighbours if k is None else k
+        if k < 1:
+            raise InputError(f"at least one neighbour must vote, got k={k}")
+        features = self.features(x)
+        k = min(k, len(self.labels))
+        rows = max(1, _DISTANCES_AT_ONCE // len(self.labels))
+        return torch.cat([self._elect(part, k) for part in features.split(rows)])
+
+    def sizes(self) -> list[int]:
+        """How many training images each cluster holds."""
+        self._check_fitted()
+        return torch.bincount(self.labels, minlength=self.recipe.clusters).tolist()
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but the autoencoder always normalises by what it saw in training: votes do not learn."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def extra_repr(self) -> str:
+        recipe = self.recipe
+        return f"clusters={recipe.clusters}, neighbours={recipe.neighbours}, fitted to {len(self.labels)} images"
+
+    def _codes(self, x: Tensor | Lazy, progress: bool = False) -> Iterator[Tensor]:
+        starts = range(0, len(x), _ENCODED_AT_ONCE)
+        for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, delay=2):
+            yield self.autoencoder.encode(x[start : start + _ENCODED_AT_ONCE].to(self.mean))
+
+    def _reduce(self, codes: Tensor) -> Tensor:
+        return (codes - self.mean) @ self.components.T
+
+    def _elect(self, features: Tensor, k: int) -> Tensor:
+        nearest = torch.cdist(features, self.training_features).topk(k, largest=False, sorted=True).indices
+        ballots = self.labels[nearest]
+        counts = nn.functional.one_hot(ballots, self.recipe.clusters).sum(1)
+        # A ballot weighs as many votes as its cluster has, less up to one vote the farther it stands in the row.
+        weights = counts.gather(1, ballots) * k - torch.arange(k, device=ballots.device)
+        return ballots.gather(1, weights.argmax(1, keepdim=True))[:, 0]
+
+    def _put(self, **fitted) -> None:
+        for name, values in fitted.items():
+            mine = getattr(self, name)
+            setattr(self, name, torch.as_tensor(values).to(mine).contiguous())
+
+    def _check_fitted(self) -> None:
+        if not len(self.labels):
+            raise InputError("these strata are not fitted yet; call fit(images) with training images")
+
+
+class StratifiedTransform(Defense):
+    """T(x) with the dictionary of the cluster that x is voted to: "STL (cluster)" in the paper's tables.
+
+    strata      fitted; votes
+    transforms  one `SparseTransform` for each cluster, in order
+
+    Maps (B, C, H, W) in [0, 1] to the same shape and range. Gradients pass through each cluster's transform, and
+    none through the vote, which is constant almost everywhere.
+    """
+
+    def __init__(self, strata: Strata, transforms: Sequence[SparseTransform]):
+        super().__init__()
+        if len(transforms) != strata.recipe.clusters:
+            raise InputError(f"{strata.recipe.clusters} clusters need as many transforms, got {len(transforms)}")
+        self.strata, self.transforms = strata, nn.ModuleList(transforms)
+
+    def forward(self, x: Tensor, stratum: Tensor | None = None) -> Tensor:
+        """T(x), each image by the transform of its cluster; `stratum` (B,) int64 holds the vote fixed.
+
+        Raises InputError when `stratum` is not such a tensor, or names a cluster that does not exist.
+        """
+        stratum = self.strata.vote(x) if stratum is None else self._checked(stratum, x)
+        # Sorted by cluster, solved cluster by cluster, and put back: one gather each way, which autograd follows.
+        order = stratum.argsort(stable=True)
+        sizes = torch.bincount(stratum, minlength=len(self.transforms)).tolist()
+        order = order.to(x.device)
+        seen = [T(part) for T, part in zip(self.transforms, x[order].split(sizes), strict=True) if len(part)]
+        return torch.cat(seen)[order.argsort()]
+
+    def _checked(self, stratum: Tensor, x: Tensor) -> Tensor:
+        check_pixels(x)
+        M = len(self.transforms)
+        if stratum.dtype != torch.int64 or stratum.shape != x.shape[:1]:
+            shape = tuple(stratum.shape)
+            raise InputError(f"stratum must be ({len(x)},) int64, one cluster an image, got {shape} {stratum.dtype}")
+        if not 0 <= int(stratum.min()) <= int(stratum.max()) < M:
+            raise InputError(f"there are clusters 0 … {M - 1}, got {int(stratum.min())} … {int(stratum.max())}")
+        return stratum

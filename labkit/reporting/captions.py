@@ -1,0 +1,79 @@
+"""Captions: what a table shows, on which images and network, and how to read it; one line each."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from labkit.evaluation import ThreatModel
+from labkit.experiments import published_numbers
+
+
+def lines(*parts: str) -> str:
+    """Markdown that keeps its lines."""
+    return "  \n".join(" ".join(part.split()) for part in parts)
+
+
+def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> str:
+    """Under a table of the paper, or rows of its attacks: three lines, and the rest folded.
+
+    note    more on images and networks
+    checks  what `sanity_checks.verdicts` says of the attacks
+    """
+    printed, data, networks = published_numbers.table(name).attrs, _all(rows.data), _all(rows.classifier)
+    sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
+    size = "L∞, for pixels in [0, 1]" if rows.attack.str.contains("L∞").any() else "relative L2 dissimilarities"
+    told = (
+        f"Robust accuracy with 95 % Wilson intervals, beside the paper's Table {name}.",
+        f"Ours: {data}, n = {sizes} test images, {networks}. The paper: {printed['dataset']}, {printed['classifier']}, "
+        f"{printed['resolution']} pixels. {note}",
+        "Compare each block with its own “No Defense”: images and networks differ. The paper does not say which threat "
+        "model its retrained rows have.",
+    )
+    more = f"Sizes of attacks are {size}. The recipe hash of each number is in its file of rows. {checks}"
+    rest = f"{threat_models(zip(rows.knowledge, rows.defense, strict=True))}\n\n{more.strip()}"
+    return f"{lines(*told)}\n\n<details><summary>Threat models and checks</summary>\n\n{rest}\n\n</details>"
+
+
+def sweep(rows: pd.DataFrame) -> str:
+    """Under a sweep of one choice (`ablations.sweep`)."""
+    first = rows.iloc[0]
+    network = "retrained on T(x) for every value" if first.retrained else "vanilla: trained on natural images"
+    return lines(
+        "PSNR of T(x), and accuracy, for every value of a choice.",
+        f"{first.data}, n = {first.n:,} test images, the same for every value; {first.classifier}, {network}.",
+        "Brackets are 95 % intervals: Wilson's for accuracies, mean ± 1.96 standard errors for PSNR. Sizes of attacks "
+        f"are relative L2 dissimilarities. {threat_models(zip(rows.knowledge, rows.defense, strict=True))}",
+    )
+
+
+def psnr_accuracy() -> str:
+    """Under the rows of `psnr_accuracy.intervals`."""
+    return lines(
+        "PSNR of T(x_adv) to x, and accuracy on clean and attacked images, of every defense.",
+        "Vanilla network; the attack is FGSM-0.08 and does not know the defense. Slow defenses have fewer images.",
+        "Brackets are 95 % Wilson intervals. Defenses that wrap the network output no image, and are left out.",
+    )
+
+
+def attenuation(rows: pd.DataFrame) -> str:
+    """Under the rows of `attenuation.table`."""
+    first, noise = rows.iloc[0], rows.change.str.startswith("noise")
+    keys = ", ".join(f"{row['recipe']} (λ = {row['λ']:g})" for row in rows.drop_duplicates("λ").to_dict("records"))
+    attacks = f"{_all(rows.change[~noise])}: made on the undefended network. " if (~noise).any() else ""
+    return lines(
+        "What T leaves of a perturbation, and of the image.",
+        f"{first.data}, {first.pixels} pixels, n = {first.n}. {attacks}{_all(rows.change[noise])}: random noise.",
+        "Share left is ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖; low-pass share is the part of the change's energy that T does "
+        f"not code; PSNR is to x. Brackets are 95 % intervals of the mean. Recipes: {keys}.",
+    )
+
+
+def threat_models(pairs: Iterable[tuple[str, str]]) -> str:
+    """Each threat model of some rows, with its words, from pairs of knowledge and defense."""
+    found = {ThreatModel.of(*pair) for pair in pairs} - {ThreatModel.NOBODY}
+    named = (f"{model.label}: {model.words}" for model in ThreatModel if model in found)
+    return f"Threat models: {'; '.join(named)}." if found else ""
+
+
+def _all(values: pd.Series) -> str:
+    return ", ".join(sorted(set(values)))

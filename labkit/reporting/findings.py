@@ -1,0 +1,187 @@
+"""Findings: the page over measured tables, with their figures and what their numbers say."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from labkit.core import InputError, checkpoint
+from labkit.core.wording import typed
+from labkit.experiments import published_numbers
+from labkit.reporting import captions, questions, tables, verdicts
+
+_MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
+_VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
+# What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
+_PROJECTION, _DEFENSES, _TRADEOFF = "03_projection", "05_defense_tables", "06_tradeoff"
+_SWEEPS = {
+    "lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
+    "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"),
+    "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
+    "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)"),
+}
+_MARK = "<!-- what follows is made by `python -m labkit findings` -->"
+
+
+def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
+    """What is left to a defense under each threat model, and what the paper prints, in a line; or nothing."""
+    mine = questions.labelled(cells[(cells.defense == name) & (cells.attack != "Clean")])
+    if set(mine.block) != {"ours", "worst", "paper"}:
+        return ""
+    words = []
+    for (block, where), part in mine.groupby(["block", "where"], sort=False):
+        ends = dict.fromkeys(f"{share:.2f}" for share in (part.accuracy.min(), part.accuracy.max()))
+        words.append(f"{'the paper' if block == 'paper' else where} {' to '.join(ends)}")
+    return f"**In short**, robust accuracy of {name}: {'; '.join(words)}."
+
+
+def page(folder: Path, link: str = "") -> str:
+    """The page over all `table_*.csv` in the folders below `folder`: figure, main table, findings. Markdown.
+
+    link  what stands before the way to a file from `folder`, such as "lab/"
+
+    Raises InputError when there is no table.
+    """
+    found: dict[Path, dict[str, pd.DataFrame]] = {}
+    for file in sorted({*folder.rglob("table_*.json")} - {*folder.rglob("*_recipes.json")}):
+        name = file.stem.removeprefix("table_")
+        cells = pd.read_csv(file.with_suffix(".csv")).fillna({"knowledge": ""})
+        found.setdefault(file.parent, {})[name] = cells
+    if not found:
+        raise InputError(f"{folder} holds no measured table; make one with `labkit table 5 --out {folder / 'mine'}`")
+    parts = []
+    for place, measured in found.items():
+        parts += _section(place.relative_to(folder).as_posix(), place, measured, link)
+    for file in sorted(folder.rglob(f"{_PROJECTION}/shrinkage.csv")):
+        parts += _projected(file.parents[1].relative_to(folder).as_posix(), file)
+    return "\n\n".join(parts) + "\n"
+
+
+def write(folder: Path, out: Path) -> None:
+    """Put `page` of a folder into a file, whose own words before the mark stay as they are.
+
+    Raises InputError as `page` does.
+    """
+    if typed(out).is_dir():
+        raise InputError(f"{out} is a folder; --out names the file to write")
+    told = page(typed(folder), f"{folder.name}/")
+    before = out.read_text().partition(_MARK)[0] if out.is_file() else ""
+    checkpoint.write_whole(out, f"{before}{_MARK}\n\n{told}".encode())
+
+
+def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:
+    main = next(name for name in _MAIN if name in measured)
+    told = json.loads((place / f"table_{main}.json").read_text())
+    parts = [
+        f"## {title}: the paper's Table {main} ({published_numbers.table(main).attrs['setting']})",
+        short(measured[main]),
+        f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
+        f"({link}{title}/table_{main}.png)",
+        tables.blocks(measured[main], main).to_markdown(index=False),
+        f"Made by `{told['command']}`.",
+    ]
+    for name, cells in measured.items():
+        found, votes = questions.of_table(cells), place / f"table_{name}_votes.csv"
+        if votes.is_file():
+            found = verdicts.table([found, questions.stability(pd.read_csv(votes))])
+        parts += [f"### What Table {name} says", "" if name == main else short(cells), verdicts.text(found)]
+        parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}{title}/table_{name}.md).")
+    again = [(measured[a], measured[b]) for a, b in _VANILLA.items() if a in measured and b in measured]
+    if again:
+        found = verdicts.table(questions.retraining(*pair) for pair in again)
+        parts += ["### What retraining is worth", verdicts.markdown(found)]
+    parts += _resolutions(place, measured)
+    parts += _compared(place / _DEFENSES, f"{link}{title}/{_DEFENSES}/")
+    parts += _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+    twice = questions.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
+    if len(twice):
+        parts += ["### What was measured twice", verdicts.markdown(questions.repeats(twice))]
+    return list(filter(None, parts))
+
+
+def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
+    """What becomes of a defense as images grow, where one setting was measured at several resolutions."""
+    settings: dict[str, list[str]] = {}
+    for name in measured:
+        settings.setdefault(published_numbers.table(name).attrs["setting"], []).append(name)
+    parts = []
+    for setting, names in settings.items():
+        if len(names) == 1:
+            continue
+        labels = {name: pd.read_csv(place / f"table_{name}_rows.csv").data.iloc[0] for name in names}
+        pixels = {int(label.rpartition("×")[2]): name for name, label in labels.items()}
+        if len(pixels) > 1:
+            cells = {side: measured[pixels[side]] for side in sorted(pixels)}
+            parts += [
+                f"### Does it hold at every resolution? ({setting})",
+                f"{', '.join(f'Table {pixels[side]}: {side} pixels' for side in cells)}. Relative is robust / clean.",
+                tables.resolutions(cells).to_markdown(index=False),
+                verdicts.markdown(questions.resolutions(cells)),
+            ]
+    return parts
+
+
+def _compared(folder: Path, link: str) -> list[str]:
+    """Every baseline beside STL, and how to make that; nothing where it was not measured."""
+    file = folder / "competitors_rows.csv"
+    if not file.is_file():
+        return []
+    return [
+        "### The baselines, under the same attacks",
+        f"![Accuracy of every defense: clean, defense unknown to the attacker, and known]({link}competitors.png)",
+        f"Every attack, n and the caption are in [the notebook's table]({link}competitors.md).",
+        verdicts.markdown(questions.baselines(pd.read_csv(file))),
+        f"All of notebook 05 is made by `{_command(folder, '05')}`.",
+    ]
+
+
+def _swept(folder: Path, link: str) -> list[str]:
+    """The trade-off's figures, what its rows say, and how to make them; nothing where it was not measured."""
+    parts = []
+    for what, (file, picture, name) in _SWEEPS.items():
+        if (folder / file).is_file():
+            rows = pd.read_csv(folder / file)
+            shown = f"![Accuracy and PSNR for every value]({link}{picture})"
+            parts += [f"### What is bought by {name}", shown, captions.sweep(rows)]
+            parts.append(verdicts.markdown(questions.sweep(rows, what)))
+    if (folder / "map.csv").is_file():
+        shown = f"![PSNR of T(x_adv) against the interval from attacked to clean accuracy, by defense]({link}map.png)"
+        parts += ["### Where every defense lies on the paper's Figure 6", shown]
+        found = questions.psnr_accuracy(pd.read_csv(folder / "map.csv"))
+        parts += [captions.psnr_accuracy(), verdicts.markdown(found)]
+    if (folder / "silent_rows.csv").is_file():
+        rows = pd.read_csv(folder / "silent_rows.csv")
+        rows["value"] = rows.value.map(_setting)
+        parts += ["### What the unspecified choices change", captions.sweep(rows)]
+        found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
+        parts.append(verdicts.markdown(found))
+    if parts:
+        parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by `{_command(folder, '06')}`.")
+    return parts
+
+
+def _projected(title: str, file: Path) -> list[str]:
+    """What notebook 03 has measured of T alone, without a network behind it."""
+    rows = pd.read_csv(file, dtype={"recipe": str})
+    return [
+        f"## {title}: what T leaves of images of {rows.pixels[0]} pixels, and of a perturbation",
+        tables.attenuation(rows).to_markdown(index=False),
+        captions.attenuation(rows),
+        verdicts.markdown(questions.attenuation(rows)),
+        f"Made by `{_command(file.parent, '03')}`.",
+    ]
+
+
+def _command(folder: Path, notebook: str) -> str:
+    told = json.loads((folder / "manifest.json").read_text())
+    what = f"--profile {told['profile']} --dataset {told['dataset']}"
+    sized = f" --resolution {told['resolution']}" if told["resolution"] else ""
+    return f"python -m labkit report --notebooks {notebook} {what}{sized} --out DIR"
+
+
+def _setting(word: str | float) -> str | float:
+    """A value as it was before it came into one column with others, some of which are words."""
+    try:
+        return float(word)
+    except ValueError:
+        return word

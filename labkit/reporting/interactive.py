@@ -1,0 +1,161 @@
+"""Interactive figures: each takes data and returns a plotly figure, shown alike in JupyterLab, Voila and reports."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from PIL import Image
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from labkit.experiments.ablations import CHOICES, gaps
+from labkit.reporting import figures
+
+# Okabe & Ito's colours without yellow, which no white page shows, then darker twins; and as many shapes.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c5c5c", "#00496f", "#8a3d00", "#00614a")
+SHAPES = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "pentagon", "hexagram", "bowtie")
+
+
+def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], title: str = "") -> go.Figure:
+    """Images as points of a plane, coloured by cluster; pointing at one shows its picture and its name.
+
+    points   (n, 2)  where they lie;  cluster (n,) of which cluster;  names (n) what to call them
+    x        (n, C, H, W) in [0, 1]
+
+    The picture rides along as a data URI in `customdata`; report pages and `widgets.HoverMap` show it.
+    """
+    fig = go.Figure()
+    pictures = [uri(image) for image in x]
+    for m in sorted({int(c) for c in cluster}):
+        mine = np.flatnonzero(cluster.numpy() == m)
+        fig.add_scatter(
+            x=points[mine, 0].numpy(),
+            y=points[mine, 1].numpy(),
+            mode="markers",
+            name=f"cluster {m + 1} ({len(mine)})",
+            marker={"color": PALETTE[m % len(PALETTE)], "symbol": SHAPES[m % len(SHAPES)], "size": 6, "opacity": 0.75},
+            text=[names[i] for i in mine],
+            customdata=[pictures[i] for i in mine],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    fig.update_layout(
+        template="plotly_white",
+        title=title,
+        height=520,
+        margin={"l": 30, "r": 10, "t": 50 if title else 20, "b": 30},
+        legend={"itemsizing": "constant"},
+        xaxis={"title": "first principal component", "zeroline": False},
+        yaxis={"title": "second principal component", "zeroline": False},
+    )
+    return fig
+
+
+def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
+    """Accuracies against one choice, the gap of the attacked one to the clean one, and the PSNR of T(x).
+
+    rows  from `ablations.sweep`. Bars are 95 % intervals
+    """
+    rows = rows[rows.what == what]
+    fig = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=(0.54, 0.22, 0.24), vertical_spacing=0.05)
+    for model, part in figures.by_model(rows):
+        look, name = figures.style(model), model.told(part.attack.iloc[0])
+        marker = {"color": look["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
+        marker["line"] = {"color": model.colour, "width": 2}
+        line = _line(part, part.value)
+        fig.add_scatter(**line, name=name, line={"color": model.colour}, marker=marker, row=1, col=1)
+    clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
+    alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
+    fig.add_scatter(**_line(gap, gap["at"], "number"), **alone, name="gap", row=2, col=1)
+    fig.add_scatter(**_line(clean, clean.value, "fidelity"), **alone, name="T(x)", row=3, col=1)
+    fig.update_xaxes(**_axis(what, list(clean.value)))
+    fig.update_xaxes(title=CHOICES[what][0], row=3, col=1)
+    fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
+    fig.update_yaxes(title="gap", row=2, col=1)
+    fig.update_yaxes(title="PSNR, dB", row=3, col=1)
+    fig.update_layout(**_LOOK, title=figures.setting(rows), height=620, legend={"orientation": "h", "y": -0.14})
+    return fig
+
+
+def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = None) -> go.Figure:
+    """The paper's Figure 6: PSNR of T(x_adv) and interval of every defense (`psnr_accuracy.intervals`).
+
+    A disc is the accuracy on clean images, a square that on attacked ones. A thin line is a 95 % interval. The bar
+    between disc and square is the characteristic interval: short, high and far to the right is good.
+
+    pictures  of each defense, what it makes of an image: (`uri`, words), for `widgets.parts.Hover`
+    """
+    fig, pictures = go.Figure(), pictures or {}
+    for row in rows.sort_values("psnr").itertuples():
+        colour = figures.COLOURS.get(row.defense, "#8c8c8c")
+        ends = [[getattr(row, f"{name}{end}") for name in ("clean", "attacked")] for end in ("", "_low", "_high")]
+        told = (
+            f"<b>{row.defense}</b>, n = {row.n:,}<br>PSNR {row.psnr:.1f} dB<br>"
+            f"clean {row.clean:.3f} [{row.clean_low:.3f}, {row.clean_high:.3f}]<br>"
+            f"attacked {row.attacked:.3f} [{row.attacked_low:.3f}, {row.attacked_high:.3f}]"
+        )
+        fig.add_scatter(
+            x=[row.psnr, row.psnr],
+            y=ends[0],
+            error_y=_errors(*ends, thickness=0.8, width=3),
+            mode="lines+markers",
+            name=row.defense,
+            line={"color": colour, "width": 4 if row.defense in figures.COLOURS else 2},
+            marker={"color": colour, "symbol": ["circle", "square"], "size": 9},
+            hovertemplate=told + "<extra></extra>",
+            customdata=[pictures[row.defense]] * 2 if row.defense in pictures else None,
+            showlegend=False,
+        )
+    for defense, psnr, top, place in figures.named(rows):
+        colour = figures.COLOURS.get(defense, "#444444")
+        shared = {"x": place, "xanchor": "center", "yanchor": "bottom", "showarrow": False}
+        fig.add_annotation(**shared, y=1.1, text=defense, textangle=-90, font={"size": 11, "color": colour})
+        fig.add_shape(type="line", x0=place, y0=1.1, x1=psnr, y1=top, line={"color": "#bbbbbb", "width": 0.8})
+    fig.update_layout(
+        **_LOOK,
+        title=figures.map_title(rows),
+        height=620,
+        xaxis={"title": "PSNR of T(x_adv) to x, dB"},
+        yaxis={"title": "accuracy", "range": (-0.02, 1.48), "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]},
+    )
+    return fig
+
+
+def _line(rows: pd.DataFrame, at: Sequence, what: str = "accuracy") -> dict:
+    """A line with markers and, as bars, the interval of every point (`figures.interval`)."""
+    found = figures.interval(rows, what)
+    return {"x": list(at), "y": found[0], "error_y": _errors(*found, thickness=1.2, width=4), "mode": "lines+markers"}
+
+
+def _errors(value: Sequence, low: Sequence, high: Sequence, **look) -> dict:
+    return {"type": "data", "array": np.subtract(high, value), "arrayminus": np.subtract(value, low), **look}
+
+
+def _axis(what: str, values: Sequence) -> dict:
+    if what not in figures.NUMERIC:
+        return {"type": "category"}
+    ticks = {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
+    return {**ticks, "type": figures.NUMERIC[what]}
+
+
+_LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
+# matplotlib's markers by plotly's names.
+_SYMBOLS = dict(zip("osv^PDX*", "circle square triangle-down triangle-up cross diamond x star".split(), strict=True))
+
+
+def uri(x: Tensor, side: int = 96) -> str:
+    """An image (C, H, W) as a small JPEG in a data URI, enlarged to about `side` pixels."""
+    picture = pillow(x)
+    if max(picture.size) > side:
+        picture.thumbnail((side, side))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def pillow(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1] as one of Pillow's, of 8 bits a channel."""
+    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))

@@ -1,0 +1,313 @@
+"""Questions: which measured numbers are compared with which, for every claim that the pages answer.
+
+Each function takes rows or cells and gives a table of `verdicts`; none of them writes a sentence.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from labkit.core import metrics
+from labkit.core.metrics import Point, said
+from labkit.evaluation import ThreatModel
+from labkit.evaluation.threat_models import inside_network
+from labkit.experiments.ablations import CHOICES, gaps
+from labkit.reporting import tables
+from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, table
+
+STL = ("STL", "STL (cluster)")
+# What the paper says happens as each grows (Sections 5.4 and C): -1 falls, 0 stays, 1 rises. Of M it says nothing.
+CLAIMS = {
+    "lam": {"clean": -1, "gap": -1},
+    "K": {"clean": 1, "attacked": -1},
+    "S": {"clean": 0, "attacked": 0},
+}
+_ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
+_PAPER = "the paper's statement"
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells or rows with what a verdict names: name (the defense), case (the attack), where (the threat model)."""
+    blocks = frame.block if "block" in frame else ["ours"] * len(frame)
+    models = map(tables.threat_model, blocks, frame.knowledge, frame.defense)
+    where = ["clean images" if attack == "Clean" else m for attack, m in zip(frame.attack, models, strict=True)]
+    exact = frame.assign(low=frame.low.fillna(frame.accuracy), high=frame.high.fillna(frame.accuracy))
+    return exact.assign(name=frame.defense, case=frame.attack, where=where)
+
+
+def of_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Of one table (`tables.measured`): attack strength, relative robust accuracy, label leaking, who beats whom."""
+    attacked = labelled(cells)[cells.attack != "Clean"]
+    ours, paper = (attacked[attacked.block == block].assign(name=block) for block in ("ours", "paper"))
+    asked = "How strong are the attacks on the undefended network (lower is stronger)?"
+    found = [beside(asked, *(part[part.defense == "No Defense"] for part in (ours, paper)), "case")]
+    kept = tables.kept(cells)
+    shares = [_of(part.assign(kept=kept), "kept") for part in (ours, paper)]
+    for name in STL:
+        asked = f"What is the relative robust accuracy (robust / clean) of {name}?"
+        found.append(beside(asked, *(part[part.defense == name] for part in shares), "case", ""))
+    return table([*found, _leaking(labelled(cells)), ranking(cells[cells.attack != "Clean"])])
+
+
+def _leaking(cells: pd.DataFrame) -> pd.DataFrame:
+    """Which attacks tell a defense the class: it is right more often on attacked images than on clean ones."""
+    found = []
+    clean = cells[(cells.attack == "Clean") & (cells.block == "ours")].drop_duplicates("defense").assign(name="clean")
+    attacked = cells[(cells.attack != "Clean") & (cells.block != "paper")].assign(name="attacked")
+    for name, mine in attacked.groupby("defense", sort=False):
+        asked = f"Does an attack tell {name} the class (“label leaking”, Kurakin et al. 2017)?"
+        lines = beside(asked, mine, clean, "defense")
+        leaks = lines.case[(lines.verdict == HIGHER) & (lines["where"] != ThreatModel.WORST_CASE.label)]
+        if len(leaks):
+            found += [lines[lines.case.isin(leaks)], claim(asked, "yes", "this accuracy says nothing of robustness")]
+    return table(found)
+
+
+def ranking(cells: pd.DataFrame) -> pd.DataFrame:
+    """Whether each STL beats every other defense, attack by attack, and whether stratification helps.
+
+    cells  from `tables.measured`: ours are compared within one threat model, the worst case with itself
+    """
+    own, found = labelled(cells[cells.block != "paper"]), []
+    others = [name for name in dict.fromkeys(own.defense) if not name.startswith("STL")]
+    for ours, other in [*((stl, other) for stl in STL for other in others), STL[::-1]]:
+        asked = "Does stratification help?" if other == "STL" else f"Does {ours} beat {other}?"
+        # What has no T to know of is attacked in one way only.
+        on = "block case" if inside_network(other) else "block knowledge case"
+        found.append(beside(asked, own[own.defense == ours], own[own.defense == other], on))
+    return table(found)
+
+
+def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame) -> pd.DataFrame:
+    """Whether retraining helps each STL, by threat model: cells of two tables.
+
+    The vanilla network is attacked by its weights. The same attacked images are the surrogate's against the retrained
+    network; another attacker has the retrained weights.
+    """
+    found, old, new = [], labelled(vanilla).assign(name="vanilla"), labelled(retrained).assign(name="retrained")
+    for name in STL:
+        for before, after in (("classifier", "transfer"), ("classifier", "classifier"), ("", "")):
+            again = new[(new.defense == name) & (new.knowledge == after) & (new.block != "paper")]
+            again = again if after == "transfer" else again[again.attack != "Clean"]
+            first = old[(old.defense == name) & (old.knowledge == before) & (old.block != "paper")]
+            found.append(beside(f"Does retraining help {name}?", again, first, "case"))
+    return table(found)
+
+
+def stability(votes: pd.DataFrame) -> pd.DataFrame:
+    """Whether attacked images are voted to the cluster of their clean twins, as the paper's Section 3.4 has it.
+
+    votes  from `cluster_stability.stability`, where each attack precedes noise of its size
+    """
+    asked = "Do attacked images keep their clusters (“usually live closely”)?"
+    votes = votes.rename(columns={"same cluster": "accuracy"}).assign(where="share that keeps its cluster")
+    attacked = votes[::2].assign(name="attacked", case=votes.attack[::2])
+    noise = votes[1::2].assign(name="noise of that size", case=list(attacked.case))
+    return table([beside(asked, attacked, noise, "case"), _claimed(asked, attacked.low.min() > 0.5)])
+
+
+def grid(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of `measurement.grid`: what a defense costs and brings, and what retraining and knowledge change."""
+    rows, found = labelled(rows), []
+    kind, bare = rows.retrained.map({True: "retrained", False: "vanilla"}), rows[rows.defense == "No Defense"]
+    knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
+    for name in (name for name in dict.fromkeys(rows.defense) if name != "No Defense"):
+        placed = rows.assign(where=kind + " network, " + rows["where"])[rows.defense == name]
+        found.append(beside(f"Does {name} beat No Defense?", placed, bare, "case"))
+        mine = rows.assign(name=kind)[(rows.defense == name) & ~knows]
+        first = mine[~mine.retrained & (mine.knowledge != "transfer")]
+        found.append(beside(f"Does retraining help {name}?", mine[mine.retrained], first, "case"))
+    if knows.any():
+        best = rows.loc[rows[knows].accuracy.idxmin()]
+        same = (rows.attack == best.attack) & (rows.retrained == best.retrained) & (rows.defense == best.defense)
+        one, other = rows.loc[[best.name]], rows[same & ~knows].nlargest(1, "accuracy")
+        pair = (part.assign(name=part["where"], where=best.defense) for part in (one, other))
+        found.append(beside("What does it change that the attacker knows the defense?", *pair, "case"))
+    return table(found)
+
+
+def baselines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each STL beside every other defense of `baselines.cases`: clean, and the strongest attack, unaware and aware.
+
+    A network that is its own defense is known to whoever has its weights: it is among the aware.
+    """
+    rows = labelled(rows)
+    aware, found = tables.knowing(rows), []
+    hardest = rows.attack[rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)].iloc[0]
+    # Nobody need know No Defense, but the others are compared with it.
+    secret = ~rows.index.isin(aware.index) | (rows.defense == "No Defense")
+    asked = {
+        "clean images": rows[rows.attack == "Clean"],
+        f"{hardest}, defense unknown": rows[secret & (rows.attack == hardest)],
+        f"{hardest}, defense known": aware[aware.attack == hardest],
+    }
+    for name in (name for name in STL if name in set(rows.defense)):
+        question = f"How does {name} compare with the other defenses?"
+        for where, part in asked.items():
+            others = part[part.defense != name].copy()
+            others["case"] = [f"{place}, n = {n:,}" for place, n in zip(others["where"], others.n, strict=True)]
+            mine = part[part.defense == name].drop(columns="case").assign(where=where)
+            found.append(beside(question, mine, others))
+        found.append(claim(question, ThreatModel.BPDA.label, "an upper bound, as no gradient passes these defenses"))
+    return table(found)
+
+
+def sweep(rows: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Of the rows of `ablations.sweep`: what one choice changes, and whether what the paper says of it holds.
+
+    λ, K, S and M are read from the smallest value to the largest; every other choice beside the lab's own value.
+    """
+    rows, choice = rows[rows.what == what], CHOICES[what][0]
+    rows = rows.sort_values("value", kind="stable") if what in ("lam", "K", "S", "M") else rows
+    clean = rows[rows.asked == "clean"]
+    gap = pd.DataFrame(gaps(rows)).rename(columns={"at": "value", "number": "accuracy"})
+    parts = {
+        "psnr": _of(clean, "fidelity", where="PSNR of T(x)", unit=" dB"),
+        **{asked: part.assign(where=tables.asked(part.iloc[0])) for asked, part in rows.groupby("asked", sort=False)},
+        "gap": gap.assign(where="gap between clean and attacked accuracy", n=rows.n.iloc[0]),
+    }
+    if what not in ("lam", "K", "S", "M"):
+        every = pd.concat([part.assign(name=part.value.map(said)) for at, part in parts.items() if at != "gap"])
+        (own,) = rows.value[rows.own].unique()
+        return table(
+            beside(f"{choice[:1].upper()}{choice[1:]}: {said(value)} instead of {said(own)}?",
+                   every[every.value == value], every[every.value == own], "where")
+            for value in dict.fromkeys(rows.value) if value != own
+        )  # fmt: skip
+    name = choice.split(",")[0]
+    found = [_course(f"What does {name} change?", part, name) for part in parts.values()]
+    return table([*found, _held(parts, what, name)])
+
+
+def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFrame:
+    """What the paper says of a choice, part by part, and as a whole."""
+    question, found = f"Does what the paper says of {name} hold?", []
+    for measure, way in CLAIMS.get(what, {}).items():
+        part = parts[measure]
+        points = _points(part)
+        verdict = {way: "holds", -way: "does not hold", 0: SAME}[metrics.moved(points[0], points[-1])] if way else (
+            {True: "holds", False: "does not hold", None: "not decided"}[metrics.alike(points, _ALIKE)]
+        )  # fmt: skip
+        expected = {-1: "falls", 0: f"stays within {_ALIKE:g}", 1: "rises"}[way]
+        ends = part if way else part.sort_values("accuracy")
+        found.append(_ends(question, ends.assign(where=ends["where"] + " " + expected), name, verdict))
+    if not found:
+        return claim(question, "the paper", f"no curve for {name}")
+    return table([*found, claim(question, "all in all", holds([part.verdict.item() for part in found]))])
+
+
+def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `psnr_accuracy.intervals`: has an STL “both the highest PSNR and most preferable characteristic interval”?"""
+    found, lines = found.assign(name=found.defense), []
+    for name in (name for name in STL if name in set(found.defense)):
+        asked = f"Has {name} “both the highest PSNR and most preferable characteristic interval”?"
+        mine, others = found[found.defense == name], found[~found.defense.str.startswith("STL")]
+        near = (_of(part, "psnr", where="PSNR of T(x_adv)", unit=" dB") for part in (mine, others))
+        lines.append(beside(asked, *near, "", ""))
+        lines[-1]["verdict"] = ["lower" if gap < 0 else "higher" for gap in lines[-1].difference]
+        nearer = others.psnr[others.defense != "No Defense"].max() > mine.psnr.item()
+        for what in ("attacked", "clean"):
+            lines.append(beside(asked, *(_of(part, what, where=f"{what} accuracy") for part in (mine, others))))
+        lines.append(_claimed(asked, not (nearer or (lines[-2].verdict == LOWER).any())))
+    return table(lines)
+
+
+def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of `attenuation.table`: how much of a perturbation T leaves, of an attack and of noise as large."""
+    rows = rows.assign(name=rows.change, value=rows["λ"], case="λ = " + rows["λ"].map(said))
+    left = _of(rows, "kept", where="share of " + rows.change)
+    changes = [part for _, part in left.groupby("change", sort=False)]
+    found = [_course("How much of a perturbation does T leave?", part, "λ") for part in changes]
+    if len(changes) == 2:
+        pair = (part.assign(where="share that T leaves") for part in changes)
+        found.append(beside("Does T leave more of an attack than of noise?", *pair, "case"))
+    near = _of(changes[0], "psnr", where="PSNR of T(x)", unit=" dB")
+    return table([*found, _course("How near does T(x) stay to x?", near, "λ")])
+
+
+def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """How each STL fares as images grow, which share of clean accuracy is left, and whom it beats where.
+
+    measured  cells of a table (`tables.measured`) by the pixels of an image's side
+    """
+    cells, found = labelled(tables.by_resolution(measured)), []
+    cells = cells[cells.attack != "Clean"].assign(where=cells.attack + ", " + cells["where"])
+    ours, paper = cells[cells.block != "paper"], cells[cells.block == "paper"]
+    for name in STL:
+        asked, mine = f"Does {name} hold at every resolution?", ours[ours.defense == name]
+        found += [_course(asked, part, "pixels") for _, part in mine.groupby("where", sort=False)]
+        both = mine.assign(name="ours"), paper[paper.defense == name].assign(name="paper")
+        shares = [_of(part, "kept") for part in both]
+        shares[0]["where"] = "relative robust accuracy, " + shares[0]["where"]
+        shares[0]["case"] = shares[0].value.map("{} pixels".format)
+        found.append(beside(asked, *shares, "attack value", ""))
+    for name, other in ((name, other) for name in STL for other in dict.fromkeys(ours.defense) if other not in STL):
+        pair = ours[ours.defense == name].assign(case=ours.value.map("{} pixels".format)), ours[ours.defense == other]
+        on = "attack block value" + ("" if inside_network(other) else " knowledge")
+        found.append(beside(f"Does {name} beat {other} at every resolution?", *pair, on))
+    return table(found)
+
+
+def repeated(files: Iterable[Path]) -> pd.DataFrame:
+    """Each recipe that stands in files of rows with two measurements: the first one's row, and the last one's numbers.
+
+    Rows of one recipe with one `run` are one measurement, shown in two places. Rows from before there was a `run` are
+    one measurement when all that they measured is equal.
+
+    Columns: those of a row, and accuracy, low and high again with "_again".
+    """
+    numbers_of = ["accuracy", "low", "high"]
+    measured = [*numbers_of, "dissimilarity", "psnr"]
+    found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
+    if not found:
+        return pd.DataFrame()
+    rows = pd.concat(found, ignore_index=True)
+    if "run" not in rows:
+        rows["run"] = None
+    numbers = rows.filter(items=measured).map(repr).agg(" ".join, axis=1)
+    made = rows.assign(identity=rows.run.fillna(numbers)).drop_duplicates(["recipe", "identity"])
+    first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
+    twice = first.merge(last[["recipe", "identity", *numbers_of]], on="recipe", suffixes=("", "_again"))
+    twice = twice[twice.identity != twice.identity_again]
+    return twice.drop(columns=["identity", "identity_again"]).reset_index(drop=True)
+
+
+def repeats(twice: pd.DataFrame) -> pd.DataFrame:
+    """Whether the two measurements of `repeated` agree."""
+    asked, one = "Do two runs of one recipe agree?", labelled(twice)
+    kind = twice.retrained.map({True: ", retrained, ", False: ", "})
+    one = one.assign(case=one.defense + kind + one.attack + ", " + one["where"], name="first", where="accuracies")
+    numbers = {f"{name}_again": name for name in ("accuracy", "low", "high")}
+    again = twice[["recipe", *numbers]].rename(columns=numbers).assign(name="again")
+    far = (twice.accuracy - twice.accuracy_again).abs()
+    told = f"{far.median():.3f} in the median, at most {far.max():.3f}"
+    return table([beside(asked, one, again, "recipe"), claim(asked, f"distance of all {len(twice)} pairs", told)])
+
+
+def _of(rows: pd.DataFrame, column: str, **labels) -> pd.DataFrame:
+    """Rows whose number to compare is in another column, with its interval where there is one; without the empty."""
+    ends = {end: rows.get(f"{column}_{end}", rows[column]) for end in ("low", "high")}
+    return rows.assign(accuracy=rows[column], **ends, **labels).dropna(subset="accuracy")
+
+
+def _course(question: str, part: pd.DataFrame, name: str) -> pd.DataFrame:
+    """How a number moves from its first value to its last, and between the two that differ most where these do not."""
+    found, points = [_ends(question, part, name)], _points(part)
+    if found[0].verdict.item() == SAME and (pair := metrics.farthest(points)):
+        found.append(_ends(question, part[part.value.isin([point.at for point in pair])], name))
+    return table(found)
+
+
+def _ends(question: str, part: pd.DataFrame, name: str, verdict: str | None = None) -> pd.DataFrame:
+    """The last value of a setting beside the first."""
+    named = part.assign(name=[f"{name} = {said(value)}" for value in part.value])
+    return beside(question, named.tail(1), named.head(1), "", verdict)
+
+
+def _claimed(question: str, sure: bool) -> pd.DataFrame:
+    return claim(question, _PAPER, "holds" if sure else "does not hold")
+
+
+def _points(part: pd.DataFrame) -> list[Point]:
+    return [Point(*row) for row in part[["value", "accuracy", "low", "high"]].itertuples(index=False)]

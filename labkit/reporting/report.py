@@ -1,0 +1,132 @@
+"""A report: the numbered notebooks run in order on one profile and one data set."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from tqdm import tqdm
+
+import labkit
+from labkit.core import InputError, profiles
+from labkit.core.wording import duration, typed
+from labkit.reporting import runner
+from labkit.reporting.report_folder import ReportFolder, Settings
+
+NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
+
+
+def check(
+    settings: Settings, out: Path, *, notebooks: Path = NOTEBOOKS, only: Iterable[str] = (), images: bool = True
+) -> dict[Path, nbformat.NotebookNode]:
+    """The notebooks to run, in order, after looking at everything that could only fail later; writes nothing.
+
+    `only` are numbers ("02") or names ("02_filters"). With `images`, the profile's own selection of the data set is
+    loaded once, so that a damaged file is met here. Raises InputError: unknown profile or data set, bad images, an
+    `out` that is not ours to write, no such notebook, a parameter the notebook does not know.
+    """
+    if settings.resolution < 0:
+        raise InputError(f"resolution is a side in pixels, 0 for as stored; got {settings.resolution}")
+    profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
+    for place in (out, notebooks, settings.store or out, settings.data_root or out):
+        typed(place)
+    near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not near.is_dir():
+        raise InputError(f"{near} is a file; --out names a folder")
+    if (out / "index.html").exists() and not (out / "manifest.json").exists():
+        raise InputError(f"{out} holds an index.html that no report wrote; choose another folder for --out")
+    if not os.access(near, os.W_OK):
+        raise InputError(f"cannot write to {near}; choose another folder for --out")
+    parameters = {**dataclasses.asdict(settings), "out": ""}
+    plan = {path: runner.inspect(path, parameters) for path in _select(notebooks, only)}
+    if images:
+        from labkit.datasets import loaders
+        from labkit.models import networks  # brings torch: two seconds that a misspelled profile need not wait
+
+        for split in ("train", "test"):
+            found = loaders.load_recipe(profile.data, split, data_root=settings.data_root or None)
+        # Images too small for the network, and so for its filters, cost a second here and minutes later.
+        networks.build(profile.classifier, len(found.classes), found.x.shape[1], min(found.x.shape[2:]))
+    return plan
+
+
+def run(
+    settings: Settings,
+    out: Path,
+    plan: Mapping[Path, nbformat.NotebookNode],
+    *,
+    cell_timeout: int | None = None,
+    say: Callable[[str], object] = tqdm.write,
+) -> list[dict[str, Any]]:
+    """Run the notebooks of `plan` (from `check`) and write the report into folder `out`.
+
+    A failing notebook does not stop the ones after it. Notebooks of an earlier report in `out` that are not in the
+    plan keep their pages. Every file appears under its name only when complete.
+
+    Returns the manifest's entries of the notebooks run, each with `name`, `status` ("finished" or "failed"),
+    `seconds`, `error` (None, or the fields of a runner.Failure and its `sentence`) and `files` with SHA-256.
+    """
+    out = out.absolute()
+    report = ReportFolder(out, settings, next(iter(plan)).parent)
+    report.begin(plan)
+    with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar:
+        for path in plan:
+            name, begun = path.stem, datetime.now(UTC)
+            bar.set_postfix_str(name)
+            if bar.disable:
+                say(f"{name}: running")
+            folder, partial = report.prepare(name), out / "executed" / f".{name}.partial.ipynb"
+            root = path.resolve().parent.parent
+            try:
+                outcome = runner.execute(
+                    path.resolve(),
+                    partial,
+                    _parameters(settings, folder, root),
+                    cwd=root,
+                    cell_timeout=cell_timeout,
+                    progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
+                )
+            finally:
+                partial.unlink(missing_ok=True)
+            report.finish(name, outcome, begun)
+            end = f"failed in {outcome.failure.sentence}" if outcome.failure else "finished"
+            say(f"{name}: {end} ({duration(outcome.seconds)})")
+            bar.update()
+    return [report.entries[path.stem] for path in plan]
+
+
+def _select(folder: Path, only: Iterable[str]) -> list[Path]:
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder}; run from a clone of the lab")
+    numbers = [path.stem[:2] for path in found]
+    wanted = [item.strip().removesuffix(".ipynb") for item in only if item.strip()]
+    chosen = []
+    for item in wanted:
+        match = [p for p, number in zip(found, numbers, strict=True) if item in (p.stem, number, number.lstrip("0"))]
+        if not match:
+            raise InputError(f"no notebook {item!r}; there are {', '.join(path.stem for path in found)}")
+        chosen += match
+    return sorted(set(chosen)) if wanted else found
+
+
+def _parameters(settings: Settings, folder: Path, root: Path) -> dict[str, Any]:
+    """The scalars for the parameters cell, with paths that mean the same from `root`, where the kernel works."""
+    values = dataclasses.asdict(settings)
+    kind, _, place = settings.dataset.partition(":")
+    if kind == "folder":
+        values["dataset"] = f"folder:{_seen_from(root, place)}"
+    for key in ("data_root", "store"):
+        values[key] = _seen_from(root, values[key]) if values[key] else ""
+    inside = folder.resolve().is_relative_to(root)
+    values["out"] = (folder.resolve().relative_to(root) if inside else folder.resolve()).as_posix()
+    return values
+
+
+def _seen_from(root: Path, place: str) -> str:
+    """A path typed in the working directory, unchanged where it already holds at `root`."""
+    same = Path.cwd().resolve() == root
+    return place if same or Path(place).expanduser().is_absolute() else str(Path(place).absolute())

@@ -1,0 +1,249 @@
+"""The folder of a report: pages, executed notebooks, index and manifest, each written whole or not at all."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from labkit.core import InputError, checkpoint, hardware, wording
+from labkit.reporting import html, runner
+
+_SHOWN = ("profile", "dataset", "resolution")  # the settings that distinguish one result from another
+_FIGURES = (".png", ".svg", ".jpg")
+_MAX_TABLE = (20, 12)  # rows and columns of a table that the index shows; a larger one is only linked
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every notebook of one report is given, as plain scalars.
+
+    profile     name of a profiles.Profile
+    dataset     as for `loaders.load`
+    resolution  side of the images in pixels, 0 for as stored
+    data_root   folder of downloaded data sets, "" for the default
+    store       folder of artifacts, "" for the default
+    """
+
+    profile: str = "quick"
+    dataset: str = "fashion"
+    resolution: int = 0
+    data_root: str = ""
+    store: str = ""
+
+
+class ReportFolder:
+    """The folder of one report. Remembers the manifest's `entries`, by notebook name, while the notebooks run."""
+
+    def __init__(self, out: Path, settings: Settings, sources: Path) -> None:
+        self.out, self.settings, self.sources = out, settings, sources
+        self.begun = datetime.now(UTC)
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.leads: dict[str, Markup] = {}
+        self.old_files: dict[str, list[str]] = {}
+        self.found: dict[Path, int] = {}
+
+    def begin(self, plan: Mapping[Path, nbformat.NotebookNode]) -> None:
+        """Take over an earlier report's other notebooks, and give each planned one its place."""
+        for name in ("executed", "assets", *(path.stem for path in plan)):
+            if (self.out / name).is_symlink():
+                raise InputError(f"{self.out / name} is a link, and may lead out of the report; remove it")
+        (self.out / "executed").mkdir(parents=True, exist_ok=True)
+        (self.out / "assets").mkdir(exist_ok=True)
+        for left in (*self.out.glob(".*.partial"), *(self.out / "executed").glob(".*.partial*")):
+            left.unlink(missing_ok=True)  # of a run that was killed
+        checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+
+        kept, planned = {}, {path.stem for path in plan}
+        for entry in _earlier(self.out):
+            name, executed = entry["name"], self.out / entry["executed"]
+            self.old_files[name] = [file["path"] for file in entry["files"]]
+            if name in planned or entry["status"] == "waiting" or not executed.is_file():
+                continue
+            try:
+                kept[name] = nbformat.read(executed, as_version=4)
+            except Exception:  # as in `runner.inspect`
+                print(f"labkit: {executed} is damaged; its page is left out", file=sys.stderr)
+            else:
+                self._place(name, kept[name], entry)
+        for path, notebook in plan.items():
+            self._place(path.stem, notebook, {})
+        self.entries = dict(sorted(self.entries.items()))
+        for name, notebook in kept.items():  # again, for the links to the new neighbours
+            self._write_page(name, notebook)
+            own = [self.out / path for path in _own(self.entries[name])]
+            self._fingerprint(self.entries[name], [path for path in own if path.is_file()])
+        for path in plan:
+            if not (self.out / f"{path.stem}.html").exists():
+                title = nbformat.v4.new_markdown_cell(f"# {self.entries[path.stem]['title']}")
+                self._write_page(path.stem, nbformat.v4.new_notebook(cells=[title]))
+        self._write_index()
+
+    def prepare(self, name: str) -> Path:
+        """The notebook's own folder, without the files that the manifest says an earlier run left there."""
+        folder = self.out / name
+        folder.mkdir(exist_ok=True)
+        for file in self.old_files.get(name, []):
+            if Path(file).parts[0] == name and ".." not in Path(file).parts:
+                (self.out / file).unlink(missing_ok=True)
+        self.found = _stamps(folder)
+        return folder
+
+    def finish(self, name: str, outcome: runner.Outcome, begun: datetime) -> None:
+        """Write what one notebook left: the executed copy, its page, its entry, the index."""
+        entry, failure = self.entries[name], outcome.failure
+        checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
+        entry["status"] = "failed" if failure else "finished"
+        entry["begun"] = begun.isoformat(timespec="seconds")
+        entry["seconds"] = round(outcome.seconds, 2)
+        entry["error"] = {**dataclasses.asdict(failure), "sentence": failure.sentence} if failure else None
+        # What somebody else put there is neither listed nor, next time, removed.
+        made = [path for path, stamp in _stamps(self.out / name).items() if self.found.get(path) != stamp]
+        figures = [path for path in made if path.suffix in _FIGURES]
+        headline = next((path for path in figures if path.name == "headline.png"), next(iter(figures), None))
+        entry["headline"] = headline.relative_to(self.out).as_posix() if headline else None
+        self._write_page(name, outcome.notebook)
+        self._fingerprint(entry, made)
+        self._write_index()
+
+    def _fingerprint(self, entry: dict[str, Any], made: list[Path]) -> None:
+        paths = [self.out / entry["page"], self.out / entry["executed"], *made]
+        entry["files"] = [checkpoint.fingerprint(path, self.out) for path in paths]
+
+    def _place(self, name: str, notebook: nbformat.NotebookNode, earlier: Mapping[str, Any]) -> None:
+        title, self.leads[name] = html.heading(notebook, name)
+        shared = {key: getattr(self.settings, key) for key in _SHOWN}
+        empty = {"begun": None, "seconds": None, "error": None, "headline": None, "files": []}
+        files = {"page": f"{name}.html", "executed": f"executed/{name}.ipynb"}
+        self.entries[name] = {
+            "name": name, "title": title, "status": "waiting", **shared, **empty, **files, **earlier
+        }  # fmt: skip
+
+    def _write_page(self, name: str, notebook: nbformat.NotebookNode) -> None:
+        views = [self._view(entry) for entry in self.entries.values()]
+        here = list(self.entries).index(name)
+        text = html.page(
+            notebook,
+            folder=self.sources,
+            title=name,
+            here=name,
+            entry=views[here],
+            entries=views,
+            facts=[*_choices(views[here]), *views[here]["facts"][:1]],
+            previous=views[here - 1] if here else None,
+            following=views[here + 1] if here + 1 < len(views) else None,
+        )
+        checkpoint.write_whole(self.out / f"{name}.html", text.encode())
+
+    def _write_index(self) -> None:
+        seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
+        done = sum(entry["status"] == "finished" for entry in self.entries.values())
+        manifest = {
+            **dataclasses.asdict(self.settings),
+            "begun": self.begun.isoformat(timespec="seconds"),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": hardware.versions("torch"),
+            "commit": hardware.commit(self.sources),
+            "notebooks": list(self.entries.values()),
+        }
+        checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        facts = [
+            *_choices(dataclasses.asdict(self.settings)),
+            f"{done} of {len(self.entries)} notebooks finished",
+            wording.duration(seconds),
+            self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        ]
+        entries = [self._view(entry, full=True) for entry in self.entries.values()]
+        text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
+        checkpoint.write_whole(self.out / "index.html", text.encode())
+
+    def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
+        """An entry with what only the templates need; `full` reads the tables too."""
+        facts = [] if entry["seconds"] is None else [wording.duration(entry["seconds"])]
+        if any(entry[key] != getattr(self.settings, key) for key in _SHOWN):
+            facts += ["earlier run", *_choices(entry)]
+        own = _own(entry)
+        return {
+            **entry,
+            "label": entry["name"].replace("_", " "),
+            "facts": facts,
+            "sentence": f"Stopped in {entry['error']['sentence']}" if entry["error"] else "",
+            "lead": self.leads[entry["name"]],
+            "links": [(path, path.split("/", 1)[1]) for path in own],
+            "tables": _tables(self.out, own) if full else [],
+        }
+
+
+def _own(entry: Mapping[str, Any]) -> list[str]:
+    """The files of an entry that its notebook made, relative to the report."""
+    return [file["path"] for file in entry["files"] if file["path"].startswith(f"{entry['name']}/")]
+
+
+def _stamps(folder: Path) -> dict[Path, int]:
+    """Each file below `folder`, in order, with the time it was last changed in any way."""
+    return {path: path.stat().st_ctime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _choices(entry: Mapping[str, Any]) -> list[str]:
+    side = [f"{entry['resolution']} × {entry['resolution']} pixels"] if entry["resolution"] else []
+    return [f"profile {entry['profile']}", f"data set {entry['dataset']}", *side]
+
+
+def _earlier(out: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads((out / "manifest.json").read_text())["notebooks"]
+        if not isinstance(entries, list) or not all(_ours(entry, out) for entry in entries):
+            raise ValueError("an entry is none of ours")
+        return entries
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        print(f"labkit: {out / 'manifest.json'} is damaged; starting a new one", file=sys.stderr)
+        return []
+
+
+def _ours(entry: dict[str, Any], out: Path) -> bool:
+    """Whether we could have written an entry of a manifest: above all, that it names no file outside the report.
+
+    May raise KeyError, TypeError or AttributeError if not.
+    """
+    name, error, headline = entry["name"], entry["error"], entry["headline"]
+    paths = [file["path"] for file in entry["files"]] + ([] if headline is None else [headline])
+    seconds = 0 if entry["seconds"] is None else entry["seconds"]
+    return (
+        re.fullmatch(r"[\w.,()+ -]*[\w)]", name) is not None  # no way to elsewhere, and no address
+        and all(isinstance(entry[key], str) for key in ("title", "status", "profile", "dataset"))
+        and isinstance(entry["resolution"], int)
+        and type(seconds) in (int, float)
+        and 0 <= seconds < 1e9
+        and (error is None or isinstance(error["sentence"], str))
+        and (entry["page"], entry["executed"]) == (f"{name}.html", f"executed/{name}.ipynb")
+        and all((out / path).parent.resolve().is_relative_to(out.resolve()) for path in (name + "/x", *paths))
+    )
+
+
+def _tables(out: Path, paths: list[str]) -> list[tuple[str, Markup]]:
+    """The small tables among the files: Markdown as written, CSV where there is no Markdown of that name."""
+    shown = []
+    for path in paths:
+        stem, suffix = os.path.splitext(path)
+        caption = Path(stem).name.replace("_", " ")
+        if suffix == ".md" and (out / path).stat().st_size <= 20_000:
+            shown.append((caption, html.markdown((out / path).read_text(encoding="utf-8", errors="replace"))))
+        elif suffix == ".csv" and f"{stem}.md" not in paths:
+            with open(out / path, newline="", encoding="utf-8", errors="replace") as file:
+                rows = list(itertools.islice(csv.reader(file), _MAX_TABLE[0] + 2))
+            if 1 < len(rows) <= _MAX_TABLE[0] + 1 and len(rows[0]) <= _MAX_TABLE[1]:
+                shown.append((caption, html.table(rows)))
+    return shown

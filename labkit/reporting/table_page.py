@@ -1,0 +1,199 @@
+"""A table of the paper, measured: rows, worst case and verdicts, written with the command that made them."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labkit.core import InputError, checkpoint, hardware
+from labkit.core.profiles import Profile
+from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
+from labkit.datasets import loaders
+from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
+from labkit.experiments import cluster_stability, cost_estimate, paper_tables, published_numbers
+from labkit.experiments.paper_tables import Asked
+from labkit.reporting import captions, figures, pictures, questions, tables, verdicts
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
+_HOME = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was measured for one table.
+
+    rows, worst  from `measurement.run` and `paper_tables.worst`
+    votes        from `cluster_stability.stability`, under the table's attacks on the undefended network; empty without
+                 clusters
+    missing      defenses of the paper's table that have no row here, and why
+    note, checks what `captions.table` says of the networks and of the attacks
+    images       digests of training and test images, by number of the latter
+    recipes      of the rows, by their hashes (`measurement.recipes_of`)
+    """
+
+    name: str
+    rows: pd.DataFrame
+    worst: pd.DataFrame
+    votes: pd.DataFrame
+    missing: tuple[tuple[str, str], ...]
+    note: str
+    checks: str
+    images: dict[str, str]
+    recipes: dict[str, Any]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """`tables.measured`."""
+        return tables.measured(self.rows, self.worst, self.name)
+
+    @property
+    def caption(self) -> str:
+        """`captions.table`."""
+        return captions.table(self.rows, self.name, self.note, self.checks)
+
+    def text(self, command: str) -> str:
+        """The page of the table, in Markdown."""
+        printed = published_numbers.table(self.name).attrs
+        title = f"# Table {self.name}: {printed['dataset']}, {printed['classifier']}, {printed['setting']}"
+        parts = [title, _markdown(tables.blocks(self.cells, self.name)), self.caption]
+        if self.missing:
+            parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
+        found = questions.of_table(self.cells)
+        if len(self.votes):
+            found = verdicts.table([found, questions.stability(self.votes)])
+        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
+        kept = tables.retention(self.cells, self.name)
+        if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
+            parts += ["## Relative robust accuracy (robust / clean)", _markdown(kept)]
+        if len(self.votes):
+            parts += ["## Which attacked images keep their cluster?", _markdown(self.votes.round(3))]
+            parts.append("The attacks are on the undefended network; noise of each attack's size is beside them.")
+        parts += ["## Again", f"    {command}"]
+        return "\n\n".join(parts) + "\n"
+
+    def save(self, out: Path, command: str) -> None:
+        """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
+        out.mkdir(parents=True, exist_ok=True)
+        stem = f"table_{self.name}"
+        cells = self.cells
+        frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
+        if len(self.votes):
+            frames[f"{stem}_votes.csv"] = self.votes
+        for file, frame in frames.items():
+            checkpoint.write_whole(out / file, frame.to_csv(index=False).encode())
+        checkpoint.write_whole(out / f"{stem}.md", self.text(command).encode())
+        checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes).encode())
+        first = self.rows.iloc[0]
+        pictures.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
+        files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
+        told = {
+            "command": command,
+            "commit": hardware.commit(_HOME),
+            "versions": hardware.versions(*_PACKAGES),
+            "images": self.images,
+            "missing": self.missing,
+            "note": self.note,
+            "checks": self.checks,
+            "files": [checkpoint.fingerprint(file, out) for file in files],
+        }
+        checkpoint.write_whole(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
+    """`paper_tables.table` of each name, with only the cases that are wanted (`paper_tables.select`)."""
+    found = {name: paper_tables.table(lab, name) for name in names}
+    return {name: paper_tables.select(asked, wanted) for name, asked in found.items()} if wanted else found
+
+
+def chosen(only: Iterable[str]) -> dict[str, list[str]]:
+    """What each WHAT=A,B asks for; of several with one WHAT, all. Raises InputError for another form."""
+    found: dict[str, list[str]] = {}
+    for word in only:
+        what, equals, values = word.partition("=")
+        if not equals or not values:
+            raise InputError(f"cells are chosen by WHAT=VALUE, such as defense=STL; got {word!r}")
+        found.setdefault(what.strip(), []).extend(values.strip().split(","))
+    return found
+
+
+def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) -> str:
+    """What to type for one table, or the chosen cells of it, again."""
+    # A folder's label is without the way to it, which is nobody else's business.
+    words = ["python", "-m", "labkit", "table", name, "--profile", lab.name, "--dataset", lab.data.label]
+    if lab.data.resolution:
+        words += ["--resolution", str(lab.data.resolution)]
+    for word in only:
+        words += ["--only", word]
+    return shlex.join([*words, "--seed", str(seed)])
+
+
+def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """Every table of the paper: what it shows, how many of its cells are measured, and the time for the others."""
+    asked, lines = ask(lab, published_numbers.names(), {}), []
+    planned = cost_estimate.each({name: (*mine.blind, *mine.aware) for name, mine in asked.items()}, bench)
+    for name, steps in planned.items():
+        printed = published_numbers.table(name).attrs
+        cells = [step.kept for step in steps if step.kind == "row"]
+        line = {"table": name, "paper's data": printed["dataset"], "network": printed["classifier"]}
+        line |= {"setting": printed["setting"], "cells": len(cells), "measured": sum(cells)}
+        left_out = ", ".join(defense for defense, _ in asked[name].missing)
+        lines.append(
+            line | {"the others take about": cost_estimate.hours(steps), "not affordable here": left_out or "–"}
+        )
+    return pd.DataFrame(lines)
+
+
+def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked: bool = True) -> Published:
+    """The table with everything that stands on its page; what was measured before is fetched.
+
+    checked  whether the attacks are checked (`sanity_checks.verdicts`), which takes about as long as a row or two
+    """
+    rows = measurement.run(asked.blind, bench)
+    # `worst` would measure them as well, but without a bar.
+    measurement.run(asked.aware, bench)
+    worst = paper_tables.worst(asked.aware, bench)
+    said = "The attacks were not checked for this selection of cells."
+    if checked:
+        said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
+    note = f"{_training(asked)} {loaders.note(lab.data.name)}".strip()
+    knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
+    if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
+        said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
+    images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
+    kept = measurement.recipes_of(rows, bench)
+    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, note, said, images, kept)
+
+
+def _training(asked: Asked) -> str:
+    """How long the networks were trained here."""
+    networks = dict.fromkeys(case.classifier for case in (*asked.blind, *asked.aware) if not case.classifier.weights)
+    kinds: dict[str, set[int]] = {}
+    for network in networks:
+        kind = "on adversarial images" if network.adversarial else "on T(x)" if network.transform else "on the images"
+        kinds.setdefault(kind, set()).add(network.epochs)
+    told = (f"{kind} {' and '.join(map(str, sorted(epochs)))}" for kind, epochs in kinds.items())
+    return f"Epochs of training: {', '.join(told)}." if kinds else ""
+
+
+def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """How stable the vote is under the attacks that the table makes on the undefended network."""
+    if lab.stratified not in {case.defense for case in asked.blind}:
+        return pd.DataFrame()
+    by_data: dict[DataRecipe, list[AttackRecipe]] = {}
+    for case in asked.blind:
+        if case.defense is None and rebase(case.classifier, lab.data) == lab.classifier:
+            by_data.setdefault(case.data, []).append(case.attack)
+    found = [cluster_stability.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
+    return pd.concat(found or [pd.DataFrame()])
+
+
+def _digest(case, bench: Workbench) -> str:
+    return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    return frame.to_markdown(index=False, disable_numparse=True)  # 0.30 is more exact than 0.3

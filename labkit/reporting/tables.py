@@ -1,0 +1,287 @@
+"""Tables: tidy rows pivoted for reading, beside what the paper printed."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labkit.core.metrics import Point, said, told
+from labkit.core.recipes import canonical
+from labkit.evaluation import ThreatModel
+from labkit.experiments import published_numbers
+from labkit.experiments.ablations import CHOICES
+
+_KNOWN = "defense known"
+_ALL = f"{ThreatModel.WORST_CASE.label} of these"
+_UNKNOWN = "not said"
+_BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "paper": "paper"}
+
+
+def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
+    """Our accuracies above the paper's: one line per defense and threat model, one column per attack (`blocks`).
+
+    rows   from `measurement.run`; those of vanilla or of retrained networks are chosen to match the table's setting
+    table  a name of `published_numbers.names()`
+    """
+    return blocks(alike(rows, table), table)
+
+
+def alike(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+    """`measured`, of the networks that are as the table's setting has them: vanilla or retrained, and undefended."""
+    retrained = published_numbers.table(table).attrs["setting"].startswith("retrained")
+    return measured(rows[(rows.retrained == retrained) | (rows.defense == "No Defense")], pd.DataFrame(), table)
+
+
+def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
+    """A table of the paper in three blocks, one line per cell: ours, ours in the worst case, and the paper's.
+
+    rows   from `measurement.run(asked.blind)`, with `asked` from `paper_tables.table`
+    worst  from `paper_tables.worst(asked.aware, …)`: the share of images correct under every attack of a column's
+           size, by attackers who know the defense and by those who do not
+
+    Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high; the paper's lines
+    have no n, no interval, and only the attacks that are in `rows`. Lines of what nobody attacked are left out.
+    """
+    printed, lines = published_numbers.table(table), []
+    attacks = rows.drop_duplicates("attack").set_index("attack").budget
+    for (defense, knowledge), group in _by_attacker(rows):
+        same = {"block": "ours", "defense": defense, "knowledge": knowledge}
+        lines += [{**same, **row[["n", "attack", "accuracy", "low", "high"]]} for _, row in group.iterrows()]
+    for row in worst.itertuples():
+        same = {"block": "worst", "defense": row.defense, "knowledge": "", "n": row.n}
+        numbers = {"accuracy": row.accuracy, "low": row.low, "high": row.high}
+        lines += [{**same, "attack": a, **numbers} for a, size in attacks.items() if size == row.size]
+    for defense, values in printed.iterrows():
+        same = {"block": "paper", "defense": defense, "knowledge": "identity" if table == "4" else ""}
+        lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
+    return pd.DataFrame(lines, columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"])
+
+
+def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
+    """`measured` as it is read: a line per block, defense and threat model, a column per attack."""
+    names = _BLOCKS | {"paper": f"paper, Table {table}"}
+    lines, attacks = [], list(dict.fromkeys(cells.attack))
+    for (block, defense, knowledge), group in cells.groupby(["block", "defense", "knowledge"], sort=False):
+        counts = group.n.dropna()
+        model = threat_model(block, knowledge, defense)
+        n = f"{int(counts.iloc[0]):,}" if len(counts) else _UNKNOWN
+        shown = {
+            row.attack: f"{row.accuracy:.4g}" if block == "paper" else cell(row) + _fewer(row.n, counts.iloc[0])
+            for row in group.itertuples()
+        }
+        missing = dict.fromkeys(attacks, "not reported" if block == "paper" else "")
+        lines.append({"block": names[block], "defense": defense, "threat model": model, "n": n, **missing, **shown})
+    return pd.DataFrame(lines, columns=["block", "defense", "threat model", "n", *attacks])
+
+
+def threat_model(block: str, knowledge: str, defense: str) -> str:
+    """The label of a cell's threat model; the paper says it of its Table 4 alone."""
+    if block == "worst":
+        return ThreatModel.WORST_CASE.label
+    return ThreatModel.of(knowledge, defense).label if knowledge else _UNKNOWN
+
+
+def asked(row) -> str:
+    """What a row of `ablations.sweep` measures: on which images, under which threat model."""
+    if row.asked == "clean":
+        return "clean accuracy"
+    return f"accuracy under {row.attack}, {threat_model('ours', row.knowledge, row.defense)}"
+
+
+def knowing(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of `baselines.cases`, those of attackers who know the defense.
+
+    A defense that lies in its network is known to whoever has the weights.
+    """
+    pairs = zip(rows.knowledge, rows.defense, strict=True)
+    return rows[[ThreatModel.of(knowledge, defense).knows_defense for knowledge, defense in pairs]]
+
+
+def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does, and all.
+
+    A network that is its own defense is known to whoever has its weights, so all of its attackers know it.
+
+    rows   from `measurement.run(rivals.cases(…))`, and `worst` from `measurement.worst` of the same
+    table  the paper's, whose lines stand below ours, for the defenses that it has
+    """
+    least = worst.set_index("defense")
+    printed, lines = published_numbers.table(table), []
+    knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
+    blind = rows[~knows]
+    attacks, hardest = list(dict.fromkeys(blind.attack)), rows.attack[knows].unique()
+    aware = knowing(rows)
+    for (defense, n), mine in blind.groupby(["defense", "n"], sort=False):
+        cells = {row.attack: cell(row) for row in mine.itertuples()}
+        part = aware[(aware.defense == defense) & aware.attack.isin(hardest) & (defense != "No Defense")]
+        known = {
+            f"{row.attack}, {_KNOWN}": f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
+            for row in part.itertuples()
+        }
+        known[_ALL] = cell(least.loc[defense])
+        lines.append({"source": "ours", "defense": defense, "n": f"{n:,}", **cells, **known})
+    for defense in dict.fromkeys(blind.defense):
+        if defense in printed.index:
+            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
+            lines.append({"source": f"paper, Table {table}", "defense": defense, "n": _UNKNOWN, **values})
+    columns = dict.fromkeys(name for line in lines for name in line if name != _ALL)
+    return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
+
+
+def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Accuracy under attack as a share of the same line's clean accuracy, for every cell of `measured`.
+
+    A defense whose undefended network hardly notices an attack keeps much of nothing: compare with No Defense.
+    """
+    part = cells[cells.attack != "Clean"].assign(kept=kept(cells))
+    lines = blocks(part, table).replace("", "–")
+    for (_, group), at in zip(part.groupby(["block", "defense", "knowledge"], sort=False), lines.index, strict=True):
+        for row in group.itertuples():
+            lines.loc[at, row.attack] = f"{row.kept:.2f}" if pd.notna(row.kept) else "–"
+    return lines.drop(columns="n")
+
+
+def kept(cells: pd.DataFrame) -> pd.Series:
+    """Of every cell of `measured`, its share of the same defense's clean accuracy on the same images; NaN without one.
+
+    An attack that was made on fewer images than the others is divided by the clean accuracy on these.
+    """
+    places = pd.Series(list(zip(cells.block == "paper", cells.defense, cells.n.fillna(0), strict=True)), cells.index)
+    clean = cells.attack == "Clean"
+    whole = dict(zip(places[clean], cells.accuracy[clean], strict=True))
+    return cells.accuracy / places.map(lambda place: whole.get(place) or math.nan)
+
+
+def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per attack and attacker, one column per defense, and the paper's Table 4 below (BPDA, L∞ 0.031)."""
+    defenses, lines = list(dict.fromkeys(rows.defense)), []
+    for (attack, knowledge), group in rows.groupby(["attack", "knowledge"], sort=False):
+        cells = {row.defense: cell(row) for row in group.itertuples()}
+        labels = dict.fromkeys(ThreatModel.of(knowledge, name).label for name in group.defense)
+        lines.append({"source": "ours", "attack": attack, "threat model": " / ".join(labels), **cells})
+    printed = published_numbers.table("4").iloc[:, -1]
+    theirs = {name: f"{printed[name]:.2f}" for name in defenses if name in printed.index}
+    bpda = {"source": "paper, Table 4", "attack": "BPDA, L∞ 0.031", "threat model": ThreatModel.BPDA.label}
+    lines.append({**bpda, **theirs})
+    return pd.DataFrame(lines, columns=["source", "attack", "threat model", *defenses]).fillna("")
+
+
+def sweep(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of `ablations.sweep`, a line per choice and value: PSNR of T(x), active coefficients, accuracies."""
+    lines = []
+    for (what, value), part in rows.groupby(["what", "value"], sort=False):
+        first = part.iloc[0]
+        psnr = Point(value, first.fidelity, first.fidelity_low, first.fidelity_high)
+        line = {
+            "choice": CHOICES[what][0],
+            "value": f"{said(value)}{' (the lab’s)' if first.own else ''}",
+            "PSNR of T(x)": told(psnr, " dB"),
+            "active, %": f"{100 * first.active:.3g}",
+        }
+        lines.append(line | {asked(row): cell(row) for row in part.itertuples()})
+    return pd.DataFrame(lines)
+
+
+def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `attenuation.table` as people read them: numbers with their intervals."""
+
+    def numbers(name: str, unit: str = "") -> list[str]:
+        parts = (rows[f"{name}{end}"] for end in ("", "_low", "_high"))
+        return [told(Point(None, *ends), unit) for ends in zip(*parts, strict=True)]
+
+    return pd.DataFrame({
+        "change": rows.change,
+        "λ": [f"{lam:g}" for lam in rows["λ"]],
+        "n": rows.n,
+        "share left": numbers("kept"),
+        "share left, largest": rows.worst.map("{:.3f}".format),
+        "low-pass share": rows.lowpass_share.map("{:.3f}".format),
+        "PSNR of T(x)": numbers("psnr", " dB"),
+        "PSNR of T(x_adv)": numbers("psnr_adv", " dB"),
+    })  # fmt: skip
+
+
+def by_resolution(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Cells of several tables, each at a resolution of its own: those that stand in every one.
+
+    measured  cells of a table (`measured`) by the pixels of an image's side
+
+    More columns: value (the pixels) and kept (`kept`). Of the paper's defenses, those that we have. Attacks in their
+    order, and of each our cells, the worst case, the paper's.
+    """
+    parts = [cells.assign(value=side, kept=kept(cells)) for side, cells in sorted(measured.items())]
+    cells, place = pd.concat(parts, ignore_index=True), ["attack", "block", "defense", "knowledge"]
+    cells = cells[cells.groupby(place).value.transform("nunique") == len(measured)]
+    cells = cells[cells.defense.isin(cells.defense[cells.block == "ours"])]
+    attacks, blocks = list(dict.fromkeys(cells.attack)), list(_BLOCKS)
+    order = {"attack": attacks.index, "block": blocks.index}
+    return cells.sort_values(["attack", "block"], kind="stable", key=lambda part: part.map(order[part.name]))
+
+
+def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """`by_resolution` as it is read: accuracies with their intervals, a column for each resolution."""
+    lines = []
+    for place, part in by_resolution(measured).groupby(["attack", "block", "defense", "knowledge"], sort=False):
+        attack, block, defense, knowledge = place
+        line = {"attack": attack, "block": _BLOCKS[block], "defense": defense}
+        counts = " and ".join(dict.fromkeys(f"{n:,.0f}" for n in part.n.dropna()))
+        line |= {"threat model": threat_model(block, knowledge, defense), "n": counts or _UNKNOWN}
+        for row in part.itertuples():
+            share = "" if pd.isna(row.kept) or attack == "Clean" else f" (relative {row.kept:.2f})"
+            line[f"{row.value} pixels"] = (f"{row.accuracy:.4g}" if block == "paper" else cell(row)) + share
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _fewer(n: float, usual: float) -> str:
+    """What a cell adds whose attack was made on another number of images than the line's."""
+    return "" if n == usual else f" (n = {int(n):,})"
+
+
+def cell(row) -> str:
+    """One measured accuracy as a table shows it."""
+    return f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def view(frame: pd.DataFrame):
+    """A table for a notebook: no index, numbers to three digits."""
+    return frame.style.hide(axis="index").format(precision=3, na_rep="–")
+
+
+def save(
+    frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", recipes: Mapping[str, Any] | None = None
+) -> None:
+    """Write a table as CSV and as Markdown into the folder `out`; nothing when `out` is empty.
+
+    recipes  from `measurement.recipes_of`, for a table with recipe hashes; written beside it as NAME_recipes.json
+    """
+    if not str(out):
+        return
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / f"{name}.csv", index=False)
+    (folder / f"{name}.md").write_text(
+        frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
+        + (f"\n\n{caption}\n" if caption else "\n")
+    )
+    if recipes is not None:
+        (folder / f"{name}_recipes.json").write_text(listed(recipes))
+
+
+def listed(recipes: Mapping[str, Any]) -> str:
+    """Recipes by their hashes as JSON, one a line: a hash is the start of the SHA-256 of the text after it."""
+    lines = ",\n".join(f'"{key}": {canonical(recipe)}' for key, recipe in recipes.items())
+    return f"{{\n{lines}\n}}\n"
+
+
+def _by_attacker(rows: pd.DataFrame):
+    """Rows grouped by defense and attacker in order of first appearance; every group has the clean row as well."""
+    clean = rows[rows.attack == "Clean"]
+    for (defense, knowledge), group in rows[rows.attack != "Clean"].groupby(["defense", "knowledge"], sort=False):
+        yield (defense, knowledge), pd.concat([clean[clean.defense == defense], group])
+    for defense, group in clean[~clean.defense.isin(rows[rows.attack != "Clean"].defense)].groupby(
+        "defense", sort=False
+    ):
+        yield (defense, "–"), group

@@ -1,0 +1,90 @@
+"""Recipes: what is in their canonical form, and that a field which came later leaves old names alone."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from labkit.core.profiles import QUICK
+from labkit.core.recipes import (
+    LATER,
+    AdversarialTraining,
+    AttackRecipe,
+    ClassifierRecipe,
+    DataRecipe,
+    DictionaryRecipe,
+    StratifiedRecipe,
+    TransformRecipe,
+    canonical,
+    plain,
+)
+from labkit.core.store import key
+
+
+def test_a_later_field_is_told_only_where_it_is_not_its_default():
+    @dataclass(frozen=True)
+    class Before:
+        a: int = 1
+
+    @dataclass(frozen=True)
+    class After:
+        a: int = 1
+        b: float = field(default=2.0, metadata=LATER)
+        c: ClassifierRecipe | None = field(default=None, metadata=LATER)
+
+    After.__name__ = "Before"
+    assert canonical(After()) == canonical(After(b=2)) == canonical(Before())
+    assert plain(After(b=3.0)) == {"recipe": "Before", "a": 1, "b": 3.0}
+    assert plain(After(c=ClassifierRecipe()))["c"]["recipe"] == "ClassifierRecipe"
+    assert plain([After()]) == [{"recipe": "Before", "a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        (ClassifierRecipe(), "2ab3384aba8eda35"),
+        (TransformRecipe(), "dc3254e665feab12"),
+        (StratifiedRecipe(), "a7d0ff1861634f3a"),
+        (QUICK.retrained(), "8c59d7e87bf2e4ff"),
+    ],
+    ids=["classifier", "transform", "stratified", "retrained"],
+)
+def test_names_from_before_the_later_fields_still_hold(recipe, name):
+    """As the store named them when these recipes had no `dim`, `bits`, `norm`, `levels` and `adversarial`."""
+    assert key(recipe, "abc") == name
+
+
+def test_autoattacks_that_differ_in_steps_are_one():
+    """It does not use them; the name is the store's from when the profile `lab` gave it 50."""
+    recipes = [AttackRecipe("autoattack", 0.031, steps, "linf") for steps in (1, 50, 100)]
+    assert {key(recipe) for recipe in recipes} == {"98f5df94167a26c6"} and len(set(recipes)) == 1
+    assert replace(recipes[0], steps=7) == recipes[0] != replace(recipes[0], size=0.05)
+    assert key(AttackRecipe("pgd", steps=1)) != key(AttackRecipe("pgd", steps=2))
+
+
+def test_each_later_field_changes_the_name():
+    adversarial = AdversarialTraining()
+    recipes = [
+        ClassifierRecipe(),
+        ClassifierRecipe(levels=16),
+        ClassifierRecipe(adversarial=adversarial),
+        ClassifierRecipe(adversarial=replace(adversarial, size=0.1)),
+        ClassifierRecipe(transform=TransformRecipe()),
+        ClassifierRecipe(transform=TransformRecipe(dim=0.5)),
+        ClassifierRecipe(transform=TransformRecipe(bits=8)),
+        ClassifierRecipe(transform=TransformRecipe(DictionaryRecipe(norm="channel"))),
+    ]
+    assert len({key(recipe, "abc") for recipe in recipes}) == len(recipes)
+    assert json.loads(canonical(recipes[2]))["adversarial"]["recipe"] == "AdversarialTraining"
+
+
+def test_a_dimmed_low_pass_part_is_in_the_label():
+    assert TransformRecipe().label == "STL" and StratifiedRecipe().label == "STL (cluster)"
+    dimmed = TransformRecipe(dim=0.5)
+    assert dimmed.label == "STL (low-pass ×0.5)"
+    assert StratifiedRecipe(transform=dimmed).label == "STL (cluster, low-pass ×0.5)"
+
+
+def test_a_folder_is_named_without_the_way_to_it():
+    assert DataRecipe("folder:../some/where/cats.zip").label == "folder:cats.zip"
+    assert DataRecipe("folder:/a/b/").label == "folder:b" and DataRecipe("fashion").label == "fashion"

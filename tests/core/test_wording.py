@@ -1,0 +1,47 @@
+"""Paths as they are typed; durations and sizes, at both sides of where their unit changes."""
+
+from pathlib import Path
+
+import pytest
+
+from labkit.core import wording
+from labkit.core.errors import InputError
+from labkit.core.wording import printable, reason, typed
+
+
+def test_a_path_need_not_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert typed("~/x") == tmp_path / "x" and typed(tmp_path) == tmp_path and typed("a/b") == Path("a/b")
+    (tmp_path / "file").write_text("")
+    assert typed(tmp_path / "file" / "below") == tmp_path / "file" / "below"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", "\udcff", "a/" * 5000])
+def test_no_path_is_refused_in_a_line(text):
+    with pytest.raises(InputError, match="cannot be used") as caught:
+        typed(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
+def test_what_others_say_is_one_line_of_ours():
+    assert printable("é ok") == "é ok" and printable("a\n\x1b[2J") == r"'a\n\x1b[2J'"
+    assert reason(ValueError("first\nsecond")) == "first" and reason(MemoryError()) == "MemoryError"
+    assert reason(FileNotFoundError(2, "whatever", "/a/path")) == "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0.0 s"), (8.44, "8.4 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (192, "3 min 12 s"),
+     (3599.6, "1 h 0 min"), (7500, "2 h 5 min"), (47.9 * 3600, "47 h 54 min"), (99 * 3600, "4 d 3 h")],
+)  # fmt: skip
+def test_duration(seconds, words):
+    assert wording.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (99_949, "99.9 kB"), (99_951, "100 kB"), (1e6, "1.0 MB"),
+     (3e12, "3.0 TB")],
+)  # fmt: skip
+def test_size(number, words):
+    assert wording.size(number) == words

@@ -1,0 +1,95 @@
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit.attacks import pgd
+from labkit.attacks.budget import Budget
+from labkit.core import metrics
+from labkit.core.errors import InputError
+from labkit.core.recipes import AttackRecipe
+from labkit.evaluation import adversarial_examples, threat_models
+from labkit.evaluation.adversarial_examples import Attempt, adversarial
+from labkit.evaluation.workbench import Workbench
+
+
+def test_a_held_vote_is_attacked_cluster_by_cluster(lab, bench):
+    recipe = AttackRecipe("pgd", 0.05, steps=2)
+    x_adv = adversarial(Attempt(lab.classifier, lab.stratified, recipe, "fixed-stratum"), bench)
+    test, T, network = bench.images(lab.data, "test"), bench.transform(lab.stratified), bench.classifier(lab.classifier)
+    home = T.strata.vote(test.x[:])
+    for stratum in (0, 1):
+        mine = home == stratum
+        model = threat_models.view(network, T, "fixed-stratum", stratum=stratum)
+        expected = pgd(model, test.x[mine], test.y[mine], budget=Budget.dissimilarity(0.05), steps=2)
+        assert (x_adv[mine] - expected).abs().max() < 0.05 and (x_adv[mine] - expected).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "recipe, holds",
+    [
+        (AttackRecipe("fgsm", 8 / 255, norm="linf"), lambda a, x: (a - x).abs().amax() <= 8 / 255 + 1e-6),
+        (AttackRecipe("fgsm", 0.5, norm="l2"), lambda a, x: (a - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-5),
+        (
+            AttackRecipe("fgsm", 0.06, norm="average"),
+            lambda a, x: abs(float(metrics.dissimilarity(a, x).mean()) - 0.06) < 1e-3,
+        ),
+        (
+            AttackRecipe("deepfool", 0.06, norm="average", steps=5),
+            lambda a, x: abs(float(metrics.dissimilarity(a, x).mean()) - 0.06) < 1e-3,
+        ),
+        (AttackRecipe("universal", 0.05), lambda a, x: (metrics.dissimilarity(a, x) <= 0.05 + 1e-5).all()),
+        (AttackRecipe("square", 0.05, steps=5), lambda a, x: (metrics.dissimilarity(a, x) <= 0.05 + 1e-5).all()),
+        (AttackRecipe("lowfreq", 0.05, steps=2), lambda a, x: (metrics.dissimilarity(a, x) <= 0.05 + 1e-5).all()),
+    ],
+    ids=lambda value: value.label if isinstance(value, AttackRecipe) else "",
+)
+def test_every_norm_is_kept(lab, bench, recipe, holds):
+    x = bench.images(lab.data, "test").x[:]
+    x_adv = adversarial(Attempt(lab.classifier, None, recipe, "classifier"), bench)
+    assert x_adv.shape == x.shape and not torch.equal(x_adv, x)
+    assert holds(x_adv, x)
+
+
+def test_an_attack_cut_in_the_middle_goes_on(lab, bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(adversarial_examples, "_BATCH", 30)
+    attempt = Attempt(lab.classifier, None, AttackRecipe("noise", 0.1), "classifier")
+    other = Workbench(tmp_path, progress=False)
+    other.classifier = bench.classifier
+    calls, whole = [], adversarial_examples.ATTACKS["noise"]
+
+    @functools.wraps(whole)
+    def breaking(model, x, y, **options):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(model, x, y, **options)
+
+    monkeypatch.setitem(adversarial_examples.ATTACKS, "noise", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        adversarial(attempt, other)
+    seen = adversarial(attempt, other)
+    assert calls == [30, 30, 30, 30, 10]
+    assert adversarial_examples.timed(attempt, other)[1] is None  # the time before it was cut is not known
+    monkeypatch.setattr(adversarial_examples, "_BATCH", 250)
+    assert_close(adversarial(attempt, Workbench(bench.store.root, progress=False)), seen)
+
+
+def test_unknown_attacks_and_norms_are_named(lab, bench):
+    attempt = Attempt(lab.classifier, None, AttackRecipe("magic"), "classifier")
+    with pytest.raises(InputError, match="clean, fgsm, bim"):
+        adversarial(attempt, bench)
+    with pytest.raises(InputError, match="dissimilarity, average"):
+        adversarial(replace(attempt, attack=AttackRecipe("fgsm", norm="l3")), bench)
+
+
+def test_stored_images_have_8_bits_and_stay_within_the_size(lab, bench):
+    test = bench.images(lab.data, "test")
+    for attack in (AttackRecipe("fgsm", 0.08, stored=True), AttackRecipe("pgd", 0.031, 2, "linf", stored=True)):
+        x_adv = adversarial(Attempt(lab.classifier, None, attack, "classifier"), bench)
+        assert attack.label.endswith(" 8 bits") and not torch.equal(x_adv, test.x)
+        assert_close(x_adv * 255, (x_adv * 255).round(), atol=1e-4, rtol=0)
+        budget = Budget.dissimilarity(0.08) if attack.norm == "dissimilarity" else Budget.linf(0.031)
+        assert budget.holds(x_adv, test.x).all()

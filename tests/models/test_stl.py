@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labkit.core.errors import InputError
+from labkit.core.recipes import TransformRecipe
+from labkit.csc import cbpdn, conv, load_dictionary
+from labkit.csc.tikhonov import extend, split
+from labkit.evaluation.workbench import Workbench
+from labkit.models.stl import SparseTransform, _at_once, _project_dense, project
+
+
+def images(B=2, C=3, H=12, W=10, seed=0):
+    return torch.rand(B, C, H, W, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dictionary(K=5, C=3, S=3, seed=1):
+    d = torch.randn(K, C, S, S, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return d / d.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def test_it_is_low_plus_code_of_high_clipped():
+    x, d = images(), dictionary()
+    low, high = split(x)
+    z = cbpdn.solve(high, d, 0.2, gap_tol=1e-8).z
+    assert_close(SparseTransform(d, gap_tol=1e-8)(x), (low + conv.synthesize(z, d)).clamp(0, 1))
+
+
+def test_reflect_codes_the_mirrored_image_and_cuts_it_out_again():
+    x, d = images(), dictionary(S=4)
+    low, high = split(x)
+    wide = conv.synthesize(cbpdn.solve(extend(high, 3), d, 0.1, gap_tol=1e-8).z, d)
+    transformed = SparseTransform(d, lam=0.1, boundary="reflect", gap_tol=1e-8)(x)
+    assert_close(transformed, (low + wide[..., 3:-3, 3:-3]).clamp(0, 1))
+
+
+def test_dense_codes_of_a_chunk_fill_128_mib():
+    assert _at_once(torch.zeros(2, 3, 32, 64), 64) == 128 * 2**20 // (32 * 64 * 64 * 4) == 256
+    assert _at_once(torch.zeros(2, 3, 512, 1024, dtype=torch.float64), 64) == 1
+
+
+def test_a_huge_lambda_leaves_the_low_pass_part():
+    x = images()
+    assert_close(SparseTransform(dictionary(), lam=1e3)(x), split(x)[0].clamp(0, 1))
+
+
+def test_a_dimmed_low_pass_part_has_less_contrast_about_the_same_mean():
+    x, d = images(), dictionary()
+    low, high = split(x)
+    code = conv.synthesize(cbpdn.solve(high, d, 0.2, gap_tol=1e-8).z, d)
+    mean = torch.stack([channel.mean() for image in low for channel in image]).view(2, 3, 1, 1)
+    assert_close(SparseTransform(d, gap_tol=1e-8, dim=0.25)(x), (0.75 * mean + 0.25 * low + code).clamp(0, 1))
+    assert_close(SparseTransform(d, lam=1e3, dim=0.0)(x), mean.expand_as(x))
+
+
+def test_rounding_leaves_so_many_levels_and_the_gradient_alone():
+    x, d = images(), dictionary()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
+    for backward in ("exact", "identity"):
+        rounded, smooth = (SparseTransform(d, bits=bits, backward=backward) for bits in (2, 0))
+        assert_close(3 * rounded(x), (3 * smooth(x)).round())
+        inputs = x.clone().requires_grad_()
+        assert_close(3 * rounded(inputs), (3 * smooth(inputs)).round())
+        slopes = [torch.autograd.grad((T(inputs) * weights).sum(), inputs)[0] for T in (rounded, smooth)]
+        assert slopes[0].any() and torch.equal(*slopes)
+    with pytest.raises(InputError, match="1 to 16 bits"):
+        SparseTransform(d, bits=-1)
+
+
+def test_dim_and_bits_are_part_of_the_recipe(tmp_path, monkeypatch):
+    bench, x, d = Workbench(tmp_path), images().float(), dictionary().float()
+    monkeypatch.setattr(bench, "dictionary", lambda recipe: d)
+    for dim, bits in ((1.0, 0), (0.5, 0), (1.0, 3)):
+        assert_close(bench.transform(TransformRecipe(dim=dim, bits=bits))(x), SparseTransform(d, dim=dim, bits=bits)(x))
+
+
+def test_projection_never_pushes_images_apart():
+    """Firm non-expansiveness of the sparse map: ⟨Tx − Ty, x − y⟩ ≥ ‖Tx − Ty‖² (one dictionary, no low-pass)."""
+    T = SparseTransform(dictionary(), lam=0.1, lowpass=float("inf"), gap_tol=1e-8)
+    for seed in range(3):
+        x, y = images(1, seed=seed) * 0.4 + 0.3, images(1, seed=seed + 50) * 0.4 + 0.3
+        moved = T(x) - T(y)
+        assert (moved * (x - y)).sum() >= moved.square().sum() * (1 - 1e-4)
+
+
+@pytest.mark.parametrize("dim", [1.0, 0.4])
+def test_gradcheck(dim):
+    T = SparseTransform(dictionary(K=3, C=2), lam=0.15, gap_tol=1e-13, dim=dim)
+    x = (images(1, 2, 7, 6) * 0.3 + 0.35).requires_grad_()
+    assert torch.autograd.gradcheck(T, x, eps=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("boundary", ["circular", "reflect"])
+def test_exact_gradient_is_the_finite_difference(boundary):
+    T = SparseTransform(dictionary(), lam=0.1, boundary=boundary, gap_tol=1e-12)
+    x = (images(1) * 0.4 + 0.3).requires_grad_()
+    g = torch.Generator().manual_seed(9)
+    weights, direction = (torch.randn(x.shape, generator=g, dtype=x.dtype) for _ in range(2))
+    (slope,) = torch.autograd.grad((T(x) * weights).sum(), x)
+    h = 1e-6
+    with torch.no_grad():
+        difference = ((T(x + h * direction) - T(x - h * direction)) * weights).sum() / (2 * h)
+    assert_close((slope * direction).sum(), difference, rtol=1e-4, atol=1e-6)
+
+
+def test_project_is_the_orthogonal_projector():
+    d, g = dictionary(), images()
+    support = torch.rand(2, 5, 12, 10, generator=torch.Generator().manual_seed(3)) < 0.05
+    fast = project(g, support, d)
+    assert_close(fast, _project_dense(g, support.double(), d, 1e-12))
+    assert_close(project(fast, support, d), fast)
+    assert_close((support * conv.analyze(g - fast, d)), torch.zeros(2, 5, 12, 10, dtype=torch.float64))
+
+
+def test_project_on_nothing_and_on_dependent_atoms():
+    d, g = dictionary(), images()
+    assert not project(g, torch.zeros(2, 5, 12, 10, dtype=torch.bool), d).any()
+    twice = torch.cat([d[:1], d[:1]])
+    support = torch.zeros(2, 2, 12, 10, dtype=torch.bool)
+    support[:, :, 4, 5] = True
+    assert_close(project(g, support, twice), project(g, support[:, :1], d[:1]))
+
+
+def test_backward_modes():
+    x = images(1).requires_grad_()
+    for dim in (1.0, 0.5):
+        T = SparseTransform(dictionary(), backward="identity", dim=dim)
+        (g,) = torch.autograd.grad(T(x).sum(), x)
+        assert_close(g, torch.ones_like(x))
+        assert_close(T(x), SparseTransform(dictionary(), dim=dim)(x))
+    with pytest.raises(RuntimeError, match="none"):
+        torch.autograd.grad(SparseTransform(dictionary(), backward="none")(x).sum(), x)
+
+
+def test_one_image_and_many_agree():
+    T, x = SparseTransform(dictionary(), gap_tol=1e-6), images(5)
+    assert_close(T(x)[3:4], T(x[3:4]))
+
+
+def test_reflect_does_not_wrap_around():
+    x = torch.full((1, 3, 12, 10), 0.5, dtype=torch.float64)
+    other = x.clone()
+    other[..., -1] = 1.0  # with circular boundaries the left edge sees this column
+    wrapped, mirrored = (SparseTransform(dictionary(S=3), lam=0.01, boundary=b) for b in ("circular", "reflect"))
+    assert not torch.equal(wrapped(x)[..., 0], wrapped(other)[..., 0])
+    low = split(other)[0][..., 0]
+    assert_close(mirrored(other)[..., 0], low, atol=0.02, rtol=0)
+
+
+def test_quality_is_what_T_does_image_by_image():
+    x, d = images(), dictionary()
+    told = SparseTransform(d, lam=0.1, gap_tol=1e-3).quality(x)
+    _, high = split(x)
+    codes = [cbpdn.solve(h[None], d, 0.1, gap_tol=1e-3) for h in high]
+    gaps = [float(code.gap / (0.5 * (h**2).sum())) for code, h in zip(codes, high, strict=True)]
+    active = sum(int((code.z != 0).sum()) for code in codes) / 2
+    objective = sum(float(cbpdn.objective(c.z, h[None], d, 0.1)) for c, h in zip(codes, high, strict=True)) / 2
+    assert told["largest relative gap"] == pytest.approx(max(gaps)) and 0 < max(gaps) <= 1e-3
+    assert told["active coefficients"] == active
+    assert told["of all, %"] == pytest.approx(100 * active / (5 * 12 * 10))
+    assert told["objective per image"] == pytest.approx(objective)
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "grey, no channel axis"])
+def test_stored_dictionaries_are_read(kind, tmp_path):
+    d = dictionary(C=3 if kind == "colour" else 1).float()
+    array = d.numpy().transpose(2, 3, 1, 0)
+    np.save(tmp_path / "d.npy", array[:, :, 0] if "no channel" in kind else array)
+    assert_close(load_dictionary(tmp_path / "d.npy"), d)
+
+
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.zeros((8, 7, 3, 4), np.float32), "must hold an array"),
+        (np.zeros((8, 8, 3, 4), np.int64), "floating-point"),
+        (np.full((8, 8, 3, 4), np.nan, np.float32), "NaN"),
+        (np.array([{"a": 1}], dtype=object), "plain"),
+    ],
+)
+def test_other_files_are_refused(array, words, tmp_path):
+    np.save(tmp_path / "d.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=words):
+        load_dictionary(tmp_path / "d.npy")
+
+
+def test_missing_and_truncated_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no dictionary at"):
+        load_dictionary(tmp_path / "d.npy")
+    (tmp_path / "d.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
+    with pytest.raises(InputError, match="plain"):
+        load_dictionary(tmp_path / "d.npy")
+
+
+@pytest.mark.parametrize("change", [dict(backward="magic"), dict(boundary="magic")])
+def test_unknown_choices_are_named(change):
+    with pytest.raises(InputError, match="choose from"):
+        SparseTransform(dictionary(), **change)
+
+
+@pytest.mark.parametrize("dim", [-0.1, 1.5, float("nan")])
+def test_dim_is_a_share(dim):
+    with pytest.raises(InputError, match="share of the low-pass"):
+        SparseTransform(dictionary(), dim=dim)
+
+
+def test_wrong_images_are_refused():
+    T = SparseTransform(dictionary())
+    with pytest.raises(InputError, match="channel"):
+        T(images(C=1))
+    with pytest.raises(InputError, match="larger than the image"):
+        T(images(H=2))
+    with pytest.raises(InputError, match="by 255"):
+        T(255 * images())
+    with pytest.raises(InputError, match="NaN"):
+        T(images() * torch.nan)

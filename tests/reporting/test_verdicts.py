@@ -1,0 +1,77 @@
+"""The verdict table: what differs significantly, and the sentences that are made from its lines."""
+
+import pandas as pd
+import pytest
+
+from labkit.reporting import verdicts
+from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim
+
+
+def numbers(*lines, half=0.04):
+    """Rows of name, case and accuracy, each with an interval of ± `half`, on 100 images."""
+    rows = pd.DataFrame(lines, columns=["name", "case", "accuracy"])
+    return rows.assign(low=rows.accuracy - half, high=rows.accuracy + half, n=100, where="worst case")
+
+
+OURS = numbers(("STL", "FGSM", 0.6), ("STL", "BIM", 0.2), ("STL", "CW", 0.51))
+OTHER = numbers(("JPEG", "FGSM", 0.5), ("JPEG", "BIM", 0.4), ("JPEG", "CW", 0.5))
+
+
+def test_a_line_has_both_numbers_their_difference_and_a_verdict():
+    found = beside("Does STL beat JPEG?", OURS, OTHER, "case").set_index("case")
+    assert found.verdict.to_dict() == {"FGSM": HIGHER, "BIM": LOWER, "CW": SAME}
+    assert found.difference.tolist() == pytest.approx([0.1, -0.2, 0.01])
+    assert found.loc["FGSM", ["difference_low", "difference_high"]].tolist() == pytest.approx(
+        [0.0434, 0.1566], abs=1e-4
+    )
+    assert (found.n == 100).all() and (found.ours == "STL").all() and (found.other == "JPEG").all()
+    assert (beside("", OURS, OTHER, "case", "lower").verdict == "lower").all()
+    assert len(beside("", OURS, OTHER)) == 9 and beside("", OURS, OTHER[:0], "case").empty
+
+
+def test_verdict_and_interval_agree_where_the_two_intervals_meet():
+    """Intervals of ± 0.04 meet at a distance of 0.07; that of the difference is ± 0.057."""
+    (line,) = beside("", numbers(("a", "", 0.57)), numbers(("b", "", 0.5)), "case").itertuples()
+    assert line.difference_low > 0 and line.verdict == HIGHER
+
+
+def test_one_line_is_one_sentence_and_several_are_counted():
+    one = beside("Does STL beat JPEG?", OURS[:1], OTHER, "case")
+    assert verdicts.text(one) == (
+        "- **Does STL beat JPEG?** Worst case, FGSM: STL 0.60 (n = 100), JPEG 0.50. Significantly higher."
+    )
+    several = verdicts.text(beside("Does STL beat JPEG?", OURS, OTHER, "case"))
+    assert "STL 0.20 to 0.60 (n = 100), JPEG 0.40 to 0.50." in several
+    assert several.endswith(
+        "Significantly higher for FGSM; significantly lower for BIM; no significant difference for CW."
+    )
+    others = pd.concat([OTHER[:1], numbers(("TVM", "FGSM", 0.7))])
+    beaten = verdicts.text(beside("How?", OURS[:1], others, "case"))
+    assert (
+        "ignificantly higher than JPEG; significantly lower than TVM" in beaten.replace("S", "s", 1) or "TVM" in beaten
+    )
+
+
+def test_a_claim_is_a_line_without_numbers():
+    found = verdicts.table([beside("Q?", OURS[:1], OTHER, "case"), claim("Q?", "the paper's statement", "holds")])
+    assert list(found.columns) == verdicts.COLUMNS and found.verdict.tolist() == [HIGHER, "holds"]
+    assert verdicts.text(found).endswith("The paper's statement: holds.")
+    assert verdicts.table([]).empty
+    for parts, whole in (
+        (["holds", "holds"], "holds"),
+        (["holds", "not decided"], "holds in part"),
+        (["holds", "does not hold"], "holds in part"),
+        (["does not hold", SAME], "does not hold"),
+        ([SAME, "not decided"], "not decided"),
+    ):
+        assert verdicts.holds(parts) == whole
+
+
+def test_the_table_has_intervals_and_printed_numbers_have_none():
+    printed = OTHER.assign(low=OTHER.accuracy, high=OTHER.accuracy, name="λ = 2")
+    shown = verdicts.view(beside("Q?", OURS.assign(unit=" dB"), printed, "case")[:1]).iloc[0]
+    assert shown["ours"] == "STL 0.6 [0.6, 0.6] dB" and shown["other"] == "λ = 2: 0.5 dB"
+    shown = verdicts.view(beside("Q?", OURS, OTHER, "case"))
+    assert shown["difference"][0] == "+0.100 [+0.043, +0.157]" and shown["n"][0] == "100"
+    page = verdicts.markdown(beside("Q?", OURS, OTHER, "case"))
+    assert page.count("<details>") == 1 and verdicts.CAPTION in page

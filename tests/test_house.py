@@ -1,0 +1,94 @@
+"""The house: rooms with a face each, walls that hold, and modules that stay small."""
+
+import ast
+import importlib
+import pkgutil
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import labkit
+
+ROOT = Path(labkit.__file__).parent
+ROOMS = [
+    "core", "csc", "datasets", "attacks", "models", "defenses", "evaluation", "experiments", "reporting",
+    "dashboards", "cli",
+]  # fmt: skip
+SIZES = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+CONTRACTS = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+
+
+def test_labkit_holds_eleven_rooms_and_nothing_else():
+    entries = {path.name for path in ROOT.iterdir()} - {"__pycache__"}
+    assert entries == {"__init__.py", "__main__.py", *ROOMS}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_knows_and_shows_three_to_ten_names(room):
+    face = importlib.import_module(f"labkit.{room}")
+    assert 3 <= len(face.__all__) <= 10 and face.__all__ == sorted(set(face.__all__), key=face.__all__.index)
+    assert {"Knows", "Comes in", "Goes out"} <= set(re.findall(r"^(\w+(?: in| out)?)  ", face.__doc__, re.M))
+    namespace = {}
+    exec(f"from labkit.{room} import *", namespace)
+    assert set(face.__all__) <= namespace.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_walls_let_through_what_the_face_names_and_no_other_module(room):
+    (wall,) = (c for c in CONTRACTS if c.get("protected_modules") == [f"labkit.{room}.*"])
+    assert wall["type"] == "protected" and wall["allowed_importers"] == [f"labkit.{room}"]
+    through = {line.removeprefix(f"** -> labkit.{room}.") for line in wall.get("ignore_imports", ())}
+    modules = {m.name for m in pkgutil.iter_modules([str(ROOT / room)])}
+    face = ast.literal_eval(
+        re.search(r"^__all__ = (\[.*?\])", (ROOT / room / "__init__.py").read_text(), re.M | re.S)[1]
+    )
+    assert through == modules & set(face)
+
+
+def test_rooms_stand_above_each_other_in_this_order():
+    (layers,) = (c["layers"] for c in CONTRACTS if c["type"] == "layers")
+    assert [name for layer in layers for name in layer.replace("labkit.", "").split(" | ")][1:] == ROOMS[::-1][:8] + [
+        "csc", "datasets", "core",
+    ]  # fmt: skip
+
+
+def test_modules_are_small():
+    assert {path: n for path, n in SIZES.items() if n > 350} == {}
+    assert statistics.median(SIZES.values()) <= 180
+    for room in ROOMS:
+        assert sum(n for path, n in SIZES.items() if path.parent == ROOT / room) <= 2900, room
+    assert sum(SIZES.values()) <= 15_400
+
+
+@pytest.mark.parametrize("face", ["core", "cli", "dashboards"])
+def test_these_faces_load_no_torch(face):
+    code = f"import sys, labkit.{face}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("from labkit import cbpdn", "labkit.csc.cbpdn"),
+        ("import labkit.stl", "labkit.models.stl"),
+        ("from labkit.attacks.gradient import pgd", "labkit.attacks"),
+        ("from labkit.artifacts import Workbench", "labkit.evaluation"),
+        ("import labkit.bench", "benchmarks.bench"),
+    ],
+)
+def test_an_old_name_answers_with_the_new_one(old, new):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(new)) as caught:
+        exec(old, {})
+    assert str(caught.value).count(". ") == 0 and "\n" not in str(caught.value)
+
+
+def test_a_name_that_never_was_is_an_ordinary_error():
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from labkit import nothing", {})
+    with pytest.raises(ModuleNotFoundError, match="No module named 'labkit.nothing'"):
+        exec("import labkit.nothing", {})
