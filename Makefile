@@ -29,7 +29,7 @@ help:
 	@echo 'make scaling     measure what more ranks and larger images cost, into docs/SCALING.md'
 	@echo 'make bench       measure the speeds that the lab claims'
 	@echo 'make measured    the whole lab run, hours: CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH, or one of them'
-	@echo 'make lint        ruff on code and notebooks; notebooks carry no outputs'
+	@echo 'make lint        ruff on code and notebooks; imports point downwards; notebooks carry no outputs'
 	@echo 'make clean       remove the environment and the tools'\'' caches (data and reports stay)'
 	@echo
 	@echo 'variables        PROFILE=smoke|quick|lab|paper   DATASET=fashion|photos|cifar10|imagenet10|imagenet|folder:PATH'
@@ -102,6 +102,7 @@ endif
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --cache-dir .venv/.import_linter
 	find notebooks -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/nbstripout --keep-id --verify {} +
 
 clean:

@@ -90,5 +90,5 @@ def test_an_old_name_answers_with_the_new_one(old, new):
 def test_a_name_that_never_was_is_an_ordinary_error():
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         exec("from labkit import nothing", {})
-    with pytest.raises(ModuleNotFoundError, match="No module named 'labkit.nothing'"):
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'labkit\.nothing'"):
         exec("import labkit.nothing", {})

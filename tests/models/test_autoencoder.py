@@ -218,7 +218,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(tmp_path):
         dae.corrupt = corrupt
         trained(squares(40), checkpoint=sys.argv[1])
     """)
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), here], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert [file.name for file in tmp_path.iterdir()] == ["training.safetensors"]

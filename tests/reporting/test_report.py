@@ -179,7 +179,7 @@ def test_a_killed_report_is_whole_and_the_next_one_completes_it(tmp_path):
         "s, out = reports.Settings('smoke'), root / 'out'\n"
         "reports.run(s, out, reports.check(s, out, notebooks=root / 'notebooks', images=False))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parent.parent), "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not ready.exists() and time.monotonic() < deadline:
