@@ -15,7 +15,7 @@ from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
 
 from labkit.core import profiles, recipes
 from labkit.core.store import Store
-from labkit.dashboards.server import Explorer, server
+from labkit.dashboards import Explorer, server
 from labkit.evaluation.workbench import Workbench
 
 _SETTLED = {1: "true class", 2: "100 of 100", 3: "measured", 4: "cases are measured", 5: "filters of"}

@@ -157,7 +157,7 @@ def main() -> int:
     for name in HEAVY:
         importlib.import_module(name)
     file = ROOT / (options.module.replace(".", "/") + ".py")
-    tests = options.tests or [f"tests/test_{file.stem}.py"]
+    tests = options.tests or [f"tests/{file.parent.name}/test_{file.stem}.py"]
     source = file.read_text()
     tree = ast.parse(source)
 

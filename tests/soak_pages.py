@@ -12,7 +12,7 @@ from browser_drive import PAGES, Tab, chromium, kernels, memory, served
 
 from labkit.core import profiles
 from labkit.core.store import Store
-from labkit.dashboards.server import server
+from labkit.dashboards import server
 
 _WARM = 5  # minutes that count for nothing: caches fill
 _GROWTH = 1.10

@@ -6,7 +6,7 @@ import subprocess
 
 from labkit.cli import common
 from labkit.core import InputError, profiles
-from labkit.dashboards.server import server
+from labkit.dashboards import server
 
 
 def add(commands: common.Commands) -> None:

@@ -8,10 +8,10 @@ import torch
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
+from labkit.dashboards import arena
 from labkit.dashboards.explorer import top
 from labkit.dashboards.page import LABEL, WIDE, Desk, Page, choice
 from labkit.dashboards.parts import SMALL, Board
-from labkit.dashboards.server import arena
 from labkit.dashboards.work import Latest
 from labkit.evaluation import ThreatModel, Workbench, measurement
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from labkit.core import InputError, metrics
 from labkit.core.profiles import Profile
+from labkit.dashboards import live
 from labkit.dashboards.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
 from labkit.dashboards.parts import SMALL, Board, Upload
-from labkit.dashboards.server import live
 from labkit.dashboards.work import Latest
 from labkit.datasets import decoding
 from labkit.evaluation import Workbench

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from labkit.core.profiles import Profile
+from labkit.dashboards import live
 from labkit.dashboards.explorer import heat
 from labkit.dashboards.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, slider
 from labkit.dashboards.parts import SMALL, Board, Mosaic
-from labkit.dashboards.server import live
 from labkit.dashboards.work import Latest
 from labkit.evaluation import Workbench
 from labkit.experiments.ablations import varied

@@ -6,8 +6,8 @@ import ipywidgets as w
 
 from labkit.core.metrics import Accuracy
 from labkit.core.profiles import Profile
+from labkit.dashboards import live
 from labkit.dashboards.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
-from labkit.dashboards.server import live
 from labkit.dashboards.work import Latest
 from labkit.evaluation import ThreatModel, Workbench
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
+from labkit.dashboards import arena
 from labkit.dashboards.page import Desk, Page, choice
 from labkit.dashboards.parts import Hover, chart
-from labkit.dashboards.server import arena
 from labkit.dashboards.work import Latest
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import ablations, psnr_accuracy

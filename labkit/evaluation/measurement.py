@@ -123,7 +123,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
     return cases
 
 
-def worst(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """For each network and defense, the share of images that stay correct under every one of its cases.
 
     An image that is wrong when clean counts as wrong, where the clean images are among the cases.

@@ -13,8 +13,8 @@ from labkit.core import metrics, recipes
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe
 from labkit.csc import split
-from labkit.evaluation import Attempt, Workbench
-from labkit.evaluation.adversarial_examples import adversarial, sized
+from labkit.evaluation import Workbench
+from labkit.evaluation.adversarial_examples import Attempt, adversarial, sized
 from labkit.models import SparseTransform, StratifiedTransform
 
 _BATCH = 50

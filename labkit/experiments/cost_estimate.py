@@ -23,7 +23,8 @@ from labkit.core.store import key
 from labkit.csc import cdl
 from labkit.datasets import Images
 from labkit.defenses import unfitted
-from labkit.evaluation import Attempt, Case, ThreatModel, Workbench
+from labkit.evaluation import Case, ThreatModel, Workbench
+from labkit.evaluation.adversarial_examples import Attempt
 from labkit.evaluation.workbench import built, needs
 from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds

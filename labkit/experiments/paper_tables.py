@@ -83,15 +83,15 @@ def table(lab: Profile, name: str) -> Asked:
 
 
 def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """What all attackers of one size together leave: `measurement.worst` for every size, with a column `size`.
+    """What all attackers of one size together leave: `measurement.worst_case` for every size, with a column `size`.
 
     The clean images are those of size 0, with 0 attacks. Of no attackers, no rows.
     """
     by_size: dict[float, list[Case]] = {}
     for case in aware:
         by_size.setdefault(case.attack.size, []).append(case)
-    parts = [measurement.worst(by_size[size], bench).assign(size=size) for size in sorted(by_size)]
-    return pd.concat(parts or [measurement.worst([], bench).assign(size=None)])
+    parts = [measurement.worst_case(by_size[size], bench).assign(size=size) for size in sorted(by_size)]
+    return pd.concat(parts or [measurement.worst_case([], bench).assign(size=None)])
 
 
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:

@@ -104,7 +104,7 @@ def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
 
     A network that is its own defense is known to whoever has its weights, so all of its attackers know it.
 
-    rows   from `measurement.run(rivals.cases(…))`, and `worst` from `measurement.worst` of the same
+    rows   from `measurement.run(rivals.cases(…))`, and `worst` from `measurement.worst_case` of the same
     table  the paper's, whose lines stand below ours, for the defenses that it has
     """
     least = worst.set_index("defense")

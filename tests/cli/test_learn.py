@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from test_parallel import torchrun
 from torch.testing import assert_close
+from torchrun import torchrun
 
 from labkit.__main__ import main
 from labkit.core import metrics

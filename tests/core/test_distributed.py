@@ -1,18 +1,15 @@
 """Two ranks, really started by torchrun, against one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from torchrun import torchrun
 from two_ranks import WAYS, learned, spoken, textures, trained
 
-import labkit
 from labkit.core import distributed
 from labkit.core.errors import InputError
 from labkit.models.classifiers import predict
@@ -20,16 +17,6 @@ from labkit.models.classifiers import predict
 HERE = Path(__file__).parents[1]
 # As many threads as a rank has: with others, codes differ within their tolerance, and networks by more.
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def torchrun(*arguments: str, cwd: Path, restarts: int = 0) -> subprocess.CompletedProcess:
-    """Two ranks of a script, or of `-m labkit`; a rank that dies is started again up to `restarts` times."""
-    ours = {"PYTHONPATH": str(Path(labkit.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*line, f"--max-restarts={restarts}", "--monitor-interval=0.1", *arguments],
-        cwd=cwd, env={**os.environ, **ours}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

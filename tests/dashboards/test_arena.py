@@ -1,7 +1,7 @@
 import pandas as pd
 import torch
 
-from labkit.dashboards.server import arena
+from labkit.dashboards import arena
 from labkit.evaluation import measurement
 from labkit.evaluation.measurement import Case
 from labkit.evaluation.threat_models import ThreatModel

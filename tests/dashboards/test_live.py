@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labkit.core import metrics, recipes
-from labkit.dashboards.server import live
+from labkit.dashboards import live
 from labkit.evaluation import adversarial_examples, measurement
 from labkit.evaluation.measurement import Case
 

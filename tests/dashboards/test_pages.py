@@ -14,7 +14,7 @@ from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, kernels, memory
 from PIL import Image
 
 from labkit.core import profiles, recipes
-from labkit.dashboards.server import server
+from labkit.dashboards import server
 from labkit.evaluation import measurement
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench

@@ -8,7 +8,7 @@ from browser_drive import served
 from labkit.__main__ import main
 from labkit.core import profiles
 from labkit.core.errors import InputError
-from labkit.dashboards.server import server
+from labkit.dashboards import server
 
 
 def test_on_this_machine_alone_no_token_is_needed():

@@ -15,7 +15,7 @@ from PIL import Image
 from labkit import dashboards
 from labkit.core import metrics, profiles, recipes
 from labkit.core.errors import InputError
-from labkit.dashboards.server import arena, page, parts, work
+from labkit.dashboards import arena, page, parts, work
 from labkit.evaluation import measurement
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import ablations

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_streams import picture, shard, tree
+from shard_files import picture, shard, tree
 from torch import nn
 
 from labkit.core.errors import InputError

@@ -240,7 +240,7 @@ def test_the_adaptive_attackers_know_everything_in_turn(lab):
 
 def test_the_worst_case_is_pointwise(adaptive, bench):
     rows = measurement.run(adaptive, bench)
-    worst = measurement.worst(adaptive, bench).set_index("defense")
+    worst = measurement.worst_case(adaptive, bench).set_index("defense")
     assert list(worst.index) == ["No Defense", "STL", "STL (cluster)"]
     for name, mine in rows.groupby("defense"):
         assert worst.accuracy[name] <= mine.accuracy.min()

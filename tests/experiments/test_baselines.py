@@ -15,12 +15,13 @@ from labkit.attacks.budget import Budget
 from labkit.core import metrics
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe, DefenseRecipe
-from labkit.defenses import DEFENSES, Detector
+from labkit.defenses import DEFENSES
 from labkit.evaluation import adversarial_examples, measurement, workbench
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import baselines
+from labkit.models.defense import Detector
 
 AWARE = {model.value for model in ThreatModel if model.knows_defense}
 TRAINED = ["Adv Training", "TE", "TE + Adv Training", "STL + Adv Training", "STL (low-pass ×0.5)"]

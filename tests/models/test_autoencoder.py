@@ -207,18 +207,18 @@ def test_a_killed_process_is_resumed_bit_for_bit(tmp_path):
         import os, signal, sys
         sys.path.insert(0, sys.argv[2])
         import torch
-        from test_dae import dae, squares, trained
+        from test_autoencoder import autoencoder, squares, trained
         torch.set_num_threads(1)
-        real, seen = dae.corrupt, []
+        real, seen = autoencoder.corrupt, []
         def corrupt(*arguments):
             seen.append(1)
             if len(seen) == 7:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments)
-        dae.corrupt = corrupt
+        autoencoder.corrupt = corrupt
         trained(squares(40), checkpoint=sys.argv[1])
     """)
-    here = os.path.dirname(os.path.dirname(__file__))
+    here = os.path.dirname(__file__)
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), here], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert [file.name for file in tmp_path.iterdir()] == ["training.safetensors"]

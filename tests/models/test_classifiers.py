@@ -173,7 +173,7 @@ def test_a_killed_process_can_be_resumed(tmp_path):
         checkpoint.write = save
         trained(stripes(40), replace(TINY, epochs=400), checkpoint=sys.argv[1])
     """)
-    here = os.path.dirname(os.path.dirname(__file__))
+    here = os.path.dirname(__file__)
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.PIPE, text=True)
     with process:
         for _ in range(2):
