@@ -54,7 +54,7 @@ class Store:
 
     An artifact appears by one rename, so it is there whole or not at all; it is checked against its manifest when
     read, and rebuilt with a warning when damaged. Two processes that want the same one: the second waits, then reads.
-    The default folder is $LABKIT_STORE, or data/artifacts beside the package. `artifacts_cli` lists and prunes.
+    The default folder is $LABKIT_STORE, or data/artifacts beside the package. `labkit artifacts` lists and prunes.
     """
 
     def __init__(self, root: str | Path | None = None):

@@ -52,7 +52,7 @@ _REWRITTEN = (
 
 
 def page(notebook: nbformat.NotebookNode, *, folder: Path, title: str, **values: Any) -> str:
-    """The page of a notebook: `template/page.html`, filled in with the notebook and `values`.
+    """The page of a notebook: `templates/page.html`, filled in with the notebook and `values`.
 
     `folder` holds the images that Markdown names; `title` stands in for a `#` heading.
     """

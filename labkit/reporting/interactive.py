@@ -25,7 +25,7 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
     points   (n, 2)  where they lie;  cluster (n,) of which cluster;  names (n) what to call them
     x        (n, C, H, W) in [0, 1]
 
-    The picture rides along as a data URI in `customdata`; report pages and `widgets.HoverMap` show it.
+    The picture rides along as a data URI in `customdata`; report pages and `dashboards.HoverMap` show it.
     """
     fig = go.Figure()
     pictures = [uri(image) for image in x]
@@ -85,7 +85,7 @@ def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = 
     A disc is the accuracy on clean images, a square that on attacked ones. A thin line is a 95 % interval. The bar
     between disc and square is the characteristic interval: short, high and far to the right is good.
 
-    pictures  of each defense, what it makes of an image: (`uri`, words), for `widgets.parts.Hover`
+    pictures  of each defense, what it makes of an image: (`uri`, words), for `parts.Hover`
     """
     fig, pictures = go.Figure(), pictures or {}
     for row in rows.sort_values("psnr").itertuples():

@@ -1,4 +1,4 @@
-"""Images as streams: the same pixels as `data` gives, whatever they come in."""
+"""Images as streams: the same pixels as `loaders` gives, whatever they come in."""
 
 import io
 import tarfile

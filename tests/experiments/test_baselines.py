@@ -70,12 +70,14 @@ def test_every_defense_has_its_rows(rows, cases, small):
     assert {case.label for case in untrained} == names
 
 
-def test_each_is_judged_on_as_many_images_as_the_profile_says(rows):
-    by = rows.groupby("defense").n.unique().map(list)
-    for name in ("Quilting", "TVM+quilt", "Crop-Ens", "PD-Ens", "D3 (0.2K-4)"):
-        assert by.pop(name) == [4]
-    assert by.pop("PixelDefend") == [2]
-    assert (by.map(lambda counts: counts == [20])).all() and len(by) == len(DEFENSES) + 3 + len(TRAINED) - 6
+def test_each_is_judged_on_as_many_images_as_the_profile_says(rows, small):
+    found = rows.groupby("defense").n.unique().map(list).to_dict()
+    options, counts = dict(small.rivals.options), {"fast": [20], "slow": [4], "slowest": [2]}
+    expected = {
+        DefenseRecipe(name, options=options.get(name, ())).label: counts[named.cost] for name, named in DEFENSES.items()
+    }
+    assert found == expected | {key: [20] for key in ("No Defense", "STL", "STL (cluster)", *TRAINED)}
+    assert (found["JPEG"], found["Quilting"], found["PixelDefend"]) == ([20], [4], [2])
 
 
 def test_who_knows_a_defense_uses_its_gradient_where_it_has_one(rows, cases):
