@@ -168,7 +168,7 @@ def _defending(rows: list[dict]) -> list[str]:
         _table(list(lines.values())),
         "",
         "n images at once, of 4, 16, 64 and 256 the number at which it was fastest. SAP, PD-Ens (deflection), Crop-Ens "
-        "(crops), TVM+quilt and the detectors are timed with the network that they stand around; the others alone.",
+        "(crops), TVM+quilt and the detectors are timed with the network that they wrap; the others alone.",
     ]
 
 

@@ -125,7 +125,7 @@ class Profile:
         return self.trained(transform=transform or self.transform)
 
     def copy(self, knowledge: str) -> ClassifierRecipe | None:
-        """The surrogate of a grey box (`measurement.Case.copy`), trained as long as our own."""
+        """The undefended copy that an attacker owns (`experiment.Case.copy`), trained as long as our own."""
         return self.classifier if knowledge == "transfer" and self.retraining else None
 
     def trained(self, **how) -> ClassifierRecipe:

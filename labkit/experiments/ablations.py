@@ -69,7 +69,7 @@ def sweep(
 
     "attacked" is FGSM-0.08 by an attacker who has the network's weights and does not know T, as in the paper's Figures
     5 to 7; "aware" the profile's strongest iterative attack, as large, by one who differentiates T exactly. There are
-    columns before `measurement.COLUMNS`: what, value, own (whether it is the profile's T), asked (as above); and after:
+    columns before `measurement.COLUMNS`: what, value, own (whether it is the profile's), asked (as above); and after:
 
     fidelity, fidelity_low, fidelity_high  PSNR of T(x) in dB, mean over images and its 95 % interval
     active                                 share of the code's coefficients that are not zero
