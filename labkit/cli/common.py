@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: `--help` does not wai
 
 Commands = argparse._SubParsersAction
 
-_DATASETS = "fashion, photos, cifar10, imagenet10, imagenet or folder:PATH"
+_DATASETS = f"{', '.join(recipes.DATASETS)} or folder:PATH"
 _ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or retrained=yes"
 _OPTIONS = {
     "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},

@@ -1,14 +1,14 @@
-"""Attacks and defenses by the names that recipes use: where each is, and what tables call it. Loads none of them."""
+"""Attacks, defenses and data sets by the names that recipes use: where each is, and its words. Loads none of them."""
 
 import importlib
 from typing import Any, NamedTuple
 
 
 class Named(NamedTuple):
-    """One attack or defense.
+    """One attack, defense or data set.
 
     where  module:function, or module:class
-    label  its name in tables
+    label  its name in tables; of a data set, a sentence on where its pixels come from
     cost   of a defense: how many test images its rows rest on, "fast", "slow" or "slowest" (`profiles.Rivals`)
     given  of a defense: what its recipe needs besides the name, "like" or "victim" (`recipes.DefenseRecipe`)
     """
@@ -56,3 +56,17 @@ DEFENSES = {
     "magnet-detector": Named("labkit.defenses.ensembles:magnet_detector", "MagNet detector"),
     "lid": Named("labkit.defenses.lid:LID", "LID", given="victim"),
 }
+# Each a function `Ask -> Images` (`datasets.loaders`).
+DATASETS = {
+    "fashion": Named("labkit.datasets.loaders:_fashion", "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test "
+                     "images a class, padded to 32×32."),
+    "photos": Named("labkit.datasets.loaders:_photos", "Crops of ten photographs (three of them JPEG), the class being "
+                    "the photograph; train and test crops come from different halves."),
+    "cifar10": Named("labkit.datasets.loaders:_cifar10", "CIFAR-10 (Krizhevsky, 2009) as published, through "
+                     "torchvision."),
+    "imagenet10": Named("labkit.datasets.loaders:_imagenet10", "Ten coarse classes of ILSVRC-2012, chosen here (the "
+                        "paper does not publish its own); validation images as test; pixels come from (lossy) JPEG "
+                        "files."),
+    "imagenet": Named("labkit.datasets.loaders:_imagenet", "ILSVRC-2012, validation images as test; pixels come from "
+                      "(lossy) JPEG files."),
+}  # fmt: skip

@@ -1,12 +1,11 @@
-"""Data sets by name: `fashion`, `photos`, `cifar10`, `imagenet10`, `imagenet` and `folder:PATH`, all as `Images`."""
+"""Data sets by name (`recipes.DATASETS`, and `folder:PATH`), all as `Images`."""
 
 import hashlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from http.client import HTTPException
 from math import isqrt
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from labkit.core import InputError
-from labkit.core.recipes import DataRecipe
+from labkit.core.recipes import DATASETS, DataRecipe, Named
 from labkit.core.wording import typed
 from labkit.datasets import decoding, image_files, images, photos
 from labkit.datasets.images import Images, Lazy, settle
@@ -27,7 +26,9 @@ from labkit.datasets.images import Images, Lazy, settle
 MOST_BYTES = 16 * 2**30  # of a set that is in memory whatever its size, in 8 bits
 
 
-class _Ask(NamedTuple):
+class Ask(NamedTuple):
+    """What the function of a data set is asked for: the arguments of `load`; `root` is the folder of downloads."""
+
     split: str
     n: int | None
     resolution: int | None
@@ -63,11 +64,11 @@ def load(
             raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
     if resolution and resolution**2 > decoding.MAX_PIXELS:
         raise InputError(f"resolution must be at most {isqrt(decoding.MAX_PIXELS):,} pixels, got {resolution:,}")
-    ask = _Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
+    ask = Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         return _folder(ask, path)
-    return _known(name)[0](ask)
+    return _known(name).load()(ask)
 
 
 def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None = None) -> Images:
@@ -78,14 +79,14 @@ def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None 
 
 def names() -> tuple[str, ...]:
     """What `load` knows, for menus and error messages."""
-    return (*_SETS, "folder:PATH")
+    return (*DATASETS, "folder:PATH")
 
 
 def note(name: str) -> str:
     """One sentence on where the pixels come from, for reports. Raises InputError like `load`."""
     kind, _, path = name.partition(":")
     if kind != "folder" or not path:
-        return _known(name)[1]
+        return _known(name).label
     source = image_files.Source(path)
     lossy = sum(file.lower().endswith((".jpg", ".jpeg")) for file in source.names)
     many = "all" if lossy == len(source.names) else f"{lossy:,}"
@@ -93,14 +94,14 @@ def note(name: str) -> str:
     return f"{source.path.name}: {len(source.names):,} image files{jpeg}."
 
 
-def _known(name: str) -> tuple[Callable[[_Ask], Images], str]:
-    if name in _SETS:
-        return _SETS[name]
+def _known(name: str) -> Named:
+    if name in DATASETS:
+        return DATASETS[name]
     hint = f"; did you mean folder:{name}?" if name and typed(name).exists() else ""
     raise InputError(f"unknown data set {name!r}; the known ones are {', '.join(names())}{hint}")
 
 
-def _choose(y: Tensor, ask: _Ask) -> Tensor:
+def _choose(y: Tensor, ask: Ask) -> Tensor:
     """Positions of the chosen images: the first of each class, then the second of each, …, every round shuffled."""
     p = torch.randperm(len(y), generator=torch.Generator().manual_seed(ask.seed))
     by_class = torch.argsort(y[p], stable=True)
@@ -125,7 +126,8 @@ def _fits(n: int, channels: int, side: int) -> None:
         raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; ask for fewer or smaller ones")
 
 
-def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
+def from_pixels(ask: Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
+    """The images asked for, of all pixels (N, C, H, W) in 8 bits and their classes y (N,)."""
     at = _choose(y, ask)
     pixels, y = pixels[at], y[at]
     if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
@@ -140,7 +142,8 @@ def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -
     return Images(settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
-def _from_files(ask: _Ask, source: image_files.Source, files: image_files.Part, classes: Sequence[str]) -> Images:
+def from_files(ask: Ask, source: image_files.Source, files: image_files.Part, classes: Sequence[str]) -> Images:
+    """The images asked for, of all files of a source; lazily where they are too large for memory."""
     at = _choose(files.y, ask)
     chosen, y = [files.names[i] for i in at.tolist()], files.y[at]
     h, w = image_files.side(source, chosen[0], ask.resolution)
@@ -153,10 +156,10 @@ def _from_files(ask: _Ask, source: image_files.Source, files: image_files.Part, 
     return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
 
 
-def _folder(ask: _Ask, path: str) -> Images:
+def _folder(ask: Ask, path: str) -> Images:
     source = image_files.Source(path)
     classes, train, test = image_files.split(source)
-    return _from_files(ask, source, train if ask.split == "train" else test, classes)
+    return from_files(ask, source, train if ask.split == "train" else test, classes)
 
 
 def _data_folder() -> Path:
@@ -164,7 +167,7 @@ def _data_folder() -> Path:
     return Path(os.environ.get("LABKIT_DATA") or Path(__file__).resolve().parents[2] / "data")
 
 
-def _fashion(ask: _Ask) -> Images:
+def _fashion(ask: Ask) -> Images:
     file = _data_folder() / "fashion" / f"{ask.split}.npz"
     try:
         sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text().splitlines())
@@ -175,10 +178,10 @@ def _fashion(ask: _Ask) -> Images:
         raise InputError(f"{file} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
     with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
         x, y = torch.from_numpy(stored["x"])[:, None], torch.from_numpy(stored["y"]).long()
-    return _from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
+    return from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
 
 
-def _photos(ask: _Ask) -> Images:
+def _photos(ask: Ask) -> Images:
     size = ask.resolution or 64
     boxes = photos.boxes(ask.split, size, ask.seed)[: ask.n]
     _fits(len(boxes), 3, size)
@@ -192,7 +195,7 @@ def _photos(ask: _Ask) -> Images:
     return Images(settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
-def _cifar10(ask: _Ask) -> Images:
+def _cifar10(ask: Ask) -> Images:
     from labkit.core.torchvision_shim import torchvision
 
     try:
@@ -203,10 +206,10 @@ def _cifar10(ask: _Ask) -> Images:
             "cifar-10-batches-py with --data-root, or use folder:PATH"
         ) from error
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-    return _from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
+    return from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
 
 
-def _imagenet(ask: _Ask, coarse: bool = False) -> Images:
+def _imagenet(ask: Ask, coarse: bool = False) -> Images:
     from labkit.core.torchvision_shim import torchvision
 
     try:
@@ -229,7 +232,11 @@ def _imagenet(ask: _Ask, coarse: bool = False) -> Images:
         raise InputError(f"{found.split_folder} holds no images of {some}; complete it, or use folder:PATH")
     files = image_files.Part([os.path.relpath(path, ask.root) for path, _ in kept], torch.tensor([k for _, k in kept]))
     source = image_files.Source(ask.root, files.names)
-    return _from_files(ask._replace(resolution=ask.resolution or 224), source, files, classes)
+    return from_files(ask._replace(resolution=ask.resolution or 224), source, files, classes)
+
+
+def _imagenet10(ask: Ask) -> Images:
+    return _imagenet(ask, coarse=True)
 
 
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -246,20 +253,4 @@ _IMAGENET10 = {
     "hoofed": "n02403003 n02410509 n02415577 n02423022",
     "bridge": "n04366367 n04311004 n04532670 n04486054",
     "landscape": "n09193705 n09428293 n09246464 n09332890",
-}
-
-_SETS: dict[str, tuple[Callable[[_Ask], Images], str]] = {
-    "fashion": (_fashion, "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test images a class, padded to 32×32."),
-    "photos": (
-        _photos,
-        "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
-        "crops come from different halves.",
-    ),
-    "cifar10": (_cifar10, "CIFAR-10 (Krizhevsky, 2009) as published, through torchvision."),
-    "imagenet10": (
-        partial(_imagenet, coarse=True),
-        "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
-        "not publish its own); validation images as test; pixels come from (lossy) JPEG files.",
-    ),
-    "imagenet": (_imagenet, "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files."),
 }

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from labkit.core.errors import InputError
-from labkit.core.recipes import DataRecipe
+from labkit.core.recipes import DATASETS, DataRecipe
 from labkit.datasets import image_files, loaders, photos
 from labkit.datasets.images import Images, Lazy, check_pixels
 
@@ -252,8 +252,8 @@ def test_the_digest_sees_labels(tmp_path):
         extra.unlink()
     y = torch.tensor([0, 0, 1])
     for labels in (y, 1 - y):
-        ask = loaders._Ask("train", None, None, 0, tmp_path)
-        digests.append(loaders._from_pixels(ask, torch.zeros(3, 1, 2, 2, dtype=torch.uint8), labels, "ab").digest)
+        ask = loaders.Ask("train", None, None, 0, tmp_path)
+        digests.append(loaders.from_pixels(ask, torch.zeros(3, 1, 2, 2, dtype=torch.uint8), labels, "ab").digest)
     assert len(set(digests)) == 4
 
 
@@ -277,10 +277,10 @@ def test_tensor_digests_see_one_pixel(tmp_path, monkeypatch):
     assert loaders.load("fashion", "test", n=50).digest != before.digest
     y = torch.tensor([0, 1])
     pixels = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
-    ask = loaders._Ask("test", None, None, 0, tmp_path)
-    black = loaders._from_pixels(ask, pixels, y, ["a", "b"]).digest
+    ask = loaders.Ask("test", None, None, 0, tmp_path)
+    black = loaders.from_pixels(ask, pixels, y, ["a", "b"]).digest
     pixels[1, 0, 2, 2] = 1
-    assert loaders._from_pixels(ask, pixels, y, ["a", "b"]).digest != black
+    assert loaders.from_pixels(ask, pixels, y, ["a", "b"]).digest != black
 
 
 def test_only_the_chosen_files_are_decoded(tmp_path):
@@ -307,8 +307,8 @@ def test_a_folder_is_resized_to_the_resolution(tmp_path):
 def test_arrays_are_resized_with_antialias(tmp_path):
     fine = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     fine[..., ::4] = 200  # every fourth column: their mean is 50, and plain interpolation would miss them altogether
-    ask = loaders._Ask("test", None, 8, 0, tmp_path)
-    x = loaders._from_pixels(ask, fine, torch.tensor([0]), ["a"]).x
+    ask = loaders.Ask("test", None, 8, 0, tmp_path)
+    x = loaders.from_pixels(ask, fine, torch.tensor([0]), ["a"]).x
     assert x.shape == (1, 1, 8, 8) and (x[..., 1:-1] - 50 / 255).abs().max() < 0.02
 
 
@@ -429,8 +429,8 @@ def test_unknown_names_list_the_known_ones(tmp_path, monkeypatch):
 
 
 def test_notes_say_where_pixels_come_from(tmp_path):
-    for name in loaders.names()[:-1]:
-        assert loaders.note(name).endswith(".")
+    for name, named in DATASETS.items():
+        assert loaders.note(name) == named.label and named.label.endswith(".") and callable(named.load())
     root = noise_tree(tmp_path / "set", train=2, test=1)
     assert loaders.note(f"folder:{root}") == "set: 9 image files."
     Image.new("RGB", (8, 6)).save(root / "train" / "ant" / "7.JPEG")
