@@ -1,7 +1,7 @@
 """Coordinate descent on a growing working set, for the code of one image, compiled with numba.
 
 The codes of natural images are very sparse (about 270 of 65,536 coefficients at the paper's setting). So the
-correlations Dᵀr with all shifted filters are computed rarely, densely, by torch (in `batch_solver`); between two of
+correlations Dᵀr with all shifted filters are computed rarely, densely, by torch (`encode` does that); between two of
 those passes coordinate descent works on the few coefficients that can be non-zero, in the image itself: correlating an
 atom with the residual, or moving its coefficient, costs S·S·C multiplications and no table. New coefficients enter
 where Dᵀr exceeds λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
