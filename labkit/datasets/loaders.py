@@ -66,7 +66,9 @@ def load(
     ask = _Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
-        return _folder(ask, path)
+        source = image_files.Source(path)
+        classes, train, test = image_files.split(source)
+        return _from_files(ask, source, train if split == "train" else test, classes)
     return _known(name)[0](ask)
 
 
@@ -129,14 +131,14 @@ def _from_pixels(ask: _Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -
     at = _choose(y, ask)
     pixels, y = pixels[at], y[at]
     if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
-        size = (ask.resolution, ask.resolution)
         _fits(*pixels.shape[:2], ask.resolution)
         at_once = max(1, min(1000, 2**28 // (pixels.shape[1] * ask.resolution**2)))
-        parts = [
-            functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-            for part in pixels.split(at_once)
-        ]
-        pixels = torch.cat(parts)
+        resize = partial(functional.interpolate, size=ask.resolution, mode="bilinear", antialias=True)
+        pixels = torch.cat([resize(part.float()).round().clamp(0, 255).byte() for part in pixels.split(at_once)])
+    return _in_memory(pixels, y, classes)
+
+
+def _in_memory(pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
     return Images(settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
@@ -151,12 +153,6 @@ def _from_files(ask: _Ask, source: image_files.Source, files: image_files.Part, 
 
     x = Lazy(scan.shape, pixels) if scan.pixels is None else settle(scan.pixels)
     return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
-
-
-def _folder(ask: _Ask, path: str) -> Images:
-    source = image_files.Source(path)
-    classes, train, test = image_files.split(source)
-    return _from_files(ask, source, train if ask.split == "train" else test, classes)
 
 
 def _data_folder() -> Path:
@@ -188,8 +184,7 @@ def _photos(ask: _Ask) -> Images:
         # Cropped first: resizing with `box=` would let the filter look over the edge, into the other split's half.
         crop = found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
         out[:] = np.asarray(crop).transpose(2, 0, 1)
-    y, classes = torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS)
-    return Images(settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
+    return _in_memory(pixels, torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS))
 
 
 def _cifar10(ask: _Ask) -> Images:
@@ -250,16 +245,10 @@ _IMAGENET10 = {
 
 _SETS: dict[str, tuple[Callable[[_Ask], Images], str]] = {
     "fashion": (_fashion, "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test images a class, padded to 32×32."),
-    "photos": (
-        _photos,
-        "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
-        "crops come from different halves.",
-    ),
+    "photos": (_photos, "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test "
+               "crops come from different halves."),
     "cifar10": (_cifar10, "CIFAR-10 (Krizhevsky, 2009) as published, through torchvision."),
-    "imagenet10": (
-        partial(_imagenet, coarse=True),
-        "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
-        "not publish its own); validation images as test; pixels come from (lossy) JPEG files.",
-    ),
+    "imagenet10": (partial(_imagenet, coarse=True), "Ten coarse classes of ILSVRC-2012, chosen here (the paper does "
+                   "not publish its own); validation images as test; pixels come from (lossy) JPEG files."),
     "imagenet": (_imagenet, "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files."),
-}
+}  # fmt: skip
