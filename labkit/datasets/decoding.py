@@ -6,7 +6,6 @@ grey keeps its upper 8 bits, an animation its first frame.
 
 import io
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,31 +25,25 @@ GREY = ("1", "L", *SIXTEEN_BITS)
 _EXIF_ORIENTATION = 0x0112
 
 
-class Place(Protocol):
-    """Where files lie: `where(name)` is how an error names one."""
-
-    def where(self, name: str) -> str: ...
-
-
-def size(place: Place, name: str, raw: bytes) -> tuple[int, int]:
-    """Height and width of one file, upright, from its bytes; `place` and errors as for `decode_like`."""
-    return opened(place, name, raw)[1]
+def size(where: str, raw: bytes) -> tuple[int, int]:
+    """Height and width of one file, upright, from its bytes; `where` and errors as for `decode_like`."""
+    return opened(where, raw)[1]
 
 
-def decode_like(place: Place, name: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
-    """The pixels (C, H, W) uint8, of `shape`, of one file's bytes.
+def decode_like(where: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
+    """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `where` it lies is how errors name it.
 
-    Raises InputError naming the file when it is damaged, of another size, or in colour where C is 1.
+    Raises InputError when the file is damaged, of another size, or in colour where C is 1.
     """
-    image, size = opened(place, name, raw)
+    image, size = opened(where, raw)
     if not resolution and size != tuple(shape[1:]):
         raise InputError(
-            f"images of mixed size: {place.where(name)} is {size[1]}×{size[0]}, the first one is "
-            f"{shape[2]}×{shape[1]}; choose one size with --resolution"
+            f"images of mixed size: {where} is {size[1]}×{size[0]}, the first one is {shape[2]}×{shape[1]}; "
+            "choose one size with --resolution"
         )
     if shape[0] == 1 and mode(image) not in GREY:
-        raise InputError(f"{place.where(name)} is in colour and the dictionary grey; use one learned in colour")
-    return upright(place, name, image, resolution)[: shape[0]]
+        raise InputError(f"{where} is in colour and the dictionary grey; use one learned in colour")
+    return upright(where, image, resolution)[: shape[0]]
 
 
 def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:
@@ -58,23 +51,15 @@ def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:
 
     channels  1 makes grey of it, 3 RGB. Raises InputError when it is no image, or has more than MAX_PIXELS.
     """
-    place = _Memory()
-    image, _ = opened(place, name, raw)
-    pixels = torch.from_numpy(upright(place, name, image, resolution).copy())
+    where = name.replace("\\", "/").rpartition("/")[2]
+    pixels = torch.from_numpy(upright(where, opened(where, raw)[0], resolution).copy())
     if channels == 3:
         return pixels
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # luma, as Pillow makes grey of RGB
     return (pixels * weights).sum(0, keepdim=True).round().byte()
 
 
-class _Memory:
-    """Where a picture that lies in no folder is said to lie: its bare name."""
-
-    def where(self, name: str) -> str:
-        return name.replace("\\", "/").rpartition("/")[2]
-
-
-def opened(place: Place, name: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
+def opened(where: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
     """The image, not yet decoded, and its height and width once it is turned upright."""
     try:
         image = Image.open(io.BytesIO(raw), formats=_FORMATS)
@@ -86,11 +71,11 @@ def opened(place: Place, name: str, raw: bytes) -> tuple[Image.Image, tuple[int,
     except Image.DecompressionBombError:
         size = "far too many"
     except Exception as error:  # Pillow raises a dozen types for damaged files
-        raise _damaged(place, name, error) from error
-    raise InputError(f"{place.where(name)} has {size} pixels, the limit is {MAX_PIXELS:,}; shrink or remove it")
+        raise _damaged(where, error) from error
+    raise InputError(f"{where} has {size} pixels, the limit is {MAX_PIXELS:,}; shrink or remove it")
 
 
-def upright(place: Place, name: str, image: Image.Image, resolution: int | None) -> np.ndarray:
+def upright(where: str, image: Image.Image, resolution: int | None) -> np.ndarray:
     """Upright pixels (3, H, W) uint8; with `resolution`, the largest centred square, resized with antialias."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
@@ -99,7 +84,7 @@ def upright(place: Place, name: str, image: Image.Image, resolution: int | None)
             rgb = ImageOps.fit(rgb, (resolution, resolution), Image.Resampling.BILINEAR)
         return np.asarray(rgb).transpose(2, 0, 1)
     except Exception as error:
-        raise _damaged(place, name, error) from error
+        raise _damaged(where, error) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -118,6 +103,6 @@ def mode(image: Image.Image) -> str:
     return f"{image.mode} with transparency" if image.mode == "RGB" and image.has_transparency_data else image.mode
 
 
-def _damaged(place: Place, name: str, error: Exception) -> InputError:
+def _damaged(where: str, error: Exception) -> InputError:
     why = "unknown format" if isinstance(error, UnidentifiedImageError) else reason(error)
-    return InputError(f"{place.where(name)} is no readable image ({why}); replace or remove it")
+    return InputError(f"{where} is no readable image ({why}); replace or remove it")

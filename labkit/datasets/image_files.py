@@ -13,9 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,8 +100,7 @@ class Source:
         return self._zip
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One split of a Source: file names, and the class index of each, (N,) int64."""
 
     names: list[str]
@@ -149,30 +147,24 @@ def split(source: Source) -> tuple[tuple[str, ...], Part, Part]:
     """
     paths = [name.split("/") for name in source.names]
     if len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 2 and not _is_split(paths[0][0]):
-        skip = 1
-    else:
-        skip = 0
+        paths = [path[1:] for path in paths]
     tree: dict[str, list[tuple[str, str]]] = {}
     for name, path in zip(source.names, paths, strict=True):
-        path = path[skip:]
         if len(path) > 2 and _is_split(path[0]):
             tree.setdefault(path[0].lower(), []).append((path[1], name))
         elif len(path) > 1:
             tree.setdefault("", []).append((path[0], name))
     test = next((tree[folder] for folder in _TEST_FOLDERS if folder in tree), None)
-    train = tree.get("train")
-    if train is None and test is not None:
+    if test is not None and "train" not in tree:
         raise InputError(f"{source.path} has a folder of test images but no train/; {_LAYOUT}")
-    if train is None:
-        train = tree.get("", [])
+    train = tree.get("train") or tree.get("")
     if not train:
         raise InputError(f"{source.path} has images, but none in a class folder; {_LAYOUT}")
     if test is None:
         return _hold_out(source, train)
     there, here = ({c for c, _ in part} for part in (train, test))
-    for only, which in ((there - here, "train"), (here - there, "test")):
+    for only, which, other in ((there - here, "train", "test"), (here - there, "test", "train")):
         if only:
-            other = "test" if which == "train" else "train"
             raise InputError(
                 f"{source.path}: class {_some(only)} present in {which} only; add images of it to {other}, or remove it"
             )
@@ -201,20 +193,19 @@ def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[tuple[str, 
     count = len(everything.names)
     if count < 2:
         raise InputError(f"{source.path} holds one image; at least two are needed, one to train and one to test on")
-    generator = torch.Generator().manual_seed(_SPLIT_SEED)
-    order = torch.randperm(count, generator=generator)
-    held = torch.zeros(count, dtype=torch.bool)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
     sizes = torch.bincount(everything.y, minlength=len(classes))
-    if sizes.min() > 1:
-        for k, size in enumerate(sizes.tolist()):
-            held[order[everything.y[order] == k][: max(1, round(size / 5))]] = True
-    else:
-        held[order[: max(1, round(count / 5))]] = True
+    groups = [order[everything.y[order] == k] for k in range(len(classes))]
+    if sizes.min() == 1:
+        groups = [order]
         warnings.warn(
             f"classes with a single image: {int((sizes == 1).sum())} of {len(classes)} in {source.path}, so train and "
             "test hold different classes; good for looking at pictures, not for training",
             stacklevel=5,
         )
+    held = torch.zeros(count, dtype=torch.bool)
+    for group in groups:
+        held[group[: max(1, round(len(group) / 5))]] = True
 
     def part(mask: Tensor) -> Part:
         at = mask.nonzero().flatten()
@@ -223,8 +214,7 @@ def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[tuple[str, 
     return classes, part(~held), part(held)
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """What reading every file once has shown.
 
     shape   (N, C, H, W)
@@ -239,7 +229,7 @@ class Scan:
 
 def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
     """Height and width that the named file will have, from its header alone."""
-    return (resolution, resolution) if resolution else decoding.size(source, name, source.read(name))
+    return (resolution, resolution) if resolution else decoding.size(source.where(name), source.read(name))
 
 
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
@@ -251,26 +241,25 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
     h, w = side(source, names[0], resolution)
     decoded = torch.empty((len(names), 3, h, w), dtype=torch.uint8) if decode else None
 
-    def look(i: int) -> tuple[int, int, str]:
-        raw = source.read(names[i])
-        image, size = decoding.opened(source, names[i], raw)
+    def look(i: int) -> tuple[tuple[int, int], str]:
+        raw, where = source.read(names[i]), source.where(names[i])
+        image, size = decoding.opened(where, raw)
         if not resolution and size != (h, w):
             raise InputError(
-                f"images of mixed size: {source.where(names[0])} is {w}×{h}, {source.where(names[i])} is "
-                f"{size[1]}×{size[0]}; choose one size with resolution="
+                f"images of mixed size: {source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}; "
+                "choose one size with resolution="
             )
         mode = decoding.mode(image)
         if decoded is not None:
-            decoded.numpy()[i] = decoding.upright(source, names[i], image, resolution)
-        return zlib.crc32(raw), len(raw), mode
+            decoded.numpy()[i] = decoding.upright(where, image, resolution)
+        return (zlib.crc32(raw), len(raw)), mode
 
-    seen = _each(look, len(names), "decoding images" if decode else "checking images")
-    modes = Counter(mode for _, _, mode in seen)
+    prints, modes = zip(*_each(look, len(names), "decoding images" if decode else "checking images"), strict=True)
     grey = all(mode in decoding.GREY for mode in modes)
-    _say(source, modes, "L" if grey else "RGB")
+    _say(source, Counter(modes), "L" if grey else "RGB")
     if grey and decoded is not None:
         decoded = decoded[:, :1].contiguous()
-    return Scan((len(names), 1 if grey else 3, h, w), [(crc, length) for crc, length, _ in seen], decoded)
+    return Scan((len(names), 1 if grey else 3, h, w), list(prints), decoded)
 
 
 def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolution: int | None) -> Tensor:
@@ -278,8 +267,9 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
     out = torch.empty((len(names), *shape[1:]), dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        image, _ = decoding.opened(source, names[i], source.read(names[i]))
-        out.numpy()[i] = decoding.upright(source, names[i], image, resolution)[: shape[1]]
+        where = source.where(names[i])
+        image, _ = decoding.opened(where, source.read(names[i]))
+        out.numpy()[i] = decoding.upright(where, image, resolution)[: shape[1]]
 
     _each(fill, len(names))
     return out
@@ -299,18 +289,15 @@ def _each(function: Callable[[int], Any], count: int, what: str | None = None) -
     A bar named `what` appears after two seconds.
     """
 
-    def block(start: int) -> list[Any]:
-        return [function(i) for i in range(start, min(start + _BLOCK, count))]
-
     if count <= _BLOCK:
-        return block(0)
+        return [function(i) for i in range(count)]
+    blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
     results: list[Any] = []
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        with tqdm(total=count, desc=what, unit="image", delay=2, disable=not what, leave=False) as bar:
-            for some in pool.map(block, range(0, count, _BLOCK)):
-                results += some
-                bar.update(len(some))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=count, desc=what, unit="image", delay=2, disable=not what, leave=False) as bar,
+    ):
+        for some in pool.map(lambda block: [function(i) for i in block], blocks):  # cancels the others on an error
+            results += some
+            bar.update(len(some))
     return results

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
+from functools import partial
 from http.client import HTTPException
 from math import isqrt
 from pathlib import Path
@@ -67,7 +68,9 @@ def load(
     ask = Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
-        return _folder(ask, path)
+        source = image_files.Source(path)
+        classes, train, test = image_files.split(source)
+        return from_files(ask, source, train if split == "train" else test, classes)
     return _known(name).load()(ask)
 
 
@@ -131,14 +134,14 @@ def from_pixels(ask: Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> 
     at = _choose(y, ask)
     pixels, y = pixels[at], y[at]
     if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
-        size = (ask.resolution, ask.resolution)
         _fits(*pixels.shape[:2], ask.resolution)
         at_once = max(1, min(1000, 2**28 // (pixels.shape[1] * ask.resolution**2)))
-        parts = [
-            functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-            for part in pixels.split(at_once)
-        ]
-        pixels = torch.cat(parts)
+        resize = partial(functional.interpolate, size=ask.resolution, mode="bilinear", antialias=True)
+        pixels = torch.cat([resize(part.float()).round().clamp(0, 255).byte() for part in pixels.split(at_once)])
+    return _in_memory(pixels, y, classes)
+
+
+def _in_memory(pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
     return Images(settle(pixels), y, tuple(classes), _digest(classes, y, pixels.shape, pixels.numpy()))
 
 
@@ -154,12 +157,6 @@ def from_files(ask: Ask, source: image_files.Source, files: image_files.Part, cl
 
     x = Lazy(scan.shape, pixels) if scan.pixels is None else settle(scan.pixels)
     return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
-
-
-def _folder(ask: Ask, path: str) -> Images:
-    source = image_files.Source(path)
-    classes, train, test = image_files.split(source)
-    return from_files(ask, source, train if ask.split == "train" else test, classes)
 
 
 def _data_folder() -> Path:
@@ -191,8 +188,7 @@ def _photos(ask: Ask) -> Images:
         # Cropped first: resizing with `box=` would let the filter look over the edge, into the other split's half.
         crop = found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
         out[:] = np.asarray(crop).transpose(2, 0, 1)
-    y, classes = torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS)
-    return Images(settle(pixels), y, classes, _digest(classes, y, pixels.shape, pixels.numpy()))
+    return _in_memory(pixels, torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS))
 
 
 def _cifar10(ask: Ask) -> Images:

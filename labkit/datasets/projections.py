@@ -3,7 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -52,14 +53,8 @@ def project(
                 done.append({**checkpoint.fingerprint(file, out), "images": count})
                 bar.update(count)
         chunks = sorted((one for part in distributed.gather(done) for one in part), key=lambda one: one["path"])
-        manifest = {
-            **about,
-            "data": stream.label,
-            "classes": list(stream.classes),
-            "size": list(stream.shape),
-            "images": sum(one["images"] for one in chunks),
-            "chunks": chunks,
-        }
+        told = {"data": stream.label, "classes": list(stream.classes), "size": list(stream.shape)}
+        manifest = {**about, **told, "images": sum(one["images"] for one in chunks), "chunks": chunks}
         if distributed.rank() == 0:
             checkpoint.write_whole(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
         distributed.barrier()
@@ -111,13 +106,11 @@ def _chunks(
 def _batches(shard: Callable[[], Iterator[Item]], size: int) -> Iterator[tuple[list[Item], bool]]:
     """`size` images at a time, and whether they are the last; of an empty shard, none, which are the last."""
     items = shard()
-    while True:
-        some = list(islice(items, size))
-        ahead = next(items, None)
-        yield some, ahead is None
-        if ahead is None:
-            return
-        items = chain([ahead], items)
+    some = list(islice(items, size))
+    for ahead in items:
+        yield some, False
+        some = [ahead, *islice(items, size - 1)]
+    yield some, True
 
 
 @torch.no_grad()
@@ -134,35 +127,35 @@ def _projected(layer: nn.Module, items: list[Item], device) -> Tensor:
     return seen
 
 
-class _claimed:
+@contextmanager
+def _claimed(out: Path, run: dict) -> Iterator[None]:
     """Holds the folder for one run, whose description lies in it; rank 0 does it for all."""
+    lock = FileLock(out / ".lock")
+    wrong = _refused(out, run, lock) if distributed.rank() == 0 else None
+    if wrong := distributed.tell(wrong):
+        raise InputError(wrong)
+    try:
+        yield
+    finally:
+        lock.release()
 
-    def __init__(self, out: Path, run: dict):
-        self.out, self.run, self.lock = out, run, FileLock(out / ".lock")
 
-    def __enter__(self):
-        wrong = self._wrong() if distributed.rank() == 0 else None
-        if wrong := distributed.tell(wrong):
-            raise InputError(wrong)
-
-    def __exit__(self, *_):
-        self.lock.release()
-
-    def _wrong(self) -> str | None:
-        file = self.out / _RUN
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire(timeout=0)
-            if file.is_file() and json.loads(file.read_text()) != self.run:
-                return f"{self.out} holds another projection; choose another --out, or delete it"
-            for left in self.out.glob(".*.partial"):
-                left.unlink()  # of a run that was killed
-            checkpoint.write_whole(file, (json.dumps(self.run, indent=1) + "\n").encode())
-        except Timeout:
-            return f"another run projects into {self.out}; wait for it, or choose another --out"
-        except (OSError, ValueError) as error:
-            return f"{self.out} cannot be used ({error}); choose another --out"
-        return None
+def _refused(out: Path, run: dict, lock: FileLock) -> str | None:
+    """Locks the folder, or says why it cannot be had."""
+    file = out / _RUN
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        if file.is_file() and json.loads(file.read_text()) != run:
+            return f"{out} holds another projection; choose another --out, or delete it"
+        for left in out.glob(".*.partial"):
+            left.unlink()  # of a run that was killed
+        checkpoint.write_whole(file, (json.dumps(run, indent=1) + "\n").encode())
+    except Timeout:
+        return f"another run projects into {out}; wait for it, or choose another --out"
+    except (OSError, ValueError) as error:
+        return f"{out} cannot be used ({error}); choose another --out"
+    return None
 
 
 def _bar(stream: Stream, mine: int, chunk: int, progress: bool) -> tqdm:

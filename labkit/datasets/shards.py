@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,12 +103,17 @@ def _files(path: str, split: str, channels: int, resolution: int | None, images:
     y = torch.cat([part.y for part in parts])[:images]
     shape = (channels, *image_files.side(source, names[0], resolution))
 
-    def shard(first: int) -> Iterator[Item]:
-        for name, label in zip(names[first : first + chunk], y[first : first + chunk].tolist(), strict=True):
-            yield Item(name, label, lambda name=name: _float(source, name, source.read(name), shape, resolution))
+    def item(i: int) -> Item:
+        name = names[i]
+        return Item(name, int(y[i]), lambda: _float(source.where(name), source.read(name), shape, resolution))
 
-    shards = [partial(shard, first) for first in range(0, len(names), chunk)]
+    shards = _cut(item, len(names), chunk)
     return Stream(source.path.name, classes, shards, shape[1:], len(names), _identity(names))
+
+
+def _cut(item: Callable[[int], Item], count: int, chunk: int) -> list[Callable[[], Iterator[Item]]]:
+    """Shards of `chunk` of the items 0, …, count − 1."""
+    return [partial(map, item, range(first, min(first + chunk, count))) for first in range(0, count, chunk)]
 
 
 def _named(dataset, split: str, channels: int, resolution, images: int | None, chunk: int, data_root) -> Stream:
@@ -118,13 +123,12 @@ def _named(dataset, split: str, channels: int, resolution, images: int | None, c
         raise InputError(f"the images have {sets[0].x.shape[1]} channels and the dictionary {channels}; learn another")
     at = [(name, part, i) for name, part in zip(splits, sets, strict=True) for i in range(len(part))][:images]
 
-    def shard(first: int) -> Iterator[Item]:
-        for name, part, i in at[first : first + chunk]:
-            yield Item(f"{name}/{i:08d}", int(part.y[i]), lambda part=part, i=i: part.x[i])
+    def item(k: int) -> Item:
+        name, part, i = at[k]
+        return Item(f"{name}/{i:08d}", int(part.y[i]), lambda: part.x[i])
 
-    shards = [partial(shard, first) for first in range(0, len(at), chunk)]
     digest = _identity([part.digest for part in sets])
-    return Stream(dataset, sets[0].classes, shards, tuple(sets[0].x.shape[2:]), len(at), digest)
+    return Stream(dataset, sets[0].classes, _cut(item, len(at), chunk), tuple(sets[0].x.shape[2:]), len(at), digest)
 
 
 def _tars(address: str, channels: int, resolution: int | None) -> Stream:
@@ -132,27 +136,19 @@ def _tars(address: str, channels: int, resolution: int | None) -> Stream:
     first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
     if first is None:
         raise InputError(f"{address} holds no images ({', '.join(image_files.ENDINGS)}); give shards that do")
-    side = (resolution, resolution) if resolution else decoding.size(first.shard, first.name, first.raw)
+    side = (resolution, resolution) if resolution else decoding.size(first.where, first.raw)
     shape = (channels, *side)
 
     def shard(where: str) -> Iterator[Item]:
         for s in _samples(where):
-            yield Item(s.name, s.y, lambda s=s: _float(s.shard, s.name, s.raw, shape, resolution))
+            yield Item(s.name, s.y, lambda s=s: _float(s.where, s.raw, shape, resolution))
 
     names = [_base(one) for one in addresses]
     return Stream(_base(address), (), [partial(shard, one) for one in addresses], side, None, _identity(names))
 
 
-@dataclass(frozen=True)
-class _Shard:
-    address: str
-
-    def where(self, name: str) -> str:
-        return printable(f"{self.address}/{name}")
-
-
 class _Sample(NamedTuple):
-    shard: _Shard
+    where: str
     name: str
     y: int
     raw: bytes
@@ -160,13 +156,13 @@ class _Sample(NamedTuple):
 
 def _samples(address: str) -> Iterator[_Sample]:
     """The images of one tar shard with their classes, in order."""
-    shard = _Shard(address)
     for _, files in itertools.groupby(_members(address), key=lambda file: _key(file[0])):
         files = list(files)
         labels = [raw for name, raw in files if name.lower().endswith(".cls")]
         for name, raw in files:
             if image_files.is_image(name):
-                yield _Sample(shard, name, _label(shard, name, labels[0]) if labels else -1, raw)
+                where = printable(f"{address}/{name}")
+                yield _Sample(where, name, _label(where, labels[0]) if labels else -1, raw)
 
 
 def _members(address: str) -> Iterator[tuple[str, bytes]]:
@@ -179,7 +175,7 @@ def _members(address: str) -> Iterator[tuple[str, bytes]]:
                 if not member.isreg() or (kind == "label" and not member.name.lower().endswith(".cls")):
                     continue
                 if member.size > _LARGEST[kind]:
-                    where = _Shard(address).where(member.name)
+                    where = printable(f"{address}/{member.name}")
                     raise InputError(f"{where} has {member.size:,} bytes; remove it from the shard")
                 yield member.name, tar.extractfile(member).read()
     except InputError:
@@ -188,25 +184,18 @@ def _members(address: str) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"{address} cannot be read as a tar file ({reason(error)}); make it anew") from error
 
 
-@contextmanager
-def _opened(address: str) -> Iterator[IO[bytes]]:
+def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
     if "://" not in address:
-        with open(address, "rb") as file:
-            yield file
-        return
+        return open(address, "rb")
     try:
-        opened = _fsspec().open(address, "rb")
+        return _fsspec().open(address, "rb")
     except (ImportError, ValueError) as error:  # of a kind of address that fsspec does not know, or not without help
         raise InputError(f"{address} cannot be opened ({error}); check the address") from error
-    with opened as file:
-        yield file
 
 
 def _expand(address: str) -> list[str]:
-    """The shards that an address stands for, sorted as counted or matched."""
-    found = [address]
-    while any(map(_RANGE.search, found)):
-        found = [one for each in found for one in _counted(each)]
+    """The shards that an address names, sorted as counted or matched."""
+    found = _counted(address)
     if "*" not in address:
         return found
     matched = [one for each in found for one in sorted(_matches(each))]
@@ -220,10 +209,10 @@ def _counted(address: str) -> list[str]:
     if not found:
         return [address]
     low, high = found.groups()
-    numbers = range(int(low), int(high) + 1)
     if int(high) - int(low) >= _SHARDS:
         raise InputError(f"{address} counts more than {_SHARDS:,} shards; check its {{}}")
-    return [address[: found.start()] + str(n).zfill(len(low)) + address[found.end() :] for n in numbers]
+    numbers = (str(n).zfill(len(low)) for n in range(int(low), int(high) + 1))
+    return [address[: found.start()] + n + after for n in numbers for after in _counted(address[found.end() :])]
 
 
 def _matches(address: str) -> Iterable[str]:
@@ -246,20 +235,19 @@ def _key(name: str) -> str:
     return folder + slash + file.partition(".")[0]
 
 
-def _label(shard: _Shard, name: str, raw: bytes) -> int:
+def _label(where: str, raw: bytes) -> int:
     try:
         return int(raw)
     except ValueError:
-        raise InputError(f"{shard.where(name)} has a class that is no number ({raw[:20]!r}); mend its .cls") from None
+        raise InputError(f"{where} has a class that is no number ({raw[:20]!r}); mend its .cls") from None
 
 
 def _base(address: str) -> str:
     return address.rstrip("/").rpartition("/")[2]
 
 
-def _float(source, name: str, raw: bytes, shape: tuple[int, int, int], resolution: int | None) -> Tensor:
-    pixels = decoding.decode_like(source, name, raw, shape, resolution)
-    return torch.from_numpy(pixels.copy()).float().div_(255)
+def _float(where: str, raw: bytes, shape: tuple[int, int, int], resolution: int | None) -> Tensor:
+    return torch.from_numpy(decoding.decode_like(where, raw, shape, resolution).copy()).float().div_(255)
 
 
 def _identity(names: Sequence[str]) -> str:

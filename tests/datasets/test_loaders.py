@@ -441,7 +441,7 @@ def test_notes_say_where_pixels_come_from(tmp_path):
 
 def test_importing_data_does_not_import_torchvision_or_the_photo_packages():
     code = (
-        "import sys; from labkit import data; data.load('photos', 'test', n=1); "
+        "import sys; from labkit.datasets import load; load('photos', 'test', n=1); "
         "print([m for m in ('torchvision', 'skimage', 'sklearn', 'sporco') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
