@@ -11,9 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labkit.core.catalogue import ATTACKS, DEFENSES
-from labkit.core.catalogue import DATASETS as DATASETS
-from labkit.core.catalogue import Named as Named
+from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Named  # noqa: F401 (two of them for other rooms)
 
 # Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
 # it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
