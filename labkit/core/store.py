@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from labkit.core import checkpoint, recipes
 from labkit.core.errors import InputError
-from labkit.core.wording import typed
+from labkit.core.wording import reason, typed
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: a look through the store does not wait for it
     from torch import Tensor
@@ -150,7 +150,7 @@ def flaws(folder: Path) -> dict[str, str]:
         there = {file.name for file in folder.iterdir() if not file.name.startswith(".")} - {MANIFEST}
         wanted = {"recipe.json", "facts.json", *manifest}
     except (OSError, ValueError) as error:
-        return {MANIFEST: _reason(error)}
+        return {MANIFEST: f"cannot be read ({reason(error)})"}
     for name in sorted(there | wanted):
         try:
             if name not in there:
@@ -162,7 +162,7 @@ def flaws(folder: Path) -> dict[str, str]:
             elif name == "recipe.json" and _name(parsed(folder / name)) != folder.name:
                 wrong[name] = "is another artifact's"
         except (OSError, ValueError, RecursionError) as error:
-            wrong[name] = _reason(error)
+            wrong[name] = f"cannot be read ({reason(error)})"
     return wrong
 
 
@@ -272,7 +272,3 @@ def _code(error: Exception) -> int:
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else 0
-
-
-def _reason(error: Exception) -> str:
-    return f"cannot be read ({getattr(error, 'strerror', None) or error})"

@@ -56,11 +56,9 @@ def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float
 
 def _announce() -> None:
     """Say so when the loops will be compiled first: numba does it silently, and keeps the result on disk."""
-    loop = descent.advance
-    if loop.signatures:
-        return
-    kept = Path(loop.stats.cache_path).glob("descent.advance-*.nbi")
-    if not any(file.stat().st_mtime > Path(descent.__file__).stat().st_mtime for file in kept):
+    kept = Path(descent.advance.stats.cache_path).glob("descent.advance-*.nbi")
+    fresh = (file.stat().st_mtime > Path(descent.__file__).stat().st_mtime for file in kept)
+    if not descent.advance.signatures and not any(fresh):
         print("labkit: compiling its loops for this machine (about ten seconds, once)", file=sys.stderr, flush=True)
 
 
@@ -80,7 +78,8 @@ class _Batch:
         self.lam, self.level = lam.numpy(), (lam / longest).numpy()
         self.half = 0.5 * x.double().square().flatten(1).sum(1).numpy()
         self.target, self.max_iter = gap_tol * self.half, max_iter
-        self.codes, self.rest = [None] * B, torch.empty_like(x)
+        none, self.rest = np.empty(0, np.int32), torch.empty_like(x)
+        self.codes = [Code(none, none, none, np.empty(0, self.pixels.dtype))] * B
         self.gap, self.best = np.zeros(B), np.full(B, np.inf)
         self.passes, self.stuck, self.done = np.zeros(B, int), np.zeros(B, int), np.zeros(B, bool)
         self.rough = np.full(B, _HAS_ROUGH and x.dtype == torch.float32 and max_iter > 0)
@@ -101,19 +100,15 @@ class _Batch:
         return bool(self.slot)
 
     def _begin(self, b):
-        if self.codes[b] is None:
-            none = np.empty(0, np.int32)
-            self.codes[b] = Code(none, none, none, np.empty(0, self.pixels.dtype))
         descent.subtract(self.pixels[b], self.filters, *self.codes[b], self.frames[self.slot[b]], self.frame)
         self._show(b)
 
     def _show(self, b):
         """Put the residual where the next pass reads it: with its borders wrapped, in the format of the pass."""
-        s = self.slot[b]
-        if self.rough[b]:
-            descent.export_rough(self.frames[s], self.shown_rough[s].reshape(len(self.shown[s]), -1), self.frame)
-        else:
-            descent.export(self.frames[s], self.shown[s].reshape(len(self.shown[s]), -1), self.frame)
+        rough, s = self.rough[b], self.slot[b]
+        shown = (self.shown_rough if rough else self.shown)[s]
+        export = descent.export_rough if rough else descent.export
+        export(self.frames[s], shown.reshape(len(shown), -1), self.frame)
 
     def correlations(self) -> dict[int, np.ndarray]:
         """Dᵀr for all images in slots, as numbers or as the bits of bfloat16: (H · W · K,) each."""
@@ -124,10 +119,8 @@ class _Batch:
             for first in range(0, len(images), per_call):
                 part = images[first : first + per_call]
                 rows = [self.slot[b] for b in part]
-                if rough:
-                    shown = torch.from_numpy(self.shown_rough[rows].view(np.int16)).view(torch.bfloat16)
-                else:
-                    shown = torch.from_numpy(self.shown[rows])
+                shown = torch.from_numpy(self.shown_rough[rows].view(np.int16) if rough else self.shown[rows])
+                shown = shown.view(torch.bfloat16) if rough else shown
                 c = F.conv2d(shown.permute(0, 3, 1, 2), self.dense.to(shown.dtype)).permute(0, 2, 3, 1).contiguous()
                 c = c.view(torch.int16).numpy().view(np.uint16) if rough else c.numpy()
                 found.update(zip(part, c.reshape(len(part), -1), strict=True))

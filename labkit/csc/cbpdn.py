@@ -60,15 +60,9 @@ def lambda_max(x: Tensor, d: Tensor) -> Tensor:
 
 
 def solve(
-    x: Tensor,
-    d: Tensor,
-    lam: float | Tensor,
-    *,
-    method: str = "auto",
-    max_iter: int = 1000,
-    gap_tol: float = 1e-2,
-    z0: Tensor | Codes | None = None,
-) -> Solution:
+    x: Tensor, d: Tensor, lam: float | Tensor, *,
+    method: str = "auto", max_iter: int = 1000, gap_tol: float = 1e-2, z0: Tensor | Codes | None = None,
+) -> Solution:  # fmt: skip
     """Sparse codes of a batch of images.
 
     Minimises  ½‖x − Σₖ dₖ ∗ zₖ‖² + λ‖z‖₁  over z, separately for each image, with circular boundaries, until the
@@ -103,8 +97,7 @@ def solve(
 
 def prepare() -> None:
     """Have the solver's loops compiled now (and announced), rather than in the middle of something."""
-    x, d = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 2, 2)
-    solve(x, d, 1.0, method="cd")
+    solve(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 2, 2), 1.0, method="cd")
 
 
 def _checked(x, d, lam, z0) -> Tensor:

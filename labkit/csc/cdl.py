@@ -1,8 +1,7 @@
 """Convolutional dictionary learning (CDL) from statistics that add.
 
-Filters have support S, so all that the filter update needs to know of the codes are their correlations at lags below
-S: K·K·(2S−1)² + K·C·S² numbers, whatever the number and the size of the images. They add over images, batches and
-processes.
+Filters have support S, so their update needs only the codes' correlations at lags below S: K·K·(2S−1)² + K·C·S²
+numbers, whatever the number and the size of the images. They add over images, batches and processes.
 """
 
 from collections.abc import Callable
@@ -79,10 +78,9 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "wh
     Accelerated projected gradient (FISTA, with restart) on the statistics. Without the constraint, of which Eq. 2 of
     the paper says nothing, the codes could shrink to nothing while the filters grow.
     """
-    spectrum = _spectrum(stats.ztz)
+    spectrum, momentum = _spectrum(stats.ztz), 1.0
     point = ahead = d.double()
     step = 1 / max(_largest(spectrum), 1e-30)
-    momentum = 1.0
     for _ in range(max_iter):
         moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx), norm)
         if ((ahead - moved) * (moved - point)).sum() > 0:
@@ -94,12 +92,9 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "wh
 
 
 def learn(
-    images,
-    recipe: DictionaryRecipe,
-    *,
-    callback: Callable[[Progress], None] | None = None,
-    checkpoint: str | Path | None = None,
-) -> Tensor:
+    images, recipe: DictionaryRecipe, *,
+    callback: Callable[[Progress], None] | None = None, checkpoint: str | Path | None = None,
+) -> Tensor:  # fmt: skip
     """A dictionary of K unit-norm filters (K, C, S, S) for the high-pass part of natural images (see `recipe.norm`).
 
     Alternates between codes with fixed filters and filters with fixed codes (paper, Section 3.3). `recipe.method` is
@@ -108,17 +103,16 @@ def learn(
               made with old filters fade (Mairal et al., JMLR 2010)
     "batch"   filters are updated once a pass, from the statistics of all images
 
-    The paper updates filters by consensus ADMM in the Fourier domain, whose memory grows with the number and the size
-    of the images; `update` solves the same problem.
+    The memory of the paper's own update, consensus ADMM in the Fourier domain, grows with the number and the size of
+    the images; `update` solves the same problem.
 
-    Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops before
-    `recipe.passes` when a pass lowers the objective of `recipe.held` images kept aside by less than the share
-    `recipe.stop`.
+    Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops early when
+    a pass lowers the objective of `recipe.held` images kept aside by less than the share `recipe.stop`.
 
-    Within `distributed.session` each rank codes its share of every batch, the statistics are added up in one message,
-    and every rank makes the same update of the filters: what is learned is what one rank learns, up to rounding.
+    Within `distributed.session` each rank codes its share of every batch, and the statistics are added up in one
+    message. Every rank makes the same update: what is learned is what one rank learns, up to rounding.
 
-    images      `images.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
+    images      `Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
     callback    called with a Progress after every batch
     checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
     """
@@ -128,6 +122,7 @@ def learn(
         raise InputError(f"unknown norm {recipe.norm!r} of filters; choose from {', '.join(NORMS)}")
     chosen, aside = _drawn(images, recipe)
     batches = -(-len(chosen) // recipe.batch)
+    fade = 1 - 1 / batches if recipe.method == "online" else 1.0  # online, they remember about one pass
     run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
     file = Path(checkpoint) / "learning.safetensors" if checkpoint is not None else None
     found = distributed.first(lambda: checkpoint_file.read(file, run)) if file else None
@@ -146,7 +141,7 @@ def learn(
             x = _high(images.x[distributed.shard(part)], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
             fresh = _everyones(statistics(solution.code, x, recipe.S))
-            memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
+            memory = fresh if memory is None else fade * memory + fresh
             last, held = n + 1 == batches, None
             if recipe.method == "online" or last:
                 d = update(d, memory, norm=recipe.norm)
@@ -154,8 +149,7 @@ def learn(
             if last and len(aside):
                 held = _held(d, images.x[distributed.shard(aside)], recipe)
                 over, best = held > (1 - recipe.stop) * best, min(best, held)
-            if callback or distributed.world() > 1:
-                reached = _mean(solution.objective(x, recipe.lam))
+            reached = _mean(solution.objective(x, recipe.lam))  # every rank takes part in the sum
             if callback:
                 callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
         if file and distributed.rank() == 0:
@@ -181,11 +175,6 @@ def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
     return drawn[:count], drawn[count : count + recipe.held]
 
 
-def _fade(recipe: DictionaryRecipe, batches: int) -> float:
-    """What the statistics keep when a batch is added: all of it, or what makes them remember about one pass."""
-    return 1 - 1 / batches if recipe.method == "online" else 1.0
-
-
 def _use(memory: Stats) -> Tensor:
     """How much each filter is used: Σ z², (K,)."""
     middle = memory.ztz.shape[-1] // 2
@@ -201,8 +190,6 @@ def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
 
 def _mean(objectives: Tensor) -> float:
     """The mean over the images of all ranks."""
-    if distributed.world() == 1:
-        return float(objectives.mean())
     count = torch.tensor(len(objectives), device=objectives.device)
     total, count = distributed.all_reduce(objectives.double().sum(), count)
     return float(total / count)
@@ -210,8 +197,6 @@ def _mean(objectives: Tensor) -> float:
 
 def _everyones(stats: Stats) -> Stats:
     """The sum over all ranks."""
-    if distributed.world() == 1:
-        return stats
     count = torch.tensor(stats.count, device=stats.ztz.device)
     *sums, count = distributed.all_reduce(stats.ztz, stats.ztx, stats.xtx, count)
     return Stats(*sums, count.item())
@@ -227,11 +212,8 @@ def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
     H, W = x.shape[2:]
     if min(H, W) < S:
         raise InputError(f"filters of {S}×{S} pixels are larger than the image of {H}×{W}; use a smaller S")
-    n = 10 * K
-    image = torch.randint(len(x), (n,), generator=generator).tolist()
-    row = torch.randint(H - S + 1, (n,), generator=generator).tolist()
-    column = torch.randint(W - S + 1, (n,), generator=generator).tolist()
-    patches = torch.stack([x[b, :, i : i + S, j : j + S] for b, i, j in zip(image, row, column, strict=True)])
+    places = [torch.randint(n, (10 * K,), generator=generator).tolist() for n in (len(x), H - S + 1, W - S + 1)]
+    patches = torch.stack([x[b, :, i : i + S, j : j + S] for b, i, j in zip(*places, strict=True)])
     lively = patches.flatten(1).norm(dim=1).argsort(descending=True)[: 4 * K]
     return _unit(patches[lively[torch.randperm(len(lively), generator=generator)[:K]]])
 
@@ -248,8 +230,7 @@ def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator
 
 def _spectrum(ztz: Tensor) -> Tensor:
     """What `_normal` needs of ztz: a K×K matrix for each frequency of a 2S×2S grid, (2S, S + 1, K, K)."""
-    middle = ztz.shape[-1] // 2
-    lags = F.pad(ztz, (0, 1, 0, 1)).roll((-middle, -middle), dims=(2, 3))
+    lags = torch.fft.ifftshift(F.pad(ztz, (1, 0, 1, 0)), dim=(2, 3))
     return torch.fft.rfft2(lags).permute(2, 3, 0, 1).contiguous()
 
 

@@ -1,10 +1,10 @@
 """Coordinate descent on a growing working set, for the code of one image, compiled with numba.
 
-The codes of natural images are very sparse (about 270 of 65,536 coefficients at the paper's setting). So the
-correlations Dᵀr with all shifted filters are computed rarely, densely, by torch (`encode` does that); between two of
-those passes coordinate descent works on the few coefficients that can be non-zero, in the image itself: correlating an
-atom with the residual, or moving its coefficient, costs S·S·C multiplications and no table. New coefficients enter
-where Dᵀr exceeds λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
+The codes of natural images are very sparse (about 270 of 65,536 coefficients at the paper's setting). So torch computes
+the correlations Dᵀr with all shifted filters rarely and densely (`batch_solver`). Between two of these passes,
+coordinate descent works on the few coefficients that can be non-zero, in the image itself: correlating an atom with the
+residual, or moving its coefficient, costs S·S·C multiplications and no table. New coefficients enter where Dᵀr exceeds
+λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
 """
 
 import numpy as np
@@ -12,16 +12,14 @@ from numba import njit
 
 from labkit.csc import atoms
 
-# Shares of the largest violation of optimality: what may enter, how well the working set is solved, and what is worth
-# a move. Entering fewer takes more passes, more of them a larger set; the set need not be solved better than the rest
-# will be known. And the relative residual of `_newton`.
+# Shares of the largest violation of optimality: what may enter (fewer take more passes, more a larger set), how well
+# the working set is solved, and what is worth a move. And the relative residual of `_newton`.
 _ENTER, _INNER, _MOVE, _STEP = 0.25, 0.35, 0.25, 0.17
 
 
 @njit(nogil=True, cache=True, fastmath=True)
 def scan(c, K, level, top, arg):
-    """Per pixel the largest |c| − level over the filters and, where that is positive, its filter; returns the largest
-    |c| / level of all. c (pixels · K,)"""
+    """Per pixel of c (pixels · K,) the largest |c| − level and, where positive, its filter; returns max |c| / level."""
     n, most = np.uint64(K), c[0] * 0
     at = np.uint64(0)
     for u in range(len(top)):
@@ -71,10 +69,9 @@ def subtract(x, filters, k, i, j, v, residual, frame):
 def export(image, out, frame):
     """An image out of its frame, with S − 1 wrapped rows and columns: out (H + S − 1, (W + S − 1) · C)."""
     first = (frame.S - 1) * frame.C
-    for y in range(out.shape[0]):
+    for y in range(len(out)):
         at = (y % frame.H) * frame.row + first
-        for q in range(out.shape[1]):
-            out[y, q] = image[at + q]
+        out[y] = image[at : at + out.shape[1]]
 
 
 @njit(nogil=True, cache=True)
@@ -142,12 +139,8 @@ def _grow(k, i, j, v, top, arg, level, reach, frame):
     """The code with new coefficients, still zero, by row: where `top` is above `level` and nowhere higher in reach."""
     H, W = frame.H, frame.W
     room = len(v) + H * W
-    k2, i2, j2, v2 = (
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.zeros(room, v.dtype),
-    )
+    k2, i2, j2 = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
+    v2 = np.zeros(room, v.dtype)
     n, a = 0, 0
     for y in range(H):
         row = n

@@ -34,7 +34,7 @@ def test_labels_are_unique():
 
 
 def test_a_label_loads_no_torch():
-    code = "import sys; from labkit import recipes; recipes.DefenseRecipe('d3').label; sys.exit('torch' in sys.modules)"
+    code = "import sys; from labkit.core import recipes; recipes.DefenseRecipe('d3').label; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
