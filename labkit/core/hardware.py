@@ -50,7 +50,7 @@ def has_bfloat16(device: "torch.device") -> bool:
 
 
 def autocast(device: "torch.device") -> "torch.autocast":
-    """Within it, layers multiply in bfloat16 where `has_bfloat16`; elsewhere it changes nothing."""
+    """Within it, layers multiply in bfloat16 where `has_bfloat16`."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))

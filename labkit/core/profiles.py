@@ -194,13 +194,9 @@ def profile(name: str, *, dataset: str | None = None, resolution: int | None = N
     name = name or os.environ.get("LABKIT_PROFILE") or "quick"
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
-    data = PROFILES[name].data
-    dataset = dataset or os.environ.get("LABKIT_DATASET") or data.name
-    return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=resolution or _resolution()))
-
-
-def _resolution() -> int | None:
-    asked = os.environ.get("LABKIT_RESOLUTION") or "0"
+    asked = str(resolution or os.environ.get("LABKIT_RESOLUTION") or 0)
     if not asked.isdecimal():
         raise InputError(f"$LABKIT_RESOLUTION is a number of pixels, or 0 for as stored; got {asked!r}")
-    return int(asked) or None
+    data = PROFILES[name].data
+    dataset = dataset or os.environ.get("LABKIT_DATASET") or data.name
+    return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=int(asked) or None))

@@ -14,8 +14,7 @@ from typing import Any
 
 from labkit.core.catalogue import ATTACKS, DEFENSES
 
-# Marks a field that came later, whose default is what was done before. `plain` leaves that default out, so that what
-# was built before the field came keeps its name in the store.
+# Marks a field that came later. `plain` leaves out its default, so that what was built before keeps its name.
 LATER = {"later": True}
 # How the size of an attack is written in each norm; in all others, as a relative L2 measure.
 _SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg"}
@@ -44,11 +43,8 @@ class DictionaryRecipe:
 
     `images` training images are drawn and read up to `passes` times in batches of `batch`; `held` others are kept
     aside, and learning stops when a pass lowers their objective by less than the share `stop`. Fields below `lam` are
-    unspecified choices of the paper.
-
-    method  one of `cdl.METHODS`
-    norm    "whole": a filter has unit norm over all channels, as in the authors' released dictionaries; "channel":
-            each channel of a filter by itself, as in Eq. 2 (`cdl.NORMS`)
+    unspecified choices. `method` is one of `cdl.METHODS`, `norm` of `cdl.NORMS`: a filter has unit norm over all
+    channels ("whole", as in the authors' released dictionaries) or each channel by itself ("channel", as in Eq. 2).
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -75,7 +71,7 @@ class TransformRecipe:
     """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
 
     dim   share of the low-pass part's contrast, about each image's mean, that T outputs; 1 in the paper
-    bits  a channel to which T(x) is rounded, as a file of pixels would be; 0 for not rounded
+    bits  a channel to which T(x) is rounded; 0 for not rounded
     """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
@@ -142,10 +138,7 @@ class StrataRecipe:
 
 @dataclass(frozen=True)
 class StratifiedRecipe:
-    """STL (cluster): an image is voted to a cluster, and coded with the dictionary learned from that cluster alone.
-
-    `transform` says how the dictionaries are used and learned, each from up to `images` images of its cluster.
-    """
+    """STL (cluster): each image is coded with the dictionary of the cluster it is voted to, learned from that alone."""
 
     strata: StrataRecipe = field(default_factory=StrataRecipe)
     transform: TransformRecipe = field(default_factory=TransformRecipe)
@@ -166,7 +159,7 @@ class StratifiedRecipe:
 
 @dataclass(frozen=True)
 class ClusterRecipe:
-    """The dictionary of one cluster, counted from 0, of a StratifiedRecipe."""
+    """The dictionary of one cluster (from 0) of a StratifiedRecipe."""
 
     strata: StrataRecipe
     cluster: int

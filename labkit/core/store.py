@@ -67,8 +67,8 @@ class Store:
         build   called with a scratch folder that outlives a killed run (for checkpoints); returns (tensors, facts)
         digest  of the images the recipe speaks of; replaces their name in the hash
 
-        Raises InputError when the artifact cannot be written. On a full disk nothing half-written stays behind; whole
-        checkpoints in the scratch folder do, for the run that has space again.
+        Raises InputError when the artifact cannot be written. On a full disk, whole checkpoints in the scratch folder
+        stay for the run that has space again, and nothing else.
         """
         folder = self.root / kind / key(recipe, digest)
         if folder.is_dir():
@@ -131,8 +131,7 @@ def read(folder: Path) -> Artifact:
     """The artifact in a folder, every file checked. Raises Damaged."""
     from safetensors.torch import load_file
 
-    wrong = flaws(folder)
-    if wrong:
+    if wrong := flaws(folder):
         raise Damaged(", ".join(f"{name} {what}" for name, what in wrong.items()))
     try:
         facts = parsed(folder / "facts.json")
@@ -148,10 +147,9 @@ def flaws(folder: Path) -> dict[str, str]:
     try:
         manifest = parsed(folder / MANIFEST)
         there = {file.name for file in folder.iterdir() if not file.name.startswith(".")} - {MANIFEST}
-        wanted = {"recipe.json", "facts.json", *manifest}
     except (OSError, ValueError) as error:
         return {MANIFEST: f"cannot be read ({reason(error)})"}
-    for name in sorted(there | wanted):
+    for name in sorted(there | {"recipe.json", "facts.json", *manifest}):
         try:
             if name not in there:
                 wrong[name] = "is missing"

@@ -1,7 +1,7 @@
 """Codes of a batch of images on the CPU: dense passes by torch between steps of compiled coordinate descent.
 
-Only the last pass over an image, which certifies, must be exact. Where the processor multiplies matrices of bfloat16
-(AMX), passes that only look for coefficients to enter use it, for a tenth of the time.
+Only the last pass over an image, which certifies, must be exact. On processors with bfloat16 matrices (AMX), passes
+that only look for coefficients to enter use it, for a tenth of the time.
 """
 
 import itertools
@@ -19,12 +19,9 @@ from labkit.csc import atoms, descent
 from labkit.csc.codes import Code, Codes
 
 _PATIENCE = 10  # exact passes without a smaller gap after which an image is left as it is
-
 _WINDOW_BYTES = 64 * 2**20  # correlations held at once: enough images to fill the cores
 _CALL_BYTES = 8 * 2**20  # correlations computed at once: what the caches hold
-
-# Correlations in bfloat16 err by about 0.3 %, which blurs a relative gap by about as much; below this, exact ones.
-_ROUGH_GAP = 5e-3
+_ROUGH_GAP = 5e-3  # above it, correlations in bfloat16 do: they err by about 0.3 %, and blur the relative gap as much
 _HAS_ROUGH = has_bfloat16(torch.device("cpu"))
 
 
@@ -87,7 +84,7 @@ class _Batch:
             scale = alive.numpy()
             self.codes = [code._replace(v=code.v * scale[code.k]) for code in start.codes]
         slots = min(B, max(2 * torch.get_num_threads(), _WINDOW_BYTES // (K * H * W * x.element_size())))
-        self.frames = np.zeros((slots, self.frame.size), self.pixels.dtype)
+        self.frames = np.zeros((slots, H * self.frame.row), self.pixels.dtype)
         self.shown = np.zeros((slots, H + S - 1, W + S - 1, C), self.pixels.dtype)
         self.shown_rough = np.zeros(self.shown.shape, np.uint16)
         self.waiting, self.free, self.slot = iter(range(B)), list(range(slots)), {}

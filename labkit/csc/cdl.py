@@ -23,7 +23,6 @@ from labkit.csc.tikhonov import extend, split
 METHODS = ("online", "batch")
 NORMS = ("whole", "channel")
 _UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
-_FAR = 1e300  # an objective that any other is below, and that JSON can hold
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Stats:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where `learn` stands: batches done of all, and objectives per image, each under the filters it was coded with.
+    """Where `learn` stands: batches done of all, and the objective per image of the latest batch.
 
-    objective  of the latest batch; held, of the images kept aside, after a whole pass (otherwise None)
+    held  the same of the images kept aside, after a whole pass (otherwise None)
     """
 
     done: int
@@ -80,7 +79,8 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "wh
     """
     spectrum, momentum = _spectrum(stats.ztz), 1.0
     point = ahead = d.double()
-    step = 1 / max(_largest(spectrum), 1e-30)
+    # The circular convolution that `_normal` is cut from bounds its eigenvalues.
+    step = 1 / max(float(torch.linalg.eigvalsh(spectrum).max()), 1e-30)
     for _ in range(max_iter):
         moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx), norm)
         if ((ahead - moved) * (moved - point)).sum() > 0:
@@ -116,10 +116,9 @@ def learn(
     callback    called with a Progress after every batch
     checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
     """
-    if recipe.method not in METHODS:
-        raise InputError(f"unknown method {recipe.method!r} of learning; choose from {', '.join(METHODS)}")
-    if recipe.norm not in NORMS:
-        raise InputError(f"unknown norm {recipe.norm!r} of filters; choose from {', '.join(NORMS)}")
+    for what, value, known in (("method", recipe.method, METHODS), ("norm", recipe.norm, NORMS)):
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r} of learning; choose from {', '.join(known)}")
     chosen, aside = _drawn(images, recipe)
     batches = -(-len(chosen) // recipe.batch)
     fade = 1 - 1 / batches if recipe.method == "online" else 1.0  # online, they remember about one pass
@@ -131,7 +130,13 @@ def learn(
         d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
         memory = Stats(**tensors, count=facts["count"])
     else:
-        d, done, best, over, memory = start(images, recipe), 0, _FAR, False, None
+        d, done, best, over, memory = (
+            start(images, recipe),
+            0,
+            1e300,
+            False,
+            None,
+        )  # 1e300 is large, but JSON can hold it
     for step in range(done, recipe.passes):
         if over:
             break
@@ -221,10 +226,9 @@ def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
 def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator) -> Tensor:
     """Replace filters that the codes do not use by patches of what is left unexplained."""
     dead = use <= 1e-6 * use.mean()
-    if not dead.any():
-        return d
-    d = d.clone()
-    d[dead] = patches(distributed.join(residual), int(dead.sum()), d.shape[-1], generator)
+    if dead.any():
+        d = d.clone()
+        d[dead] = patches(distributed.join(residual), int(dead.sum()), d.shape[-1], generator)
     return d
 
 
@@ -242,11 +246,6 @@ def _normal(d: Tensor, spectrum: Tensor) -> Tensor:
     N, S = spectrum.shape[0], d.shape[-1]
     spread = torch.fft.rfft2(d, s=(N, N)).permute(2, 3, 0, 1)
     return torch.fft.irfft2((spectrum @ spread).permute(2, 3, 0, 1), s=(N, N))[..., :S, :S]
-
-
-def _largest(spectrum: Tensor) -> float:
-    """An upper bound on the largest eigenvalue of `_normal`: that of the circular convolution it is cut from."""
-    return float(torch.linalg.eigvalsh(spectrum).max())
 
 
 def _into_ball(d: Tensor, norm: str = "whole") -> Tensor:

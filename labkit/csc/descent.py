@@ -71,7 +71,8 @@ def export(image, out, frame):
     first = (frame.S - 1) * frame.C
     for y in range(len(out)):
         at = (y % frame.H) * frame.row + first
-        out[y] = image[at : at + out.shape[1]]
+        for q in range(out.shape[1]):
+            out[y, q] = image[at + q]
 
 
 @njit(nogil=True, cache=True)
@@ -96,14 +97,13 @@ def _violation(z, c, la):
 def advance(x, residual, k, i, j, v, top, arg, worst, filters, lam, frame, target, early):
     """One outer step for one image: certify, and if the gap is above `target`, improve its code and residual.
 
-    x           (C, H, W)    image; residual, x − D z in its frame
-    k, i, j, v               the code z, which must have every non-zero coefficient
-    top, arg                 what `scan` found in Dᵀr, and `worst`, what it returned
-    lam         (K,)         λ for each filter of unit norm (infinite for a zero filter)
-    early                    whether to be choosy, as is good while most of the image is still to be explained
+    x           (C, H, W) image; residual, x − D z in its frame
+    k, i, j, v  the code z, which must have every non-zero coefficient
+    top, arg    what `scan` found in Dᵀr, and `worst`, what it returned
+    lam         (K,) λ for each filter of unit norm (infinite for a zero filter)
+    early       whether to be choosy, as is good while most of the image is still to be explained
 
-    Returns the duality gap of the code as it came in, and the code. The dual point is s·r, with the best s for which
-    |Dᵀ(s r)| ≤ λ.
+    Returns the duality gap of the code as it came in, for the dual point s·r with the best s, and the code.
     """
     rr, zc, l1, peak = 0.0, 0.0, 0.0, float(top.max())
     for y in range(frame.H):
@@ -188,8 +188,8 @@ def _sweep(filters, k, i, j, v, la, residual, frame, tol, max_sweeps):
 def _newton(filters, k, i, j, v, la, residual, frame):
     """One step towards the minimum that the working set has if no sign changes, up to the first sign that would.
 
-    Coordinate descent crawls where filters are nearly dependent; conjugate gradients do not. The objective is
-    quadratic as long as signs hold, so it falls all the way.
+    Coordinate descent crawls where filters are nearly dependent; conjugate gradients do not. The objective falls all
+    the way, since it is quadratic as long as signs hold.
     """
     used = np.flatnonzero(v)
     k, i, j, rest = k[used], i[used], j[used], np.empty(len(used), v.dtype)

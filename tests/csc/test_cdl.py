@@ -64,7 +64,7 @@ def test_update_is_accelerated_gradient_written_out():
     x, z, d = sparse_images()
     stats = cdl.statistics(0.5 * z, x, S)
     start = d + torch.randn(d.shape, generator=torch.Generator().manual_seed(5), dtype=d.dtype)
-    step = 1 / cdl._largest(cdl._spectrum(stats.ztz))
+    step = 1 / float(torch.linalg.eigvalsh(cdl._spectrum(stats.ztz)).max())
     point = ahead = start
     momentum, restarts = 1.0, 0
     for _ in range(20):
