@@ -86,7 +86,6 @@ class _Batch:
         slots = min(B, max(2 * torch.get_num_threads(), _WINDOW_BYTES // (K * H * W * x.element_size())))
         self.frames = np.zeros((slots, H * self.frame.row), self.pixels.dtype)
         self.shown = np.zeros((slots, H + S - 1, W + S - 1, C), self.pixels.dtype)
-        self.shown_rough = np.zeros(self.shown.shape, np.uint16)
         self.waiting, self.free, self.slot = iter(range(B)), list(range(slots)), {}
 
     def refill(self, pool) -> bool:
@@ -101,11 +100,11 @@ class _Batch:
         self._show(b)
 
     def _show(self, b):
-        """Put the residual where the next pass reads it: with its borders wrapped, in the format of the pass."""
-        rough, s = self.rough[b], self.slot[b]
-        shown = (self.shown_rough if rough else self.shown)[s]
-        export = descent.export_rough if rough else descent.export
-        export(self.frames[s], shown.reshape(len(shown), -1), self.frame)
+        """Put the residual where the next pass reads it, with its borders wrapped."""
+        C, H, _, S, row, _ = self.frame
+        shown, first = self.shown[self.slot[b]].reshape(H + S - 1, -1), (S - 1) * C
+        shown[:H] = self.frames[self.slot[b]].reshape(H, row)[:, first : first + shown.shape[1]]
+        shown[H:] = shown[: S - 1]
 
     def correlations(self) -> dict[int, np.ndarray]:
         """Dᵀr for all images in slots, as numbers or as the bits of bfloat16: (H · W · K,) each."""
@@ -115,10 +114,9 @@ class _Batch:
             images = [b for b in self.slot if self.rough[b] == rough]
             for first in range(0, len(images), per_call):
                 part = images[first : first + per_call]
-                rows = [self.slot[b] for b in part]
-                shown = torch.from_numpy(self.shown_rough[rows].view(np.int16) if rough else self.shown[rows])
-                shown = shown.view(torch.bfloat16) if rough else shown
-                c = F.conv2d(shown.permute(0, 3, 1, 2), self.dense.to(shown.dtype)).permute(0, 2, 3, 1).contiguous()
+                shown = torch.from_numpy(self.shown[[self.slot[b] for b in part]])
+                shown = (shown.bfloat16() if rough else shown).permute(0, 3, 1, 2)
+                c = F.conv2d(shown, self.dense.to(shown.dtype)).permute(0, 2, 3, 1).contiguous()
                 c = c.view(torch.int16).numpy().view(np.uint16) if rough else c.numpy()
                 found.update(zip(part, c.reshape(len(part), -1), strict=True))
         return found

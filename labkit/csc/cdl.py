@@ -14,7 +14,6 @@ from torch import Tensor
 
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
-from labkit.core.checkpoint import draws
 from labkit.core.recipes import DictionaryRecipe, canonical
 from labkit.csc import cbpdn, conv
 from labkit.csc.codes import Codes
@@ -140,7 +139,7 @@ def learn(
     for step in range(done, recipe.passes):
         if over:
             break
-        generator = draws(recipe.seed, step)
+        generator = checkpoint_file.draws(recipe.seed, step)
         memory = memory if recipe.method == "online" else None
         for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
             x = _high(images.x[distributed.shard(part)], recipe)

@@ -66,28 +66,6 @@ def subtract(x, filters, k, i, j, v, residual, frame):
 
 
 @njit(nogil=True, cache=True)
-def export(image, out, frame):
-    """An image out of its frame, with S − 1 wrapped rows and columns: out (H + S − 1, (W + S − 1) · C)."""
-    first = (frame.S - 1) * frame.C
-    for y in range(len(out)):
-        at = (y % frame.H) * frame.row + first
-        for q in range(out.shape[1]):
-            out[y, q] = image[at + q]
-
-
-@njit(nogil=True, cache=True)
-def export_rough(image, out, frame):
-    """The same, rounded to the bits of bfloat16."""
-    first, bits = np.uint64((frame.S - 1) * frame.C), image.view(np.uint32)
-    half, one, shift = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
-    for y in range(out.shape[0]):
-        at = np.uint64((y % frame.H) * frame.row) + first
-        for q in range(np.uint64(out.shape[1])):
-            b = bits[at + q]
-            out[y, q] = np.uint16((b + half + ((b >> shift) & one)) >> shift)
-
-
-@njit(nogil=True, cache=True)
 def _violation(z, c, la):
     """How far a coordinate is from its best value, given c = ⟨atom, residual⟩: |z − soft(z + c, λ)|."""
     return abs(c - max(min(c + z, la), -la))
