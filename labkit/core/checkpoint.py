@@ -1,4 +1,4 @@
-"""Files that are whole or absent: checkpoints of long computations, and all others that somebody reads meanwhile."""
+"""Files that are whole or absent: checkpoints of long computations, and others that are read meanwhile."""
 
 import hashlib
 import json

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node=2 -m labkit learn …
 
-Without torchrun, and outside of `session`, there is one rank and every function gives back what it was given.
+Without torchrun, and outside of `session`, there is one rank and every function returns what it was given.
 """
 
 import json
@@ -46,8 +46,8 @@ def device() -> str | None:
 def session() -> Iterator[None]:
     """Within it, the processes that torchrun started work together: gloo for tensors on CPUs, NCCL on GPUs.
 
-    One thread a rank, unless OMP_NUM_THREADS says otherwise: as many threads as cores, in every rank, would only wait
-    for each other. Raises InputError when torchrun's environment is incomplete, or there are more ranks than GPUs.
+    One thread a rank, unless OMP_NUM_THREADS says otherwise: more would only wait for each other. Raises InputError
+    when torchrun's environment is incomplete, or there are more ranks than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or dist.is_initialized():
         yield
@@ -115,12 +115,7 @@ def join(tensor: Tensor) -> Tensor:
     """What all ranks hold, (n, …) with an n of their own each, one after the other in order of ranks, at every rank."""
     if world() == 1:
         return tensor
-    sizes = gather(len(tensor))
-    padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+    return torch.cat(_everyones(tensor))
 
 
 def gather(value: Any) -> list[Any]:
@@ -128,13 +123,7 @@ def gather(value: Any) -> list[Any]:
     if world() == 1:
         return [value]
     # torch's own gathering of objects unpickles what it receives.
-    raw = json.dumps(value).encode()
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
-    dist.all_gather(sizes, torch.tensor([len(raw)]))
-    longest = max(int(size) for size in sizes)
-    parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
-    dist.all_gather(parts, _bytes(raw.ljust(longest)))
-    return [json.loads(part.numpy().tobytes()) for part in parts]
+    return [json.loads(part.numpy().tobytes()) for part in _everyones(_bytes(json.dumps(value).encode()))]
 
 
 def tell(value: Any = None) -> Any:
@@ -171,11 +160,8 @@ def _meeting_place() -> dict:
     """
     told = os.environ
     again = int(told.get("TORCHELASTIC_RESTART_COUNT") or 0)
-    if (
-        not again
-        or told.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]
-    ):
+    shared = told.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not again or not shared or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]:
         return {}
     agent = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False, timeout=_PATIENCE)
     store = dist.PrefixStore(f"restart {again}", agent)
@@ -184,6 +170,17 @@ def _meeting_place() -> dict:
 
 def _local() -> int:
     return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def _everyones(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all ranks, (n, …) with an n of their own each, at every rank."""
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(sizes, torch.tensor([len(tensor)]))
+    padded = tensor.new_zeros(int(max(sizes)), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return [part[: int(n)] for part, n in zip(parts, sizes, strict=True)]
 
 
 def _sent(raw: bytes) -> bytes:

@@ -23,10 +23,8 @@ def versions(*packages: str) -> dict[str, str]:
     """Versions of labkit, Python and each of `packages`, without importing them; one that is absent is left out."""
     found = {"labkit": labkit.__version__, "python": platform.python_version()}
     for name in packages:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -40,10 +38,9 @@ def commit(folder: Path) -> str:
 
 
 def has_bfloat16(device: "torch.device") -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32. Where it does not, emulation is slower.
+    """Whether the hardware multiplies bfloat16 faster than float32: of processors, those with tiles (AMX).
 
-    Of processors, those with tiles (AMX). AVX-512's own bfloat16 instructions are not enough: on a processor that has
-    them alone, a training step of a quarter-width VGG-16 took 1.2 to 1.4 times as long as in float32.
+    With AVX-512's bfloat16 alone, a training step of a quarter-width VGG-16 took 1.2 to 1.4 times as long.
     """
     import torch
 
@@ -53,7 +50,7 @@ def has_bfloat16(device: "torch.device") -> bool:
 
 
 def autocast(device: "torch.device") -> "torch.autocast":
-    """Within it, layers multiply in bfloat16 where `has_bfloat16`; elsewhere it changes nothing."""
+    """Within it, layers multiply in bfloat16 where `has_bfloat16`."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
@@ -73,8 +70,8 @@ def peak() -> float:
 def steady() -> None:
     """From now on, arrays of a megabyte and more go back to the system when freed, so that the peak stays where it is.
 
-    By default glibc raises that limit to the largest array it has seen freed, and what lies below it is kept, in pieces
-    that new arrays do not always fit: the peak creeps up by a quarter over some thousand images. Not glibc: no change.
+    By default glibc keeps all that is smaller than the largest array ever freed, in pieces that do not always fit: the
+    peak creeps up by a quarter over some thousand images. Where malloc is not glibc's, nothing changes.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

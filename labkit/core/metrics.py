@@ -45,8 +45,7 @@ def accuracy(right: Tensor | int, n: int | None = None, *, z: float = 1.959964) 
 
 def dissimilarity(x_adv: Tensor, x: Tensor) -> Tensor:
     """‖x_adv − x‖₂ / ‖x‖₂ per image (paper, Section 5.1): (B,). A black image has none: infinite if it was changed."""
-    size = x.flatten(1).norm(dim=1)
-    change = (x_adv - x).flatten(1).norm(dim=1)
+    size, change = x.flatten(1).norm(dim=1), (x_adv - x).flatten(1).norm(dim=1)
     return torch.where(size > 0, change / size, torch.where(change > 0, torch.inf, 0.0))
 
 
@@ -107,12 +106,8 @@ def alike(points: Sequence[Point], margin: float) -> bool | None:
 
 def farthest(points: Sequence[Point]) -> tuple[Point, Point] | None:
     """The two, in their order, whose difference is surest; None when no two differ significantly."""
-    pairs = [pair for pair in combinations(points, 2) if moved(*pair)]
-    return max(pairs, key=lambda pair: max(_least(*pair), _least(*pair[::-1])), default=None)
-
-
-def _least(a: Point, b: Point) -> float:
-    return difference(a, b).low
+    least = {pair: max(difference(*pair).low, -difference(*pair).high) for pair in combinations(points, 2)}
+    return max((pair for pair in least if least[pair] > 0), key=least.get, default=None)
 
 
 def told(point: Point, unit: str = "") -> str:

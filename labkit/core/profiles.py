@@ -3,26 +3,18 @@
 import os
 from dataclasses import dataclass, field, replace
 
+from labkit.core import recipes
 from labkit.core.errors import InputError
-from labkit.core.recipes import (
-    AttackRecipe,
-    ClassifierRecipe,
-    DaeRecipe,
-    DataRecipe,
-    DictionaryRecipe,
-    StrataRecipe,
-    StratifiedRecipe,
-    TransformRecipe,
-    rebase,
-)
+
+STL = recipes.TransformRecipe | recipes.StratifiedRecipe
+_LAM = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
+# Atoms and sparsity of the three that the paper names.
+_D3 = tuple(("d3", (("atoms", atoms), ("sparsity", k))) for atoms, k in ((40_000, 5), (10_000, 5), (10_000, 4)))
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """How hard the adaptive attackers try: on `n` test images, with so many steps of PGD, and so many queries.
-
-    autoattack  whether AutoAttack, which takes hours through T on a CPU, is among them
-    """
+    """Adaptive attacks: on `n` test images, steps of PGD, queries, and whether AutoAttack (hours, on a CPU) is one."""
 
     n: int | None = 100
     steps: int = 20
@@ -30,20 +22,15 @@ class Adaptive:
     autoattack: bool = False
 
 
-# Atoms and sparsity of the three that the paper names.
-_D3 = tuple(("d3", (("atoms", atoms), ("sparsity", k))) for atoms, k in ((40_000, 5), (10_000, 5), (10_000, 4)))
-
-
 @dataclass(frozen=True)
 class Rivals:
-    """How many test images the competitors are asked about, by what an image costs them, and what else they get.
+    """The baselines: on how many test images each is measured, and with which settings.
 
-    fast, slow, slowest  test images (`rivals` says who is which); None means all
-    trained              those whose own network is trained: of `baselines.hardened`'s, "stl-adversarial" (STL
-                         followed by adversarial training) and "stl-dimmed" (STL with half of its low-pass part)
-    retrained            those on whose T(x) a network is trained for the paper's Tables 1 to 3, as on STL's
-    draws                of a random defense for each gradient of an attacker who knows it; half as many of a slow
-                         one, in the paper's tables
+    fast, slow, slowest  test images, by what an image costs (`catalogue.DEFENSES`); None means all
+    trained              those with a network of their own: of `baselines.hardened`'s, "stl-adversarial" (STL followed
+                         by adversarial training) and "stl-dimmed" (STL with half of its low-pass part)
+    retrained            those on whose output a network is trained for the paper's Tables 1 to 3, as on STL's
+    draws                EOT samples of a random defense for each gradient; half as many of a slow one in the tables
     options              what differs from published settings: (name, options of its DefenseRecipe); twice is two rows
     """
 
@@ -62,10 +49,10 @@ class Rivals:
 class Tradeoff:
     """What notebook 06 varies, on `n` test images (None means all), and the values it tries.
 
-    lam      of the paper's Figure 5, in front of a vanilla network
-    K, S, M  of its Figure 7; M = 1 is one dictionary for all
+    lam        of the paper's Figure 5, in front of a vanilla network
+    K, S, M    of its Figure 7; M = 1 is one dictionary for all
     retrained  whether a network is trained for each of these, as in Figure 7, or the vanilla one kept
-    silent   choices of which the paper does not speak (`ablations.CHOICES`), and what else they could be
+    silent     unspecified choices (`ablations.CHOICES`), and what else they could be
     """
 
     n: int | None = 100
@@ -75,40 +62,35 @@ class Tradeoff:
     S: tuple[int, ...] = (4, 8, 12)
     M: tuple[int, ...] = (1, 2, 4)
     silent: tuple[tuple[str, tuple], ...] = (
-        ("lowpass", (1.0, float("inf"))),
-        ("pad", (0,)),
-        ("boundary", ("reflect",)),
-        ("norm", ("channel",)),
-        ("gap_tol", (0.1,)),
-        ("bits", (8,)),
-    )
+        ("lowpass", (1.0, float("inf"))), ("pad", (0,)), ("boundary", ("reflect",)), ("norm", ("channel",)),
+        ("gap_tol", (0.1,)), ("bits", (8,)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Profile:
     """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's.
 
-    retraining  epochs of the networks that are trained on T(x) or adversarially, where there is no time for as many as
-                the vanilla one gets; None means as many
+    retraining  epochs of the networks trained on T(x) or adversarially; None means as many as the vanilla one gets
     """
 
     name: str
-    data: DataRecipe
-    transform: TransformRecipe
-    stratified: StratifiedRecipe
-    classifier: ClassifierRecipe
-    attacks: tuple[AttackRecipe, ...]
+    data: recipes.DataRecipe
+    transform: recipes.TransformRecipe
+    stratified: recipes.StratifiedRecipe
+    classifier: recipes.ClassifierRecipe
+    attacks: tuple[recipes.AttackRecipe, ...]
     adaptive: Adaptive
     rivals: Rivals
     tradeoff: Tradeoff = field(default_factory=Tradeoff)
     retraining: int | None = None
 
     @property
-    def defenses(self) -> tuple[TransformRecipe | StratifiedRecipe, ...]:
-        """What the defense tables put before the classifier."""
+    def defenses(self) -> tuple[STL, ...]:
+        """What precedes the classifier in the defense tables."""
         return self.transform, self.stratified
 
-    def attack(self, label: str) -> AttackRecipe:
+    def attack(self, label: str) -> recipes.AttackRecipe:
         """The attack of that name in tables, such as "Clean" or "FGSM-0.08"."""
         known = {attack.label: attack for attack in self.attacks}
         if label not in known:
@@ -116,165 +98,90 @@ class Profile:
         return known[label]
 
     @property
-    def strongest(self) -> AttackRecipe:
-        """The last of the attacks with several steps: the one that attackers who know the defense repeat."""
+    def strongest(self) -> recipes.AttackRecipe:
+        """The last of the attacks with several steps, which white-box attackers repeat."""
         return [attack for attack in self.attacks if attack.steps > 1][-1]
 
-    def retrained(self, transform: TransformRecipe | StratifiedRecipe | None = None) -> ClassifierRecipe:
+    def retrained(self, transform: STL | None = None) -> recipes.ClassifierRecipe:
         """The same classifier, trained on T(x) (paper, Section 3.5)."""
         return self.trained(transform=transform or self.transform)
 
-    def copy(self, knowledge: str) -> ClassifierRecipe | None:
-        """The undefended copy that an attacker owns (`experiment.Case.copy`), trained as long as our own."""
+    def copy(self, knowledge: str) -> recipes.ClassifierRecipe | None:
+        """What a grey-box attacker's surrogate is (`Case.copy`) where it is not the victim's `undefended`."""
         return self.classifier if knowledge == "transfer" and self.retraining else None
 
-    def trained(self, **how) -> ClassifierRecipe:
+    def trained(self, **how) -> recipes.ClassifierRecipe:
         """The same classifier, trained in another way: fields of its recipe; the epochs are `retraining`."""
         return replace(self.classifier, epochs=self.retraining or self.classifier.epochs, **how)
 
 
-def _profile(
-    name: str,
-    *,
-    train,
-    test,
-    dictionary: dict,
-    dae: dict,
-    strata: dict,
-    classifier,
-    bim_steps,
-    adaptive,
-    rivals,
-    tradeoff=Tradeoff(),
-    retraining=None,
-) -> Profile:
-    data = DataRecipe(train=train, test=test)
-    transform = TransformRecipe(dictionary=DictionaryRecipe(data=data, **dictionary))
-    return Profile(
-        name=name,
-        data=data,
-        transform=transform,
-        stratified=StratifiedRecipe(StrataRecipe(DaeRecipe(data, **dae), **strata), transform),
-        classifier=ClassifierRecipe(data=data, **classifier),
-        attacks=(
-            AttackRecipe("clean", 0.0, 0),
-            AttackRecipe("fgsm", 0.04),
-            AttackRecipe("fgsm", 0.08),
-            AttackRecipe("bim", 0.03, bim_steps),
-        ),
-        adaptive=Adaptive(**adaptive),
-        rivals=rivals,
-        tradeoff=tradeoff,
-        retraining=retraining,
-    )
+def _profile(name, *, train, test, dictionary, dae, classifier, bim_steps, strata=None, **rest) -> Profile:
+    data = recipes.DataRecipe(train=train, test=test)
+    transform = recipes.TransformRecipe(dictionary=recipes.DictionaryRecipe(data=data, **dictionary))
+    attacks = ("clean", 0.0, 0), ("fgsm", 0.04), ("fgsm", 0.08), ("bim", 0.03, bim_steps)
+    attacks = tuple(recipes.AttackRecipe(*attack) for attack in attacks)
+    strata = recipes.StrataRecipe(recipes.DaeRecipe(data, **dae), **strata or {})
+    classifier = recipes.ClassifierRecipe(data=data, **classifier)
+    return Profile(name, data, transform, recipes.StratifiedRecipe(strata, transform), classifier, attacks, **rest)
 
 
 SMOKE = _profile(
-    "smoke",
-    train=600,
-    test=60,
-    bim_steps=3,
-    adaptive=dict(n=30, steps=3, queries=5),
+    "smoke", train=600, test=60, bim_steps=3,
+    dictionary=dict(K=12, images=60, passes=1, batch=30),
+    dae=dict(width=8, epochs=1), strata=dict(clusters=2, components=16, neighbours=5),
+    classifier=dict(width=0.125, epochs=3, batch=32),
+    adaptive=Adaptive(n=30, steps=3, queries=5),
     rivals=Rivals(
-        fast=20,
-        slow=4,
-        slowest=2,
-        draws=2,
-        retrained=("magnet",),
+        fast=20, slow=4, slowest=2, draws=2, retrained=("magnet",),
         options=(
-            ("d3", (("atoms", 200), ("sparsity", 4))),
-            ("magnet", (("epochs", 1),)),
-            ("magnet-detector", (("epochs", 1), ("rate", 0.1))),
-            ("quilting", (("patches", 2000),)),
-            ("crops", (("crops", 4), ("patches", 2000))),
-            ("tvm-quilting", (("patches", 2000),)),
-            ("deflection", (("draws", 2),)),
-            ("pixeldefend", (("epochs", 1), ("width", 8), ("blocks", 1))),
+            ("d3", (("atoms", 200), ("sparsity", 4))), ("magnet", (("epochs", 1),)),
+            ("magnet-detector", (("epochs", 1), ("rate", 0.1))), ("quilting", (("patches", 2000),)),
+            ("crops", (("crops", 4), ("patches", 2000))), ("tvm-quilting", (("patches", 2000),)),
+            ("deflection", (("draws", 2),)), ("pixeldefend", (("epochs", 1), ("width", 8), ("blocks", 1))),
         ),
     ),
     tradeoff=Tradeoff(
-        n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,)))
+        n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,))),
     ),
-    dictionary=dict(K=12, images=60, passes=1, batch=30),
-    dae=dict(width=8, epochs=1),
-    strata=dict(clusters=2, components=16, neighbours=5),
-    classifier=dict(width=0.125, epochs=3, batch=32),
-)
+)  # fmt: skip
 QUICK = _profile(
-    "quick",
-    train=8000,
-    test=500,
-    bim_steps=10,
-    adaptive=dict(),
+    "quick", train=8000, test=500, bim_steps=10,
+    dictionary=dict(images=400, passes=4), dae=dict(epochs=5), classifier=dict(width=0.25, epochs=8),
+    adaptive=Adaptive(),
     rivals=Rivals(
-        fast=100,
-        slow=24,
-        slowest=8,
-        trained=(),
-        draws=2,
+        fast=100, slow=24, slowest=8, draws=2, trained=(),
         options=(
-            ("d3", (("atoms", 2000), ("sparsity", 5))),
-            ("magnet", (("epochs", 15),)),
-            ("magnet-detector", (("epochs", 15), ("rate", 0.005))),
-            ("quilting", (("patches", 100_000),)),
-            ("crops", (("crops", 10), ("patches", 100_000))),
-            ("tvm-quilting", (("patches", 100_000),)),
+            ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 15),)),
+            ("magnet-detector", (("epochs", 15), ("rate", 0.005))), ("quilting", (("patches", 100_000),)),
+            ("crops", (("crops", 10), ("patches", 100_000))), ("tvm-quilting", (("patches", 100_000),)),
             ("pixeldefend", (("epochs", 1),)),
         ),
     ),
-    dictionary=dict(images=400, passes=4),
-    dae=dict(epochs=5),
-    strata=dict(),
-    classifier=dict(width=0.25, epochs=8),
-)
+)  # fmt: skip
 LAB = _profile(
-    "lab",
-    train=None,
-    test=1000,
-    bim_steps=20,
-    adaptive=dict(n=200, steps=50, queries=1000, autoattack=True),
+    "lab", train=None, test=1000, bim_steps=20,
+    dictionary=dict(images=2000, passes=6), dae=dict(epochs=10),
+    classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25), retraining=20,
+    adaptive=Adaptive(n=200, steps=50, queries=1000, autoattack=True),
     rivals=Rivals(
-        fast=1000,
-        slow=200,
-        slowest=50,
+        fast=1000, slow=200, slowest=50, draws=4, retrained=("magnet", "tvm"), options=_D3,
         trained=("adversarial", "thermometer", "stl-adversarial", "stl-dimmed"),
-        retrained=("magnet", "tvm"),
-        draws=4,
-        options=_D3,
     ),
-    tradeoff=Tradeoff(n=1000, retrained=True, lam=(0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)),
-    dictionary=dict(images=2000, passes=6),
-    dae=dict(epochs=10),
-    strata=dict(),
-    classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25),
-    retraining=20,
-)
+    tradeoff=Tradeoff(n=1000, retrained=True, lam=_LAM),
+)  # fmt: skip
 PAPER = _profile(
-    "paper",
-    train=None,
-    test=None,
-    bim_steps=20,
-    adaptive=dict(n=None, steps=100, queries=5000, autoattack=True),
+    "paper", train=None, test=None, bim_steps=20,
+    dictionary=dict(images=10_000, passes=10), dae=dict(epochs=20),
+    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1, erase=0.25),
+    adaptive=Adaptive(n=None, steps=100, queries=5000, autoattack=True),
     rivals=Rivals(
-        fast=None,
-        slow=1000,
-        slowest=200,
+        fast=None, slow=1000, slowest=200, options=_D3,
         retrained=("magnet", "pixeldefend", "tvm", "quilting", "crops", "tvm-quilting", "deflection", "d3"),
-        options=_D3,
     ),
     tradeoff=Tradeoff(
-        n=None,
-        retrained=True,
-        lam=(0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8),
-        K=(16, 32, 64, 128, 256),
-        S=(4, 6, 8, 12, 16),
-        M=(1, 2, 4, 8),
+        n=None, retrained=True, lam=_LAM, K=(16, 32, 64, 128, 256), S=(4, 6, 8, 12, 16), M=(1, 2, 4, 8),
     ),
-    dictionary=dict(images=10_000, passes=10),
-    dae=dict(epochs=20),
-    strata=dict(),
-    classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1, erase=0.25),
-)
+)  # fmt: skip
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 
 
@@ -282,21 +189,14 @@ def profile(name: str, *, dataset: str | None = None, resolution: int | None = N
     """A profile by name, on another data set or at another resolution if asked for.
 
     What is not given is $LABKIT_PROFILE (or quick), $LABKIT_DATASET (or the profile's) and $LABKIT_RESOLUTION pixels
-    (or as stored).
-
-    Raises InputError naming the known profiles when `name` is not one of them.
+    (or as stored). Raises InputError naming the known profiles when `name` is not one of them.
     """
     name = name or os.environ.get("LABKIT_PROFILE") or "quick"
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
-    chosen = PROFILES[name]
-    dataset = dataset or os.environ.get("LABKIT_DATASET") or chosen.data.name
-    data = replace(chosen.data, name=dataset, resolution=resolution or _resolution())
-    return rebase(chosen, data)
-
-
-def _resolution() -> int | None:
-    asked = os.environ.get("LABKIT_RESOLUTION") or "0"
+    asked = str(resolution or os.environ.get("LABKIT_RESOLUTION") or 0)
     if not asked.isdecimal():
         raise InputError(f"$LABKIT_RESOLUTION is a number of pixels, or 0 for as stored; got {asked!r}")
-    return int(asked) or None
+    data = PROFILES[name].data
+    dataset = dataset or os.environ.get("LABKIT_DATASET") or data.name
+    return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=int(asked) or None))

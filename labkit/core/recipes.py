@@ -1,20 +1,20 @@
 """Recipes: frozen settings of everything that can be built.
 
-A recipe names everything that changes an artifact and nothing else: never the device, the number of
-processes or the place of the data. Nesting gives the tree of what depends on what; `store` hashes it.
+A recipe names everything that changes an artifact and nothing else: never the device, the number of processes or the
+place of the data. Nesting gives the tree of what depends on what; `store` hashes it.
 """
 
 import dataclasses
 import json
 import math
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Named  # noqa: F401 (two of them for other rooms)
 
-# Marks a field that its recipe did not have from the start, and whose default is, for ever, what was done before. While
-# it has that default, `plain` leaves it out, so that what was built before the field came keeps its name in the store.
+# Marks a field that came later. `plain` leaves out its default, so that what was built before keeps its name.
 LATER = {"later": True}
 # How the size of an attack is written in each norm; in all others, as a relative L2 measure.
 _SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg"}
@@ -32,7 +32,7 @@ class DataRecipe:
 
     @property
     def label(self) -> str:
-        """The name as tables give it: a folder without the way to it, which is nobody else's business."""
+        """The name as tables give it: a folder without the path to it, which is private."""
         kind, _, path = self.name.partition(":")
         return f"{kind}:{Path(path).name}" if path else kind
 
@@ -42,11 +42,9 @@ class DictionaryRecipe:
     """How one convolutional dictionary is learned (paper, Eq. 2; the paper's K, S and λ are the defaults).
 
     `images` training images are drawn and read up to `passes` times in batches of `batch`; `held` others are kept
-    aside, and learning stops when a pass lowers their objective by less than the share `stop`. `method` is one of
-    `cdl.METHODS`. Fields below `lam` are choices on which the paper is silent.
-
-    norm  "whole": a filter has unit norm over all its channels, as in the authors' released dictionaries; "channel":
-          each channel of a filter by itself, as in Eq. 2 (`cdl.NORMS`)
+    aside, and learning stops when a pass lowers their objective by less than the share `stop`. Fields below `lam` are
+    unspecified choices. `method` is one of `cdl.METHODS`, `norm` of `cdl.NORMS`: a filter has unit norm over all
+    channels ("whole", as in the authors' released dictionaries) or each channel by itself ("channel", as in Eq. 2).
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -72,8 +70,8 @@ class DictionaryRecipe:
 class TransformRecipe:
     """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
 
-    dim   share of the low-pass part's contrast, about each image's mean, that T hands on; the paper's T hands on all
-    bits  a channel to which T(x) is rounded, as a file of pixels would be; 0 for not rounded
+    dim   share of the low-pass part's contrast, about each image's mean, that T outputs; 1 in the paper
+    bits  a channel to which T(x) is rounded; 0 for not rounded
     """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
@@ -85,15 +83,12 @@ class TransformRecipe:
     dim: float = field(default=1.0, metadata=LATER)
     bits: int = field(default=0, metadata=LATER)
     version: int = 2
+    data = property(attrgetter("dictionary.data"))
 
     @property
     def label(self) -> str:
         """The paper's name in tables."""
         return "STL" if self.dim == 1 else f"STL (low-pass ×{self.dim:g})"
-
-    @property
-    def data(self) -> DataRecipe:
-        return self.dictionary.data
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class StrataRecipe:
 
     clusters    M: 4 for CIFAR-10 and ImageNet-10 in the paper, 10 for ImageNet
     components  of the principal component analysis before k-means; fewer where there are fewer features or images
-    neighbours  k of the vote, on which the paper is silent
+    neighbours  k of the vote, an unspecified choice
     """
 
     dae: DaeRecipe = field(default_factory=DaeRecipe)
@@ -138,22 +133,17 @@ class StrataRecipe:
     neighbours: int = 15
     seed: int = 0
     version: int = 1
-
-    @property
-    def data(self) -> DataRecipe:
-        return self.dae.data
+    data = property(attrgetter("dae.data"))
 
 
 @dataclass(frozen=True)
 class StratifiedRecipe:
-    """STL (cluster): an image is voted to a cluster, and coded with the dictionary learned from that cluster alone.
-
-    `transform` says how each cluster's dictionary is learned (from up to `images` images of the cluster) and used.
-    """
+    """STL (cluster): each image is coded with the dictionary of the cluster it is voted to, learned from that alone."""
 
     strata: StrataRecipe = field(default_factory=StrataRecipe)
     transform: TransformRecipe = field(default_factory=TransformRecipe)
     version: int = 1
+    data = property(attrgetter("transform.data"))
 
     @property
     def label(self) -> str:
@@ -162,42 +152,31 @@ class StratifiedRecipe:
         return "STL (cluster)" if dim == 1 else f"STL (cluster, low-pass ×{dim:g})"
 
     @property
-    def data(self) -> DataRecipe:
-        return self.transform.data
-
-    @property
     def dictionaries(self) -> "tuple[ClusterRecipe, ...]":
         """The dictionary of every cluster."""
-        learned = self.transform.dictionary
-        return tuple(ClusterRecipe(self.strata, cluster, learned) for cluster in range(self.strata.clusters))
+        return tuple(ClusterRecipe(self.strata, m, self.transform.dictionary) for m in range(self.strata.clusters))
 
 
 @dataclass(frozen=True)
 class ClusterRecipe:
-    """The dictionary of one cluster, counted from 0, of a StratifiedRecipe."""
+    """The dictionary of one cluster (from 0) of a StratifiedRecipe."""
 
     strata: StrataRecipe
     cluster: int
     dictionary: DictionaryRecipe
-
-    @property
-    def data(self) -> DataRecipe:
-        return self.dictionary.data
+    data = property(attrgetter("dictionary.data"))
 
 
 @dataclass(frozen=True)
 class AdversarialTraining:
     """Part of every batch is replaced by adversarial images made against the network as it is at that moment.
 
-    Kurakin, Goodfellow & Bengio, "Adversarial machine learning at scale", ICLR 2017, Section 3: half of each batch,
-    and 0.3 as the weight of an adversarial image's loss beside a clean one's. They draw the attack's size anew for
-    each image; the paper's comparison (Table 8) trains with FGSM at dissimilarity 0.08, which are the defaults here.
-    `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)` is that of Madry et al. (ICLR 2018), and what
-    thermometer encoding is best with in its own publication.
+    Kurakin, Goodfellow & Bengio, "Adversarial machine learning at scale", ICLR 2017, Section 3; they draw the size
+    anew for each image. The defaults are those of the paper's comparison (Table 8). Those of Madry et al. (ICLR 2018),
+    and of thermometer encoding at its best: `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)`.
 
-    attack  "fgsm", "bim" or "pgd", of `labkit.attacks`, against the true classes. Kurakin et al. find that a network
-            may then read the class off what a one-step attack has done ("label leaking"): its accuracy under FGSM,
-            with which it was trained, does not tell how robust it is
+    attack  "fgsm", "bim" or "pgd", against the true classes. Accuracy under FGSM does not tell how robust a network
+            trained with it is: it may read the class off what the one step has done (label leaking; Kurakin et al.)
     norm    "dissimilarity", "l2" or "linf", as for AttackRecipe
     steps   of "bim" and "pgd"
     share   of each batch that is adversarial
@@ -216,8 +195,7 @@ class AdversarialTraining:
 class ClassifierRecipe:
     """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla").
 
-    With `weights`, it is not trained but loaded, and the fields of training count for nothing.
-
+    weights      loaded instead of training, whose fields then count for nothing
     erase        side of a square that is blanked in each training image, as a share of the image's; 0 for none
     levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
     adversarial  how adversarial images are mixed into its training; None for not at all
@@ -243,7 +221,7 @@ class ClassifierRecipe:
 
     @property
     def label(self) -> str:
-        """The name of a defense that lies in the network itself, as the paper writes it; "" for none."""
+        """The paper's name of a defense in the network itself; "" for none."""
         return " + ".join(name for name, there in (("TE", self.levels), ("Adv Training", self.adversarial)) if there)
 
     @property
@@ -254,7 +232,7 @@ class ClassifierRecipe:
 
 @dataclass(frozen=True)
 class DefenseRecipe:
-    """A competitor by its name in `labkit.defenses`, fitted to training images where it needs any.
+    """A baseline by its name in `labkit.defenses`, fitted to training images where it needs any.
 
     options  what differs from its published settings, as (keyword, value) pairs
     like     the STL whose mean PSNR on training images a plain blur is given
@@ -280,13 +258,13 @@ class DefenseRecipe:
 class AttackRecipe:
     """An attack by its name in `labkit.attacks`, how far it may go, and how long it tries.
 
-    size   in the unit of `norm`; 0 for the clean image
-    norm   "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
-           over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
-    steps  of iterative attacks; queries of those that only ask; AutoAttack sets its own
-    draws  of a random defense for each gradient, by an attacker who knows it (expectation over transformation)
-    loss   of "pgd": "log-odds" or "margin" (`attacks.common`)
-    stored whether the images are rounded to 8 bits in the end, as a file would, and still within the size
+    size    in the unit of `norm`; 0 for the clean image
+    norm    "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
+            over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
+    steps   of iterative attacks; queries of black-box ones; AutoAttack sets its own
+    draws   EOT samples of a random defense for each gradient
+    loss    of "pgd": "log-odds" or "margin" (`attacks.common`)
+    stored  whether the images are rounded to 8 bits in the end, as a file would, and still within the size
     """
 
     name: str = "fgsm"
@@ -343,12 +321,12 @@ def plain(recipe: Any, digest: str = "") -> Any:
     if isinstance(recipe, Weights):
         return {"recipe": "Weights", "digest": recipe.digest}
     if dataclasses.is_dataclass(recipe):
-        told = {
-            f.name: plain(getattr(recipe, f.name), digest)
-            for f in dataclasses.fields(recipe)
-            if not (f.metadata.get("later") and getattr(recipe, f.name) == f.default)
-        }
-        return {"recipe": type(recipe).__name__, **told}
+        told = {"recipe": type(recipe).__name__}
+        for f in dataclasses.fields(recipe):
+            value = getattr(recipe, f.name)
+            if not (f.metadata.get("later") and value == f.default):
+                told[f.name] = plain(value, digest)
+        return told
     if isinstance(recipe, (tuple, list)):
         return [plain(item, digest) for item in recipe]
     if isinstance(recipe, dict):

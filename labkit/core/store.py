@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from labkit.core import checkpoint, recipes
 from labkit.core.errors import InputError
-from labkit.core.wording import typed
+from labkit.core.wording import reason, typed
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: a look through the store does not wait for it
     from torch import Tensor
@@ -67,8 +67,8 @@ class Store:
         build   called with a scratch folder that outlives a killed run (for checkpoints); returns (tensors, facts)
         digest  of the images the recipe speaks of; replaces their name in the hash
 
-        Raises InputError when the artifact cannot be written. On a full disk nothing half-written stays behind; whole
-        checkpoints in the scratch folder do, for the run that has space again.
+        Raises InputError when the artifact cannot be written. On a full disk, whole checkpoints in the scratch folder
+        stay for the run that has space again, and nothing else.
         """
         folder = self.root / kind / key(recipe, digest)
         if folder.is_dir():
@@ -131,8 +131,7 @@ def read(folder: Path) -> Artifact:
     """The artifact in a folder, every file checked. Raises Damaged."""
     from safetensors.torch import load_file
 
-    wrong = flaws(folder)
-    if wrong:
+    if wrong := flaws(folder):
         raise Damaged(", ".join(f"{name} {what}" for name, what in wrong.items()))
     try:
         facts = parsed(folder / "facts.json")
@@ -148,10 +147,9 @@ def flaws(folder: Path) -> dict[str, str]:
     try:
         manifest = parsed(folder / MANIFEST)
         there = {file.name for file in folder.iterdir() if not file.name.startswith(".")} - {MANIFEST}
-        wanted = {"recipe.json", "facts.json", *manifest}
     except (OSError, ValueError) as error:
-        return {MANIFEST: _reason(error)}
-    for name in sorted(there | wanted):
+        return {MANIFEST: f"cannot be read ({reason(error)})"}
+    for name in sorted(there | {"recipe.json", "facts.json", *manifest}):
         try:
             if name not in there:
                 wrong[name] = "is missing"
@@ -162,7 +160,7 @@ def flaws(folder: Path) -> dict[str, str]:
             elif name == "recipe.json" and _name(parsed(folder / name)) != folder.name:
                 wrong[name] = "is another artifact's"
         except (OSError, ValueError, RecursionError) as error:
-            wrong[name] = _reason(error)
+            wrong[name] = f"cannot be read ({reason(error)})"
     return wrong
 
 
@@ -272,7 +270,3 @@ def _code(error: Exception) -> int:
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else 0
-
-
-def _reason(error: Exception) -> str:
-    return f"cannot be read ({getattr(error, 'strerror', None) or error})"

@@ -14,8 +14,6 @@ import torch
 
 __all__ = ["torchvision"]
 
-_SYMPTOM = "operator torchvision::nms does not exist"
-_OPS = ("nms", "qnms")
 # Schemas live as long as the Library that defined them, so this must not be garbage collected.
 _schemas: list[torch.library.Library] = []
 
@@ -25,13 +23,13 @@ def _load() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
-        if _SYMPTOM not in str(error):
+        if "operator torchvision::nms does not exist" not in str(error):
             raise
     # What the failed import left behind would be found again, half made, by the next one.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for op in _OPS:
+    for op in ("nms", "qnms"):
         library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _schemas.append(library)
     return importlib.import_module("torchvision")

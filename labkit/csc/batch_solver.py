@@ -1,7 +1,7 @@
 """Codes of a batch of images on the CPU: dense passes by torch between steps of compiled coordinate descent.
 
-Only the last pass over an image, which certifies, must be exact. Where the processor multiplies matrices of bfloat16
-(AMX), passes that only look for coefficients to enter use it, for a tenth of the time.
+Only the last pass over an image, which certifies, must be exact. On processors with bfloat16 matrices (AMX), passes
+that only look for coefficients to enter use it, for a tenth of the time.
 """
 
 import itertools
@@ -19,12 +19,9 @@ from labkit.csc import atoms, descent
 from labkit.csc.codes import Code, Codes
 
 _PATIENCE = 10  # exact passes without a smaller gap after which an image is left as it is
-
 _WINDOW_BYTES = 64 * 2**20  # correlations held at once: enough images to fill the cores
 _CALL_BYTES = 8 * 2**20  # correlations computed at once: what the caches hold
-
-# Correlations in bfloat16 err by about 0.3 %, which blurs a relative gap by about as much; below this, exact ones.
-_ROUGH_GAP = 5e-3
+_ROUGH_GAP = 5e-3  # above it, correlations in bfloat16 do: they err by about 0.3 %, and blur the relative gap as much
 _HAS_ROUGH = has_bfloat16(torch.device("cpu"))
 
 
@@ -56,11 +53,9 @@ def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float
 
 def _announce() -> None:
     """Say so when the loops will be compiled first: numba does it silently, and keeps the result on disk."""
-    loop = descent.advance
-    if loop.signatures:
-        return
-    kept = Path(loop.stats.cache_path).glob("descent.advance-*.nbi")
-    if not any(file.stat().st_mtime > Path(descent.__file__).stat().st_mtime for file in kept):
+    kept = Path(descent.advance.stats.cache_path).glob("descent.advance-*.nbi")
+    fresh = (file.stat().st_mtime > Path(descent.__file__).stat().st_mtime for file in kept)
+    if not descent.advance.signatures and not any(fresh):
         print("labkit: compiling its loops for this machine (about ten seconds, once)", file=sys.stderr, flush=True)
 
 
@@ -80,7 +75,8 @@ class _Batch:
         self.lam, self.level = lam.numpy(), (lam / longest).numpy()
         self.half = 0.5 * x.double().square().flatten(1).sum(1).numpy()
         self.target, self.max_iter = gap_tol * self.half, max_iter
-        self.codes, self.rest = [None] * B, torch.empty_like(x)
+        none, self.rest = np.empty(0, np.int32), torch.empty_like(x)
+        self.codes = [Code(none, none, none, np.empty(0, self.pixels.dtype))] * B
         self.gap, self.best = np.zeros(B), np.full(B, np.inf)
         self.passes, self.stuck, self.done = np.zeros(B, int), np.zeros(B, int), np.zeros(B, bool)
         self.rough = np.full(B, _HAS_ROUGH and x.dtype == torch.float32 and max_iter > 0)
@@ -88,9 +84,8 @@ class _Batch:
             scale = alive.numpy()
             self.codes = [code._replace(v=code.v * scale[code.k]) for code in start.codes]
         slots = min(B, max(2 * torch.get_num_threads(), _WINDOW_BYTES // (K * H * W * x.element_size())))
-        self.frames = np.zeros((slots, self.frame.size), self.pixels.dtype)
+        self.frames = np.zeros((slots, H * self.frame.row), self.pixels.dtype)
         self.shown = np.zeros((slots, H + S - 1, W + S - 1, C), self.pixels.dtype)
-        self.shown_rough = np.zeros(self.shown.shape, np.uint16)
         self.waiting, self.free, self.slot = iter(range(B)), list(range(slots)), {}
 
     def refill(self, pool) -> bool:
@@ -101,19 +96,15 @@ class _Batch:
         return bool(self.slot)
 
     def _begin(self, b):
-        if self.codes[b] is None:
-            none = np.empty(0, np.int32)
-            self.codes[b] = Code(none, none, none, np.empty(0, self.pixels.dtype))
         descent.subtract(self.pixels[b], self.filters, *self.codes[b], self.frames[self.slot[b]], self.frame)
         self._show(b)
 
     def _show(self, b):
-        """Put the residual where the next pass reads it: with its borders wrapped, in the format of the pass."""
-        s = self.slot[b]
-        if self.rough[b]:
-            descent.export_rough(self.frames[s], self.shown_rough[s].reshape(len(self.shown[s]), -1), self.frame)
-        else:
-            descent.export(self.frames[s], self.shown[s].reshape(len(self.shown[s]), -1), self.frame)
+        """Put the residual where the next pass reads it, with its borders wrapped."""
+        C, H, _, S, row, _ = self.frame
+        shown, first = self.shown[self.slot[b]].reshape(H + S - 1, -1), (S - 1) * C
+        shown[:H] = self.frames[self.slot[b]].reshape(H, row)[:, first : first + shown.shape[1]]
+        shown[H:] = shown[: S - 1]
 
     def correlations(self) -> dict[int, np.ndarray]:
         """Dᵀr for all images in slots, as numbers or as the bits of bfloat16: (H · W · K,) each."""
@@ -123,12 +114,9 @@ class _Batch:
             images = [b for b in self.slot if self.rough[b] == rough]
             for first in range(0, len(images), per_call):
                 part = images[first : first + per_call]
-                rows = [self.slot[b] for b in part]
-                if rough:
-                    shown = torch.from_numpy(self.shown_rough[rows].view(np.int16)).view(torch.bfloat16)
-                else:
-                    shown = torch.from_numpy(self.shown[rows])
-                c = F.conv2d(shown.permute(0, 3, 1, 2), self.dense.to(shown.dtype)).permute(0, 2, 3, 1).contiguous()
+                shown = torch.from_numpy(self.shown[[self.slot[b] for b in part]])
+                shown = (shown.bfloat16() if rough else shown).permute(0, 3, 1, 2)
+                c = F.conv2d(shown, self.dense.to(shown.dtype)).permute(0, 2, 3, 1).contiguous()
                 c = c.view(torch.int16).numpy().view(np.uint16) if rough else c.numpy()
                 found.update(zip(part, c.reshape(len(part), -1), strict=True))
         return found

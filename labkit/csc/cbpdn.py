@@ -60,15 +60,9 @@ def lambda_max(x: Tensor, d: Tensor) -> Tensor:
 
 
 def solve(
-    x: Tensor,
-    d: Tensor,
-    lam: float | Tensor,
-    *,
-    method: str = "auto",
-    max_iter: int = 1000,
-    gap_tol: float = 1e-2,
-    z0: Tensor | Codes | None = None,
-) -> Solution:
+    x: Tensor, d: Tensor, lam: float | Tensor, *,
+    method: str = "auto", max_iter: int = 1000, gap_tol: float = 1e-2, z0: Tensor | Codes | None = None,
+) -> Solution:  # fmt: skip
     """Sparse codes of a batch of images.
 
     Minimises  ½‖x − Σₖ dₖ ∗ zₖ‖² + λ‖z‖₁  over z, separately for each image, with circular boundaries, until the
@@ -82,8 +76,8 @@ def solve(
             on CPU and admm on CUDA
     z0      (B, K, H, W)  a code to start from, dense or as `Codes`
 
-    Returns a Solution whose `gap` (B,) bounds the distance to the optimum. No gradient flows through `solve`; see
-    `stl.SparseTransform` for that. Raises InputError on wrong shapes, NaN, λ ≤ 0 or a filter larger than the image.
+    Returns a Solution whose `gap` (B,) bounds the distance to the optimum. No gradient flows through it (but through
+    `stl.SparseTransform`). Raises InputError on wrong shapes, NaN, λ ≤ 0 or a filter larger than the image.
     """
     lam = _checked(x, d, lam, z0)
     if method == "auto":
@@ -103,8 +97,7 @@ def solve(
 
 def prepare() -> None:
     """Have the solver's loops compiled now (and announced), rather than in the middle of something."""
-    x, d = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 2, 2)
-    solve(x, d, 1.0, method="cd")
+    solve(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 2, 2), 1.0, method="cd")
 
 
 def _checked(x, d, lam, z0) -> Tensor:
@@ -136,8 +129,7 @@ def _admm(x, d, lam, z0, gap_tol, max_iter) -> Solution:
     dx = _apply(df.mH, torch.fft.rfft2(x))
     z = x.new_zeros(len(x), len(d), H, W) if z0 is None else z0 * norms[:, None, None]
     u = torch.zeros_like(z)
-    rho = _per_image(5 * lam + 0.5)
-    half = 0.5 * x.square().flatten(1).sum(1)
+    rho, half = _per_image(5 * lam + 0.5), 0.5 * x.square().flatten(1).sum(1)
     best, best_gap, trace, step = z, _gap(z, x, d, threshold), [], 0
     for step in range(1, max_iter + 1):
         # (DᴴD + ρ)⁻¹ v = (v − Dᴴ (DDᴴ + ρ)⁻¹ D v) / ρ: DᴴD has rank ≤ C, so Woodbury beats inverting K×K.
@@ -169,8 +161,7 @@ def _gap(z, x, d, threshold) -> Tensor:
     """The duality gap with a threshold (B, K) of its own for every filter; an infinite one forbids its filter."""
     residual = x - conv.synthesize(z, d)
     worst = (conv.analyze(residual, d).abs().flatten(2).amax(2) / threshold).amax(1)
-    rr = residual.square().flatten(1).sum(1)
-    xr = (x * residual).flatten(1).sum(1)
+    rr, xr = residual.square().flatten(1).sum(1), (x * residual).flatten(1).sum(1)
     tiny = torch.finfo(x.dtype).tiny
     scale = torch.clamp(xr / rr.clamp_min(tiny), min=-1 / worst.clamp_min(tiny), max=1 / worst.clamp_min(tiny))
     penalty = (torch.where(torch.isinf(threshold), 0.0, threshold) * z.abs().flatten(2).sum(2)).sum(1)

@@ -1,8 +1,7 @@
 """Convolutional dictionary learning (CDL) from statistics that add.
 
-Filters have support S, so all that the filter update needs to know of the codes are their correlations at lags below
-S: K·K·(2S−1)² + K·C·S² numbers, whatever the number and the size of the images. They add over images, batches and
-processes.
+Filters have support S, so their update needs only the codes' correlations at lags below S: K·K·(2S−1)² + K·C·S²
+numbers, whatever the number and the size of the images. They add over images, batches and processes.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
-from labkit.core.checkpoint import draws
 from labkit.core.recipes import DictionaryRecipe, canonical
 from labkit.csc import cbpdn, conv
 from labkit.csc.codes import Codes
@@ -24,7 +22,6 @@ from labkit.csc.tikhonov import extend, split
 METHODS = ("online", "batch")
 NORMS = ("whole", "channel")
 _UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
-_FAR = 1e300  # an objective that any other is below, and that JSON can hold
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,9 @@ class Stats:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where `learn` stands: batches done of all, and objectives per image, each under the filters it was coded with.
+    """Where `learn` stands: batches done of all, and the objective per image of the latest batch.
 
-    objective  of the latest batch; held, of the images kept aside, after a whole pass (otherwise None)
+    held  the same of the images kept aside, after a whole pass (otherwise None)
     """
 
     done: int
@@ -79,10 +76,10 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "wh
     Accelerated projected gradient (FISTA, with restart) on the statistics. Without the constraint, of which Eq. 2 of
     the paper says nothing, the codes could shrink to nothing while the filters grow.
     """
-    spectrum = _spectrum(stats.ztz)
+    spectrum, momentum = _spectrum(stats.ztz), 1.0
     point = ahead = d.double()
-    step = 1 / max(_largest(spectrum), 1e-30)
-    momentum = 1.0
+    # The circular convolution that `_normal` is cut from bounds its eigenvalues.
+    step = 1 / max(float(torch.linalg.eigvalsh(spectrum).max()), 1e-30)
     for _ in range(max_iter):
         moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx), norm)
         if ((ahead - moved) * (moved - point)).sum() > 0:
@@ -94,12 +91,9 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "wh
 
 
 def learn(
-    images,
-    recipe: DictionaryRecipe,
-    *,
-    callback: Callable[[Progress], None] | None = None,
-    checkpoint: str | Path | None = None,
-) -> Tensor:
+    images, recipe: DictionaryRecipe, *,
+    callback: Callable[[Progress], None] | None = None, checkpoint: str | Path | None = None,
+) -> Tensor:  # fmt: skip
     """A dictionary of K unit-norm filters (K, C, S, S) for the high-pass part of natural images (see `recipe.norm`).
 
     Alternates between codes with fixed filters and filters with fixed codes (paper, Section 3.3). `recipe.method` is
@@ -108,26 +102,25 @@ def learn(
               made with old filters fade (Mairal et al., JMLR 2010)
     "batch"   filters are updated once a pass, from the statistics of all images
 
-    The paper updates filters by consensus ADMM in the Fourier domain, whose memory grows with the number and the size
-    of the images; `update` solves the same problem.
+    The memory of the paper's own update, consensus ADMM in the Fourier domain, grows with the number and the size of
+    the images; `update` solves the same problem.
 
-    Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops before
-    `recipe.passes` when a pass lowers the objective of `recipe.held` images kept aside by less than the share
-    `recipe.stop`.
+    Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops early when
+    a pass lowers the objective of `recipe.held` images kept aside by less than the share `recipe.stop`.
 
-    Within `distributed.session` each rank codes its share of every batch, the statistics are added up in one message,
-    and every rank makes the same update of the filters: what is learned is what one rank learns, up to rounding.
+    Within `distributed.session` each rank codes its share of every batch, and the statistics are added up in one
+    message. Every rank makes the same update: what is learned is what one rank learns, up to rounding.
 
-    images      `images.Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
+    images      `Images` (or anything with x (N, C, H, W), by index); `recipe.images` of them are drawn
     callback    called with a Progress after every batch
     checkpoint  folder for the state after the last whole pass: a run that was killed goes on from there
     """
-    if recipe.method not in METHODS:
-        raise InputError(f"unknown method {recipe.method!r} of learning; choose from {', '.join(METHODS)}")
-    if recipe.norm not in NORMS:
-        raise InputError(f"unknown norm {recipe.norm!r} of filters; choose from {', '.join(NORMS)}")
+    for what, value, known in (("method", recipe.method, METHODS), ("norm", recipe.norm, NORMS)):
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r} of learning; choose from {', '.join(known)}")
     chosen, aside = _drawn(images, recipe)
     batches = -(-len(chosen) // recipe.batch)
+    fade = 1 - 1 / batches if recipe.method == "online" else 1.0  # online, they remember about one pass
     run = {"recipe": canonical(recipe, getattr(images, "digest", "")), "images": [*images.x.shape]}
     file = Path(checkpoint) / "learning.safetensors" if checkpoint is not None else None
     found = distributed.first(lambda: checkpoint_file.read(file, run)) if file else None
@@ -136,17 +129,23 @@ def learn(
         d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
         memory = Stats(**tensors, count=facts["count"])
     else:
-        d, done, best, over, memory = start(images, recipe), 0, _FAR, False, None
+        d, done, best, over, memory = (
+            start(images, recipe),
+            0,
+            1e300,
+            False,
+            None,
+        )  # 1e300 is large, but JSON can hold it
     for step in range(done, recipe.passes):
         if over:
             break
-        generator = draws(recipe.seed, step)
+        generator = checkpoint_file.draws(recipe.seed, step)
         memory = memory if recipe.method == "online" else None
         for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
             x = _high(images.x[distributed.shard(part)], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
             fresh = _everyones(statistics(solution.code, x, recipe.S))
-            memory = fresh if memory is None else _fade(recipe, batches) * memory + fresh
+            memory = fresh if memory is None else fade * memory + fresh
             last, held = n + 1 == batches, None
             if recipe.method == "online" or last:
                 d = update(d, memory, norm=recipe.norm)
@@ -154,8 +153,7 @@ def learn(
             if last and len(aside):
                 held = _held(d, images.x[distributed.shard(aside)], recipe)
                 over, best = held > (1 - recipe.stop) * best, min(best, held)
-            if callback or distributed.world() > 1:
-                reached = _mean(solution.objective(x, recipe.lam))
+            reached = _mean(solution.objective(x, recipe.lam))  # every rank takes part in the sum
             if callback:
                 callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
         if file and distributed.rank() == 0:
@@ -181,11 +179,6 @@ def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
     return drawn[:count], drawn[count : count + recipe.held]
 
 
-def _fade(recipe: DictionaryRecipe, batches: int) -> float:
-    """What the statistics keep when a batch is added: all of it, or what makes them remember about one pass."""
-    return 1 - 1 / batches if recipe.method == "online" else 1.0
-
-
 def _use(memory: Stats) -> Tensor:
     """How much each filter is used: Σ z², (K,)."""
     middle = memory.ztz.shape[-1] // 2
@@ -201,8 +194,6 @@ def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
 
 def _mean(objectives: Tensor) -> float:
     """The mean over the images of all ranks."""
-    if distributed.world() == 1:
-        return float(objectives.mean())
     count = torch.tensor(len(objectives), device=objectives.device)
     total, count = distributed.all_reduce(objectives.double().sum(), count)
     return float(total / count)
@@ -210,8 +201,6 @@ def _mean(objectives: Tensor) -> float:
 
 def _everyones(stats: Stats) -> Stats:
     """The sum over all ranks."""
-    if distributed.world() == 1:
-        return stats
     count = torch.tensor(stats.count, device=stats.ztz.device)
     *sums, count = distributed.all_reduce(stats.ztz, stats.ztx, stats.xtx, count)
     return Stats(*sums, count.item())
@@ -227,11 +216,8 @@ def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
     H, W = x.shape[2:]
     if min(H, W) < S:
         raise InputError(f"filters of {S}×{S} pixels are larger than the image of {H}×{W}; use a smaller S")
-    n = 10 * K
-    image = torch.randint(len(x), (n,), generator=generator).tolist()
-    row = torch.randint(H - S + 1, (n,), generator=generator).tolist()
-    column = torch.randint(W - S + 1, (n,), generator=generator).tolist()
-    patches = torch.stack([x[b, :, i : i + S, j : j + S] for b, i, j in zip(image, row, column, strict=True)])
+    places = [torch.randint(n, (10 * K,), generator=generator).tolist() for n in (len(x), H - S + 1, W - S + 1)]
+    patches = torch.stack([x[b, :, i : i + S, j : j + S] for b, i, j in zip(*places, strict=True)])
     lively = patches.flatten(1).norm(dim=1).argsort(descending=True)[: 4 * K]
     return _unit(patches[lively[torch.randperm(len(lively), generator=generator)[:K]]])
 
@@ -239,17 +225,15 @@ def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
 def _revive(d: Tensor, use: Tensor, residual: Tensor, generator: torch.Generator) -> Tensor:
     """Replace filters that the codes do not use by patches of what is left unexplained."""
     dead = use <= 1e-6 * use.mean()
-    if not dead.any():
-        return d
-    d = d.clone()
-    d[dead] = patches(distributed.join(residual), int(dead.sum()), d.shape[-1], generator)
+    if dead.any():
+        d = d.clone()
+        d[dead] = patches(distributed.join(residual), int(dead.sum()), d.shape[-1], generator)
     return d
 
 
 def _spectrum(ztz: Tensor) -> Tensor:
     """What `_normal` needs of ztz: a K×K matrix for each frequency of a 2S×2S grid, (2S, S + 1, K, K)."""
-    middle = ztz.shape[-1] // 2
-    lags = F.pad(ztz, (0, 1, 0, 1)).roll((-middle, -middle), dims=(2, 3))
+    lags = torch.fft.ifftshift(F.pad(ztz, (1, 0, 1, 0)), dim=(2, 3))
     return torch.fft.rfft2(lags).permute(2, 3, 0, 1).contiguous()
 
 
@@ -261,11 +245,6 @@ def _normal(d: Tensor, spectrum: Tensor) -> Tensor:
     N, S = spectrum.shape[0], d.shape[-1]
     spread = torch.fft.rfft2(d, s=(N, N)).permute(2, 3, 0, 1)
     return torch.fft.irfft2((spectrum @ spread).permute(2, 3, 0, 1), s=(N, N))[..., :S, :S]
-
-
-def _largest(spectrum: Tensor) -> float:
-    """An upper bound on the largest eigenvalue of `_normal`: that of the circular convolution it is cut from."""
-    return float(torch.linalg.eigvalsh(spectrum).max())
 
 
 def _into_ball(d: Tensor, norm: str = "whole") -> Tensor:

@@ -65,7 +65,7 @@ def correlations(codes: Codes, x: Tensor, S: int) -> tuple[Tensor, Tensor]:
 
     # Each thread adds up the rows of its own filters, over all images in order: one table for all, and no race.
     def add_up(first):
-        image = np.empty(frame.size, pixels.dtype)
+        image = np.empty(frame.H * frame.row, pixels.dtype)
         for code, pixel in zip(codes.codes, pixels, strict=True):
             atoms.put(pixel, image, frame)
             _correlate(*code, image, ztz, ztx, frame, first, threads)
@@ -103,18 +103,16 @@ def _correlate(k, i, j, v, image, ztz, ztx, frame, first, step):
 
 
 def project(g: Tensor, support: Codes, d: Tensor, tol: float) -> Tensor:
-    """Orthogonal projection of each image g (B, C, H, W) onto the span of the atoms in its code, whatever their values.
+    """Orthogonal projection of each image g (B, C, H, W) onto the span of the atoms in its code.
 
     Conjugate gradients on the normal equations of those atoms, down to a relative residual of `tol`.
     """
     _, C, H, W = g.shape
     frame, filters = atoms.frame(C, H, W, d.shape[-1]), atoms.layout(d)
-    g = g.contiguous()
-    out = torch.empty_like(g)
-    pixels, results = g.numpy(), out.numpy()
+    pixels, out = g.contiguous().numpy(), torch.empty_like(g, memory_format=torch.contiguous_format)
 
     def one(b):
-        _project(pixels[b], *support.codes[b][:3], filters, frame, tol, results[b])
+        atoms.take(_project(pixels[b], *support.codes[b][:3], filters, frame, tol), out.numpy()[b], frame)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(one, range(len(g))))
@@ -122,7 +120,7 @@ def project(g: Tensor, support: Codes, d: Tensor, tol: float) -> Tensor:
 
 
 @njit(nogil=True, cache=True)
-def _project(g, k, i, j, filters, frame, tol, out):
+def _project(g, k, i, j, filters, frame, tol):
     image, rest = np.empty(frame.H * frame.row, g.dtype), np.empty(len(k), g.dtype)
     atoms.put(g, image, frame)
     atoms.wrap(image, frame)
@@ -131,4 +129,4 @@ def _project(g, k, i, j, filters, frame, tol, out):
     v = atoms.solve(filters, k, i, j, rest, tol, 4 * len(k), frame)
     image[:] = 0
     atoms.add_all(filters, k, i, j, v, image, frame)
-    atoms.take(image, out, frame)
+    return image

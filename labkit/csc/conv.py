@@ -15,8 +15,7 @@ def check(d: Tensor, size: tuple[int, int] | torch.Size | None = None, channels:
     """Raise InputError unless `d` is a (K, C, S, S) dictionary for images of this size and channel number."""
     if d.ndim != 4 or d.shape[2] != d.shape[3]:
         raise InputError(
-            f"d must be (K, C, S, S), got {tuple(d.shape)}; "
-            "a grey dictionary needs an explicit channel axis: d[:, None]"
+            f"d must be (K, C, S, S), got {tuple(d.shape)}; a grey one needs an explicit channel axis: d[:, None]"
         )
     if not torch.is_floating_point(d) or d.dtype in (torch.float16, torch.bfloat16):
         raise InputError(f"d must be float32 or float64, got {d.dtype}; convert with d.float()")
@@ -24,8 +23,7 @@ def check(d: Tensor, size: tuple[int, int] | torch.Size | None = None, channels:
         raise InputError("the dictionary holds NaN or infinite values; learn it again or load another file")
     if channels is not None and d.shape[1] != channels:
         raise InputError(
-            f"the dictionary has {d.shape[1]} channel(s) but the image has {channels}; "
-            "use a dictionary learned on images of the same kind"
+            f"the dictionary has {d.shape[1]} channel(s) but the image {channels}; use one learned on such images"
         )
     if size is not None and d.shape[-1] > min(size):
         raise InputError(

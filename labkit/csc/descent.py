@@ -1,10 +1,10 @@
 """Coordinate descent on a growing working set, for the code of one image, compiled with numba.
 
-The codes of natural images are very sparse (about 270 of 65,536 coefficients at the paper's setting). So the
-correlations Dᵀr with all shifted filters are computed rarely, densely, by torch (`encode` does that); between two of
-those passes coordinate descent works on the few coefficients that can be non-zero, in the image itself: correlating an
-atom with the residual, or moving its coefficient, costs S·S·C multiplications and no table. New coefficients enter
-where Dᵀr exceeds λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
+The codes of natural images are very sparse (about 270 of 65,536 coefficients at the paper's setting). So torch computes
+the correlations Dᵀr with all shifted filters rarely and densely (`batch_solver`). Between two of these passes,
+coordinate descent works on the few coefficients that can be non-zero, in the image itself: correlating an atom with the
+residual, or moving its coefficient, costs S·S·C multiplications and no table. New coefficients enter where Dᵀr exceeds
+λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
 """
 
 import numpy as np
@@ -12,16 +12,14 @@ from numba import njit
 
 from labkit.csc import atoms
 
-# Shares of the largest violation of optimality: what may enter, how well the working set is solved, and what is worth
-# a move. Entering fewer takes more passes, more of them a larger set; the set need not be solved better than the rest
-# will be known. And the relative residual of `_newton`.
+# Shares of the largest violation of optimality: what may enter (fewer take more passes, more a larger set), how well
+# the working set is solved, and what is worth a move. And the relative residual of `_newton`.
 _ENTER, _INNER, _MOVE, _STEP = 0.25, 0.35, 0.25, 0.17
 
 
 @njit(nogil=True, cache=True, fastmath=True)
 def scan(c, K, level, top, arg):
-    """Per pixel the largest |c| − level over the filters and, where that is positive, its filter; returns the largest
-    |c| / level of all. c (pixels · K,)"""
+    """Per pixel of c (pixels · K,) the largest |c| − level and, where positive, its filter; returns max |c| / level."""
     n, most = np.uint64(K), c[0] * 0
     at = np.uint64(0)
     for u in range(len(top)):
@@ -68,28 +66,6 @@ def subtract(x, filters, k, i, j, v, residual, frame):
 
 
 @njit(nogil=True, cache=True)
-def export(image, out, frame):
-    """An image out of its frame, with S − 1 wrapped rows and columns: out (H + S − 1, (W + S − 1) · C)."""
-    first = (frame.S - 1) * frame.C
-    for y in range(out.shape[0]):
-        at = (y % frame.H) * frame.row + first
-        for q in range(out.shape[1]):
-            out[y, q] = image[at + q]
-
-
-@njit(nogil=True, cache=True)
-def export_rough(image, out, frame):
-    """The same, rounded to the bits of bfloat16."""
-    first, bits = np.uint64((frame.S - 1) * frame.C), image.view(np.uint32)
-    half, one, shift = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
-    for y in range(out.shape[0]):
-        at = np.uint64((y % frame.H) * frame.row) + first
-        for q in range(np.uint64(out.shape[1])):
-            b = bits[at + q]
-            out[y, q] = np.uint16((b + half + ((b >> shift) & one)) >> shift)
-
-
-@njit(nogil=True, cache=True)
 def _violation(z, c, la):
     """How far a coordinate is from its best value, given c = ⟨atom, residual⟩: |z − soft(z + c, λ)|."""
     return abs(c - max(min(c + z, la), -la))
@@ -99,14 +75,13 @@ def _violation(z, c, la):
 def advance(x, residual, k, i, j, v, top, arg, worst, filters, lam, frame, target, early):
     """One outer step for one image: certify, and if the gap is above `target`, improve its code and residual.
 
-    x           (C, H, W)    image; residual, x − D z in its frame
-    k, i, j, v               the code z, which must have every non-zero coefficient
-    top, arg                 what `scan` found in Dᵀr, and `worst`, what it returned
-    lam         (K,)         λ for each filter of unit norm (infinite for a zero filter)
-    early                    whether to be choosy, as is good while most of the image is still to be explained
+    x           (C, H, W) image; residual, x − D z in its frame
+    k, i, j, v  the code z, which must have every non-zero coefficient
+    top, arg    what `scan` found in Dᵀr, and `worst`, what it returned
+    lam         (K,) λ for each filter of unit norm (infinite for a zero filter)
+    early       whether to be choosy, as is good while most of the image is still to be explained
 
-    Returns the duality gap of the code as it came in, and the code. The dual point is s·r, with the best s for which
-    |Dᵀ(s r)| ≤ λ.
+    Returns the duality gap of the code as it came in, for the dual point s·r with the best s, and the code.
     """
     rr, zc, l1, peak = 0.0, 0.0, 0.0, float(top.max())
     for y in range(frame.H):
@@ -142,12 +117,8 @@ def _grow(k, i, j, v, top, arg, level, reach, frame):
     """The code with new coefficients, still zero, by row: where `top` is above `level` and nowhere higher in reach."""
     H, W = frame.H, frame.W
     room = len(v) + H * W
-    k2, i2, j2, v2 = (
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.zeros(room, v.dtype),
-    )
+    k2, i2, j2 = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
+    v2 = np.zeros(room, v.dtype)
     n, a = 0, 0
     for y in range(H):
         row = n
@@ -195,8 +166,8 @@ def _sweep(filters, k, i, j, v, la, residual, frame, tol, max_sweeps):
 def _newton(filters, k, i, j, v, la, residual, frame):
     """One step towards the minimum that the working set has if no sign changes, up to the first sign that would.
 
-    Coordinate descent crawls where filters are nearly dependent; conjugate gradients do not. The objective is
-    quadratic as long as signs hold, so it falls all the way.
+    Coordinate descent crawls where filters are nearly dependent; conjugate gradients do not. The objective falls all
+    the way, since it is quadratic as long as signs hold.
     """
     used = np.flatnonzero(v)
     k, i, j, rest = k[used], i[used], j[used], np.empty(len(used), v.dtype)

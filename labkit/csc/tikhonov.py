@@ -1,7 +1,7 @@
 """The low-pass / high-pass split of an image by a quadratic (Tikhonov) filter.
 
-The paper does not mention it; the authors' released code does it before coding, with weight 5 and a padding of 16,
-by sporco's `tikhonov_filter`. This is the same filter in torch, batched and differentiable.
+The paper does not mention it; the authors' released code does it before coding, by sporco's `tikhonov_filter` with
+weight 5 and a padding of 16. This is the same filter in torch, batched and differentiable.
 """
 
 import torch

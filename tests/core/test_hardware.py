@@ -33,7 +33,7 @@ def test_what_is_freed_goes_back():
     program = """if True:
         import re, sys
         import numpy as np
-        from labkit import hardware
+        from labkit.core import hardware
         if sys.argv[1] == "steady":
             hardware.steady()
         larger = np.ones(3 * 2**20)

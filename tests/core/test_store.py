@@ -126,7 +126,7 @@ WORKER = textwrap.dedent(
     """
     import sys, time, torch
     from pathlib import Path
-    from labkit import store
+    from labkit.core import store
     from labkit.core.recipes import DictionaryRecipe
     store._PATIENCE = 0.5
     root, log, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
@@ -256,7 +256,7 @@ FULL = textwrap.dedent(
     """
     import json, sys, torch
     from pathlib import Path
-    from labkit import checkpoint
+    from labkit.core import checkpoint
     from labkit.core.errors import InputError
     from labkit.core.recipes import DictionaryRecipe
     from labkit.core.store import Store

@@ -217,7 +217,7 @@ def test_a_limit_on_passes_is_kept_and_the_gap_is_that_of_the_code():
 
 
 def test_the_first_compilation_is_announced(tmp_path):
-    code = "from labkit import cbpdn; cbpdn.prepare()"
+    code = "from labkit.csc import cbpdn; cbpdn.prepare()"
     said = []
     for _ in range(2):
         run = subprocess.run(
