@@ -11,16 +11,9 @@ VERSIONS = ("standard", "rand")
 
 
 def autoattack(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    budget: Budget,
-    version: str = "standard",
-    steps: int = 100,
-    queries: int = 5000,
-    seed: int = 0,
-) -> Tensor:
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget, version: str = "standard", steps: int = 100,
+    queries: int = 5000, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """AutoAttack (Croce & Hein, 2020), part after part, each on what `model` still gets right.
 
     version  "standard": AutoPGD on the cross-entropy; AutoPGD on the difference of logits ratio (DLR) and FAB, towards

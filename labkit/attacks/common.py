@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -50,15 +51,12 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return _others(logits, y).logsumexp(1) - logits.gather(1, y[:, None])[:, 0]
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """−log p_y: (B,), as torch computes it."""
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-LOSSES = {"cross-entropy": cross_entropy, "log-odds": log_odds, "margin": margin}
+# Losses by name, each (logits, y) -> (B,); the cross-entropy −log p_y is torch's.
+LOSSES = {"cross-entropy": partial(F.cross_entropy, reduction="none"), "log-odds": log_odds, "margin": margin}
 
 
 def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """One of LOSSES. Raises InputError for another name."""
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
     return LOSSES[name]
@@ -68,9 +66,9 @@ def _others(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf)
 
 
-def fooled(logits: Tensor, y: Tensor) -> Tensor:
-    """Which decisions are wrong: (B,). A network that answers NaN has decided nothing."""
-    return (logits.argmax(1) != y) & logits.isfinite().all(1)
+def fooled(logits: Tensor, y: Tensor, confidence: float = 0.0) -> Tensor:
+    """Which decisions are wrong, by a margin of `confidence`: (B,). A network that answers NaN has decided nothing."""
+    return (logits.argmax(1) != y) & logits.isfinite().all(1) & (margin(logits, y) >= confidence)
 
 
 @torch.no_grad()
@@ -94,12 +92,7 @@ def differentiate(total: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     if not total.requires_grad:
         raise InputError("what the attacker sees gives no gradient; use square or noise, which need none")
     (gradient,) = torch.autograd.grad(total, x, retain_graph=again)
-    return finite(gradient)
-
-
-def finite(a: Tensor) -> Tensor:
-    """a with zeros for what is not a finite number."""
-    return torch.nan_to_num(a, nan=0.0, posinf=0.0, neginf=0.0)
+    return gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def free(direction: Tensor, x: Tensor) -> Tensor:
@@ -129,3 +122,12 @@ def normal(x: Tensor, seed: int | str) -> Tensor:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         drawn.append(torch.randn(image.shape, generator=generator))
     return torch.stack(drawn).to(x)
+
+
+def in_ball(x: Tensor, seed: int | str, kind: str) -> Tensor:
+    """A random point of the unit ball of the norm `kind`, for each image drawn as `normal` draws: (B, C, H, W).
+
+    Uniform in the L∞ ball; on the L2 sphere, where nearly all of a ball of this dimension lies.
+    """
+    noise = normal(x, seed)
+    return torch.erf(noise / 2**0.5) if kind == "linf" else unit(noise)

@@ -6,20 +6,7 @@ import torch
 from torch import Tensor
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import (
-    Model,
-    ascent,
-    check,
-    column,
-    cross_entropy,
-    fooled,
-    free,
-    loss_named,
-    margin,
-    norm,
-    normal,
-    unit,
-)
+from labkit.attacks.common import LOSSES, Model, ascent, check, column, fooled, free, in_ball, loss_named, margin, unit
 
 
 def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
@@ -30,7 +17,7 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
     clipping; here pixels are clipped after the step, so what is reached can be less, and tables print it.
     """
     check("fgsm", x, y, budget)
-    _, gradient = ascent(model, x, y, cross_entropy)
+    _, gradient = ascent(model, x, y, LOSSES["cross-entropy"])
     return budget.project(x + column(budget.radius(x)) * _sign(gradient, budget.norm), x)
 
 
@@ -43,24 +30,15 @@ def bim(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10, 
     length = column(budget.radius(x)) * (2.5 / max(steps, 1) if step is None else step)
     x_adv = x
     for _ in range(steps):
-        _, gradient = ascent(model, x_adv, y, cross_entropy)
+        _, gradient = ascent(model, x_adv, y, LOSSES["cross-entropy"])
         x_adv = budget.project(x_adv + length * _sign(gradient, budget.norm), x)
     return x_adv
 
 
 def pgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    budget: Budget,
-    steps: int = 40,
-    restarts: int = 1,
-    step: float | None = None,
-    loss: str = "log-odds",
-    stop: bool = False,
-    seed: int = 0,
-) -> Tensor:
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 40, restarts: int = 1,
+    step: float | None = None, loss: str = "log-odds", stop: bool = False, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """Projected gradient descent (Madry et al., 2018) from random points of the ball, in L2 or L∞.
 
     Each image's result is the iterate, of all restarts, whose margin (`common.margin`) is largest: fooled before not
@@ -80,10 +58,7 @@ def pgd(
         return gradient.sign() if budget.norm == "linf" else unit(free(gradient, at))
 
     def start(x: Tensor, restart: int) -> Tensor:
-        noise = normal(x, f"{seed}:{restart}")
-        # Uniform in the L∞ ball; on the L2 sphere, where nearly all of a ball of this dimension lies.
-        share = torch.erf(noise / 2**0.5) if budget.norm == "linf" else unit(noise)
-        return budget.project(x + column(budget.radius(x)) * share, x)
+        return budget.project(x + column(budget.radius(x)) * in_ball(x, f"{seed}:{restart}", budget.norm), x)
 
     return search(
         model, x, y, climb, start, budget.project, loss=loss_named(loss), radius=budget.radius(x),
@@ -92,20 +67,10 @@ def pgd(
 
 
 def search(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    climb: Callable[[Tensor, Tensor], Tensor],
-    start: Callable[[Tensor, int], Tensor],
-    project: Callable[[Tensor, Tensor], Tensor],
-    *,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    radius: Tensor,
-    steps: int,
-    restarts: int,
-    step: float | None,
-    stop: bool,
-) -> Tensor:
+    model: Model, x: Tensor, y: Tensor, climb: Callable[[Tensor, Tensor], Tensor],
+    start: Callable[[Tensor, int], Tensor], project: Callable[[Tensor, Tensor], Tensor], *,
+    loss: Callable[[Tensor, Tensor], Tensor], radius: Tensor, steps: int, restarts: int, step: float | None, stop: bool,
+) -> Tensor:  # fmt: skip
     """The frame of `pgd`: from each `start`, steps along `climb`, each followed by `project`; the best iterate."""
     step = min(10 / max(steps, 1), 1) if step is None else step
     with torch.no_grad():
@@ -126,12 +91,10 @@ def search(
             found = margin(logits, y[left])
             better = found > score[left]
             best[left[better]], score[left[better]] = at[better], found[better]
-            if taken == steps:
+            if taken == steps or (stop and (found > 0).all()):
                 break
-            if stop and (found > 0).any():
+            if stop:
                 left, at, gradient = (a[~(found > 0)] for a in (left, at, gradient))
-                if not len(left):
-                    break
             length = step * (1 - taken / steps) * column(radius[left])
             at = project(at + length * climb(at, gradient), x[left])
     return best
@@ -139,5 +102,4 @@ def search(
 
 def _sign(gradient: Tensor, kind: str) -> Tensor:
     """The sign pattern of a gradient, of length one in the norm `kind`; zero stays zero."""
-    sign = gradient.sign()
-    return sign if kind == "linf" else sign / column(norm(sign).clamp_min(1))
+    return gradient.sign() if kind == "linf" else unit(gradient.sign())

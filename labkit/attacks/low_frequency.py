@@ -12,19 +12,9 @@ from labkit.core import InputError
 
 
 def lowfreq(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    budget: Budget,
-    weight: float = 5.0,
-    kept: float = 0.5,
-    steps: int = 40,
-    restarts: int = 1,
-    step: float | None = None,
-    stop: bool = False,
-    seed: int = 0,
-) -> Tensor:
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget, weight: float = 5.0, kept: float = 0.5, steps: int = 40,
+    restarts: int = 1, step: float | None = None, stop: bool = False, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """`pgd` among the perturbations that the low-pass filter of `labkit.csc.tikhonov` leaves nearly as they are.
 
     Steps, starts and projections stay in the span of the cosine waves that `split` with this `weight` passes at the

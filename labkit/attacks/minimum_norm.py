@@ -12,36 +12,16 @@ import torch
 from torch import Tensor
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import (
-    Model,
-    ascent,
-    check,
-    column,
-    decide,
-    differentiate,
-    finite,
-    fooled,
-    free,
-    log_odds,
-    margin,
-    norm,
-    unit,
-)
+from labkit.attacks.common import LOSSES, Model, ascent, check, column, differentiate, fooled, free, margin, norm, unit
 
 _RATE = 0.01  # of Adam, in pixels, where there is no gradient to tell the distance
 _HALVINGS, _BEYOND = 8, 2e-3
 
 
 def deepfool(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    budget: Budget | None = None,
-    steps: int = 50,
-    candidates: int = 10,
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, steps: int = 50, candidates: int = 10,
     overshoot: float = 0.02,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """DeepFool (Moosavi-Dezfooli et al., 2016): onto the nearest boundary of the linearised network, again and again.
 
     candidates  how many of the likeliest classes are considered, the true one among them
@@ -99,45 +79,33 @@ def ddn(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, ste
     them climbs the log-odds, which weigh all other classes, the rest the margin to the nearest one. At the end the
     smallest change found is shortened, by bisection, to just beyond the boundary.
     """
-    check("ddn", x, y, budget, uncapped=True)
-    found = x.clone()
-    left = torch.nonzero(~decide(model, x, y))[:, 0]
-    if len(left):
-        found[left] = _ddn(model, x[left], y[left], steps)
-    return _capped(found, x, budget)
+    return _smallest("ddn", model, x, y, budget, lambda x, y: _ddn(model, x, y, steps))
 
 
-def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     best, shortest = x.clone(), x.new_full((len(x),), torch.inf)
     farthest = norm(torch.maximum(x, 1 - x))
     at, radius = x, torch.zeros_like(farthest)
     for taken in range(steps):
         fade = (1 + math.cos(math.pi * taken / steps)) / 2
         step, gamma = 0.01 + 0.99 * fade, 0.001 + 0.049 * fade
-        logits, gradient = ascent(model, at, y, log_odds if 2 * taken < steps else margin)
+        logits, gradient = ascent(model, at, y, LOSSES["log-odds" if 2 * taken < steps else "margin"])
         gradient = free(gradient, at)
         wrong, length = fooled(logits, y), norm(at - x)
         best, shortest = _keep(wrong & (length < shortest), at, length, best, shortest)
-        boundary = length + finite(margin(logits, y).abs() / norm(gradient))
+        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0)
         larger = radius * (1 + gamma)
         larger = torch.where(shortest.isfinite(), larger, torch.maximum(larger, boundary))
         smaller = torch.minimum(radius * (1 - gamma), shortest)
         radius = torch.minimum(torch.where(wrong, smaller, larger), farthest)
         at = (x + column(radius) * unit(at - x + step * unit(gradient))).clamp(0, 1)
-    return _shortened(model, best, x, y, shortest.isfinite(), 0.0)
+    return best, shortest
 
 
 def cw(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    budget: Budget | None = None,
-    searches: int = 5,
-    steps: int = 150,
-    step: float = 0.3,
-    confidence: float = 0.0,
-) -> Tensor:
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, searches: int = 5, steps: int = 150,
+    step: float = 0.3, confidence: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Carlini and Wagner's L2 attack (2017): minimises ‖x_adv − x‖² + c · max(confidence − margin, 0) by Adam.
 
     c is searched for each image: ten times larger while nothing is found, and by bisection (of its logarithm) after.
@@ -152,15 +120,11 @@ def cw(
     which the black pixels of a picture hardly move. In each search, an image whose objective did not fall within a
     tenth of the steps is left. At the end the smallest change is shortened by bisection, as in `ddn`.
     """
-    check("cw", x, y, budget, uncapped=True)
-    found = x.clone()
-    left = torch.nonzero(~decide(model, x, y))[:, 0]
-    if len(left):
-        found[left] = _cw(model, x[left], y[left], searches, steps, step, confidence)
-    return _capped(found, x, budget)
+    search = lambda x, y: _cw(model, x, y, searches, steps, step, confidence)  # noqa: E731
+    return _smallest("cw", model, x, y, budget, search, confidence)
 
 
-def _cw(model: Model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, confidence: float) -> Tensor:
+def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, confidence: float):
     best, shortest = x.clone(), x.new_full((len(x),), torch.inf)
     logits, gradient = ascent(model, x, y, margin)
     gap, slope = confidence - margin(logits, y), norm(gradient)
@@ -174,7 +138,7 @@ def _cw(model: Model, x: Tensor, y: Tensor, searches: int, steps: int, step: flo
         best, shortest = _keep(length < shortest, at, length, best, shortest)
         low, high = torch.where(success, low, c), torch.where(success, c, high)
         c = torch.where(high.isinf(), 10 * c, torch.where(low > 0, (low * high).sqrt(), c / 10))
-    return _shortened(model, best, x, y, shortest.isfinite(), confidence)
+    return best, shortest
 
 
 def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, confidence: float) -> tuple[Tensor, Tensor]:
@@ -186,7 +150,7 @@ def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, conf
         hinge = lambda logits, y: -c[left] * (confidence - margin(logits, y)).clamp_min(0)  # noqa: B023, E731
         logits, gradient = ascent(model, at, y[left], hinge)
         length = norm(at - x[left])
-        success = _across(logits, y[left], confidence)
+        success = fooled(logits, y[left], confidence)
         better = success & (length < shortest[left])
         best[left[better]], shortest[left[better]] = at[better], length[better]
         if taken % max(steps // 10, 1) == 0:
@@ -209,27 +173,32 @@ def _keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Te
     return torch.where(column(better), at, best), torch.where(better, length, shortest)
 
 
-def _across(logits: Tensor, y: Tensor, confidence: float) -> Tensor:
-    return fooled(logits, y) & (margin(logits, y) >= confidence)
+def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget | None, search, confidence=0.0) -> Tensor:
+    """What `search(x, y)`, as `_adam`, finds for the images that are right, shortened along the line to each."""
+    check(name, x, y, budget, uncapped=True)
+    found = x.clone()
+    with torch.no_grad():
+        left = torch.nonzero(~fooled(model(x), y))[:, 0]
+    if len(left):
+        far, length = search(x[left], y[left])
+        left, far = left[length.isfinite()], far[length.isfinite()]
+    if len(left):
+        found[left] = _shortened(model, far, x[left], y[left], confidence)
+    return _capped(found, x, budget)
 
 
-def _shortened(model: Model, found: Tensor, x: Tensor, y: Tensor, success: Tensor, confidence: float) -> Tensor:
-    """Each successful change about as short as its own line allows, with the decision still wrong."""
-    if not success.any():
-        return found
-    found = found.clone()
-    x, y, best = x[success], y[success], found[success]
-    far, low, high = best, x.new_zeros(len(x)), x.new_ones(len(x))
+def _shortened(model: Model, far: Tensor, x: Tensor, y: Tensor, confidence: float) -> Tensor:
+    """Each change about as short as its own line allows, with the decision still wrong."""
+    best, low, high = far, x.new_zeros(len(x)), x.new_ones(len(x))
     for halving in range(_HALVINGS + 1):
         # At the end a little further than to the boundary: on it, another batch size may round to another decision.
         share = (low + high) / 2 if halving < _HALVINGS else (1 + _BEYOND) * high
         at = (x + column(share) * (far - x)).clamp(0, 1)
         with torch.no_grad():
-            across = _across(model(at), y, confidence)
+            across = fooled(model(at), y, confidence)
         best = torch.where(column(across), at, best)
         low, high = torch.where(across, low, share), torch.where(across, share, high)
-    found[success] = best
-    return found
+    return best
 
 
 def _capped(found: Tensor, x: Tensor, budget: Budget | None) -> Tensor:

@@ -15,9 +15,8 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, column, decide, differentiate, fooled, normal, unit
+from labkit.attacks.common import Model, column, decide, differentiate, fooled, in_ball
 
-_NORMS = {"l2": "L2", "linf": "Linf"}
 # The library warns of exactly-zero gradients at every run.
 _SILENT = logging.getLogger("labkit.attacks.pyautoattack_runs")
 _SILENT.addHandler(logging.NullHandler())
@@ -32,6 +31,7 @@ class Run:
 
     def __init__(self, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: int):
         self.model, self.x, self.y, self.budget, self.seed = model, x, y, budget, seed
+        self._common = {"norm": {"l2": "L2", "linf": "Linf"}[budget.norm], "device": x.device}
         with torch.no_grad():
             logits = model(x)
         self.x_adv, self.classes = x.clone(), logits.shape[1]
@@ -45,19 +45,16 @@ class Run:
         kind = APGDAttack if rank is None else APGDAttack_targeted
 
         def found(x: Tensor, y: Tensor) -> Tensor:
-            attack = kind(
-                self._predict, n_iter=steps, norm=_NORMS[self.budget.norm], eps=self._radius(x), seed=self.seed,
-                eot_iter=averaged, device=x.device, logger=_SILENT,
-            )  # fmt: skip
+            how = {"n_iter": steps, "eot_iter": averaged, "seed": self.seed, "logger": _SILENT}
+            attack = kind(self._predict, eps=self._radius(x), **how, **self._common)
             attack.init_hyperparam(x)
             if rank is None:
                 attack.loss = loss
             else:
                 attack.y_target = self._rank(x, rank)
             # Given, so that the start does not depend on the other images of the batch.
-            noise = normal(x, f"{self.seed}:apgd:{loss}:{rank}")
-            share = torch.erf(noise / 2**0.5) if self.budget.norm == "linf" else unit(noise)
-            start = (x + self._radius(x) * share).clamp(0, 1)
+            start = in_ball(x, f"{self.seed}:apgd:{loss}:{rank}", self.budget.norm)
+            start = (x + self._radius(x) * start).clamp(0, 1)
             return attack.attack_single_run(x, y, x_init=start)[3]
 
         self._run(found)
@@ -66,7 +63,7 @@ class Run:
         """Fast adaptive boundary attack (Croce & Hein, 2020) towards the rank-th likeliest class."""
 
         def found(x: Tensor, y: Tensor) -> Tensor:
-            attack = _Fab(self._predict, norm=_NORMS[self.budget.norm], n_iter=steps, eps=1.0, device=x.device)
+            attack = _Fab(self._predict, n_iter=steps, eps=1.0, **self._common)
             attack.target_class = rank
             return attack.attack_single_run(x, y, use_rand_start=False, is_targeted=True)
 
@@ -79,10 +76,8 @@ class Run:
         """
 
         def found(x: Tensor, y: Tensor) -> Tensor:
-            attack = _Square(
-                self._predict, norm=_NORMS[self.budget.norm], n_queries=queries, eps=self._radius(x), p_init=0.8,
-                resc_schedule=rescale, device=x.device,
-            )  # fmt: skip
+            how = {"n_queries": queries, "p_init": 0.8, "resc_schedule": rescale}
+            attack = _Square(self._predict, eps=self._radius(x), **how, **self._common)
             attack.init_hyperparam(x)
             return attack.attack_single_run(x, y)[1]
 
@@ -94,8 +89,7 @@ class Run:
         if not len(left):
             return
         x, y = self.x[left], self.y[left]
-        devices = [x.device] if x.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.manual_seed(self.seed)
             x_adv = attack(x.float(), y).detach().to(x)
         finite = x_adv.flatten(1).isfinite().all(1)
@@ -105,10 +99,9 @@ class Run:
         self.done[left[wrong]] = True
 
     def _predict(self, x: Tensor) -> Tensor:
-        # Where all images are done the library asks once more, for none.
-        if not len(x):
+        if not len(x):  # where all images are done the library asks once more, for none
             return x.new_zeros(0, self.classes)
-        # The library writes into the logits it gets.
+        # Cloned, since the library writes into the logits it gets.
         return self.model(x.to(self.x)).float().clone()
 
     def _radius(self, x: Tensor) -> Tensor | float:
@@ -154,7 +147,6 @@ class _Square(SquareAttack):
                 self._margin = margin.clone()
             else:
                 active = self._margin > 0
-                before = self._margin[active]
-                self._margin[active] = torch.where((margin < before) | (margin <= 0), margin, before)
+                self._margin[active] = torch.minimum(margin, self._margin[active])
             self.eps = self._radii[self._margin > 0]
         return margin, margin.clone()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, ascent, check, column, log_odds, unit
+from labkit.attacks.common import Model, ascent, check, column, log_odds, norm, unit
 from labkit.core import InputError
 from labkit.datasets import Images
 
@@ -31,16 +31,9 @@ def universal(model: Model, x: Tensor, y: Tensor, *, budget: Budget, pattern: Te
 
 
 def fit_universal(
-    model: Model,
-    images: Images,
-    *,
-    budget: Budget,
-    epochs: int = 5,
-    batch: int = 100,
-    step: float = 0.2,
-    seed: int = 0,
-    progress: bool = False,
-) -> Tensor:
+    model: Model, images: Images, *, budget: Budget, epochs: int = 5, batch: int = 100, step: float = 0.2,
+    seed: int = 0, progress: bool = False,
+) -> Tensor:  # fmt: skip
     """The pattern (C, H, W), of length one in the budget's norm, under which the model errs most on `images`.
 
     Stochastic gradient ascent on the log-odds of the other classes, cut off where an image is wrong already (Shafahi et
@@ -66,10 +59,13 @@ def fit_universal(
                 # Chain rule: the pattern enters image i multiplied by its radius.
                 pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
                 pull = unit(pull) if budget.norm == "l2" else pull.sign()
-                share = step * (1 - (epoch * parts + part) / (epochs * parts))
-                pattern = _inside(pattern + share * pull, budget.norm)
+                pattern = pattern + step * (1 - (epoch * parts + part) / (epochs * parts)) * pull
+                if budget.norm == "linf":
+                    pattern = pattern.clamp(-1, 1)
+                else:
+                    pattern = pattern / norm(pattern).clamp_min(1)
                 bar.update()
-    return _unit(pattern, budget.norm)[0]
+    return pattern[0] / budget.length(pattern, torch.zeros_like(pattern)).clamp_min(1e-30)
 
 
 def _hinge(logits: Tensor, y: Tensor) -> Tensor:
@@ -78,15 +74,3 @@ def _hinge(logits: Tensor, y: Tensor) -> Tensor:
 
 def _apply(pattern: Tensor, x: Tensor, budget: Budget) -> Tensor:
     return budget.project(x + column(budget.radius(x)) * pattern, x)
-
-
-def _length(pattern: Tensor, norm: str) -> Tensor:
-    return pattern.flatten(1).norm(dim=1, p=2 if norm == "l2" else torch.inf)
-
-
-def _inside(pattern: Tensor, norm: str) -> Tensor:
-    return pattern.clamp(-1, 1) if norm == "linf" else pattern / column(_length(pattern, norm).clamp_min(1))
-
-
-def _unit(pattern: Tensor, norm: str) -> Tensor:
-    return pattern / column(_length(pattern, norm).clamp_min(1e-30))

@@ -38,14 +38,9 @@ class Ask(NamedTuple):
 
 
 def load(
-    name: str,
-    split: str,
-    *,
-    n: int | None = None,
-    resolution: int | None = None,
-    seed: int = 0,
+    name: str, split: str, *, n: int | None = None, resolution: int | None = None, seed: int = 0,
     data_root: str | Path | None = None,
-) -> Images:
+) -> Images:  # fmt: skip
     """Images of one split of a data set, in a seeded order in which every beginning is as class-balanced as can be.
 
     name        one of `names()`

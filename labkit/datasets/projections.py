@@ -22,15 +22,9 @@ _AT_ONCE = 4 * 2**20  # numbers of the images that go through T together
 
 
 def project(
-    layer: nn.Module,
-    stream: Stream,
-    out: str | Path,
-    about: dict,
-    *,
-    chunk: int = CHUNK,
-    device: str | torch.device = "cpu",
-    progress: bool = True,
-) -> dict:
+    layer: nn.Module, stream: Stream, out: str | Path, about: dict, *, chunk: int = CHUNK,
+    device: str | torch.device = "cpu", progress: bool = True,
+) -> dict:  # fmt: skip
     """Writes T(x) of a stream's images into the folder `out`, and returns the manifest that then lies there.
 
     A chunk, SHARD-PART.safetensors, holds up to `chunk` images of one shard: x (n, C, H, W) in half precision, y (n,)

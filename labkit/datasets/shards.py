@@ -62,15 +62,9 @@ class Stream:
 
 
 def open_stream(
-    dataset: str,
-    split: str = "train",
-    *,
-    channels: int = 3,
-    resolution: int | None = None,
-    images: int | None = None,
-    chunk: int = CHUNK,
-    data_root: str | Path | None = None,
-) -> Stream:
+    dataset: str, split: str = "train", *, channels: int = 3, resolution: int | None = None, images: int | None = None,
+    chunk: int = CHUNK, data_root: str | Path | None = None,
+) -> Stream:  # fmt: skip
     """The images of a data set, in shards of `chunk` images or, of tar shards, as they are.
 
     dataset     `folder:PATH` of a folder or zip, `tar:ADDRESS` of tar shards, or another name of `loaders.names()`,

@@ -183,7 +183,7 @@ def test_artifacts_as_they_decay(tmp_path):
 
 def forged(folder: Path) -> None:
     """Makes the manifest say what the files say, as somebody who can write to a store would."""
-    digests = {file.name: store._digest(file) for file in folder.iterdir() if file.name != store.MANIFEST}
+    digests = {file.name: checkpoint.digest(file) for file in folder.iterdir() if file.name != store.MANIFEST}
     put(folder / store.MANIFEST, json.dumps(digests).encode())
 
 
