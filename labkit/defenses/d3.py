@@ -48,19 +48,15 @@ class D3(Defense):
     """
 
     sized_by_fit = ("d",)
-    d: Tensor
+    limits = "atoms, sparsity, candidates in [1, inf); patch in [2, inf); overlap in [0, inf); similarity in (0, 1]"
 
     def __init__(
         self, atoms: int = 10_000, sparsity: int = 5, *, patch=6, overlap=3, similarity=0.9, candidates: int = 4
     ):
-        super().__init__()
-        if not 0 <= overlap < patch or min(atoms, sparsity, candidates) < 1 or patch < 2 or not 0 < similarity <= 1:
-            raise InputError(
-                "D3 needs atoms, sparsity and candidates >= 1, patch >= 2, overlap >= 0 below patch, and similarity in "
-                f"(0, 1], got {atoms}, {sparsity}, {candidates}, {patch}, {overlap} and {similarity:g}"
-            )
-        self.atoms, self.sparsity, self.patch, self.overlap = atoms, sparsity, patch, overlap
-        self.similarity, self.candidates = similarity, candidates
+        settings = {"patch": patch, "overlap": overlap, "similarity": similarity, "candidates": candidates}
+        super().__init__(atoms=atoms, sparsity=sparsity, **settings)
+        if overlap >= patch:
+            raise InputError(f"D3 needs an overlap below the {patch} pixels of a patch, got {overlap}")
         self.smallest = patch
         self.register_buffer("d", torch.empty(0, 0))
 
@@ -105,9 +101,6 @@ class D3(Defense):
         patches = coded.reshape(B, -1, C, PP) + means
         total = x.new_zeros(B, C, H * W).index_add(2, at, patches.transpose(1, 2).reshape(B, C, -1))
         return (total / torch.bincount(at, minlength=H * W)).reshape(x.shape).clamp(0, 1)
-
-    def extra_repr(self) -> str:
-        return f"atoms={self.atoms}, sparsity={self.sparsity}, patch={self.patch}, overlap={self.overlap}"
 
     def _starts(self, size: int, x: Tensor) -> Tensor:
         """Where patches start on a side: one stride apart, but the last one ends where the image ends."""
@@ -176,8 +169,7 @@ def choose(patches: Tensor, n: int, similarity: float, progress: bool = False) -
     """
     taken, passed, likeness = [], [], []
     dictionary = patches.new_empty(n, patches.shape[1])
-    bar = tqdm(total=n, desc="choosing patches", unit="atom", disable=not progress, delay=2)
-    with bar:
+    with tqdm(total=n, desc="choosing patches", unit="atom", disable=not progress, delay=2) as bar:
         for start in range(0, len(patches), _CANDIDATES_AT_ONCE):
             block = patches[start : start + _CANDIDATES_AT_ONCE]
             among = (block @ block.T).abs().cpu().numpy()

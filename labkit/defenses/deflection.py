@@ -1,6 +1,6 @@
 """Pixel deflection: pixels that matter little take their neighbours' values, and wavelets smooth what that leaves."""
 
-import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit.core import InputError
-from labkit.models.defense import Around
-from labkit.models.networks import Classifier, Recomputed
+from labkit.models.defense import Ensemble, hooked
+from labkit.models.networks import Classifier
 
 _CLASSES = 5  # whose activation maps the robust one sums
 
 
-class PixelDeflection(Around):
+class PixelDeflection(Ensemble):
     """Prakash, Moran, Garber, DiLillo & Storer, "Deflecting adversarial attacks with pixel deflection", CVPR 2018.
 
     A pixel drawn at random takes the value of another one drawn from the window around it: seldom where the robust
@@ -36,21 +36,16 @@ class PixelDeflection(Around):
     deflected values to where they came from, and ignore that the map depends on the image.
     """
 
-    stochastic = True
     differentiable = False
     smallest = 2
+    limits = "deflections in [0, inf); window, draws in [1, inf); sigma in (0, inf)"
 
     def __init__(self, deflections: int = 200, window: int = 10, sigma: float = 0.04, *, draws: int = 10):
-        super().__init__()
-        if deflections < 0 or window < 1 or draws < 1 or sigma <= 0:
-            raise InputError(
-                "pixel deflection needs deflections ≥ 0, window ≥ 1, sigma > 0 and draws ≥ 1, got "
-                f"{deflections}, {window}, {sigma:g} and {draws}"
-            )
-        self.deflections, self.window, self.sigma, self.draws = deflections, window, sigma, draws
+        super().__init__(deflections=deflections, window=window, sigma=sigma, draws=draws)
 
-    def around(self, classifier: nn.Module) -> nn.Module:
-        return _Deflected(self, classifier)
+    def views(self, classifier: nn.Module, x: Tensor) -> Iterator[Tensor]:
+        activation = robust_activation(classifier, x)
+        return (self.clean(x, activation) for _ in range(self.draws))
 
     def sample(self, x: Tensor) -> Tensor:
         """x cleaned once, as if every pixel mattered alike: there is no map before there is a classifier."""
@@ -79,31 +74,12 @@ class PixelDeflection(Around):
         source = torch.from_numpy(source).to(x.device)[:, None].expand(-1, C, -1)
         return x.flatten(2).gather(2, source).reshape(x.shape)
 
-    def extra_repr(self) -> str:
-        return f"deflections={self.deflections}, window={self.window}, sigma={self.sigma}, draws={self.draws}"
-
     def _near(self, at: Tensor, side: int) -> Tensor:
         """For each coordinate one within the window and the image, all equally likely."""
         first = (at - self.window).clamp_min(0)
         count = (at + self.window).clamp_max(side - 1) - first + 1
         drawn = torch.rand(at.shape, generator=self.generator, dtype=torch.float64)
         return first + (drawn * count).long()
-
-
-class _Deflected(nn.Module):
-    """Images (B, C, H, W) -> log of the mean probabilities (B, classes) over the draws."""
-
-    def __init__(self, defense: PixelDeflection, classifier: nn.Module):
-        super().__init__()
-        self.defense, self.classifier = defense, Recomputed(classifier)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.defense._check(x)
-        activation = robust_activation(self.classifier, x)
-        draws = (self.defense.clean(x, activation) for _ in range(self.defense.draws))
-        # Logarithms throughout: probabilities of confident networks round to 0.
-        opinions = torch.stack([self.classifier(draw).log_softmax(1) for draw in draws])
-        return opinions.logsumexp(0) - math.log(len(opinions))
 
 
 @torch.no_grad()
@@ -137,12 +113,9 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
             f"{type(classifier).__name__}; build one by networks.build"
         )
     seen = []
-    hook = model.network.avgpool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    try:
-        with torch.no_grad():
-            classifier(x)
-    finally:
-        hook.remove()
+    remember = lambda _module, inputs, _output: seen.append(inputs[0].detach())  # noqa: E731
+    with torch.no_grad(), hooked([model.network.avgpool], remember):
+        classifier(x)
     features = seen[-1].requires_grad_()
     *_, head = model.network.children()
     with torch.enable_grad():

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from labkit.core import InputError
 from labkit.datasets import Images
-from labkit.models.defense import Detector
+from labkit.models.defense import Detector, hooked
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -53,20 +53,13 @@ class LID(Detector):
 
     sized_by_fit = ("reference", "answers", "weight")
 
-    reference: Tensor
-    answers: Tensor
-    weight: Tensor
-    bias: Tensor
+    limits = "neighbours in [2, inf); held in (0, 1); " + Detector.limits
 
     def __init__(self, neighbours: int = 20, batch: int = 100, rate: float = 0.05, *, held: float = 0.3):
-        super().__init__(rate)
-        if not 2 <= neighbours < batch or not 0 < held < 1:
-            raise InputError(
-                "LID needs at least 2 neighbours, a batch of more images than that, and held in (0, 1), got "
-                f"{neighbours}, {batch} and {held:g}"
-            )
-        self.neighbours, self.batch, self.held = neighbours, batch, held
-        for name in ("reference", "answers", "weight"):
+        super().__init__(rate, neighbours=neighbours, batch=batch, held=held)
+        if neighbours >= batch:
+            raise InputError(f"LID needs a batch of more images than neighbours, got {batch} and {neighbours}")
+        for name in self.sized_by_fit:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("bias", torch.zeros(()))
         self._classifier: tuple[nn.Module, ...] = ()  # in a tuple: a module would become part of the state
@@ -82,11 +75,9 @@ class LID(Detector):
         """
         order = torch.randperm(len(images), generator=self.generator)
         n = math.ceil(self.held * (len(images) - self.batch))
-        if len(images) < 2 * self.batch or n * self.rate < 1:
-            raise InputError(
-                f"LID needs at least {2 * self.batch} images, and {math.ceil(1 / self.rate)} of them held out for a "
-                f"false-positive rate of {self.rate:g}, got {len(images)} and {max(n, 0)}; give more images"
-            )
+        if len(images) < 2 * self.batch:
+            raise InputError(f"LID needs at least {2 * self.batch} images, got {len(images)}; give more images")
+        self._check_held(n)
         reference, held, kept = order.split([self.batch, n, len(images) - self.batch - n])
         self.reference = images.x[reference].to(self.bias)
         self._use(classifier)
@@ -148,9 +139,6 @@ class LID(Detector):
         self._use(classifier)
         return super().around(classifier)
 
-    def extra_repr(self) -> str:
-        return f"neighbours={self.neighbours}, batch={self.batch}, rate={self.rate:g}"
-
     def _use(self, classifier: nn.Module) -> None:
         self._classifier, self._features = (classifier,), []
 
@@ -178,12 +166,8 @@ def layers(classifier: nn.Module, x: Tensor) -> list[Tensor]:
     modules = [module for name, module in classifier.named_modules() if _STAGE.fullmatch(name)]
     modules = modules or [module for module in classifier.modules() if isinstance(module, _ACTIVATIONS)]
     outputs = []
-    hooks = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
-    try:
+    with hooked(modules, lambda _module, _inputs, output: outputs.append(output)):
         outputs.append(classifier(x))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [output.flatten(1) for output in outputs]
 
 

@@ -1,7 +1,6 @@
 """A small PixelCNN: the probability of an image, each sub-pixel given those before it."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +11,8 @@ from labkit.core import InputError
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.datasets import Images, Lazy, check_pixels
+from labkit.models.defense import check
+from labkit.models.networks import blank
 from labkit.models.training import Training
 
 _UNIT = 2 / 255  # one 8-bit step, where pixels run from −1 to 1
@@ -21,6 +22,7 @@ _BETAS = (0.9, 0.99)
 _WARMUP = 0.1
 _STARTED_FROM = 500  # images
 _AT_ONCE = 50
+_LIMITS = "epochs, batch, crop in [1, inf); lr in (0, inf)"
 
 
 class PixelCNN(nn.Module):
@@ -161,15 +163,9 @@ def to_8_bits(x: Tensor) -> Tensor:
 
 def build(channels: int, *, width: int = 48, blocks: int = 6, mixtures: int = 5, seed: int = 0) -> PixelCNN:
     """An untrained PixelCNN for images of that many channels, its weights drawn from `seed`."""
-    if min(channels, width, blocks, mixtures) < 1:
-        raise InputError(
-            "a PixelCNN needs at least one channel, width, block and mixture component, got "
-            f"{channels}, {width}, {blocks} and {mixtures}"
-        )
-    # Made without storage and filled below: torch's constructors would draw from the global random state.
-    with torch.device("meta"):
-        model = PixelCNN(channels, width, blocks, mixtures)
-    model.to_empty(device="cpu")
+    settings = {"channels": channels, "width": width, "blocks": blocks, "mixtures": mixtures}
+    check("a PixelCNN", settings, "channels, width, blocks, mixtures in [1, inf)")
+    model = blank(lambda: PixelCNN(**settings))
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         if p.ndim == 1 or name.startswith("predict"):
@@ -187,18 +183,9 @@ def build(channels: int, *, width: int = 48, blocks: int = 6, mixtures: int = 5,
 
 
 def train(
-    model: PixelCNN,
-    images: Images,
-    *,
-    epochs: int = 4,
-    batch: int = 8,
-    lr: float = 3e-3,
-    crop: int = 32,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-) -> list[float]:
+    model: PixelCNN, images: Images, *, epochs: int = 4, batch: int = 8, lr: float = 3e-3, crop: int = 32,
+    seed: int = 0, checkpoint: str | Path | None = None, progress: bool = True, device: str | torch.device = "cpu",
+) -> list[float]:  # fmt: skip
     """Trains `model` in place on `images` and leaves it in evaluation mode on the device.
 
     Adam on −log p, from the least-squares linear prediction; the step size rises for a tenth of the steps to `lr` and
@@ -214,24 +201,16 @@ def train(
     """
     device = torch.device(device)
     _check(model, images.x)
-    if epochs < 1 or batch < 1 or crop < 1 or lr <= 0:
-        raise InputError(
-            f"training needs epochs, batch and crop >= 1 and lr > 0, got {epochs}, {batch}, {crop} and {lr:g}"
-        )
-    steps = math.ceil(len(images) / batch)
+    settings = {"epochs": epochs, "batch": batch, "lr": lr, "crop": crop, "seed": seed}
+    check("training", settings, _LIMITS)
     layout = torch.channels_last  # three quarters of the time, measured on a CPU
     model.to(device, memory_format=layout).train()
     shapes = {name: [*p.shape] for name, p in model.named_parameters()}
-    run = {"model": shapes, "images": [images.digest, *images.x.shape]}
-    run |= {"epochs": epochs, "batch": batch, "lr": lr, "crop": crop, "seed": seed}
+    run = {"model": shapes, "images": [images.digest, *images.x.shape], **settings}
     training = Training(model, torch.optim.Adam(model.parameters(), lr=lr, betas=_BETAS), run, checkpoint)
     if not training.done:
         sample = images.x[torch.linspace(0, len(images) - 1, min(len(images), _STARTED_FROM)).long()]
         _start(model, _crop(sample, crop, torch.Generator().manual_seed(seed)))
-
-    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
-        generator = draws(seed, epoch + 1)
-        return generator, torch.randperm(len(images), generator=generator).tensor_split(steps)
 
     def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = to_8_bits(_crop(images.x[at], crop, generator)).to(device, memory_format=layout)
@@ -240,8 +219,9 @@ def train(
         bits = -logs.mean() / (model.channels * math.log(2))
         return bits, {"bits_per_dimension": bits}
 
-    how = {"warmup": _WARMUP, "name": "training a PixelCNN", "progress": progress}
-    return training.run(epochs, steps, batches, loss, **how)["bits_per_dimension"]
+    draw = lambda epoch: draws(seed, epoch + 1)  # noqa: E731
+    how = {"draw": draw, "warmup": _WARMUP, "name": "training a PixelCNN", "progress": progress}
+    return training.run(epochs, torch.arange(len(images)), batch, loss, **how)["bits_per_dimension"]
 
 
 @torch.no_grad()

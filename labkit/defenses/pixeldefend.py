@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from labkit.core import InputError
 from labkit.datasets import Images
 from labkit.defenses import pixelcnn
 from labkit.models import Defense
@@ -36,16 +35,12 @@ class PixelDefend(Defense):
 
     differentiable = False
     resumable = True
+    limits = "epsilon in [0, 1]"
 
     def __init__(
         self, epsilon: float = 16 / 255, *, width: int = 48, blocks: int = 6, mixtures: int = 5, epochs: int = 4
     ):
-        super().__init__()
-        if not 0 <= epsilon <= 1:
-            raise InputError(
-                f"epsilon is a distance between pixels in [0, 1], got {epsilon:g}; the published one is 16/255"
-            )
-        self.epsilon, self.epochs = epsilon, epochs
+        super().__init__(epsilon=epsilon, epochs=epochs)
         self.settings = {"width": width, "blocks": blocks, "mixtures": mixtures}
         self.network: pixelcnn.PixelCNN | None = None
         self.register_buffer("channels", torch.tensor(0))  # of the images it was fitted to; 0 before
@@ -54,15 +49,8 @@ class PixelDefend(Defense):
         """Trains the PixelCNN, from the seed of `seeded`. `checkpoint`: a folder, as for `pixelcnn.train`."""
         seed = self.generator.initial_seed()
         network = pixelcnn.build(images.x.shape[1], **self.settings, seed=seed)
-        pixelcnn.train(
-            network,
-            images,
-            epochs=self.epochs,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=progress,
-            device=self.channels.device,
-        )
+        how = {"epochs": self.epochs, "seed": seed, "checkpoint": checkpoint, "progress": progress}
+        pixelcnn.train(network, images, device=self.channels.device, **how)
         self.network = network.requires_grad_(False)
         self.channels.fill_(network.channels)
         return self
@@ -73,13 +61,13 @@ class PixelDefend(Defense):
         self._check(x, int(self.channels))
         reach = int(self.epsilon * 255 + 1e-6)
         levels = (255 * x).round().double()
-        bar = tqdm(total=levels[:, 0].numel(), desc="PixelDefend", unit="pixel", disable=not progress, delay=2)
-        with bar:
+        pixels = levels[:, 0].numel()
+        with tqdm(total=pixels, desc="PixelDefend", unit="pixel", disable=not progress, delay=2) as bar:
             found = torch.cat([_greedy(self.network, part, reach, bar) for part in levels.split(_AT_ONCE)])
         return (found / 255).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"epsilon={255 * self.epsilon:g}/255, {self.settings}, epochs={self.epochs}"
+        return f"{super().extra_repr()}, {self.settings}"
 
     def _prepare(self, stored: dict[str, Tensor]) -> None:
         channels = int(stored.get("channels", self.channels))
@@ -152,9 +140,8 @@ class Walk:
                 row[:, 0] = row[:, 1]
                 row[:, 1, 1:-1] = v.view(B, W, -1)
                 patch = torch.cat([row[:, a, b : b + W] for a in range(2) for b in range(3)], 2).view(B * W, -1)
-                v = v + torch.addmm(
-                    block.above_out_bias, (patch @ block.above + block.above_bias).relu_(), block.above_out
-                )
+                seen = (patch @ block.above + block.above_bias).relu_()
+                v = v + torch.addmm(block.above_out_bias, seen, block.above_out)
                 links.append((v @ block.link + block.left_bias).view(B, W, -1).transpose(0, 1).contiguous())
             for pixel in self.pixel:
                 pixel.zero_()
@@ -164,9 +151,8 @@ class Walk:
                 for block, pixel, link in zip(self.blocks, self.pixel, links, strict=True):
                     pixel[:, 0] = pixel[:, 1]
                     pixel[:, 1] = h
-                    h = h + torch.addmm(
-                        block.left_out_bias, torch.addmm(link[j], pixel.view(B, -1), block.left).relu_(), block.left_out
-                    )
+                    seen = torch.addmm(link[j], pixel.view(B, -1), block.left).relu_()
+                    h = h + torch.addmm(block.left_out_bias, seen, block.left_out)
                 theta = torch.addmm(self.out[1], h.relu(), self.out[0])
                 self.at = i + rows, j + middle
                 yield (i, j), torch.cat([theta, predicted[:, j] + near[:, self.width :]], 1)

@@ -40,15 +40,13 @@ class Quilting(Defense):
 
     differentiable = False
     sized_by_fit = ("index",)
-    index: Tensor
 
     def __init__(self, patch: int = 5, overlap: int = 2, patches: int = 1_000_000, neighbours: int = 1):
-        super().__init__()
+        super().__init__(patch=patch, overlap=overlap, patches=patches, neighbours=neighbours)
         if not 0 <= overlap < patch:
             raise InputError(f"patches overlap by 0 to {patch - 1} of their {patch} pixels, got {overlap}")
         if not 1 <= neighbours <= patches:
             raise InputError(f"neighbours must be 1 to {patches}, the number of patches, got {neighbours}")
-        self.patch, self.overlap, self.patches, self.neighbours = patch, overlap, patches, neighbours
         self.smallest, self.stochastic = patch, neighbours > 1
         self.register_buffer("index", torch.empty(0, 0, patch, patch, dtype=torch.uint8))
         self._search = None
@@ -72,9 +70,7 @@ class Quilting(Defense):
         # Flat ones are equal by the thousand, and would hide every other candidate from the search.
         distinct = np.unique(torch.cat(found).flatten(1).numpy(), axis=0)
         if len(distinct) < self.neighbours:
-            raise InputError(
-                f"the images hold {len(distinct)} distinct patches, not {self.neighbours}; give more images"
-            )
+            raise InputError(f"only {len(distinct)} patches differ, not {self.neighbours}; give more images")
         self.index = torch.from_numpy(distinct).reshape(-1, C, self.patch, self.patch).to(self.index.device)
         self._search = None
         return self
@@ -106,10 +102,7 @@ class Quilting(Defense):
         return self._search(queries, self.neighbours)
 
     def extra_repr(self) -> str:
-        return (
-            f"patch={self.patch}, overlap={self.overlap}, neighbours={self.neighbours}, "
-            f"fitted to {len(self.index)} patches"
-        )
+        return f"{super().extra_repr()}, fitted to {len(self.index)} patches"
 
     def _starts(self, side: int) -> list[int]:
         starts = list(range(0, side - self.patch + 1, self.patch - self.overlap))

@@ -1,13 +1,10 @@
 """Stochastic activation pruning (SAP): activation maps keep a random part of themselves, large values likelier."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from labkit.core import InputError
-from labkit.models.defense import Around
+from labkit.models.defense import Around, hooked
 
 
 class SAP(Around):
@@ -29,11 +26,10 @@ class SAP(Around):
 
     stochastic = True
 
+    limits = "draws in (0, inf)"
+
     def __init__(self, draws: float = 2.0):
-        super().__init__()
-        if not 0 < draws < float("inf"):
-            raise InputError(f"SAP draws a positive multiple of each map's units, got {draws:g}")
-        self.draws = draws
+        super().__init__(draws=draws)
 
     def prune(self, h: Tensor) -> Tensor:
         """Activations h (B, …), each image's map pruned by draws of its own."""
@@ -53,29 +49,11 @@ class SAP(Around):
         """
         if not any(isinstance(module, nn.ReLU) for module in classifier.modules()):
             raise InputError("SAP prunes what torch.nn.ReLU modules answer, and this classifier has none")
-        return _Pruned(self, classifier)
+        return super().around(classifier)
 
-    def extra_repr(self) -> str:
-        return f"draws={self.draws:g}"
-
-
-class _Pruned(nn.Module):
-    def __init__(self, sap: SAP, classifier: nn.Module):
-        super().__init__()
-        self.sap, self.classifier = sap, classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.sap._check(x)
-        with self._hooked():
-            return self.classifier(x)
-
-    @contextmanager
-    def _hooked(self) -> Iterator[None]:
+    def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
+        self._check(x)
         # Not a pruned copy: the classifier stays one, wherever it is moved and whatever mode it is put in.
-        relus = [module for module in self.classifier.modules() if isinstance(module, nn.ReLU)]
-        handles = [relu.register_forward_hook(lambda _module, _x, h: self.sap.prune(h)) for relu in relus]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        relus = [module for module in classifier.modules() if isinstance(module, nn.ReLU)]
+        with hooked(relus, lambda _module, _inputs, h: self.prune(h)):
+            return classifier(x)

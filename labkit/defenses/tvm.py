@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from labkit.core import InputError
 from labkit.models import Defense
 
 # Pixel values solved for at once: about as many as stay in a CPU's cache.
@@ -44,19 +43,10 @@ class TVM(Defense):
     """
 
     smallest = 2
+    limits = "drop in [0, 1); weight in (0, inf]; tolerance in [0, inf]; inner, outer in [1, inf)"
 
     def __init__(self, drop=0.5, weight=0.03, tolerance=0.01, inner=10, outer=50):
-        super().__init__()
-        if not 0 <= drop < 1:
-            raise InputError(f"drop is the share of dropped pixels, from 0 to below 1, got {drop:g}")
-        if not weight > 0:
-            raise InputError(f"the weight of the total variation must be positive, got {weight:g}")
-        if tolerance < 0 or inner < 1 or outer < 1:
-            raise InputError(
-                "TVM needs tolerance ≥ 0 and at least one inner and one outer iteration, got "
-                f"tolerance={tolerance:g}, inner={inner}, outer={outer}"
-            )
-        self.drop, self.weight, self.tolerance, self.inner, self.outer = drop, weight, tolerance, inner, outer
+        super().__init__(drop=drop, weight=weight, tolerance=tolerance, inner=inner, outer=outer)
         self.stochastic = drop > 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,10 +58,6 @@ class TVM(Defense):
         size = max(1, most // x[0].numel())
         parts = [self._minimise(*part) for part in zip(x.split(size), kept.split(size), strict=True)]
         return torch.cat(parts).clamp(0, 1)
-
-    def extra_repr(self) -> str:
-        stop = f"tolerance={self.tolerance}, inner={self.inner}, outer={self.outer}"
-        return f"drop={self.drop}, weight={self.weight}, {stop}"
 
     def _minimise(self, x: Tensor, kept: Tensor) -> Tensor:
         # Pixels first, images and channels last: every step below then works on long contiguous rows.
@@ -131,10 +117,8 @@ class _Sweeps(torch.autograd.Function):
         ctx.save_for_backward(pull)
         ctx.count = count
         z = z.clone()
-        quarters = [
-            (*_cells(z, a, b), given[a::2, b::2].contiguous(), pull[a::2, b::2].contiguous())
-            for a, b in _RED_THEN_BLACK
-        ]
+        some = lambda of, a, b: of[a::2, b::2].contiguous()  # noqa: E731
+        quarters = [(*_cells(z, a, b), some(given, a, b), some(pull, a, b)) for a, b in _RED_THEN_BLACK]
         for _ in range(count):
             for here, up, down, left, right, own, share in quarters:
                 here.copy_(torch.addcmul(own, share, (up + down).add_(left).add_(right)))

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,24 +18,22 @@ from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
 from labkit.datasets import Images
+from labkit.models.limits import check
 from labkit.models.networks import LAYOUT, Classifier, classes_of
 from labkit.models.training import Training
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
+_LIMITS = "batch in [2, inf); epochs in [1, inf); lr in (0, inf); weight_decay in [0, inf); erase in [0, 1)"
+_ADVERSARIAL_LIMITS = "share in (0, 1]; weight in (0, inf); steps in [1, inf)"
 _BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
 
 
 def train(
-    model: Classifier,
-    images: Images,
-    recipe: ClassifierRecipe,
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-) -> Classifier:
+    model: Classifier, images: Images, recipe: ClassifierRecipe, *,
+    checkpoint: str | Path | None = None, progress: bool = True, device: str | torch.device = "cpu",
+) -> Classifier:  # fmt: skip
     """Trains `model` in place on `images` and returns it, in evaluation mode, on the device.
 
     Stochastic gradient descent with Nesterov's momentum on the cross-entropy; the step size rises linearly for a
@@ -57,8 +56,7 @@ def train(
     """
     device = torch.device(device)
     _check(model, images, recipe)
-    steps = math.ceil(len(images) / recipe.batch)
-    ranks, least = distributed.world(), len(images) // steps
+    ranks, least = distributed.world(), len(images) // math.ceil(len(images) / recipe.batch)
     if ranks > 1 and least // ranks < 2:
         raise InputError(f"a batch of {least} among {ranks} ranks is less than two images each; start fewer ranks")
 
@@ -66,16 +64,11 @@ def train(
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
     training = Training(model, _optimizer(model, recipe), run, checkpoint, shared=True)
     if not training.done:
-        model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
+        mean = _mean(images, lambda x: x)
+        model.mean.copy_(mean)
+        # A channel that never changes carries nothing; dividing by its spread would.
+        model.std.copy_(_mean(images, lambda x: (x - mean).square()).sqrt().clamp_min(1 / 255))
     network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
-
-    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
-        generator = draws(recipe.seed, epoch)
-        order = torch.randperm(len(images), generator=generator)
-        if distributed.rank():
-            generator.manual_seed(generator.initial_seed() + 1_000_000_007 * distributed.rank())
-        # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
-        return generator, order.tensor_split(steps)
 
     def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x, y = images.x[at], images.y[at].to(device)
@@ -92,7 +85,8 @@ def train(
         return found, {"loss": found, "accuracy": (logits.argmax(1) == y).float().mean()}
 
     name = f"training {recipe.network} × {recipe.width:g}"
-    training.run(recipe.epochs, steps, batches, loss, warmup=_WARMUP, name=name, progress=progress)
+    how = {"draw": partial(draws, recipe.seed), "warmup": _WARMUP, "name": name, "progress": progress}
+    training.run(recipe.epochs, torch.arange(len(images)), recipe.batch, loss, **how)
     return model
 
 
@@ -155,25 +149,13 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
         raise InputError(f"the network was built for {channels} channels, the images have {images.x.shape[1]}")
     if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
         raise InputError(f"the network was built for {classes} classes, the labels go up to {int(images.y.max())}")
-    if recipe.batch < 2 or recipe.epochs < 1 or recipe.lr <= 0:
-        raise InputError(
-            "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
-            f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
-        )
-    if recipe.weight_decay < 0:
-        raise InputError(f"weight decay is at least 0, got {recipe.weight_decay:g}")
-    if not 0 <= recipe.erase < 1:
-        raise InputError(f"the erased share of an image's sides lies in [0, 1), got {recipe.erase:g}")
+    check("a classifier recipe", vars(recipe), _LIMITS)
     if how := recipe.adversarial:
         if how.attack not in (known := _options(how, 0)):
             raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")
         if how.norm not in _BUDGETS:
             raise InputError(f"adversarial training in the norm {how.norm!r} is not offered; use {', '.join(_BUDGETS)}")
-        if not (0 < how.share <= 1 and 0 < how.weight < math.inf and how.steps >= 1):
-            raise InputError(
-                "adversarial training needs 0 < share <= 1, weight > 0 and steps >= 1, "
-                f"got {how.share:g}, {how.weight:g} and {how.steps}"
-            )
+        check("adversarial training", vars(how), _ADVERSARIAL_LIMITS)
 
 
 def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
@@ -191,10 +173,9 @@ def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, se
             return model(x).float()
 
     count = math.ceil(how.share * len(x))
+    options = {"budget": _BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]}
     model.eval()
-    made = ATTACKS[how.attack](
-        answers, x[:count], y[:count], budget=_BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]
-    )
+    made = ATTACKS[how.attack](answers, x[:count], y[:count], **options)
     model.train()
     weights = torch.ones(len(x), device=x.device)
     weights[:count] = how.weight
@@ -216,19 +197,10 @@ def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
     return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
 
 
-def _chunks(x):
-    for start in range(0, len(x), _MEASURED_AT_ONCE):
-        yield x[start : start + _MEASURED_AT_ONCE].double()
-
-
-def _mean(x) -> Tensor:
-    return sum(chunk.mean((2, 3)).sum(0) for chunk in _chunks(x))[:, None, None] / len(x)
-
-
-def _std(x, mean: Tensor) -> Tensor:
-    variance = sum((chunk - mean).square().mean((2, 3)).sum(0) for chunk in _chunks(x)) / len(x)
-    # A channel that never changes carries nothing; dividing by its spread would.
-    return variance.sqrt().clamp_min(1 / 255)[:, None, None]
+def _mean(images: Images, seen: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean (C, 1, 1) of what is `seen` of each pixel."""
+    total = sum(seen(x.double()).mean((2, 3)).sum(0) for x, _ in images.batches(_MEASURED_AT_ONCE))
+    return total[:, None, None] / len(images)
 
 
 def _optimizer(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.SGD:

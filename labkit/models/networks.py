@@ -1,6 +1,7 @@
 """Networks: torchvision's VGGs and ResNet-50 at any width and resolution, with the normalisation inside."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from labkit.core import InputError
 from labkit.core.recipes import ClassifierRecipe, Weights
 from labkit.core.torchvision_shim import torchvision
 from labkit.core.wording import reason
+from labkit.models.limits import check
 from labkit.models.thermometer import Thermometer
 
 VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
@@ -34,9 +36,6 @@ class Classifier(nn.Module):
                `network` then takes C · levels channels
     mirrored   whether, in evaluation mode, the logits are the mean of those for an image and for its mirror image
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, network: nn.Module, channels: int, levels: int = 0, mirrored: bool = False):
         super().__init__()
@@ -90,15 +89,11 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
             f"{recipe.network} needs images of at least 32 pixels and got {resolution}; "
             "enlarge them with resolution=32 (--resolution 32)"
         )
-    if not 0 < recipe.width <= 4:
-        raise InputError(f"the width of a network is a factor in (0, 4], got {recipe.width:g}")
-    if recipe.levels and recipe.levels < 2:
-        raise InputError(f"a thermometer encoding needs at least 2 levels, or 0 for none; got {recipe.levels}")
-    # Made without storage and filled below: torch's constructors would draw from the global random state.
-    with torch.device("meta"):
-        make = _resnet if recipe.network == "resnet50" else _vgg
-        network = make(recipe, classes, channels * (recipe.levels or 1), resolution)
-    _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
+    check("a network", {"width": recipe.width}, "width in (0, 4]")
+    check("a thermometer encoding", {"levels": recipe.levels or None}, "levels in [2, inf)")
+    make = _resnet if recipe.network == "resnet50" else _vgg
+    network = blank(lambda: make(recipe, classes, channels * (recipe.levels or 1), resolution))
+    initialise(network, recipe.seed, mode="fan_out")
     return Classifier(network, channels, recipe.levels, recipe.mirrored)
 
 
@@ -183,15 +178,22 @@ def classes_of(model: Classifier) -> int:
     return [module for module in model.network.modules() if isinstance(module, nn.Linear)][-1].out_features
 
 
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """torchvision's initial weights, drawn from `generator`."""
+def blank(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` builds, its weights yet to be filled: torch would draw them from the global random state."""
+    with torch.device("meta"):
+        module = make()
+    return module.to_empty(device="cpu")
+
+
+def initialise(network: nn.Module, seed: int, mode: str) -> None:
+    """torchvision's initial weights, drawn from `seed`; `mode` is that of He's initialisation of convolutions."""
+    generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu", generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -36,34 +36,20 @@ class SparseTransform(Defense):
     smaller than a filter.
     """
 
+    limits = "dim in [0, 1]; bits in 0 to 16"
+
     def __init__(
-        self,
-        d,
-        *,
-        lam=0.2,
-        lowpass=5.0,
-        pad=16,
-        backward="exact",
-        boundary="circular",
-        gap_tol=1e-2,
-        method="auto",
-        dim=1.0,
-        bits=0,
-    ):
-        super().__init__()
+        self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto",
+        dim=1.0, bits=0,
+    ):  # fmt: skip
         conv.check(d)
+        super().__init__(lam=lam, lowpass=lowpass, pad=pad, boundary=boundary, gap_tol=gap_tol, dim=dim, bits=bits)
         if backward not in BACKWARDS:
             raise InputError(f"unknown backward {backward!r}; choose from {', '.join(BACKWARDS)}")
         if boundary not in BOUNDARIES:
             raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
-        if not 0 <= dim <= 1:
-            raise InputError(f"dim is the share of the low-pass part's contrast that is kept, in [0, 1]; got {dim:g}")
-        if bits not in range(17):
-            raise InputError(f"T(x) is rounded to 1 to 16 bits a channel, or to none at all with 0; got {bits}")
         self.register_buffer("d", d.detach().clone())
-        self.lam, self.lowpass, self.pad = lam, lowpass, pad
-        self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
-        self.dim, self.bits = dim, bits
+        self.backward_mode, self.method = backward, method
 
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
@@ -98,11 +84,7 @@ class SparseTransform(Defense):
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
-        dim = "" if self.dim == 1 else f", dim={self.dim}"
-        bits = f", bits={self.bits}" if self.bits else ""
-        return (
-            f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}{bits}, backward={self.backward_mode!r}"
-        )
+        return f"K={K}, S={S}, C={C}, {super().extra_repr()}, backward={self.backward_mode!r}"
 
     def _joined(self, low: Tensor, sparse: Tensor) -> Tensor:
         return self._rounded((self._dimmed(low) + sparse).clamp(0, 1))

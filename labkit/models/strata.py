@@ -18,6 +18,7 @@ from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
 from labkit.models.defense import Defense
 from labkit.models.fitted_buffers import FittedBuffers
+from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
 
 _ENCODED_AT_ONCE = 250
@@ -30,8 +31,7 @@ class Strata(FittedBuffers):
     autoencoder  trained; the features are its code, reduced by principal component analysis (PCA)
     recipe       how many clusters and components, and how many neighbours vote
 
-    `fit` fills the buffers, and so does `load_state_dict`, whatever their sizes; until then everything else raises
-    InputError.
+    `fit` or `load_state_dict` fills the buffers; until then everything else raises InputError.
 
     mean, components   (F,) of the codes of the training images, and (P, F), the axes of the PCA
     centroids          (M, P) of the clusters
@@ -41,24 +41,13 @@ class Strata(FittedBuffers):
 
     sized_by_fit = ("mean", "components", "centroids", "training_features", "labels")
 
-    mean: Tensor
-    components: Tensor
-    centroids: Tensor
-    training_features: Tensor
-    labels: Tensor
-
     def __init__(self, autoencoder: Autoencoder, recipe: StrataRecipe):
         super().__init__()
-        for what in ("clusters", "components", "neighbours"):
-            if getattr(recipe, what) < 1:
-                raise InputError(f"strata need at least 1 of {what}, got {getattr(recipe, what)}")
+        check("a stratified space", vars(recipe), "clusters, components, neighbours in [1, inf)")
         self.autoencoder, self.recipe = autoencoder.eval(), recipe
         weight = next(autoencoder.parameters())
-        self.register_buffer("mean", weight.new_empty(0))
-        self.register_buffer("components", weight.new_empty(0, 0))
-        self.register_buffer("centroids", weight.new_empty(0, 0))
-        self.register_buffer("training_features", weight.new_empty(0, 0))
-        self.register_buffer("labels", weight.new_empty(0, dtype=torch.int64))
+        for name in self.sized_by_fit:
+            self.register_buffer(name, weight.new_empty(0, dtype=torch.int64 if name == "labels" else None))
 
     @torch.no_grad()
     def fit(self, images: Images, *, progress: bool = False) -> Self:
@@ -86,8 +75,9 @@ class Strata(FittedBuffers):
         labels = torch.from_numpy(means.labels_).long()
         if (found := len(labels.unique())) < M:
             raise InputError(f"the training images fall into {found} distinct clusters, not {M}; ask for {found}")
-        self._put(mean=mean, components=pca.components_, centroids=means.cluster_centers_)
-        self._put(training_features=features, labels=labels)
+        found = (mean, pca.components_, means.cluster_centers_, features, labels)
+        for name, values in zip(self.sized_by_fit, found, strict=True):
+            setattr(self, name, torch.as_tensor(values).to(getattr(self, name)).contiguous())
         return self
 
     def features(self, x: Tensor | Lazy) -> Tensor:
@@ -142,11 +132,6 @@ class Strata(FittedBuffers):
         weights = counts.gather(1, ballots) * k - torch.arange(k, device=ballots.device)
         return ballots.gather(1, weights.argmax(1, keepdim=True))[:, 0]
 
-    def _put(self, **fitted) -> None:
-        for name, values in fitted.items():
-            mine = getattr(self, name)
-            setattr(self, name, torch.as_tensor(values).to(mine).contiguous())
-
     def _check_fitted(self) -> None:
         if not len(self.labels):
             raise InputError("these strata are not fitted yet; call fit(images) with training images")
@@ -175,9 +160,8 @@ class StratifiedTransform(Defense):
         """
         stratum = self.strata.vote(x) if stratum is None else self._checked(stratum, x)
         # Sorted by cluster, solved cluster by cluster, and put back: one gather each way, which autograd follows.
-        order = stratum.argsort(stable=True)
+        order = stratum.argsort(stable=True).to(x.device)
         sizes = torch.bincount(stratum, minlength=len(self.transforms)).tolist()
-        order = order.to(x.device)
         seen = [T(part) for T, part in zip(self.transforms, x[order].split(sizes), strict=True) if len(part)]
         return torch.cat(seen)[order.argsort()]
 
