@@ -17,8 +17,7 @@ class CropEnsemble(Ensemble):
     """The mean opinion of a classifier on random crops of the image ("Crop-Ens" where both cleaners are given).
 
     Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018:
-    cropping and rescaling (Section 4), together with total-variation minimisation and image quilting (Section 5). The
-    system of `around` answers with the logarithm of the mean of the crops' probabilities.
+    cropping and rescaling (Section 4), together with total-variation minimisation and image quilting (Section 5).
 
     tvm, quilting  cleaners that come before the crops. With both, half of the crops are cut from either cleaned image;
                    with one, all are; with none, all are cut from x itself

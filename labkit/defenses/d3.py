@@ -23,26 +23,24 @@ _DEPENDENT = 1e-5
 class D3(Defense):
     """ "Divide, Denoise, and Defend against Adversarial Attacks" (Moosavi-Dezfooli, Shrivastava & Tuzel, 2018).
 
-    The image is divided into overlapping patches. Of each, orthogonal matching pursuit keeps a combination of
-    `sparsity` atoms; where patches overlap, the result is their average. The atoms are patches of training images, one
-    taken after the other if it is not too similar to those taken before. "D3 (40K-5)" is atoms=40_000, sparsity=5.
+    Of each of an image's overlapping patches, orthogonal matching pursuit keeps a combination of `sparsity` atoms; the
+    result is the average of the patches. The atoms are patches of training images, one taken after the other if it is
+    not too similar to those before. "D3 (40K-5)" is atoms=40_000, sparsity=5.
 
     atoms       how many patches the dictionary has: 40,000 or 10,000
     sparsity    how many of them make a patch: 5 or 4
     patch       its side in pixels
     overlap     of neighbouring patches, in pixels
     similarity  the largest |correlation| of an atom with those before it; open in the publication
-    candidates  patches drawn from the training images for each atom. Should too few be dissimilar enough, the least
-                similar of the others follow
+    candidates  patches drawn from the training images for each atom (`choose`)
 
     The publication works at 224 pixels. For 32, patch and overlap were chosen here, on CIFAR-10's training images with
     white noise of dissimilarity 0.08 (27.9 dB): of sides 4, 5, 6 and 8, overlapping by about half, 6 comes closest to
-    the images without noise (31.0, 31.4, 31.7, 29.9 dB). Here, too, a patch loses its mean in each channel before it
-    is coded, and gets it back: the atoms then need not code brightness, and a flat patch needs none. All patches weigh
-    the same in the average.
+    the images without noise (31.0, 31.4, 31.7, 29.9 dB). Also chosen here: a patch is coded without its mean in each
+    channel, so that atoms need not code brightness.
 
     The publication calls D3 non-differentiable, as the choice of atoms is. With the atoms held, which they are almost
-    everywhere, what D3 does to a patch is an orthogonal projection, and this is the gradient that it has here.
+    everywhere, D3 is an orthogonal projection of each patch, and this is the gradient that it has here.
 
     d  (atoms, C · patch · patch)  the dictionary, each atom of unit norm and of mean 0 in each channel
     """
@@ -68,10 +66,8 @@ class D3(Defense):
         norms = patches.norm(dim=1)
         patches = (patches / norms[:, None])[norms > _NOTHING]
         if len(patches) < self.atoms:
-            raise InputError(
-                f"D3 found {len(patches)} patches that are not flat for {self.atoms} atoms; "
-                "give more images, or ask for fewer atoms"
-            )
+            found = f"{len(patches)} patches that are not flat for {self.atoms} atoms"
+            raise InputError(f"D3 found {found}; give more images, or ask for fewer atoms")
         self.d = patches[choose(patches, self.atoms, self.similarity, progress)].contiguous()
         return self
 

@@ -29,11 +29,9 @@ class PixelDeflection(Ensemble):
     draws        of which the system of `around` averages the probabilities; it answers with their logarithm
 
     Left open there, and chosen here: whole pixels are deflected, as the text says (the authors' script moves one
-    channel at a time); a value is that of the image before any deflection; the wavelet is scikit-image's default,
-    Haar's; the ensemble ("PD-Ens") is of 10 draws.
-
-    The wavelets are scikit-image's, and so not differentiable: gradients pass them unchanged (BPDA), follow the
-    deflected values to where they came from, and ignore that the map depends on the image.
+    channel at a time); a value is that of the image before any deflection; the wavelet is Haar's, scikit-image's
+    default; the ensemble ("PD-Ens") is of 10 draws. Gradients pass the wavelets unchanged (BPDA), follow the deflected
+    values to where they came from, and ignore that the map depends on the image.
     """
 
     differentiable = False
@@ -100,9 +98,8 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
 
     Returns (B, H, W), enlarged bilinearly from the features' resolution; 0 where the map is the same everywhere, as it
     always is for a VGG at 32 pixels, whose features are one pixel. The map of a class sums the last convolutional
-    features, each weighted by what its mean adds to the logit. Where a linear layer follows the global average, as in
-    our networks, that is the class's row of this layer (Zhou et al., "Learning deep features for discriminative
-    localization", CVPR 2016); for torchvision's own VGG it is the gradient (Grad-CAM).
+    features, each weighted by what its mean adds to the logit: by its row of the last linear layer (Zhou et al.,
+    "Learning deep features for discriminative localization", CVPR 2016).
 
     Raises InputError when there is no `Classifier` inside.
     """

@@ -29,9 +29,9 @@ _FLATTEST = 1e-3
 class LID(Detector):
     """ "Characterizing adversarial subspaces using local intrinsic dimensionality" (Ma et al., ICLR 2018).
 
-    In every layer the dimension of the data around an image is estimated from its distances to the images of a
-    minibatch (`dimension`). Logistic regression on these numbers tells clean and noisy images from attacked
-    ones (Algorithm 1). The noise is Gaussian and, image by image, as long in L2 as the attack's change.
+    In every layer, `dimension` is estimated from an image's distances to those of a minibatch. Logistic regression on
+    these numbers tells clean and noisy images from attacked ones (Algorithm 1). The noise is Gaussian and, image by
+    image, as long in L2 as the attack's change.
 
     neighbours  k, how many of the nearest count: 20 for CIFAR-10
     batch       images in the minibatch: 100
@@ -41,11 +41,11 @@ class LID(Detector):
     Published detectors are fitted to one attack, FGSM for those that are to know others; it is passed to `fit`. The
     layers are here the outputs of all activations, or of the residual stages where a network has stages, and the
     logits; published are all layers. The publication draws a new minibatch for every hundred images; here it is drawn
-    once, so that what is said of an image does not depend on other images, nor on the draw. No image counts as its own
-    neighbour. As in the authors' code, the regression sees images that the classifier gets right.
+    once, so that an image's score does not depend on other images. No image counts as its own neighbour. As in the
+    authors' code, the regression sees images that the classifier gets right.
 
-    `score` is the log-odds of "attacked". It needs the classifier that LID was fitted to, which is not part of the
-    state: after loading, `around(classifier)` gives it back.
+    `score` needs the classifier that LID was fitted to, which is not part of the state: after loading,
+    `around(classifier)` gives it back.
 
     reference       (batch, C, H, W)  the minibatch, and `answers` (batch, classes), what the classifier says of it
     weight, bias    (layers,) and (), of the regression

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.datasets import Images, Lazy
+from labkit.datasets import Images
 from labkit.models import Defense
 from labkit.models.autoencoder import corrupt
 from labkit.models.defense import Detector
@@ -24,19 +24,16 @@ class MagNet(Defense):
     """The reformer of "MagNet: a two-pronged defense against adversarial examples" (Meng & Chen, CCS 2017).
 
     x is replaced by its reconstruction. The autoencoder is the one published for CIFAR-10: three 3×3 convolutions,
-    each followed by a sigmoid, the first two with `width` channels, the last with those of the image. It learns to
-    undo Gaussian noise, by Adam on the mean squared error.
+    each followed by a sigmoid. It learns to undo Gaussian noise, by Adam on the mean squared error.
 
     noise           standard deviation of the noise, which is drawn anew for every batch
-    width           channels of the hidden layers: 3 as in the authors' code, which is for MNIST, and in what others
-                    made of it for CIFAR-10. With 32, images are rebuilt better, at ten times the cost of a batch
-    epochs          published are 400 of 176 batches, hours on a CPU. By default as many as 2,000 batches take, however
-                    many images there are
-    lr              of Adam; published is 1e-3, his own. With 1e-2, 1,000 batches reach on CIFAR-10 the 27 dB that
-                    otherwise take 5,000; for the published schedule ask for lr=1e-3, epochs=400
+    width           channels of the two hidden layers: 3 as in the authors' code, which is for MNIST. With 32, images
+                    are rebuilt better, at ten times the cost of a batch
+    epochs          by default as many as 2,000 batches take; published are 400 of 176 batches, hours on a CPU
+    lr              of Adam; published is 1e-3. With 1e-2, 1,000 batches reach on CIFAR-10 the 27 dB that otherwise
+                    take 5,000; for the published schedule ask for lr=1e-3, epochs=400
     batch           images in one step
-    regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors'
-                    code; larger images count as much as those
+    regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors' code
 
     The publication leaves the initial weights open; they are Glorot's, as in the library that its authors used.
     """
@@ -106,8 +103,7 @@ class MagNetDetector(Detector):
     reformer  the `MagNet` that is trained and measured: for CIFAR-10 detector and reformer have the same structure.
               `detector.around(nn.Sequential(detector.reformer, classifier))` is both prongs together
 
-    Published beside it are detectors by the divergence between what the classifier says of x and of AE(x); they need
-    the classifier and are not part of this one.
+    The detectors by divergence, which are published beside it and need the classifier, are not part of this one.
     """
 
     limits = "p in (0, inf); held in (0, 1); " + Detector.limits
@@ -123,13 +119,11 @@ class MagNetDetector(Detector):
         self._check_held(n if len(kept) else 0)  # said before the training rather than after it
         self.reformer.generator = self.generator
         self.reformer.fit(images[kept], progress=progress)
-        self.calibrate(self._scores(images.x, held).to(self.threshold))
+        with torch.no_grad():
+            scores = [self.score(images.x[part].to(self.threshold)) for part in held.split(_AT_ONCE)]
+        self.calibrate(torch.cat(scores))
         return self
 
     def score(self, x: Tensor) -> Tensor:
         """Mean over the pixel values of |x − AE(x)|ᵖ: (B,)."""
         return (x - self.reformer(x)).abs().pow(self.p).mean((1, 2, 3))
-
-    @torch.no_grad()
-    def _scores(self, x: Tensor | Lazy, at: Tensor) -> Tensor:
-        return torch.cat([self.score(x[part].to(self.threshold)).cpu() for part in at.split(_AT_ONCE)])

@@ -29,21 +29,16 @@ class PixelCNN(nn.Module):
     """Says of every pixel how likely each 8-bit value is, from the pixels above and left of it.
 
     van den Oord et al., "Conditional image generation with PixelCNN decoders", NIPS 2016: one stack of convolutions
-    sees all rows above, a second one, fed by the first, the pixels to the left. (A single stack of convolutions that
-    are masked in raster order is blind to a wedge of pixels above right.) No normalisation: nothing but kernels lets
-    one pixel act on another. Rectified residual blocks instead of gated ones, which took 1.7 times as long on a CPU.
+    sees all rows above, a second one, fed by the first, the pixels to the left. Nothing but kernels lets one pixel act
+    on another, so there is no normalisation. Residual blocks are rectified: gated ones took 1.7 times as long on a CPU.
 
     Salimans et al., "PixelCNN++", ICLR 2017, which Song et al. use: a pixel is a mixture of discretised logistics;
-    the mean of each channel shifts with the channels before it. It needs 10 outputs a component and pixel where a
-    256-way softmax needs 768, knows from the start that neighbouring values are alike, and one evaluation of the
-    network serves all channels of a pixel.
+    the mean of each channel shifts with the channels before it.
 
     Chosen here: means are relative to a linear prediction from the neighbours, which `train` starts at least squares.
-    That alone gives 4.5 bits per dimension on CIFAR-10, before any training, and spares the network numbers that
-    bfloat16 cannot hold.
+    That alone gives 4.5 bits per dimension on CIFAR-10, and spares the network numbers that bfloat16 cannot hold.
 
-    Maps (B, C, H, W), pixels in [0, 1], to parameters (B, H, W, P) that `channel_logs` reads. Reaches `blocks` + 2
-    pixels far.
+    Maps (B, C, H, W), pixels in [0, 1], to parameters (B, H, W, P) that `channel_logs` reads.
     """
 
     def __init__(self, channels: int, width: int = 48, blocks: int = 6, mixtures: int = 5):
@@ -191,10 +186,8 @@ def train(
     Adam on −log p, from the least-squares linear prediction; the step size rises for a tenth of the steps to `lr` and
     falls to 0 along a cosine. Returns the mean bits per dimension of each epoch, measured while training.
 
-    crop        of larger images, a random window of this side is taken in each epoch, so that the cost does not grow
-                with their size; the network reaches less far
-    checkpoint  folder from which a run that was killed, called again on a `model` from the same `build`, goes on; see
-                `training.Training`
+    crop        of larger images, each epoch takes a random window of this side: the network reaches less far
+    checkpoint  as for `Training`, with a `model` from the same `build`
 
     Everything random is drawn from (seed, epoch). Raises InputError when the images do not fit the model or the loss
     is no longer finite.

@@ -24,13 +24,12 @@ class PixelDefend(Defense):
 
     epsilon  ε_defend, published: 16/255 for CIFAR-10, 32/255 for Fashion-MNIST; whole 8-bit steps within it are used
     width, blocks, mixtures, epochs
-             of the PixelCNN (`pixelcnn.PixelCNN`) and its training, chosen here so that it fits to 8,000 images of
-             32×32×3 in minutes on two cores. The publication uses a PixelCNN++, a far larger network (2.92 bits per
-             dimension on CIFAR-10, Salimans et al. 2017); this one has 3.18 on 300 held-out images after three epochs
-             on 5,000, and was still improving
+             of `pixelcnn.PixelCNN` and its training, chosen here so that it fits to 8,000 images of 32×32×3 in minutes
+             on two cores. It has 3.18 bits per dimension on 300 held-out images after three epochs on 5,000. The
+             publication uses a far larger PixelCNN++ (2.92 on CIFAR-10, Salimans et al. 2017)
 
-    Images are rounded to 8 bits first: what is modelled, and searched, is 256 values. Adaptive PixelDefend, which
-    leaves likely images alone, is not built. No gradient passes; an attacker uses BPDA.
+    Images are rounded to 8 bits first. Adaptive PixelDefend, which leaves likely images alone, is not built. No
+    gradient passes; an attacker uses BPDA.
     """
 
     differentiable = False
@@ -105,8 +104,8 @@ class Walk:
     after each, `put` says what the pixel is. What knows only the rows above is computed a row at a time; only the
     stack that knows the pixels to the left goes pixel by pixel, and remembers what it computed one pixel before.
 
-    In double precision: adjacent values are now and then so nearly equally likely that in single precision the order of
-    summation, which changes with the size of the batch, would decide, and one pixel changes all after it.
+    In double precision: adjacent values may be so nearly equally likely that in single precision the order of
+    summation, which changes with the size of the batch, would decide.
     """
 
     def __init__(self, network: pixelcnn.PixelCNN, B: int, H: int, W: int):

@@ -31,9 +31,9 @@ class Quilting(Defense):
     patches     most patches that `fit` draws, evenly over the training images; of equal ones it keeps one
     neighbours  one of so many nearest patches is drawn at random: 1 in Guo et al. for whole images, 10 for crops
 
-    Left open there, and chosen here: where the grid does not fit the image, the last patches are shifted to end at
-    the border, and overlap more; the cuts of an overlap above and of one to the left are found one by one, and a
-    pixel is taken from the new patch beyond both; patches are kept in 8 bits.
+    Left open there, and chosen here: where the grid does not fit the image, the last patches end at the border, and
+    overlap more; the cuts above and to the left are found one by one, and the new patch fills what is beyond both;
+    patches are kept in 8 bits.
 
     index  (N, C, patch, patch) uint8, the fitted patches
     """
@@ -105,8 +105,8 @@ class Quilting(Defense):
         return f"{super().extra_repr()}, fitted to {len(self.index)} patches"
 
     def _starts(self, side: int) -> list[int]:
-        starts = list(range(0, side - self.patch + 1, self.patch - self.overlap))
-        return starts if starts[-1] == side - self.patch else [*starts, side - self.patch]
+        last = side - self.patch
+        return [*range(0, last, self.patch - self.overlap), last]
 
     def _windows(self, x: Tensor) -> Tensor:
         return x.unfold(2, self.patch, 1).unfold(3, self.patch, 1)

@@ -17,11 +17,9 @@ class SAP(Around):
     draws  N / (w · h · c): the number of draws as a multiple of the map's units. The publication tries several; with
            2, Athalye, Carlini & Wagner (ICML 2018, Section 5.3.1) have evaluated it
 
-    As they did, each unit is kept by a coin of its own, with probability 1 − e^(−N pᵢ). That is the same as N draws
-    when N itself is drawn from a Poisson distribution with that mean; it differs from 1 − (1 − pᵢ)^N by less than
-    0.3 / N, and costs much less. On gradients the publication is silent; here both the choice and the factor are
-    constants to autograd. Their product has the expectation one, so an attacker who averages gradients over draws
-    gets, layer by layer, the gradient of the expectation.
+    As they did, each unit is kept by a coin of its own, with probability 1 − e^(−N pᵢ), which is much cheaper and
+    differs from 1 − (1 − pᵢ)^N by less than 0.3 / N. On gradients the publication is silent; here both the choice and
+    the factor are constants to autograd. Averaged over draws, gradients are, layer by layer, those of the expectation.
     """
 
     stochastic = True

@@ -17,13 +17,12 @@ _RED_THEN_BLACK = ((0, 0), (1, 1), (0, 1), (1, 0))
 class TVM(Defense):
     """Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018.
 
-    Section 4: pixels are dropped at random, each channel by itself, and from those that are kept, M = 1, the image is
-    rebuilt as
+    Section 4: pixels are dropped at random, and from those that are kept, M = 1, each channel is rebuilt as
 
         min over z of  ‖M ⊙ (z − x)‖² + λ Σ ‖∇z‖₂,
 
-    each channel by itself, by the split Bregman method (Goldstein & Osher, "The split Bregman method for L1-regularized
-    problems", 2009). ∇ are forward differences, zero across the border.
+    by the split Bregman method (Goldstein & Osher, "The split Bregman method for L1-regularized problems", 2009). ∇
+    are forward differences, zero across the border.
 
     drop       share of the pixels that are dropped; 0 gives plain denoising, which is not random
     weight     λ, for pixels in [0, 1] and a data term without ½: `denoise_tv_bregman` of scikit-image calls this 2/λ
@@ -35,11 +34,10 @@ class TVM(Defense):
     Differentiable by autograd through the iterations, with the mask held; memory grows with the outer ones only. What
     was dropped has no influence: iterations start from the mean of kept neighbours.
 
-    Open in the publication: its formula squares neither norm and sums ℓ₂ norms of whole rows and columns, while the
-    solver that it names is for the squared data term and the isotropic total variation; ours are the solver's. The
-    formula keeps 1 − X of the Bernoulli mask X and the text keeps X; at one half it is the same. What the tolerance is
-    a tolerance of is not said: ours has no unit, so that flat and lively, small and large images end equally close to
-    the minimum, which the objective exceeds by some half a percent.
+    Open in the publication: its formula squares neither norm and sums ℓ₂ norms of whole rows and columns; the solver
+    that it names has the squared data term and the isotropic total variation, as here. What the tolerance is a
+    tolerance of is not said: ours has no unit, so that all images end equally close to the minimum, which the
+    objective exceeds by some half a percent.
     """
 
     smallest = 2
@@ -108,8 +106,8 @@ class TVM(Defense):
 class _Sweeps(torch.autograd.Function):
     """Red-black Gauss–Seidel: z ← given + pull · (sum of the four neighbours), `count` times.
 
-    z has a border of zeros, given and pull (H, W, B, C) have none. The derivative is written out because the sweeps
-    update z in place, which autograd follows only by copying the images for every quarter of a sweep.
+    z has a border of zeros, given and pull (H, W, B, C) have none. The derivative is written out because autograd
+    would copy the images for every quarter of a sweep.
     """
 
     @staticmethod
@@ -156,8 +154,8 @@ def _length(gx: Tensor, gy: Tensor) -> Tensor:
 def _jump(z: Tensor) -> Tensor:
     """Gradient λ/μ that an iteration shrinks to nothing, for each image (H, W, B, C): (1, 1, B, 1).
 
-    Goldstein & Osher leave the weight μ of the splitting open. It changes the pace and not the minimum; the pace is
-    near the best where the jump is an image's mean gradient. A power of two, so that no derivative passes through it.
+    Goldstein & Osher leave the weight μ of the splitting open. It changes the pace and not the minimum; near the best
+    is an image's mean gradient. A power of two, so that no derivative passes through it.
     """
     mean = _length(*_gradient(z)).mean((0, 1, 3), keepdim=True).clamp_min(1e-4)
     return mean.log2().round().exp2()

@@ -29,8 +29,6 @@ class Autoencoder(nn.Module):
 
     Three blocks of convolution, batch normalisation, ReLU and pooling, and their mirror, which repeats pixels where
     the blocks pool. Between them lie `features` numbers an image, 512 at width 32, which `encode` returns.
-
-    Raises InputError when the images do not have `channels` channels.
     """
 
     def __init__(self, channels: int, width: int = 32):
@@ -51,10 +49,8 @@ class Autoencoder(nn.Module):
     def shrink(self, x: Tensor) -> Tensor:
         """The images (B, C, H, W) at 32×32, bilinear and antialiased: what the autoencoder sees and reconstructs."""
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise InputError(
-                f"the autoencoder was built for images (B, {self.channels}, H, W), got {tuple(x.shape)}; "
-                "train one on images of this kind"
-            )
+            wanted, got = f"(B, {self.channels}, H, W)", tuple(x.shape)
+            raise InputError(f"the autoencoder was built for images {wanted}, got {got}; train one on such images")
         if x.shape[-2:] == (SIZE, SIZE):
             return x
         return functional.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
@@ -84,12 +80,9 @@ def train(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Trains `model` in place on `images` and leaves it in evaluation mode on the device; returns how it went.
 
-    Adam on the mean squared error between the clean image and the reconstruction of its noisy version. Returned are,
-    for each epoch, `"loss"`, that error while training, and `"held_out"`, the mean `reconstruction_error` after the
-    epoch of the images at `held_out`, which are never trained on.
-
-    checkpoint  folder from which a run that was killed, called again on a `model` from the same `build`, goes on; see
-                `training.Training`
+    Adam on the mean squared error between the clean image and the reconstruction of its noisy version. For each epoch
+    it returns this error while training, `"loss"`, and `"held_out"`, the mean `reconstruction_error` of the images at
+    `held_out`, which are never trained on. `checkpoint` is as for `Training`, with a `model` from the same `build`.
 
     Everything random is drawn from (recipe.seed, epoch). Raises InputError when the images do not fit the model, are
     too few, or the loss is no longer finite.
@@ -128,10 +121,8 @@ def reconstruction_error(
 ) -> Tensor:
     """Mean squared error (N,), on the CPU, between images at 32×32 and the reconstructions of their noisy versions.
 
-    x      (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`
+    x      (N, C, H, W) in [0, 1], a tensor or `Lazy`; the model runs where its parameters lie, in the mode it is in
     noise  standard deviation of the Gaussian noise, which is drawn from `seed`; 0 is none
-
-    The model runs where its parameters lie, in the mode it is in.
     """
     here = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
@@ -153,11 +144,11 @@ def _shares(images: Images, recipe: DaeRecipe) -> tuple[Tensor, Tensor]:
     """Positions of the images that are kept aside, and of those that are trained on."""
     check("an autoencoder recipe", vars(recipe), _LIMITS)
     held = held_out(recipe, len(images))
-    kept = torch.ones(len(images), dtype=torch.bool)
-    kept[held] = False
-    if kept.sum() < 2:
+    kept = torch.arange(len(images))
+    kept = kept[~torch.isin(kept, held)]
+    if len(kept) < 2:
         raise InputError(f"the autoencoder needs two training images beside {len(held)} kept aside; give it more")
-    return held, kept.nonzero()[:, 0]
+    return held, kept
 
 
 @torch.no_grad()

@@ -37,19 +37,14 @@ def train(
     """Trains `model` in place on `images` and returns it, in evaluation mode, on the device.
 
     Stochastic gradient descent with Nesterov's momentum on the cross-entropy; the step size rises linearly for a
-    quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass images that have been
-    projected; augmentation (random shifts by up to an eighth of the image, mirrored edges, random horizontal flips)
-    comes after it. With `recipe.adversarial`, a part of each batch is then replaced by adversarial images, made
-    against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
-    attacked, and no gradient passes T.
-
-    checkpoint  folder from which a run that was killed goes on, called again on a `model` from the same
-                `networks.build`; see `training.Training`
+    quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass projected images;
+    augmentation (`augment`, `erase`) comes after T. With `recipe.adversarial`, a part of each batch is then replaced
+    by adversarial examples, made against the network as it is at that moment. No gradient passes T. `checkpoint` is as
+    for `Training`, with a `model` from the same `networks.build`.
 
     Within `distributed.session` each rank takes its share of every batch, and gradients are averaged over all
-    (DistributedDataParallel). What comes out is as good as one rank's, but not the same: batch normalisation is by
-    each rank's share of a batch, the averages it keeps being those of all ranks; and each rank draws augmentations of
-    its own. Every rank returns the same network.
+    (DistributedDataParallel). The result is as good as one rank's, but not the same: batch normalisation is by each
+    rank's share of a batch, and each rank draws its own augmentations. Every rank returns the same network.
 
     Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the
     model, the ranks are too many, or the loss is no longer finite.
@@ -92,7 +87,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = False) -> Tensor:
-    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`, `batch` at a time.
+    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or `Lazy`, `batch` at a time.
 
     The model runs where its parameters (or buffers) lie, in the mode it is in.
     """
@@ -109,8 +104,7 @@ def device_of(model: nn.Module) -> torch.device:
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each image of x (B, C, H, W) shifted by up to an eighth of its size, mirrored at the edges, and half flipped."""
     B, _, H, W = x.shape
-    rows = _shifts(B, H, generator)
-    columns = _shifts(B, W, generator)
+    rows, columns = _shifts(B, H, generator), _shifts(B, W, generator)
     flipped = torch.rand(B, generator=generator) < 0.5
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
     # One gather with channels last instead of padding, cropping and flipping each image.
@@ -161,10 +155,9 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
 def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
     """The batch with its first images made adversarial, and each image's weight in the loss (B,).
 
-    They are made with the network in evaluation mode, on which the papers are silent: in training mode an image's
-    gradient would depend on the others, and each step of an attack would move the averages that batch normalisation
-    keeps. So the attack is on the function that will be judged. The loss is then taken in training mode, on clean and
-    adversarial images together, as Kurakin et al. (2017) ask for.
+    They are made with the network in evaluation mode, on which the papers are silent: the attack is on the function
+    that will be judged, and does not move the averages that batch normalisation keeps. The loss is then taken in
+    training mode, on clean and adversarial images together, as Kurakin et al. (2017) ask for.
     """
 
     def answers(x: Tensor) -> Tensor:
@@ -188,10 +181,7 @@ def _options(how: AdversarialTraining, seed: int) -> dict[str, dict]:
 
 
 def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy, weighted as in Kurakin et al. (2017, Section 3): (Σ clean + λ Σ adversarial) / (m − k + λ k).
-
-    That is for k of m images adversarial, and λ their weight.
-    """
+    """Mean cross-entropy; weighted, (Σ clean + λ Σ adversarial) / (m − k + λ k) (Kurakin et al. 2017, Section 3)."""
     if weights is None:
         return functional.cross_entropy(logits, y)
     return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()

@@ -15,7 +15,10 @@ def check(who: str, settings: dict[str, object], limits: str) -> None:
         for name in names.split(", "):
             value = settings.get(name)
             if value is not None and not _lies(value, interval):
-                raise InputError(f"{who} needs {name} in {interval}, got {value:g}")
+                allowed = (
+                    f"≥ {interval[1:-5]}" if interval.endswith(", inf)") and interval[0] == "[" else f"in {interval}"
+                )
+                raise InputError(f"{who} needs {name} {allowed}, got {value:g}")
 
 
 def _lies(value: float, interval: str) -> bool:

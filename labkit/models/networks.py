@@ -71,11 +71,9 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     """An untrained network, its weights drawn from `recipe.seed`.
 
     It is torchvision's, layer for layer, with `recipe.width` times its channels, except for what is made for 224
-    pixels and 1,000 classes. VGG (with batch normalisation): where torchvision flattens 7×7 features into two layers
-    of 4,096 units (124 of VGG-16's 138 million parameters), a global average and one linear layer. ResNet: below 128
-    pixels its first convolution is 3×3 without stride and without pooling after it, as is usual for CIFAR-10.
-
-    With `recipe.levels`, the first convolution is for images in thermometer encoding, which the Classifier applies.
+    pixels and 1,000 classes. VGG (with batch normalisation): a global average and one linear layer, where torchvision
+    flattens 7×7 features into two layers of 4,096 units. ResNet: below 128 pixels its first convolution is 3×3 without
+    stride and without pooling after it, as is usual for CIFAR-10.
 
     channels    of the images: 1 grey, 3 colour
     resolution  of the images, in pixels; at least 32, because five steps halve it
@@ -85,12 +83,10 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     if recipe.network not in NETWORKS:
         raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
     if resolution < 32:
-        raise InputError(
-            f"{recipe.network} needs images of at least 32 pixels and got {resolution}; "
-            "enlarge them with resolution=32 (--resolution 32)"
-        )
+        how = "enlarge them with resolution=32 (--resolution 32)"
+        raise InputError(f"{recipe.network} needs images of at least 32 pixels and got {resolution}; {how}")
     check("a network", {"width": recipe.width}, "width in (0, 4]")
-    check("a thermometer encoding", {"levels": recipe.levels or None}, "levels in [2, inf)")
+    check("a thermometer encoding (0 for none)", {"levels": recipe.levels or None}, "levels in [2, inf)")
     make = _resnet if recipe.network == "resnet50" else _vgg
     network = blank(lambda: make(recipe, classes, channels * (recipe.levels or 1), resolution))
     initialise(network, recipe.seed, mode="fan_out")

@@ -16,8 +16,7 @@ from labkit.core import InputError
 from labkit.core.recipes import StrataRecipe
 from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
-from labkit.models.defense import Defense
-from labkit.models.fitted_buffers import FittedBuffers
+from labkit.models.defense import Defense, FittedBuffers
 from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
 
@@ -93,11 +92,9 @@ class Strata(FittedBuffers):
         It is the cluster of the majority of the k training images with the nearest features, and of clusters with
         equally many the one that holds the nearest of all. k is the recipe's unless given, and at most N.
         """
-        k = self.recipe.neighbours if k is None else k
-        if k < 1:
-            raise InputError(f"at least one neighbour must vote, got k={k}")
+        check("a vote", {"k": k}, "k in [1, inf)")
         features = self.features(x)
-        k = min(k, len(self.labels))
+        k = min(k or self.recipe.neighbours, len(self.labels))
         rows = max(1, _DISTANCES_AT_ONCE // len(self.labels))
         return torch.cat([self._elect(part, k) for part in features.split(rows)])
 
@@ -107,7 +104,7 @@ class Strata(FittedBuffers):
         return torch.bincount(self.labels, minlength=self.recipe.clusters).tolist()
 
     def train(self, mode: bool = True) -> Self:
-        """As for every module, but the autoencoder always normalises by what it saw in training: votes do not learn."""
+        """As for every module, but the autoencoder always normalises by what it saw in training."""
         super().train(mode)
         self.autoencoder.eval()
         return self
@@ -143,8 +140,7 @@ class StratifiedTransform(Defense):
     strata      fitted; votes
     transforms  one `SparseTransform` for each cluster, in order
 
-    Maps (B, C, H, W) in [0, 1] to the same shape and range. Gradients pass through each cluster's transform, and
-    none through the vote, which is constant almost everywhere.
+    Gradients pass through each cluster's transform, and none through the vote, which is constant almost everywhere.
     """
 
     def __init__(self, strata: Strata, transforms: Sequence[SparseTransform]):

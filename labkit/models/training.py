@@ -28,11 +28,11 @@ class Training:
     """A model, its optimizer, and the history of the epochs that they have behind them.
 
     run         what is trained on which images, in values that JSON can hold
-    checkpoint  folder that holds the state after the last whole epoch. A run that was killed, begun again with the
-                model as it was at its start, goes on from there and ends bit for bit as if never interrupted (on the
-                same machine). A state that is damaged, or of another run, is discarded with a warning.
-    shared      whether each rank of `distributed.session` takes its share of every batch; averaging the gradients is
-                left to the `loss` given to `run`, by DistributedDataParallel
+    checkpoint  folder that holds the state after the last whole epoch. A killed run, begun again with the model as it
+                was at its start, goes on from there and ends bit for bit as if never interrupted (on the same
+                machine). A state that is damaged, or of another run, is discarded with a warning.
+    shared      whether each rank of `distributed.session` takes its share of every batch; DistributedDataParallel in
+                the `loss` given to `run` then averages the gradients
 
     history     of each figure that is reported, its value in every epoch
     """

@@ -212,5 +212,5 @@ def test_errors_say_what_to_do(vgg, photos):
         PixelDeflection().sample(photos[..., :1])
     with pytest.raises(InputError, match="around"):
         PixelDeflection()(photos)
-    with pytest.raises(InputError, match="window in"):
+    with pytest.raises(InputError, match="window ≥ 1"):
         PixelDeflection(window=0)
