@@ -33,10 +33,7 @@ class CropEnsemble(Ensemble):
 
     limits = "share in (0, 1]"
 
-    def __init__(
-        self, tvm: Defense | None = None, quilting: Defense | None = None, *,
-        crops: int = 30, share: float = 90 / 224, backward: str = "identity",
-    ):  # fmt: skip
+    def __init__(self, tvm=None, quilting=None, *, crops=30, share=90 / 224, backward="identity"):
         super().__init__(crops=crops, share=share, backward=backward)
         if backward not in ("identity", "none"):
             raise InputError(f'backward must be "identity" or "none", got {backward!r}')

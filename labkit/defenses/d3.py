@@ -48,9 +48,7 @@ class D3(Defense):
     sized_by_fit = ("d",)
     limits = "atoms, sparsity, candidates in [1, inf); patch in [2, inf); overlap in [0, inf); similarity in (0, 1]"
 
-    def __init__(
-        self, atoms: int = 10_000, sparsity: int = 5, *, patch=6, overlap=3, similarity=0.9, candidates: int = 4
-    ):
+    def __init__(self, atoms=10_000, sparsity=5, *, patch=6, overlap=3, similarity=0.9, candidates=4):
         settings = {"patch": patch, "overlap": overlap, "similarity": similarity, "candidates": candidates}
         super().__init__(atoms=atoms, sparsity=sparsity, **settings)
         if overlap >= patch:
@@ -76,7 +74,7 @@ class D3(Defense):
         P = self.patch
         self._check(x, self.d.shape[1] // P**2)
         _, _, H, W = x.shape
-        rows, columns = self._starts(H, x), self._starts(W, x)
+        rows, columns = (torch.tensor(starts(side, P, self.overlap), device=x.device) for side in (H, W))
         # Position in the image, (H · W) in all, of each pixel of each patch.
         inside = torch.arange(P, device=x.device)
         row = (rows[:, None] + inside)[:, None, :, None]
@@ -98,11 +96,6 @@ class D3(Defense):
         total = x.new_zeros(B, C, H * W).index_add(2, at, patches.transpose(1, 2).reshape(B, C, -1))
         return (total / torch.bincount(at, minlength=H * W)).reshape(x.shape).clamp(0, 1)
 
-    def _starts(self, size: int, x: Tensor) -> Tensor:
-        """Where patches start on a side: one stride apart, but the last one ends where the image ends."""
-        last = size - self.patch
-        return torch.tensor([*range(0, last, self.patch - self.overlap), last], device=x.device)
-
     def _draw(self, images: Images) -> Tensor:
         """Patches (n, C · P · P) without their means, from anywhere in any images."""
         N, _, H, W = images.x.shape
@@ -117,6 +110,11 @@ class D3(Defense):
             patches = images.x[different][mine[:, None, None], :, y, x].permute(0, 3, 1, 2).flatten(2)
             drawn.append((patches - patches.mean(2, keepdim=True)).flatten(1))
         return torch.cat(drawn)[torch.randperm(n, generator=self.generator)]
+
+
+def starts(side: int, patch: int, overlap: int) -> list[int]:
+    """Where patches start on a side: one stride apart, but the last one ends where the image ends."""
+    return [*range(0, side - patch, patch - overlap), side - patch]
 
 
 class Pursuit(NamedTuple):

@@ -105,10 +105,8 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
     """
     model = next((module for module in classifier.modules() if isinstance(module, Classifier)), None)
     if model is None or not hasattr(model.network, "avgpool"):
-        raise InputError(
-            "pixel deflection steers by the last features of a labkit.models.networks.Classifier, got "
-            f"{type(classifier).__name__}; build one by networks.build"
-        )
+        got = type(classifier).__name__
+        raise InputError(f"pixel deflection steers by the features of a Classifier (networks.build), got {got}")
     seen = []
     remember = lambda _module, inputs, _output: seen.append(inputs[0].detach())  # noqa: E731
     with torch.no_grad(), hooked([model.network.avgpool], remember):

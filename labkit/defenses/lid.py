@@ -112,10 +112,8 @@ class LID(Detector):
         self._check(x, self.reference.shape[1])
         reference = self.reference.to(x.dtype)
         if x.shape[1:] != reference.shape[1:]:
-            raise InputError(
-                f"LID compares with images of {tuple(reference.shape[2:])} pixels and got {tuple(x.shape[2:])}; "
-                "fit it to images of that size"
-            )
+            wanted, got = tuple(reference.shape[2:]), tuple(x.shape[2:])
+            raise InputError(f"LID was fitted to images of {wanted} pixels and got {got}; fit it to such images")
         if not self._classifier:
             raise InputError("LID has no classifier; call around(classifier) with the one that it was fitted to")
         if not self._features or self._features[0].device != x.device or self._features[0].dtype != x.dtype:

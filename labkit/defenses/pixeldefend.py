@@ -36,9 +36,7 @@ class PixelDefend(Defense):
     resumable = True
     limits = "epsilon in [0, 1]"
 
-    def __init__(
-        self, epsilon: float = 16 / 255, *, width: int = 48, blocks: int = 6, mixtures: int = 5, epochs: int = 4
-    ):
+    def __init__(self, epsilon=16 / 255, *, width=48, blocks=6, mixtures=5, epochs=4):
         super().__init__(epsilon=epsilon, epochs=epochs)
         self.settings = {"width": width, "blocks": blocks, "mixtures": mixtures}
         self.network: pixelcnn.PixelCNN | None = None

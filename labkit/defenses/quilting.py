@@ -11,7 +11,9 @@ from tqdm.auto import tqdm
 
 from labkit.core import InputError
 from labkit.datasets import Images
+from labkit.defenses.d3 import starts
 from labkit.models import Defense
+from labkit.models.defense import check
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]
@@ -43,10 +45,8 @@ class Quilting(Defense):
 
     def __init__(self, patch: int = 5, overlap: int = 2, patches: int = 1_000_000, neighbours: int = 1):
         super().__init__(patch=patch, overlap=overlap, patches=patches, neighbours=neighbours)
-        if not 0 <= overlap < patch:
-            raise InputError(f"patches overlap by 0 to {patch - 1} of their {patch} pixels, got {overlap}")
-        if not 1 <= neighbours <= patches:
-            raise InputError(f"neighbours must be 1 to {patches}, the number of patches, got {neighbours}")
+        limits = f"overlap in [0, {patch}); neighbours in [1, {patches}]"
+        check("Quilting", {"overlap": overlap, "neighbours": neighbours}, limits)
         self.smallest, self.stochastic = patch, neighbours > 1
         self.register_buffer("index", torch.empty(0, 0, patch, patch, dtype=torch.uint8))
         self._search = None
@@ -79,7 +79,7 @@ class Quilting(Defense):
     def forward(self, x: Tensor) -> Tensor:
         self._check_fitted(len(self.index) >= self.neighbours)
         self._check(x, self.index.shape[1])
-        rows, columns = self._starts(x.shape[2]), self._starts(x.shape[3])
+        rows, columns = (starts(side, self.patch, self.overlap) for side in x.shape[2:])
         seen = self._windows(x)[:, :, rows][:, :, :, columns].permute(0, 2, 3, 1, 4, 5)
         found = self.nearest(seen.flatten(0, 2))
         if self.stochastic:
@@ -103,10 +103,6 @@ class Quilting(Defense):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, fitted to {len(self.index)} patches"
-
-    def _starts(self, side: int) -> list[int]:
-        last = side - self.patch
-        return [*range(0, last, self.patch - self.overlap), last]
 
     def _windows(self, x: Tensor) -> Tensor:
         return x.unfold(2, self.patch, 1).unfold(3, self.patch, 1)

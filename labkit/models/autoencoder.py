@@ -116,9 +116,7 @@ def train(
 
 
 @torch.no_grad()
-def reconstruction_error(
-    model: Autoencoder, x: Tensor | Lazy, *, noise: float = DaeRecipe.noise, seed: int = 0
-) -> Tensor:
+def reconstruction_error(model: Autoencoder, x: Tensor | Lazy, *, noise=DaeRecipe.noise, seed: int = 0) -> Tensor:
     """Mean squared error (N,), on the CPU, between images at 32×32 and the reconstructions of their noisy versions.
 
     x      (N, C, H, W) in [0, 1], a tensor or `Lazy`; the model runs where its parameters lie, in the mode it is in

@@ -1,5 +1,7 @@
 """Limits of settings: the range in which a number must lie, written as in mathematics."""
 
+import re
+
 from labkit.core import InputError
 
 
@@ -15,9 +17,8 @@ def check(who: str, settings: dict[str, object], limits: str) -> None:
         for name in names.split(", "):
             value = settings.get(name)
             if value is not None and not _lies(value, interval):
-                allowed = (
-                    f"≥ {interval[1:-5]}" if interval.endswith(", inf)") and interval[0] == "[" else f"in {interval}"
-                )
+                least = re.fullmatch(r"\[(.+), inf\)", interval)
+                allowed = f"≥ {least[1]}" if least else f"in {interval}"
                 raise InputError(f"{who} needs {name} {allowed}, got {value:g}")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,9 +55,9 @@ class Classifier(nn.Module):
 
 
 class Recomputed(nn.Module):
-    """A deterministic network that keeps no activations for the way back, but computes them again: same gradients.
+    """A deterministic network that computes its activations again on the way back instead of keeping them.
 
-    For answers averaged over draws: their gradient then holds one draw at a time, and runs each forward pass twice.
+    The gradient of answers averaged over draws then holds one draw at a time, and runs each forward pass twice.
     """
 
     def __init__(self, network: nn.Module):
@@ -103,10 +104,9 @@ def load(model: Classifier, weights: Weights) -> Classifier:
     if weights != fingerprint(weights.path):
         raise InputError(f"{weights.path} has changed since its recipe was made; call networks.fingerprint again")
     try:
-        if Path(weights.path).suffix == ".safetensors":
-            tensors = load_file(weights.path)
-        else:
-            tensors = torch.load(weights.path, map_location="cpu", weights_only=True)
+        safe = Path(weights.path).suffix == ".safetensors"
+        read = load_file if safe else partial(torch.load, map_location="cpu", weights_only=True)
+        tensors = read(weights.path)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise ValueError("it holds no tensors by name")
     except Exception as error:  # torch raises a dozen types for damaged files
