@@ -9,8 +9,20 @@ from torch.nn import functional
 
 from labkit.core import InputError
 from labkit.datasets import Images
+from labkit.defenses.quilting import Quilting
+from labkit.defenses.tvm import TVM
 from labkit.models import Defense
 from labkit.models.defense import Ensemble
+
+
+def crops(*, patches: int = 1_000_000, **options) -> "CropEnsemble":
+    """Crops of the image after total-variation minimisation and after quilting: the paper's Crop-Ens."""
+    return CropEnsemble(TVM(), Quilting(patches=patches), **options)
+
+
+def tvm_quilting(*, patches: int = 1_000_000) -> "CropEnsemble":
+    """The mean opinion on the whole image after each of the two, without crops: the paper's TVM+quilt."""
+    return CropEnsemble(TVM(), Quilting(patches=patches), crops=2, share=1.0)
 
 
 class CropEnsemble(Ensemble):
@@ -24,11 +36,11 @@ class CropEnsemble(Ensemble):
     crops          how many
     share          side of a crop as a share of the image's: 90 of 224 pixels
 
-    Left open there, and chosen here: crops scale with the image (13 of 32 pixels); they are enlarged bilinearly to the
-    image's size, because our classifiers are built for one size; every image of a batch is cropped at its own places.
+    backward       what an attacker sees of a cleaner that is not differentiable: "identity", its output with the
+                   gradient of its input (BPDA), or "none", no gradient through it
 
-    backward  what an attacker sees of a cleaner that is not differentiable: "identity", its output with the gradient
-              of its input (BPDA), or "none", no gradient through it. Crops, and differentiable cleaners, are exact
+    Left open there, and chosen here: crops scale with the image (13 of 32 pixels); they are enlarged bilinearly to the
+    image's size; every image of a batch is cropped at its own places.
     """
 
     limits = "share in (0, 1]"

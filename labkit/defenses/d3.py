@@ -131,8 +131,8 @@ class Pursuit(NamedTuple):
 def pursue(p: Tensor, d: Tensor, sparsity: int) -> Pursuit:
     """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad, 1993) of patches p (N, D) with atoms d (K, D).
 
-    The atoms have unit norm. Each step takes the one with the largest |correlation| with what the span of those taken
-    so far leaves of p. Instead of solving for coefficients, it keeps an orthonormal basis of that span.
+    Each step takes the atom, of unit norm, with the largest |correlation| with what the span of those taken so far
+    leaves of p. Instead of solving for coefficients, it keeps an orthonormal basis of that span.
     """
     found = [_pursue(part, d, sparsity) for part in p.split(max(1, _CORRELATIONS_AT_ONCE // len(d)))]
     return Pursuit(*(torch.cat(parts) for parts in zip(*found, strict=True)))

@@ -98,8 +98,8 @@ class LowPass(Defense):
 
     sigma  standard deviation in pixels, if it is known. As in scipy's `gaussian_filter`: cut off at 4 sigma, borders
            mirrored, the edge repeated
-    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this. So
-           another defense can be compared with a plain blur that costs as much of the image
+    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this, so
+           that another defense can be compared with a plain blur
 
     Images that a blur cannot change, each channel being constant, do not count in the mean.
     """
@@ -128,9 +128,7 @@ class LowPass(Defense):
             while excess(strong) > 0:
                 strong *= 2
                 if strong > 2 * side:
-                    raise InputError(
-                        f"no blur brings these images down to a mean PSNR of {self.psnr:g} dB; ask for a larger PSNR"
-                    )
+                    raise InputError(f"no blur brings these images down to {self.psnr:g} dB; ask for a larger PSNR")
             weak = _NO_BLUR if strong == 1 else strong / 2
             self.sigma.fill_(brentq(excess, weak, strong, xtol=1e-4))
         return self

@@ -83,9 +83,8 @@ class LID(Detector):
         self._use(classifier)
         self.answers = classifier(self.reference)
 
-        parts = [*kept.split(_AT_ONCE)]
         clean, noisy, attacked = [], [], []
-        for at in tqdm(parts, desc="attacking for LID", unit="batch", disable=not progress, delay=2):
+        for at in tqdm(kept.split(_AT_ONCE), desc="attacking for LID", unit="batch", disable=not progress, delay=2):
             x, y = images.x[at].to(self.bias), images.y[at].to(self.bias.device)
             right = classifier(x).argmax(1) == y
             if not right.any():
@@ -116,11 +115,10 @@ class LID(Detector):
             raise InputError(f"LID was fitted to images of {wanted} pixels and got {got}; fit it to such images")
         if not self._classifier:
             raise InputError("LID has no classifier; call around(classifier) with the one that it was fitted to")
-        if not self._features or self._features[0].device != x.device or self._features[0].dtype != x.dtype:
-            with torch.no_grad():
-                parts = [layers(self._classifier[0], part) for part in reference.split(_AT_ONCE)]
-            self._features = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         with torch.no_grad():
+            if not self._features or self._features[0].device != x.device or self._features[0].dtype != x.dtype:
+                parts = [layers(self._classifier[0], part) for part in reference.split(_AT_ONCE)]
+                self._features = [torch.cat(layer) for layer in zip(*parts, strict=True)]
             # By differences, so that 0 is 0. For features the much faster inner products do: other images are far away.
             own = torch.cdist(x.flatten(1), reference.flatten(1), compute_mode=_EXACT) == 0
         seen = layers(self._classifier[0], x)

@@ -35,7 +35,7 @@ class MagNet(Defense):
     batch           images in one step
     regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors' code
 
-    The publication leaves the initial weights open; they are Glorot's, as in the library that its authors used.
+    The publication leaves the initial weights open; they are Glorot's, as in its authors' library.
     """
 
     limits = "noise, regularisation in [0, inf); lr in (0, inf); width, epochs, batch in [1, inf)"
@@ -83,7 +83,7 @@ class MagNet(Defense):
 
     def _build(self, channels: int) -> nn.Sequential:
         sizes = [channels, self.width, self.width, channels]
-        layer = lambda *sizes: (nn.Conv2d(*sizes, kernel_size=3, padding=1), nn.Sigmoid())  # noqa: E731
+        layer = lambda *ends: (nn.Conv2d(*ends, kernel_size=3, padding=1), nn.Sigmoid())  # noqa: E731
         net = blank(lambda: nn.Sequential(*(part for pair in pairwise(sizes) for part in layer(*pair))))
         return net.to(self.here).requires_grad_()
 
@@ -127,3 +127,8 @@ class MagNetDetector(Detector):
     def score(self, x: Tensor) -> Tensor:
         """Mean over the pixel values of |x − AE(x)|ᵖ: (B,)."""
         return (x - self.reformer(x)).abs().pow(self.p).mean((1, 2, 3))
+
+
+def magnet_detector(*, epochs: int | None = None, **options) -> MagNetDetector:
+    """The detector and the reformer that it measures, which is trained for `epochs`."""
+    return MagNetDetector(reformer=MagNet(epochs=epochs), **options)

@@ -18,11 +18,10 @@ class NonLocalMeans(Defense):
     patch_size      pixels a side of the patches that are compared, all channels together
     patch_distance  how many pixels away, along each axis, patches are looked for
     h               distance of patches, in pixel units, at which weights have fallen to 1/e. None means .8 times the
-                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994), as in
-                    scikit-image's example of the fast mode; the other two defaults are from there as well
+                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994). All defaults
+                    are those of scikit-image's example of the fast mode
 
-    An attack is not Gaussian noise and a clean image still has texture: the estimate is what a user without any
-    knowledge of the attack would take. An image without any noise is returned as it is. Not differentiable.
+    The estimate needs no knowledge of the attack. An image without any noise is returned as it is. Not differentiable.
     """
 
     differentiable = False

@@ -22,7 +22,7 @@ _BETAS = (0.9, 0.99)
 _WARMUP = 0.1
 _STARTED_FROM = 500  # images
 _AT_ONCE = 50
-_LIMITS = "epochs, batch, crop in [1, inf); lr in (0, inf)"
+_LIMITS = "epochs, batch, crop in [1, inf); lr in (0, inf]"
 
 
 class PixelCNN(nn.Module):

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from labkit.datasets import Images
 from labkit.defenses import pixelcnn
@@ -53,14 +53,12 @@ class PixelDefend(Defense):
         return self
 
     @torch.no_grad()
-    def forward(self, x: Tensor, *, progress: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         self._check_fitted(self.network is not None)
         self._check(x, int(self.channels))
         reach = int(self.epsilon * 255 + 1e-6)
         levels = (255 * x).round().double()
-        pixels = levels[:, 0].numel()
-        with tqdm(total=pixels, desc="PixelDefend", unit="pixel", disable=not progress, delay=2) as bar:
-            found = torch.cat([_greedy(self.network, part, reach, bar) for part in levels.split(_AT_ONCE)])
+        found = torch.cat([_greedy(self.network, part, reach) for part in levels.split(_AT_ONCE)])
         return (found / 255).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -73,7 +71,7 @@ class PixelDefend(Defense):
             self.network = network and network.to(self.channels.device).requires_grad_(False).eval()
 
 
-def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int, bar: tqdm) -> Tensor:
+def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int) -> Tensor:
     """The likeliest levels within ± reach of those given, (B, C, H, W), decided one after the other."""
     C, out = network.channels, levels.clone()
     offsets = torch.arange(min(2 * reach + 1, 256), device=levels.device)
@@ -91,7 +89,6 @@ def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int, bar: tqdm) -
             known = known + logs[torch.arange(len(logs), device=logs.device), best[:, 0]]
         out[:, :, i, j] = torch.stack(decided, 1)
         walk.put(out[:, :, i, j])
-        bar.update(len(out))
     return out
 
 
@@ -120,7 +117,7 @@ class Walk:
         # The network's two first layers of each kind in one product: features, then the linear prediction.
         self.above = pair(network.above, network.predict_above), network.above.bias.double()
         self.left = pair(network.left, network.predict_left), network.left.bias.double()
-        self.blocks = [_Matrices(block) for block in network.blocks]
+        self.blocks = [_matrices(block) for block in network.blocks]
         self.out = _matrix(network.out), network.out.bias.double()
         self.width = width
 
@@ -160,14 +157,11 @@ class Walk:
         self.u[:, row, column] = pixelcnn.network_input(levels[:, :, None, None] / 255)[:, :, 0, 0]
 
 
-class _Matrices:
-    """The kernels of a block as matrices, in double precision."""
-
-    def __init__(self, block: pixelcnn.Block):
-        for name, layer in block.named_children():
-            setattr(self, name, _matrix(layer))
-            if layer.bias is not None:
-                setattr(self, f"{name}_bias", layer.bias.double())
+def _matrices(block: pixelcnn.Block) -> SimpleNamespace:
+    """The kernels of a block as matrices, and its biases, in double precision."""
+    layers = dict(block.named_children())
+    biases = {f"{name}_bias": layer.bias.double() for name, layer in layers.items() if layer.bias is not None}
+    return SimpleNamespace(**biases, **{name: _matrix(layer) for name, layer in layers.items()})
 
 
 def _matrix(layer: torch.nn.Conv2d) -> Tensor:

@@ -112,7 +112,7 @@ class Quilting(Defense):
 
 
 class _Search:
-    """Exact nearest neighbours among patches (N, D) uint8, by bounds that grow dearer and tighter.
+    """Exact nearest neighbours among patches (N, D) uint8.
 
     The first principal components of two patches, and the norms of the rests, are never farther apart than the
     patches (Parseval and the triangle inequality). scikit-learn's tree groups the patches by these features. A query

@@ -35,9 +35,8 @@ class TVM(Defense):
     was dropped has no influence: iterations start from the mean of kept neighbours.
 
     Open in the publication: its formula squares neither norm and sums ℓ₂ norms of whole rows and columns; the solver
-    that it names has the squared data term and the isotropic total variation, as here. What the tolerance is a
-    tolerance of is not said: ours has no unit, so that all images end equally close to the minimum, which the
-    objective exceeds by some half a percent.
+    that it names has the squared data term and the isotropic total variation, as here. Its tolerance is not defined;
+    by ours, the objective exceeds its minimum by some half a percent, whatever the image.
     """
 
     smallest = 2

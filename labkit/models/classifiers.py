@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
 from labkit.attacks import ATTACKS, Budget
 from labkit.core import InputError, distributed
@@ -86,14 +85,13 @@ def train(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = False) -> Tensor:
+def predict(model: nn.Module, x: Tensor, *, batch: int = 500) -> Tensor:
     """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or `Lazy`, `batch` at a time.
 
     The model runs where its parameters (or buffers) lie, in the mode it is in.
     """
     device = device_of(model)
-    starts = tqdm(range(0, len(x), batch), desc="classifying", unit="batch", disable=not progress, delay=2)
-    return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in starts])
+    return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in range(0, len(x), batch)])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -115,8 +113,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Each image of x (B, C, H, W) with a square of `share` of its sides at a random place, its own mean inside.
 
-    "Cutout" (DeVries & Taylor, 2017), which keeps a network from resting on a single part of an object. The middle of
-    the square lies anywhere in the image, so that some of it may lie outside.
+    "Cutout" (DeVries & Taylor, 2017). The square's middle lies anywhere in the image, so that some may lie outside.
     """
     B, _, H, W = x.shape
     inside = []

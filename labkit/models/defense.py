@@ -25,6 +25,10 @@ class FittedBuffers(nn.Module):
     def _prepare(self, stored: dict[str, Tensor]) -> None:
         """Builds what `stored`, this module's part of a state dict, is to fill; nothing by default."""
 
+    def _check_fitted(self, fitted: bool) -> None:
+        if not fitted:
+            raise InputError(f"{type(self).__name__} is not fitted yet; call fit(images) with training images")
+
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
         stored = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
         for name in self.sized_by_fit:
@@ -103,10 +107,6 @@ class Defense(FittedBuffers):
                 f"{name} needs images of at least {self.smallest} pixels a side, got {x.shape[-2]}×{x.shape[-1]}; "
                 "enlarge them (--resolution)"
             )
-
-    def _check_fitted(self, fitted: bool) -> None:
-        if not fitted:
-            raise InputError(f"{type(self).__name__} is not fitted yet; call fit(images) with training images")
 
 
 class _StraightThrough(Defense):

@@ -1,6 +1,5 @@
 """Networks: torchvision's VGGs and ResNet-50 at any width and resolution, with the normalisation inside."""
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from labkit.core import InputError
+from labkit.core.checkpoint import digest
 from labkit.core.recipes import ClassifierRecipe, Weights
 from labkit.core.torchvision_shim import torchvision
 from labkit.core.wording import reason
@@ -125,8 +125,7 @@ def load(model: Classifier, weights: Weights) -> Classifier:
 def fingerprint(path: str | Path) -> Weights:
     """A file of weights as a recipe names it: by its content, wherever it lies."""
     try:
-        with open(path, "rb") as file:
-            return Weights(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+        return Weights(str(path), digest(Path(path)))
     except OSError as error:
         raise InputError(f"cannot read weights from {path} ({error.strerror}); give the path of a file") from None
 

@@ -23,9 +23,8 @@ class SparseTransform(Defense):
     lam       λ of Eq. 2, for pixels in [0, 1]
     lowpass   weight of the low-pass filter (`split`), and `pad` its padding
     backward  "exact": with the dictionary fixed, the residual of CBPDN is a Euclidean projection onto a convex set, so
-              almost everywhere the Jacobian of the sparse map is the orthogonal projector onto the active atoms, and
-              that is what is applied. "identity": T passes gradients unchanged (BPDA; Athalye et al. 2018).
-              "none": asking for a gradient raises RuntimeError
+              almost everywhere the Jacobian of the sparse map is the orthogonal projector onto the active atoms.
+              "identity": T passes gradients unchanged (BPDA). "none": asking for a gradient raises RuntimeError
     boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
     gap_tol, method  as in `cbpdn.solve`
     dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T

@@ -58,7 +58,6 @@ class Strata(FittedBuffers):
         M = self.recipe.clusters
         if len(images) < max(M, 2):
             raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or ask for fewer")
-        # Encoded in chunks; what stays are F numbers an image.
         codes = torch.cat([z.cpu() for z in self._codes(images.x, progress)]).float()
         # Centred here: scikit-learn would subtract two large numbers, in single precision.
         mean = codes.mean(0)
@@ -81,9 +80,9 @@ class Strata(FittedBuffers):
 
     def features(self, x: Tensor | Lazy) -> Tensor:
         """Features (B, P), on the device of the strata, of images x (B, C, H, W) in [0, 1], differentiable in x."""
-        self._check_fitted()
+        self._check_fitted(bool(len(self.labels)))
         check_pixels(x)
-        return torch.cat([self._reduce(code) for code in self._codes(x)])
+        return torch.cat([(code - self.mean) @ self.components.T for code in self._codes(x)])
 
     @torch.no_grad()
     def vote(self, x: Tensor | Lazy, k: int | None = None) -> Tensor:
@@ -100,7 +99,7 @@ class Strata(FittedBuffers):
 
     def sizes(self) -> list[int]:
         """How many training images each cluster holds."""
-        self._check_fitted()
+        self._check_fitted(bool(len(self.labels)))
         return torch.bincount(self.labels, minlength=self.recipe.clusters).tolist()
 
     def train(self, mode: bool = True) -> Self:
@@ -118,9 +117,6 @@ class Strata(FittedBuffers):
         for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, delay=2):
             yield self.autoencoder.encode(x[start : start + _ENCODED_AT_ONCE].to(self.mean))
 
-    def _reduce(self, codes: Tensor) -> Tensor:
-        return (codes - self.mean) @ self.components.T
-
     def _elect(self, features: Tensor, k: int) -> Tensor:
         nearest = torch.cdist(features, self.training_features).topk(k, largest=False, sorted=True).indices
         ballots = self.labels[nearest]
@@ -128,10 +124,6 @@ class Strata(FittedBuffers):
         # A ballot weighs as many votes as its cluster has, less up to one vote the farther it stands in the row.
         weights = counts.gather(1, ballots) * k - torch.arange(k, device=ballots.device)
         return ballots.gather(1, weights.argmax(1, keepdim=True))[:, 0]
-
-    def _check_fitted(self) -> None:
-        if not len(self.labels):
-            raise InputError("these strata are not fitted yet; call fit(images) with training images")
 
 
 class StratifiedTransform(Defense):

@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
 
+Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
 _FILE = "training.safetensors"
 
 
@@ -52,19 +54,10 @@ class Training:
         return len(next(iter(self.history.values()), ()))
 
     def run(
-        self,
-        epochs: int,
-        positions: Tensor,
-        batch: int,
-        loss: Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
-        *,
-        draw: Callable[[int], torch.Generator],
-        even: bool = True,
-        warmup: float | None = None,
-        measure: Callable[[], dict[str, float]] = dict,
-        name: str = "training",
-        progress: bool = True,
-    ) -> dict[str, list[float]]:
+        self, epochs: int, positions: Tensor, batch: int, loss: Loss, *, draw: Callable[[int], torch.Generator],
+        even: bool = True, warmup: float | None = None, measure: Callable[[], dict[str, float]] = dict,
+        name: str = "training", progress: bool = True,
+    ) -> dict[str, list[float]]:  # fmt: skip
         """Trains up to `epochs` epochs, leaves the model in evaluation mode and returns the history.
 
         positions  of the images to train on, which each epoch takes in random order
