@@ -46,14 +46,14 @@ DEFENSES = {
     "lowpass": Named("labkit.defenses.filters:LowPass", "Blur of STL's PSNR", given="like"),
     "tvm": Named("labkit.defenses.tvm:TVM", "TVM"),
     "quilting": Named("labkit.defenses.quilting:Quilting", "Quilting", "slow"),
-    "tvm-quilting": Named("labkit.defenses.ensembles:tvm_quilting", "TVM+quilt", "slow"),
-    "crops": Named("labkit.defenses.ensembles:crops", "Crop-Ens", "slow"),
+    "tvm-quilting": Named("labkit.defenses.crops:tvm_quilting", "TVM+quilt", "slow"),
+    "crops": Named("labkit.defenses.crops:crops", "Crop-Ens", "slow"),
     "deflection": Named("labkit.defenses.deflection:PixelDeflection", "PD-Ens", "slow"),
     "magnet": Named("labkit.defenses.magnet:MagNet", "MagNet"),
     "pixeldefend": Named("labkit.defenses.pixeldefend:PixelDefend", "PixelDefend", "slowest"),
     "d3": Named("labkit.defenses.d3:D3", "D3", "slow"),
     "sap": Named("labkit.defenses.sap:SAP", "SAP"),
-    "magnet-detector": Named("labkit.defenses.ensembles:magnet_detector", "MagNet detector"),
+    "magnet-detector": Named("labkit.defenses.magnet:magnet_detector", "MagNet detector"),
     "lid": Named("labkit.defenses.lid:LID", "LID", given="victim"),
 }
 # Each a function `Ask -> Images` (`datasets.loaders`).

@@ -1,6 +1,6 @@
 """The ensemble of random crops, of an image as it is or cleaned beforehand."""
 
-import math
+from collections.abc import Iterator
 from typing import Self
 
 import torch
@@ -9,50 +9,49 @@ from torch.nn import functional
 
 from labkit.core import InputError
 from labkit.datasets import Images
+from labkit.defenses.quilting import Quilting
+from labkit.defenses.tvm import TVM
 from labkit.models import Defense
-from labkit.models.defense import Around
-from labkit.models.networks import Recomputed
+from labkit.models.defense import Ensemble
 
 
-class CropEnsemble(Around):
+def crops(*, patches: int = 1_000_000, **options) -> "CropEnsemble":
+    """Crops of the image after total-variation minimisation and after quilting: the paper's Crop-Ens."""
+    return CropEnsemble(TVM(), Quilting(patches=patches), **options)
+
+
+def tvm_quilting(*, patches: int = 1_000_000) -> "CropEnsemble":
+    """The mean opinion on the whole image after each of the two, without crops: the paper's TVM+quilt."""
+    return CropEnsemble(TVM(), Quilting(patches=patches), crops=2, share=1.0)
+
+
+class CropEnsemble(Ensemble):
     """The mean opinion of a classifier on random crops of the image ("Crop-Ens" where both cleaners are given).
 
     Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018:
-    cropping and rescaling (Section 4), together with total-variation minimisation and image quilting (Section 5). The
-    system of `around` answers with the logarithm of the mean of the crops' probabilities.
+    cropping and rescaling (Section 4), together with total-variation minimisation and image quilting (Section 5).
 
     tvm, quilting  cleaners that come before the crops. With both, half of the crops are cut from either cleaned image;
                    with one, all are; with none, all are cut from x itself
     crops          how many
     share          side of a crop as a share of the image's: 90 of 224 pixels
 
-    Left open there, and chosen here: crops scale with the image (13 of 32 pixels); they are enlarged bilinearly to the
-    image's size, because our classifiers are built for one size; every image of a batch is cropped at its own places.
+    backward       what an attacker sees of a cleaner that is not differentiable: "identity", its output with the
+                   gradient of its input (BPDA), or "none", no gradient through it
 
-    backward  what an attacker sees of a cleaner that is not differentiable: "identity", its output with the gradient
-              of its input (BPDA), or "none", no gradient through it. Crops, and differentiable cleaners, are exact
+    Left open there, and chosen here: crops scale with the image (13 of 32 pixels); they are enlarged bilinearly to the
+    image's size; every image of a batch is cropped at its own places.
     """
 
-    stochastic = True
+    limits = "share in (0, 1]"
 
-    def __init__(
-        self,
-        tvm: Defense | None = None,
-        quilting: Defense | None = None,
-        *,
-        crops: int = 30,
-        share: float = 90 / 224,
-        backward: str = "identity",
-    ):
-        super().__init__()
-        if not 0 < share <= 1:
-            raise InputError(f"a crop's share of the image's side must be in (0, 1], got {share:g}")
+    def __init__(self, tvm=None, quilting=None, *, crops=30, share=90 / 224, backward="identity"):
+        super().__init__(crops=crops, share=share, backward=backward)
         if backward not in ("identity", "none"):
             raise InputError(f'backward must be "identity" or "none", got {backward!r}')
         self.cleaners = nn.ModuleList(cleaner for cleaner in (tvm, quilting) if cleaner is not None)
         if crops < max(1, len(self.cleaners)):
             raise InputError(f"{crops} crops are fewer than one of each cleaned image; ask for more")
-        self.crops, self.share, self.backward = crops, share, backward
         self.differentiable = all(cleaner.differentiable for cleaner in self.cleaners)
         self.smallest = max([self.smallest, *(cleaner.smallest for cleaner in self.cleaners)])
 
@@ -66,8 +65,9 @@ class CropEnsemble(Around):
             cleaner.seeded(seed)
         return super().seeded(seed)
 
-    def around(self, classifier: nn.Module) -> nn.Module:
-        return _Cropped(self, classifier)
+    def views(self, classifier: nn.Module, x: Tensor) -> Iterator[Tensor]:
+        sources = self.versions(x)
+        return (self.crop(sources[i % len(sources)]) for i in range(self.crops))
 
     @torch.no_grad()
     def sample(self, x: Tensor) -> Tensor:
@@ -99,9 +99,6 @@ class CropEnsemble(Around):
         cut = x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
         return functional.interpolate(cut, sides, mode="bilinear", align_corners=False).clamp(0, 1)
 
-    def extra_repr(self) -> str:
-        return f"crops={self.crops}, share={self.share:.3f}, backward={self.backward!r}"
-
     def _clean(self, cleaner: Defense, x: Tensor) -> Tensor:
         if cleaner.differentiable:
             return cleaner(x)
@@ -109,18 +106,3 @@ class CropEnsemble(Around):
             cleaned = cleaner(x)
         # x − x is nothing but its gradient.
         return cleaned + (x - x.detach()) if self.backward == "identity" else cleaned
-
-
-class _Cropped(nn.Module):
-    """Images (B, C, H, W) -> log of the mean probabilities (B, classes) over the crops."""
-
-    def __init__(self, defense: CropEnsemble, classifier: nn.Module):
-        super().__init__()
-        self.defense, self.classifier = defense, Recomputed(classifier)
-
-    def forward(self, x: Tensor) -> Tensor:
-        versions = self.defense.versions(x)
-        crops = (self.defense.crop(versions[i % len(versions)]) for i in range(self.defense.crops))
-        # Logarithms throughout: probabilities of confident networks round to 0.
-        opinions = torch.stack([self.classifier(crop).log_softmax(1) for crop in crops])
-        return opinions.logsumexp(0) - math.log(len(opinions))

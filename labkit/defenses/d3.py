@@ -23,44 +23,36 @@ _DEPENDENT = 1e-5
 class D3(Defense):
     """ "Divide, Denoise, and Defend against Adversarial Attacks" (Moosavi-Dezfooli, Shrivastava & Tuzel, 2018).
 
-    The image is divided into overlapping patches. Of each, orthogonal matching pursuit keeps a combination of
-    `sparsity` atoms; where patches overlap, the result is their average. The atoms are patches of training images, one
-    taken after the other if it is not too similar to those taken before. "D3 (40K-5)" is atoms=40_000, sparsity=5.
+    Of each of an image's overlapping patches, orthogonal matching pursuit keeps a combination of `sparsity` atoms; the
+    result is the average of the patches. The atoms are patches of training images, one taken after the other if it is
+    not too similar to those before. "D3 (40K-5)" is atoms=40_000, sparsity=5.
 
     atoms       how many patches the dictionary has: 40,000 or 10,000
     sparsity    how many of them make a patch: 5 or 4
     patch       its side in pixels
     overlap     of neighbouring patches, in pixels
     similarity  the largest |correlation| of an atom with those before it; open in the publication
-    candidates  patches drawn from the training images for each atom. Should too few be dissimilar enough, the least
-                similar of the others follow
+    candidates  patches drawn from the training images for each atom (`choose`)
 
     The publication works at 224 pixels. For 32, patch and overlap were chosen here, on CIFAR-10's training images with
     white noise of dissimilarity 0.08 (27.9 dB): of sides 4, 5, 6 and 8, overlapping by about half, 6 comes closest to
-    the images without noise (31.0, 31.4, 31.7, 29.9 dB). Here, too, a patch loses its mean in each channel before it
-    is coded, and gets it back: the atoms then need not code brightness, and a flat patch needs none. All patches weigh
-    the same in the average.
+    the images without noise (31.0, 31.4, 31.7, 29.9 dB). Also chosen here: a patch is coded without its mean in each
+    channel, so that atoms need not code brightness.
 
     The publication calls D3 non-differentiable, as the choice of atoms is. With the atoms held, which they are almost
-    everywhere, what D3 does to a patch is an orthogonal projection, and this is the gradient that it has here.
+    everywhere, D3 is an orthogonal projection of each patch, and this is the gradient that it has here.
 
     d  (atoms, C · patch · patch)  the dictionary, each atom of unit norm and of mean 0 in each channel
     """
 
     sized_by_fit = ("d",)
-    d: Tensor
+    limits = "atoms, sparsity, candidates in [1, inf); patch in [2, inf); overlap in [0, inf); similarity in (0, 1]"
 
-    def __init__(
-        self, atoms: int = 10_000, sparsity: int = 5, *, patch=6, overlap=3, similarity=0.9, candidates: int = 4
-    ):
-        super().__init__()
-        if not 0 <= overlap < patch or min(atoms, sparsity, candidates) < 1 or patch < 2 or not 0 < similarity <= 1:
-            raise InputError(
-                "D3 needs atoms, sparsity and candidates >= 1, patch >= 2, overlap >= 0 below patch, and similarity in "
-                f"(0, 1], got {atoms}, {sparsity}, {candidates}, {patch}, {overlap} and {similarity:g}"
-            )
-        self.atoms, self.sparsity, self.patch, self.overlap = atoms, sparsity, patch, overlap
-        self.similarity, self.candidates = similarity, candidates
+    def __init__(self, atoms=10_000, sparsity=5, *, patch=6, overlap=3, similarity=0.9, candidates=4):
+        settings = {"patch": patch, "overlap": overlap, "similarity": similarity, "candidates": candidates}
+        super().__init__(atoms=atoms, sparsity=sparsity, **settings)
+        if overlap >= patch:
+            raise InputError(f"D3 needs an overlap below the {patch} pixels of a patch, got {overlap}")
         self.smallest = patch
         self.register_buffer("d", torch.empty(0, 0))
 
@@ -72,10 +64,8 @@ class D3(Defense):
         norms = patches.norm(dim=1)
         patches = (patches / norms[:, None])[norms > _NOTHING]
         if len(patches) < self.atoms:
-            raise InputError(
-                f"D3 found {len(patches)} patches that are not flat for {self.atoms} atoms; "
-                "give more images, or ask for fewer atoms"
-            )
+            found = f"{len(patches)} patches that are not flat for {self.atoms} atoms"
+            raise InputError(f"D3 found {found}; give more images, or ask for fewer atoms")
         self.d = patches[choose(patches, self.atoms, self.similarity, progress)].contiguous()
         return self
 
@@ -84,7 +74,7 @@ class D3(Defense):
         P = self.patch
         self._check(x, self.d.shape[1] // P**2)
         _, _, H, W = x.shape
-        rows, columns = self._starts(H, x), self._starts(W, x)
+        rows, columns = (torch.tensor(starts(side, P, self.overlap), device=x.device) for side in (H, W))
         # Position in the image, (H · W) in all, of each pixel of each patch.
         inside = torch.arange(P, device=x.device)
         row = (rows[:, None] + inside)[:, None, :, None]
@@ -106,14 +96,6 @@ class D3(Defense):
         total = x.new_zeros(B, C, H * W).index_add(2, at, patches.transpose(1, 2).reshape(B, C, -1))
         return (total / torch.bincount(at, minlength=H * W)).reshape(x.shape).clamp(0, 1)
 
-    def extra_repr(self) -> str:
-        return f"atoms={self.atoms}, sparsity={self.sparsity}, patch={self.patch}, overlap={self.overlap}"
-
-    def _starts(self, size: int, x: Tensor) -> Tensor:
-        """Where patches start on a side: one stride apart, but the last one ends where the image ends."""
-        last = size - self.patch
-        return torch.tensor([*range(0, last, self.patch - self.overlap), last], device=x.device)
-
     def _draw(self, images: Images) -> Tensor:
         """Patches (n, C · P · P) without their means, from anywhere in any images."""
         N, _, H, W = images.x.shape
@@ -130,6 +112,11 @@ class D3(Defense):
         return torch.cat(drawn)[torch.randperm(n, generator=self.generator)]
 
 
+def starts(side: int, patch: int, overlap: int) -> list[int]:
+    """Where patches start on a side: one stride apart, but the last one ends where the image ends."""
+    return [*range(0, side - patch, patch - overlap), side - patch]
+
+
 class Pursuit(NamedTuple):
     """What orthogonal matching pursuit found for each of N patches.
 
@@ -144,8 +131,8 @@ class Pursuit(NamedTuple):
 def pursue(p: Tensor, d: Tensor, sparsity: int) -> Pursuit:
     """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad, 1993) of patches p (N, D) with atoms d (K, D).
 
-    The atoms have unit norm. Each step takes the one with the largest |correlation| with what the span of those taken
-    so far leaves of p. Instead of solving for coefficients, it keeps an orthonormal basis of that span.
+    Each step takes the atom, of unit norm, with the largest |correlation| with what the span of those taken so far
+    leaves of p. Instead of solving for coefficients, it keeps an orthonormal basis of that span.
     """
     found = [_pursue(part, d, sparsity) for part in p.split(max(1, _CORRELATIONS_AT_ONCE // len(d)))]
     return Pursuit(*(torch.cat(parts) for parts in zip(*found, strict=True)))
@@ -176,8 +163,7 @@ def choose(patches: Tensor, n: int, similarity: float, progress: bool = False) -
     """
     taken, passed, likeness = [], [], []
     dictionary = patches.new_empty(n, patches.shape[1])
-    bar = tqdm(total=n, desc="choosing patches", unit="atom", disable=not progress, delay=2)
-    with bar:
+    with tqdm(total=n, desc="choosing patches", unit="atom", disable=not progress, delay=2) as bar:
         for start in range(0, len(patches), _CANDIDATES_AT_ONCE):
             block = patches[start : start + _CANDIDATES_AT_ONCE]
             among = (block @ block.T).abs().cpu().numpy()

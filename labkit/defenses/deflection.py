@@ -1,6 +1,6 @@
 """Pixel deflection: pixels that matter little take their neighbours' values, and wavelets smooth what that leaves."""
 
-import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit.core import InputError
-from labkit.models.defense import Around
-from labkit.models.networks import Classifier, Recomputed
+from labkit.models.defense import Ensemble, hooked
+from labkit.models.networks import Classifier
 
 _CLASSES = 5  # whose activation maps the robust one sums
 
 
-class PixelDeflection(Around):
+class PixelDeflection(Ensemble):
     """Prakash, Moran, Garber, DiLillo & Storer, "Deflecting adversarial attacks with pixel deflection", CVPR 2018.
 
     A pixel drawn at random takes the value of another one drawn from the window around it: seldom where the robust
@@ -29,28 +29,21 @@ class PixelDeflection(Around):
     draws        of which the system of `around` averages the probabilities; it answers with their logarithm
 
     Left open there, and chosen here: whole pixels are deflected, as the text says (the authors' script moves one
-    channel at a time); a value is that of the image before any deflection; the wavelet is scikit-image's default,
-    Haar's; the ensemble ("PD-Ens") is of 10 draws.
-
-    The wavelets are scikit-image's, and so not differentiable: gradients pass them unchanged (BPDA), follow the
-    deflected values to where they came from, and ignore that the map depends on the image.
+    channel at a time); a value is that of the image before any deflection; the wavelet is Haar's, scikit-image's
+    default; the ensemble ("PD-Ens") is of 10 draws. Gradients pass the wavelets unchanged (BPDA), follow the deflected
+    values to where they came from, and ignore that the map depends on the image.
     """
 
-    stochastic = True
     differentiable = False
     smallest = 2
+    limits = "deflections in [0, inf); window, draws in [1, inf); sigma in (0, inf)"
 
     def __init__(self, deflections: int = 200, window: int = 10, sigma: float = 0.04, *, draws: int = 10):
-        super().__init__()
-        if deflections < 0 or window < 1 or draws < 1 or sigma <= 0:
-            raise InputError(
-                "pixel deflection needs deflections ≥ 0, window ≥ 1, sigma > 0 and draws ≥ 1, got "
-                f"{deflections}, {window}, {sigma:g} and {draws}"
-            )
-        self.deflections, self.window, self.sigma, self.draws = deflections, window, sigma, draws
+        super().__init__(deflections=deflections, window=window, sigma=sigma, draws=draws)
 
-    def around(self, classifier: nn.Module) -> nn.Module:
-        return _Deflected(self, classifier)
+    def views(self, classifier: nn.Module, x: Tensor) -> Iterator[Tensor]:
+        activation = robust_activation(classifier, x)
+        return (self.clean(x, activation) for _ in range(self.draws))
 
     def sample(self, x: Tensor) -> Tensor:
         """x cleaned once, as if every pixel mattered alike: there is no map before there is a classifier."""
@@ -79,31 +72,12 @@ class PixelDeflection(Around):
         source = torch.from_numpy(source).to(x.device)[:, None].expand(-1, C, -1)
         return x.flatten(2).gather(2, source).reshape(x.shape)
 
-    def extra_repr(self) -> str:
-        return f"deflections={self.deflections}, window={self.window}, sigma={self.sigma}, draws={self.draws}"
-
     def _near(self, at: Tensor, side: int) -> Tensor:
         """For each coordinate one within the window and the image, all equally likely."""
         first = (at - self.window).clamp_min(0)
         count = (at + self.window).clamp_max(side - 1) - first + 1
         drawn = torch.rand(at.shape, generator=self.generator, dtype=torch.float64)
         return first + (drawn * count).long()
-
-
-class _Deflected(nn.Module):
-    """Images (B, C, H, W) -> log of the mean probabilities (B, classes) over the draws."""
-
-    def __init__(self, defense: PixelDeflection, classifier: nn.Module):
-        super().__init__()
-        self.defense, self.classifier = defense, Recomputed(classifier)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.defense._check(x)
-        activation = robust_activation(self.classifier, x)
-        draws = (self.defense.clean(x, activation) for _ in range(self.defense.draws))
-        # Logarithms throughout: probabilities of confident networks round to 0.
-        opinions = torch.stack([self.classifier(draw).log_softmax(1) for draw in draws])
-        return opinions.logsumexp(0) - math.log(len(opinions))
 
 
 @torch.no_grad()
@@ -124,25 +98,19 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
 
     Returns (B, H, W), enlarged bilinearly from the features' resolution; 0 where the map is the same everywhere, as it
     always is for a VGG at 32 pixels, whose features are one pixel. The map of a class sums the last convolutional
-    features, each weighted by what its mean adds to the logit. Where a linear layer follows the global average, as in
-    our networks, that is the class's row of this layer (Zhou et al., "Learning deep features for discriminative
-    localization", CVPR 2016); for torchvision's own VGG it is the gradient (Grad-CAM).
+    features, each weighted by what its mean adds to the logit: by its row of the last linear layer (Zhou et al.,
+    "Learning deep features for discriminative localization", CVPR 2016).
 
     Raises InputError when there is no `Classifier` inside.
     """
     model = next((module for module in classifier.modules() if isinstance(module, Classifier)), None)
     if model is None or not hasattr(model.network, "avgpool"):
-        raise InputError(
-            "pixel deflection steers by the last features of a labkit.models.networks.Classifier, got "
-            f"{type(classifier).__name__}; build one by networks.build"
-        )
+        got = type(classifier).__name__
+        raise InputError(f"pixel deflection steers by the features of a Classifier (networks.build), got {got}")
     seen = []
-    hook = model.network.avgpool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    try:
-        with torch.no_grad():
-            classifier(x)
-    finally:
-        hook.remove()
+    remember = lambda _module, inputs, _output: seen.append(inputs[0].detach())  # noqa: E731
+    with torch.no_grad(), hooked([model.network.avgpool], remember):
+        classifier(x)
     features = seen[-1].requires_grad_()
     *_, head = model.network.children()
     with torch.enable_grad():

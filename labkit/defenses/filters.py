@@ -14,6 +14,7 @@ from labkit.core import InputError, metrics
 from labkit.csc import extend
 from labkit.datasets import Images
 from labkit.models import Defense
+from labkit.models.defense import check
 
 _BLURRED_AT_ONCE = 500  # images
 _NO_BLUR = 0.15  # sigma at which a neighbour gets a share of 2e-10, which single precision hardly sees
@@ -29,12 +30,10 @@ class JPEG(Defense):
     """
 
     differentiable = False
+    limits = "quality in [1, 95]"
 
     def __init__(self, quality=75):
-        super().__init__()
-        if not 1 <= quality <= 95:
-            raise InputError(f"the quality of a JPEG is from 1 to 95, got {quality}")
-        self.quality = quality
+        super().__init__(quality=quality)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -45,14 +44,9 @@ class JPEG(Defense):
         read = np.stack([self._stored(image).reshape(image.shape) for image in pixels])
         return torch.from_numpy(read).movedim(-1, 1).to(x).div_(255).contiguous()
 
-    def extra_repr(self) -> str:
-        return f"quality={self.quality}"
-
     def _stored(self, pixels: np.ndarray) -> np.ndarray:
-        file = io.BytesIO()
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-            file, "JPEG", quality=self.quality
-        )
+        file, grey = io.BytesIO(), pixels.shape[-1] == 1
+        Image.fromarray(pixels[..., 0] if grey else pixels).save(file, "JPEG", quality=self.quality)
         return np.asarray(Image.open(file))
 
 
@@ -65,21 +59,16 @@ class BitDepth(Defense):
     """
 
     differentiable = False
+    limits = "bits in 1 to 8"
 
     def __init__(self, bits=3):
-        super().__init__()
-        if bits not in range(1, 9):
-            raise InputError(f"the bit depth is a whole number from 1 to 8, got {bits}")
-        self.bits = bits
+        super().__init__(bits=bits)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         steps = 2**self.bits - 1
         return (x * steps).round() / steps
-
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}"
 
 
 class Median(Defense):
@@ -92,11 +81,10 @@ class Median(Defense):
     gradient goes to the pixel that was the median.
     """
 
+    limits = "size in [1, inf)"
+
     def __init__(self, size=3):
-        super().__init__()
-        if size < 1:
-            raise InputError(f"the window of a median has at least one pixel a side, got {size}")
-        self.size = size
+        super().__init__(size=size)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -104,32 +92,25 @@ class Median(Defense):
         windows = wide.unfold(2, self.size, 1).unfold(3, self.size, 1)[:, :, : x.shape[2], : x.shape[3]]
         return windows.flatten(4).sort(-1).values[..., self.size**2 // 2]
 
-    def extra_repr(self) -> str:
-        return f"size={self.size}"
-
 
 class LowPass(Defense):
     """A Gaussian blur: what is left of a defense if all it does is to remove high frequencies.
 
     sigma  standard deviation in pixels, if it is known. As in scipy's `gaussian_filter`: cut off at 4 sigma, borders
            mirrored, the edge repeated
-    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this. So
-           another defense can be compared with a plain blur that costs as much of the image
+    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this, so
+           that another defense can be compared with a plain blur
 
     Images that a blur cannot change, each channel being constant, do not count in the mean.
     """
 
-    sigma: Tensor
+    limits = f"sigma in (0, inf); psnr in (0, {_MOST:g})"
 
     def __init__(self, sigma=None, psnr=None):
-        super().__init__()
+        super().__init__(psnr=psnr)
+        check("LowPass", {"sigma": sigma}, self.limits)
         if (sigma is None) == (psnr is None):
             raise InputError("LowPass needs either sigma, in pixels, or psnr, in dB, which fit() turns into a sigma")
-        if sigma is not None and not 0 < sigma < float("inf"):
-            raise InputError(f"the sigma of a blur is a positive number of pixels, got {sigma:g}")
-        if psnr is not None and not 0 < psnr < _MOST:
-            raise InputError(f"the PSNR after the blur must lie between 0 and {_MOST:g} dB, got {psnr:g}")
-        self.psnr = psnr
         self.register_buffer("sigma", torch.tensor(float("nan") if sigma is None else float(sigma)))
 
     def fit(self, images: Images, *, progress: bool = False) -> Self:
@@ -147,9 +128,7 @@ class LowPass(Defense):
             while excess(strong) > 0:
                 strong *= 2
                 if strong > 2 * side:
-                    raise InputError(
-                        f"no blur brings these images down to a mean PSNR of {self.psnr:g} dB; ask for a larger PSNR"
-                    )
+                    raise InputError(f"no blur brings these images down to {self.psnr:g} dB; ask for a larger PSNR")
             weak = _NO_BLUR if strong == 1 else strong / 2
             self.sigma.fill_(brentq(excess, weak, strong, xtol=1e-4))
         return self
@@ -160,7 +139,7 @@ class LowPass(Defense):
         return _blur(x, float(self.sigma))
 
     def extra_repr(self) -> str:
-        return f"sigma={float(self.sigma):.4g}" + ("" if self.psnr is None else f", psnr={self.psnr}")
+        return f"sigma={float(self.sigma):.4g}, {super().extra_repr()}"
 
     @torch.no_grad()
     def _mean_psnr(self, images: Images, sigma: float) -> float:

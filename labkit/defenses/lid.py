@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from labkit.core import InputError
 from labkit.datasets import Images
-from labkit.models.defense import Detector
+from labkit.models.defense import Detector, hooked
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -29,9 +29,9 @@ _FLATTEST = 1e-3
 class LID(Detector):
     """ "Characterizing adversarial subspaces using local intrinsic dimensionality" (Ma et al., ICLR 2018).
 
-    In every layer the dimension of the data around an image is estimated from its distances to the images of a
-    minibatch (`dimension`). Logistic regression on these numbers tells clean and noisy images from attacked
-    ones (Algorithm 1). The noise is Gaussian and, image by image, as long in L2 as the attack's change.
+    In every layer, `dimension` is estimated from an image's distances to those of a minibatch. Logistic regression on
+    these numbers tells clean and noisy images from attacked ones (Algorithm 1). The noise is Gaussian and, image by
+    image, as long in L2 as the attack's change.
 
     neighbours  k, how many of the nearest count: 20 for CIFAR-10
     batch       images in the minibatch: 100
@@ -41,11 +41,11 @@ class LID(Detector):
     Published detectors are fitted to one attack, FGSM for those that are to know others; it is passed to `fit`. The
     layers are here the outputs of all activations, or of the residual stages where a network has stages, and the
     logits; published are all layers. The publication draws a new minibatch for every hundred images; here it is drawn
-    once, so that what is said of an image does not depend on other images, nor on the draw. No image counts as its own
-    neighbour. As in the authors' code, the regression sees images that the classifier gets right.
+    once, so that an image's score does not depend on other images. No image counts as its own neighbour. As in the
+    authors' code, the regression sees images that the classifier gets right.
 
-    `score` is the log-odds of "attacked". It needs the classifier that LID was fitted to, which is not part of the
-    state: after loading, `around(classifier)` gives it back.
+    `score` needs the classifier that LID was fitted to, which is not part of the state: after loading,
+    `around(classifier)` gives it back.
 
     reference       (batch, C, H, W)  the minibatch, and `answers` (batch, classes), what the classifier says of it
     weight, bias    (layers,) and (), of the regression
@@ -53,20 +53,13 @@ class LID(Detector):
 
     sized_by_fit = ("reference", "answers", "weight")
 
-    reference: Tensor
-    answers: Tensor
-    weight: Tensor
-    bias: Tensor
+    limits = "neighbours in [2, inf); held in (0, 1); " + Detector.limits
 
     def __init__(self, neighbours: int = 20, batch: int = 100, rate: float = 0.05, *, held: float = 0.3):
-        super().__init__(rate)
-        if not 2 <= neighbours < batch or not 0 < held < 1:
-            raise InputError(
-                "LID needs at least 2 neighbours, a batch of more images than that, and held in (0, 1), got "
-                f"{neighbours}, {batch} and {held:g}"
-            )
-        self.neighbours, self.batch, self.held = neighbours, batch, held
-        for name in ("reference", "answers", "weight"):
+        super().__init__(rate, neighbours=neighbours, batch=batch, held=held)
+        if neighbours >= batch:
+            raise InputError(f"LID needs a batch of more images than neighbours, got {batch} and {neighbours}")
+        for name in self.sized_by_fit:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("bias", torch.zeros(()))
         self._classifier: tuple[nn.Module, ...] = ()  # in a tuple: a module would become part of the state
@@ -82,19 +75,16 @@ class LID(Detector):
         """
         order = torch.randperm(len(images), generator=self.generator)
         n = math.ceil(self.held * (len(images) - self.batch))
-        if len(images) < 2 * self.batch or n * self.rate < 1:
-            raise InputError(
-                f"LID needs at least {2 * self.batch} images, and {math.ceil(1 / self.rate)} of them held out for a "
-                f"false-positive rate of {self.rate:g}, got {len(images)} and {max(n, 0)}; give more images"
-            )
+        if len(images) < 2 * self.batch:
+            raise InputError(f"LID needs at least {2 * self.batch} images, got {len(images)}; give more images")
+        self._check_held(n)
         reference, held, kept = order.split([self.batch, n, len(images) - self.batch - n])
         self.reference = images.x[reference].to(self.bias)
         self._use(classifier)
         self.answers = classifier(self.reference)
 
-        parts = [*kept.split(_AT_ONCE)]
         clean, noisy, attacked = [], [], []
-        for at in tqdm(parts, desc="attacking for LID", unit="batch", disable=not progress, delay=2):
+        for at in tqdm(kept.split(_AT_ONCE), desc="attacking for LID", unit="batch", disable=not progress, delay=2):
             x, y = images.x[at].to(self.bias), images.y[at].to(self.bias.device)
             right = classifier(x).argmax(1) == y
             if not right.any():
@@ -121,17 +111,14 @@ class LID(Detector):
         self._check(x, self.reference.shape[1])
         reference = self.reference.to(x.dtype)
         if x.shape[1:] != reference.shape[1:]:
-            raise InputError(
-                f"LID compares with images of {tuple(reference.shape[2:])} pixels and got {tuple(x.shape[2:])}; "
-                "fit it to images of that size"
-            )
+            wanted, got = tuple(reference.shape[2:]), tuple(x.shape[2:])
+            raise InputError(f"LID was fitted to images of {wanted} pixels and got {got}; fit it to such images")
         if not self._classifier:
             raise InputError("LID has no classifier; call around(classifier) with the one that it was fitted to")
-        if not self._features or self._features[0].device != x.device or self._features[0].dtype != x.dtype:
-            with torch.no_grad():
-                parts = [layers(self._classifier[0], part) for part in reference.split(_AT_ONCE)]
-            self._features = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         with torch.no_grad():
+            if not self._features or self._features[0].device != x.device or self._features[0].dtype != x.dtype:
+                parts = [layers(self._classifier[0], part) for part in reference.split(_AT_ONCE)]
+                self._features = [torch.cat(layer) for layer in zip(*parts, strict=True)]
             # By differences, so that 0 is 0. For features the much faster inner products do: other images are far away.
             own = torch.cdist(x.flatten(1), reference.flatten(1), compute_mode=_EXACT) == 0
         seen = layers(self._classifier[0], x)
@@ -147,9 +134,6 @@ class LID(Detector):
             raise InputError("LID was fitted to another classifier, or to this one before its training; fit it again")
         self._use(classifier)
         return super().around(classifier)
-
-    def extra_repr(self) -> str:
-        return f"neighbours={self.neighbours}, batch={self.batch}, rate={self.rate:g}"
 
     def _use(self, classifier: nn.Module) -> None:
         self._classifier, self._features = (classifier,), []
@@ -178,12 +162,8 @@ def layers(classifier: nn.Module, x: Tensor) -> list[Tensor]:
     modules = [module for name, module in classifier.named_modules() if _STAGE.fullmatch(name)]
     modules = modules or [module for module in classifier.modules() if isinstance(module, _ACTIVATIONS)]
     outputs = []
-    hooks = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
-    try:
+    with hooked(modules, lambda _module, _inputs, output: outputs.append(output)):
         outputs.append(classifier(x))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [output.flatten(1) for output in outputs]
 
 

@@ -1,18 +1,18 @@
 """MagNet: an autoencoder of natural images, which reforms what it is given and rejects what it cannot rebuild."""
 
 import math
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.core import InputError
-from labkit.datasets import Images, Lazy
+from labkit.datasets import Images
 from labkit.models import Defense
 from labkit.models.autoencoder import corrupt
 from labkit.models.defense import Detector
+from labkit.models.networks import blank
 from labkit.models.training import Training
 
 _BATCHES = 2000
@@ -24,32 +24,24 @@ class MagNet(Defense):
     """The reformer of "MagNet: a two-pronged defense against adversarial examples" (Meng & Chen, CCS 2017).
 
     x is replaced by its reconstruction. The autoencoder is the one published for CIFAR-10: three 3×3 convolutions,
-    each followed by a sigmoid, the first two with `width` channels, the last with those of the image. It learns to
-    undo Gaussian noise, by Adam on the mean squared error.
+    each followed by a sigmoid. It learns to undo Gaussian noise, by Adam on the mean squared error.
 
     noise           standard deviation of the noise, which is drawn anew for every batch
-    width           channels of the hidden layers: 3 as in the authors' code, which is for MNIST, and in what others
-                    made of it for CIFAR-10. With 32, images are rebuilt better, at ten times the cost of a batch
-    epochs          published are 400 of 176 batches, hours on a CPU. By default as many as 2,000 batches take, however
-                    many images there are
-    lr              of Adam; published is 1e-3, his own. With 1e-2, 1,000 batches reach on CIFAR-10 the 27 dB that
-                    otherwise take 5,000; for the published schedule ask for lr=1e-3, epochs=400
+    width           channels of the two hidden layers: 3 as in the authors' code, which is for MNIST. With 32, images
+                    are rebuilt better, at ten times the cost of a batch
+    epochs          by default as many as 2,000 batches take; published are 400 of 176 batches, hours on a CPU
+    lr              of Adam; published is 1e-3. With 1e-2, 1,000 batches reach on CIFAR-10 the 27 dB that otherwise
+                    take 5,000; for the published schedule ask for lr=1e-3, epochs=400
     batch           images in one step
-    regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors'
-                    code; larger images count as much as those
+    regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors' code
 
-    The publication leaves the initial weights open; they are Glorot's, as in the library that its authors used.
+    The publication leaves the initial weights open; they are Glorot's, as in its authors' library.
     """
 
+    limits = "noise, regularisation in [0, inf); lr in (0, inf); width, epochs, batch in [1, inf)"
+
     def __init__(self, *, noise=0.025, width=3, epochs: int | None = None, lr=1e-2, batch=256, regularisation=1e-9):
-        super().__init__()
-        if noise < 0 or width < 1 or (epochs is not None and epochs < 1) or lr <= 0 or batch < 1 or regularisation < 0:
-            raise InputError(
-                "MagNet needs width, epochs and batch >= 1, lr > 0, noise and regularisation >= 0, got "
-                f"{width}, {epochs}, {batch}, {lr:g}, {noise:g} and {regularisation:g}"
-            )
-        self.noise, self.width, self.epochs = noise, width, epochs
-        self.lr, self.batch, self.regularisation = lr, batch, regularisation
+        super().__init__(noise=noise, width=width, epochs=epochs, lr=lr, batch=batch, regularisation=regularisation)
         self.register_module("autoencoder", None)
         # Knows where the defense was moved to before there is an autoencoder to tell.
         self.register_buffer("here", torch.empty(0), persistent=False)
@@ -65,10 +57,6 @@ class MagNet(Defense):
             nn.init.zeros_(layer.bias)
         # Measured on a CPU: with the channels last, a batch takes a third of the time.
         self.autoencoder.to(memory_format=torch.channels_last)
-        steps = math.ceil(len(images) / self.batch)
-
-        def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
-            return self.generator, torch.randperm(len(images), generator=self.generator).split(self.batch)
 
         def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             x = images.x[at]
@@ -82,8 +70,9 @@ class MagNet(Defense):
             return error + self.regularisation * energy, {"error": error}
 
         training = Training(self.autoencoder, torch.optim.Adam(self.autoencoder.parameters(), lr=self.lr), {})
-        epochs = math.ceil(_BATCHES / steps) if self.epochs is None else self.epochs
-        training.run(epochs, steps, batches, loss, name="training MagNet", progress=progress)
+        epochs = self.epochs or math.ceil(_BATCHES / math.ceil(len(images) / self.batch))
+        how = {"draw": lambda _: self.generator, "even": False, "name": "training MagNet", "progress": progress}
+        training.run(epochs, torch.arange(len(images)), self.batch, loss, **how)
         self.autoencoder.requires_grad_(False)
         return self
 
@@ -92,17 +81,11 @@ class MagNet(Defense):
         self._check(x, self.autoencoder[0].in_channels)
         return self.autoencoder(x)
 
-    def extra_repr(self) -> str:
-        return f"noise={self.noise:g}, width={self.width}, epochs={self.epochs}, lr={self.lr:g}"
-
     def _build(self, channels: int) -> nn.Sequential:
-        with torch.device("meta"):  # torch's constructors would draw from the global random state
-            layers = [
-                nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-                for inputs, outputs in ((channels, self.width), (self.width, self.width), (self.width, channels))
-            ]
-        net = nn.Sequential(*(module for layer in layers for module in (layer, nn.Sigmoid())))
-        return net.to_empty(device=self.here.device).to(self.here.dtype).requires_grad_()
+        sizes = [channels, self.width, self.width, channels]
+        layer = lambda *ends: (nn.Conv2d(*ends, kernel_size=3, padding=1), nn.Sigmoid())  # noqa: E731
+        net = blank(lambda: nn.Sequential(*(part for pair in pairwise(sizes) for part in layer(*pair))))
+        return net.to(self.here).requires_grad_()
 
     def _prepare(self, stored: dict[str, Tensor]) -> None:
         first = stored.get("autoencoder.0.weight")
@@ -120,38 +103,32 @@ class MagNetDetector(Detector):
     reformer  the `MagNet` that is trained and measured: for CIFAR-10 detector and reformer have the same structure.
               `detector.around(nn.Sequential(detector.reformer, classifier))` is both prongs together
 
-    Published beside it are detectors by the divergence between what the classifier says of x and of AE(x); they need
-    the classifier and are not part of this one.
+    The detectors by divergence, which are published beside it and need the classifier, are not part of this one.
     """
 
+    limits = "p in (0, inf); held in (0, 1); " + Detector.limits
+
     def __init__(self, rate: float = 0.001, *, p: float = 1, held: float = 0.1, reformer: MagNet | None = None):
-        super().__init__(rate)
-        if p <= 0 or not 0 < held < 1:
-            raise InputError(f"MagNetDetector needs p > 0 and held in (0, 1), got {p:g} and {held:g}")
-        self.p, self.held = p, held
+        super().__init__(rate, p=p, held=held)
         self.reformer = MagNet() if reformer is None else reformer
 
     def fit(self, images: Images, *, progress: bool = False) -> Self:
         """Trains the autoencoder on most of these training images and sets the threshold by the rest. Returns self."""
         order = torch.randperm(len(images), generator=self.generator)
         held, kept = order.split([n := math.ceil(self.held * len(images)), len(images) - n])
-        if n * self.rate < 1 or not len(kept):  # said before the training rather than after it
-            raise InputError(
-                f"a false-positive rate of {self.rate:g} needs at least {math.ceil(1 / self.rate)} held-out images, "
-                f"and {self.held:g} of {len(images)} images are {n}; ask for a larger rate or give more images"
-            )
+        self._check_held(n if len(kept) else 0)  # said before the training rather than after it
         self.reformer.generator = self.generator
         self.reformer.fit(images[kept], progress=progress)
-        self.calibrate(self._scores(images.x, held).to(self.threshold))
+        with torch.no_grad():
+            scores = [self.score(images.x[part].to(self.threshold)) for part in held.split(_AT_ONCE)]
+        self.calibrate(torch.cat(scores))
         return self
 
     def score(self, x: Tensor) -> Tensor:
         """Mean over the pixel values of |x − AE(x)|ᵖ: (B,)."""
         return (x - self.reformer(x)).abs().pow(self.p).mean((1, 2, 3))
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}, p={self.p:g}, held={self.held:g}"
 
-    @torch.no_grad()
-    def _scores(self, x: Tensor | Lazy, at: Tensor) -> Tensor:
-        return torch.cat([self.score(x[part].to(self.threshold)).cpu() for part in at.split(_AT_ONCE)])
+def magnet_detector(*, epochs: int | None = None, **options) -> MagNetDetector:
+    """The detector and the reformer that it measures, which is trained for `epochs`."""
+    return MagNetDetector(reformer=MagNet(epochs=epochs), **options)

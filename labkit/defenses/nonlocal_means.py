@@ -7,7 +7,6 @@ import torch
 from skimage.restoration import denoise_nl_means, estimate_sigma
 from torch import Tensor
 
-from labkit.core import InputError
 from labkit.models import Defense
 
 _STRENGTH = 0.8
@@ -19,25 +18,17 @@ class NonLocalMeans(Defense):
     patch_size      pixels a side of the patches that are compared, all channels together
     patch_distance  how many pixels away, along each axis, patches are looked for
     h               distance of patches, in pixel units, at which weights have fallen to 1/e. None means .8 times the
-                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994), as in
-                    scikit-image's example of the fast mode; the other two defaults are from there as well
+                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994). All defaults
+                    are those of scikit-image's example of the fast mode
 
-    An attack is not Gaussian noise and a clean image still has texture: the estimate is what a user without any
-    knowledge of the attack would take. An image without any noise is returned as it is. Not differentiable.
+    The estimate needs no knowledge of the attack. An image without any noise is returned as it is. Not differentiable.
     """
 
     differentiable = False
+    limits = "patch_size, patch_distance in [1, inf); h in (0, inf]"
 
     def __init__(self, patch_size=5, patch_distance=6, h=None):
-        super().__init__()
-        if patch_size < 1 or patch_distance < 1:
-            raise InputError(
-                "non-local means needs patch_size ≥ 1 and patch_distance ≥ 1, got "
-                f"{patch_size} and {patch_distance} pixels"
-            )
-        if h is not None and not h > 0:
-            raise InputError(f"the distance h of non-local means must be positive, got {h:g}")
-        self.patch_size, self.patch_distance, self.h = patch_size, patch_distance, h
+        super().__init__(patch_size=patch_size, patch_distance=patch_distance, h=h)
         self.smallest = max(5, patch_size)  # the estimate of the noise needs five
 
     @torch.no_grad()
@@ -46,9 +37,6 @@ class NonLocalMeans(Defense):
         images = x.movedim(1, -1).double().cpu().numpy()
         cleaned = np.stack([self._clean(image) for image in images])
         return torch.from_numpy(cleaned).movedim(-1, 1).clamp(0, 1).to(x).contiguous()
-
-    def extra_repr(self) -> str:
-        return f"patch_size={self.patch_size}, patch_distance={self.patch_distance}, h={self.h}"
 
     def _clean(self, image: np.ndarray) -> np.ndarray:
         h = self.h or _STRENGTH * _noise(image)

@@ -1,7 +1,6 @@
 """A small PixelCNN: the probability of an image, each sub-pixel given those before it."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +11,8 @@ from labkit.core import InputError
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.datasets import Images, Lazy, check_pixels
+from labkit.models.defense import check
+from labkit.models.networks import blank
 from labkit.models.training import Training
 
 _UNIT = 2 / 255  # one 8-bit step, where pixels run from −1 to 1
@@ -21,27 +22,23 @@ _BETAS = (0.9, 0.99)
 _WARMUP = 0.1
 _STARTED_FROM = 500  # images
 _AT_ONCE = 50
+_LIMITS = "epochs, batch, crop in [1, inf); lr in (0, inf]"
 
 
 class PixelCNN(nn.Module):
     """Says of every pixel how likely each 8-bit value is, from the pixels above and left of it.
 
     van den Oord et al., "Conditional image generation with PixelCNN decoders", NIPS 2016: one stack of convolutions
-    sees all rows above, a second one, fed by the first, the pixels to the left. (A single stack of convolutions that
-    are masked in raster order is blind to a wedge of pixels above right.) No normalisation: nothing but kernels lets
-    one pixel act on another. Rectified residual blocks instead of gated ones, which took 1.7 times as long on a CPU.
+    sees all rows above, a second one, fed by the first, the pixels to the left. Nothing but kernels lets one pixel act
+    on another, so there is no normalisation. Residual blocks are rectified: gated ones took 1.7 times as long on a CPU.
 
     Salimans et al., "PixelCNN++", ICLR 2017, which Song et al. use: a pixel is a mixture of discretised logistics;
-    the mean of each channel shifts with the channels before it. It needs 10 outputs a component and pixel where a
-    256-way softmax needs 768, knows from the start that neighbouring values are alike, and one evaluation of the
-    network serves all channels of a pixel.
+    the mean of each channel shifts with the channels before it.
 
     Chosen here: means are relative to a linear prediction from the neighbours, which `train` starts at least squares.
-    That alone gives 4.5 bits per dimension on CIFAR-10, before any training, and spares the network numbers that
-    bfloat16 cannot hold.
+    That alone gives 4.5 bits per dimension on CIFAR-10, and spares the network numbers that bfloat16 cannot hold.
 
-    Maps (B, C, H, W), pixels in [0, 1], to parameters (B, H, W, P) that `channel_logs` reads. Reaches `blocks` + 2
-    pixels far.
+    Maps (B, C, H, W), pixels in [0, 1], to parameters (B, H, W, P) that `channel_logs` reads.
     """
 
     def __init__(self, channels: int, width: int = 48, blocks: int = 6, mixtures: int = 5):
@@ -161,15 +158,9 @@ def to_8_bits(x: Tensor) -> Tensor:
 
 def build(channels: int, *, width: int = 48, blocks: int = 6, mixtures: int = 5, seed: int = 0) -> PixelCNN:
     """An untrained PixelCNN for images of that many channels, its weights drawn from `seed`."""
-    if min(channels, width, blocks, mixtures) < 1:
-        raise InputError(
-            "a PixelCNN needs at least one channel, width, block and mixture component, got "
-            f"{channels}, {width}, {blocks} and {mixtures}"
-        )
-    # Made without storage and filled below: torch's constructors would draw from the global random state.
-    with torch.device("meta"):
-        model = PixelCNN(channels, width, blocks, mixtures)
-    model.to_empty(device="cpu")
+    settings = {"channels": channels, "width": width, "blocks": blocks, "mixtures": mixtures}
+    check("a PixelCNN", settings, "channels, width, blocks, mixtures in [1, inf)")
+    model = blank(lambda: PixelCNN(**settings))
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         if p.ndim == 1 or name.startswith("predict"):
@@ -187,51 +178,32 @@ def build(channels: int, *, width: int = 48, blocks: int = 6, mixtures: int = 5,
 
 
 def train(
-    model: PixelCNN,
-    images: Images,
-    *,
-    epochs: int = 4,
-    batch: int = 8,
-    lr: float = 3e-3,
-    crop: int = 32,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-) -> list[float]:
+    model: PixelCNN, images: Images, *, epochs: int = 4, batch: int = 8, lr: float = 3e-3, crop: int = 32,
+    seed: int = 0, checkpoint: str | Path | None = None, progress: bool = True, device: str | torch.device = "cpu",
+) -> list[float]:  # fmt: skip
     """Trains `model` in place on `images` and leaves it in evaluation mode on the device.
 
     Adam on −log p, from the least-squares linear prediction; the step size rises for a tenth of the steps to `lr` and
     falls to 0 along a cosine. Returns the mean bits per dimension of each epoch, measured while training.
 
-    crop        of larger images, a random window of this side is taken in each epoch, so that the cost does not grow
-                with their size; the network reaches less far
-    checkpoint  folder from which a run that was killed, called again on a `model` from the same `build`, goes on; see
-                `training.Training`
+    crop        of larger images, each epoch takes a random window of this side: the network reaches less far
+    checkpoint  as for `Training`, with a `model` from the same `build`
 
     Everything random is drawn from (seed, epoch). Raises InputError when the images do not fit the model or the loss
     is no longer finite.
     """
     device = torch.device(device)
     _check(model, images.x)
-    if epochs < 1 or batch < 1 or crop < 1 or lr <= 0:
-        raise InputError(
-            f"training needs epochs, batch and crop >= 1 and lr > 0, got {epochs}, {batch}, {crop} and {lr:g}"
-        )
-    steps = math.ceil(len(images) / batch)
+    settings = {"epochs": epochs, "batch": batch, "lr": lr, "crop": crop, "seed": seed}
+    check("training", settings, _LIMITS)
     layout = torch.channels_last  # three quarters of the time, measured on a CPU
     model.to(device, memory_format=layout).train()
     shapes = {name: [*p.shape] for name, p in model.named_parameters()}
-    run = {"model": shapes, "images": [images.digest, *images.x.shape]}
-    run |= {"epochs": epochs, "batch": batch, "lr": lr, "crop": crop, "seed": seed}
+    run = {"model": shapes, "images": [images.digest, *images.x.shape], **settings}
     training = Training(model, torch.optim.Adam(model.parameters(), lr=lr, betas=_BETAS), run, checkpoint)
     if not training.done:
         sample = images.x[torch.linspace(0, len(images) - 1, min(len(images), _STARTED_FROM)).long()]
         _start(model, _crop(sample, crop, torch.Generator().manual_seed(seed)))
-
-    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
-        generator = draws(seed, epoch + 1)
-        return generator, torch.randperm(len(images), generator=generator).tensor_split(steps)
 
     def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = to_8_bits(_crop(images.x[at], crop, generator)).to(device, memory_format=layout)
@@ -240,8 +212,9 @@ def train(
         bits = -logs.mean() / (model.channels * math.log(2))
         return bits, {"bits_per_dimension": bits}
 
-    how = {"warmup": _WARMUP, "name": "training a PixelCNN", "progress": progress}
-    return training.run(epochs, steps, batches, loss, **how)["bits_per_dimension"]
+    draw = lambda epoch: draws(seed, epoch + 1)  # noqa: E731
+    how = {"draw": draw, "warmup": _WARMUP, "name": "training a PixelCNN", "progress": progress}
+    return training.run(epochs, torch.arange(len(images)), batch, loss, **how)["bits_per_dimension"]
 
 
 @torch.no_grad()

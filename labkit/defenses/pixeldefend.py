@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from labkit.core import InputError
 from labkit.datasets import Images
 from labkit.defenses import pixelcnn
 from labkit.models import Defense
@@ -25,27 +24,20 @@ class PixelDefend(Defense):
 
     epsilon  ε_defend, published: 16/255 for CIFAR-10, 32/255 for Fashion-MNIST; whole 8-bit steps within it are used
     width, blocks, mixtures, epochs
-             of the PixelCNN (`pixelcnn.PixelCNN`) and its training, chosen here so that it fits to 8,000 images of
-             32×32×3 in minutes on two cores. The publication uses a PixelCNN++, a far larger network (2.92 bits per
-             dimension on CIFAR-10, Salimans et al. 2017); this one has 3.18 on 300 held-out images after three epochs
-             on 5,000, and was still improving
+             of `pixelcnn.PixelCNN` and its training, chosen here so that it fits to 8,000 images of 32×32×3 in minutes
+             on two cores. It has 3.18 bits per dimension on 300 held-out images after three epochs on 5,000. The
+             publication uses a far larger PixelCNN++ (2.92 on CIFAR-10, Salimans et al. 2017)
 
-    Images are rounded to 8 bits first: what is modelled, and searched, is 256 values. Adaptive PixelDefend, which
-    leaves likely images alone, is not built. No gradient passes; an attacker uses BPDA.
+    Images are rounded to 8 bits first. Adaptive PixelDefend, which leaves likely images alone, is not built. No
+    gradient passes; an attacker uses BPDA.
     """
 
     differentiable = False
     resumable = True
+    limits = "epsilon in [0, 1]"
 
-    def __init__(
-        self, epsilon: float = 16 / 255, *, width: int = 48, blocks: int = 6, mixtures: int = 5, epochs: int = 4
-    ):
-        super().__init__()
-        if not 0 <= epsilon <= 1:
-            raise InputError(
-                f"epsilon is a distance between pixels in [0, 1], got {epsilon:g}; the published one is 16/255"
-            )
-        self.epsilon, self.epochs = epsilon, epochs
+    def __init__(self, epsilon=16 / 255, *, width=48, blocks=6, mixtures=5, epochs=4):
+        super().__init__(epsilon=epsilon, epochs=epochs)
         self.settings = {"width": width, "blocks": blocks, "mixtures": mixtures}
         self.network: pixelcnn.PixelCNN | None = None
         self.register_buffer("channels", torch.tensor(0))  # of the images it was fitted to; 0 before
@@ -54,32 +46,23 @@ class PixelDefend(Defense):
         """Trains the PixelCNN, from the seed of `seeded`. `checkpoint`: a folder, as for `pixelcnn.train`."""
         seed = self.generator.initial_seed()
         network = pixelcnn.build(images.x.shape[1], **self.settings, seed=seed)
-        pixelcnn.train(
-            network,
-            images,
-            epochs=self.epochs,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=progress,
-            device=self.channels.device,
-        )
+        how = {"epochs": self.epochs, "seed": seed, "checkpoint": checkpoint, "progress": progress}
+        pixelcnn.train(network, images, device=self.channels.device, **how)
         self.network = network.requires_grad_(False)
         self.channels.fill_(network.channels)
         return self
 
     @torch.no_grad()
-    def forward(self, x: Tensor, *, progress: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         self._check_fitted(self.network is not None)
         self._check(x, int(self.channels))
         reach = int(self.epsilon * 255 + 1e-6)
         levels = (255 * x).round().double()
-        bar = tqdm(total=levels[:, 0].numel(), desc="PixelDefend", unit="pixel", disable=not progress, delay=2)
-        with bar:
-            found = torch.cat([_greedy(self.network, part, reach, bar) for part in levels.split(_AT_ONCE)])
+        found = torch.cat([_greedy(self.network, part, reach) for part in levels.split(_AT_ONCE)])
         return (found / 255).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"epsilon={255 * self.epsilon:g}/255, {self.settings}, epochs={self.epochs}"
+        return f"{super().extra_repr()}, {self.settings}"
 
     def _prepare(self, stored: dict[str, Tensor]) -> None:
         channels = int(stored.get("channels", self.channels))
@@ -88,7 +71,7 @@ class PixelDefend(Defense):
             self.network = network and network.to(self.channels.device).requires_grad_(False).eval()
 
 
-def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int, bar: tqdm) -> Tensor:
+def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int) -> Tensor:
     """The likeliest levels within ± reach of those given, (B, C, H, W), decided one after the other."""
     C, out = network.channels, levels.clone()
     offsets = torch.arange(min(2 * reach + 1, 256), device=levels.device)
@@ -106,7 +89,6 @@ def _greedy(network: pixelcnn.PixelCNN, levels: Tensor, reach: int, bar: tqdm) -
             known = known + logs[torch.arange(len(logs), device=logs.device), best[:, 0]]
         out[:, :, i, j] = torch.stack(decided, 1)
         walk.put(out[:, :, i, j])
-        bar.update(len(out))
     return out
 
 
@@ -117,8 +99,8 @@ class Walk:
     after each, `put` says what the pixel is. What knows only the rows above is computed a row at a time; only the
     stack that knows the pixels to the left goes pixel by pixel, and remembers what it computed one pixel before.
 
-    In double precision: adjacent values are now and then so nearly equally likely that in single precision the order of
-    summation, which changes with the size of the batch, would decide, and one pixel changes all after it.
+    In double precision: adjacent values may be so nearly equally likely that in single precision the order of
+    summation, which changes with the size of the batch, would decide.
     """
 
     def __init__(self, network: pixelcnn.PixelCNN, B: int, H: int, W: int):
@@ -135,7 +117,7 @@ class Walk:
         # The network's two first layers of each kind in one product: features, then the linear prediction.
         self.above = pair(network.above, network.predict_above), network.above.bias.double()
         self.left = pair(network.left, network.predict_left), network.left.bias.double()
-        self.blocks = [_Matrices(block) for block in network.blocks]
+        self.blocks = [_matrices(block) for block in network.blocks]
         self.out = _matrix(network.out), network.out.bias.double()
         self.width = width
 
@@ -152,9 +134,8 @@ class Walk:
                 row[:, 0] = row[:, 1]
                 row[:, 1, 1:-1] = v.view(B, W, -1)
                 patch = torch.cat([row[:, a, b : b + W] for a in range(2) for b in range(3)], 2).view(B * W, -1)
-                v = v + torch.addmm(
-                    block.above_out_bias, (patch @ block.above + block.above_bias).relu_(), block.above_out
-                )
+                seen = (patch @ block.above + block.above_bias).relu_()
+                v = v + torch.addmm(block.above_out_bias, seen, block.above_out)
                 links.append((v @ block.link + block.left_bias).view(B, W, -1).transpose(0, 1).contiguous())
             for pixel in self.pixel:
                 pixel.zero_()
@@ -164,9 +145,8 @@ class Walk:
                 for block, pixel, link in zip(self.blocks, self.pixel, links, strict=True):
                     pixel[:, 0] = pixel[:, 1]
                     pixel[:, 1] = h
-                    h = h + torch.addmm(
-                        block.left_out_bias, torch.addmm(link[j], pixel.view(B, -1), block.left).relu_(), block.left_out
-                    )
+                    seen = torch.addmm(link[j], pixel.view(B, -1), block.left).relu_()
+                    h = h + torch.addmm(block.left_out_bias, seen, block.left_out)
                 theta = torch.addmm(self.out[1], h.relu(), self.out[0])
                 self.at = i + rows, j + middle
                 yield (i, j), torch.cat([theta, predicted[:, j] + near[:, self.width :]], 1)
@@ -177,14 +157,11 @@ class Walk:
         self.u[:, row, column] = pixelcnn.network_input(levels[:, :, None, None] / 255)[:, :, 0, 0]
 
 
-class _Matrices:
-    """The kernels of a block as matrices, in double precision."""
-
-    def __init__(self, block: pixelcnn.Block):
-        for name, layer in block.named_children():
-            setattr(self, name, _matrix(layer))
-            if layer.bias is not None:
-                setattr(self, f"{name}_bias", layer.bias.double())
+def _matrices(block: pixelcnn.Block) -> SimpleNamespace:
+    """The kernels of a block as matrices, and its biases, in double precision."""
+    layers = dict(block.named_children())
+    biases = {f"{name}_bias": layer.bias.double() for name, layer in layers.items() if layer.bias is not None}
+    return SimpleNamespace(**biases, **{name: _matrix(layer) for name, layer in layers.items()})
 
 
 def _matrix(layer: torch.nn.Conv2d) -> Tensor:

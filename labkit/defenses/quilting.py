@@ -11,7 +11,9 @@ from tqdm.auto import tqdm
 
 from labkit.core import InputError
 from labkit.datasets import Images
+from labkit.defenses.d3 import starts
 from labkit.models import Defense
+from labkit.models.defense import check
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]
@@ -31,24 +33,20 @@ class Quilting(Defense):
     patches     most patches that `fit` draws, evenly over the training images; of equal ones it keeps one
     neighbours  one of so many nearest patches is drawn at random: 1 in Guo et al. for whole images, 10 for crops
 
-    Left open there, and chosen here: where the grid does not fit the image, the last patches are shifted to end at
-    the border, and overlap more; the cuts of an overlap above and of one to the left are found one by one, and a
-    pixel is taken from the new patch beyond both; patches are kept in 8 bits.
+    Left open there, and chosen here: where the grid does not fit the image, the last patches end at the border, and
+    overlap more; the cuts above and to the left are found one by one, and the new patch fills what is beyond both;
+    patches are kept in 8 bits.
 
     index  (N, C, patch, patch) uint8, the fitted patches
     """
 
     differentiable = False
     sized_by_fit = ("index",)
-    index: Tensor
 
     def __init__(self, patch: int = 5, overlap: int = 2, patches: int = 1_000_000, neighbours: int = 1):
-        super().__init__()
-        if not 0 <= overlap < patch:
-            raise InputError(f"patches overlap by 0 to {patch - 1} of their {patch} pixels, got {overlap}")
-        if not 1 <= neighbours <= patches:
-            raise InputError(f"neighbours must be 1 to {patches}, the number of patches, got {neighbours}")
-        self.patch, self.overlap, self.patches, self.neighbours = patch, overlap, patches, neighbours
+        super().__init__(patch=patch, overlap=overlap, patches=patches, neighbours=neighbours)
+        limits = f"overlap in [0, {patch}); neighbours in [1, {patches}]"
+        check("Quilting", {"overlap": overlap, "neighbours": neighbours}, limits)
         self.smallest, self.stochastic = patch, neighbours > 1
         self.register_buffer("index", torch.empty(0, 0, patch, patch, dtype=torch.uint8))
         self._search = None
@@ -72,9 +70,7 @@ class Quilting(Defense):
         # Flat ones are equal by the thousand, and would hide every other candidate from the search.
         distinct = np.unique(torch.cat(found).flatten(1).numpy(), axis=0)
         if len(distinct) < self.neighbours:
-            raise InputError(
-                f"the images hold {len(distinct)} distinct patches, not {self.neighbours}; give more images"
-            )
+            raise InputError(f"only {len(distinct)} patches differ, not {self.neighbours}; give more images")
         self.index = torch.from_numpy(distinct).reshape(-1, C, self.patch, self.patch).to(self.index.device)
         self._search = None
         return self
@@ -83,7 +79,7 @@ class Quilting(Defense):
     def forward(self, x: Tensor) -> Tensor:
         self._check_fitted(len(self.index) >= self.neighbours)
         self._check(x, self.index.shape[1])
-        rows, columns = self._starts(x.shape[2]), self._starts(x.shape[3])
+        rows, columns = (starts(side, self.patch, self.overlap) for side in x.shape[2:])
         seen = self._windows(x)[:, :, rows][:, :, :, columns].permute(0, 2, 3, 1, 4, 5)
         found = self.nearest(seen.flatten(0, 2))
         if self.stochastic:
@@ -106,14 +102,7 @@ class Quilting(Defense):
         return self._search(queries, self.neighbours)
 
     def extra_repr(self) -> str:
-        return (
-            f"patch={self.patch}, overlap={self.overlap}, neighbours={self.neighbours}, "
-            f"fitted to {len(self.index)} patches"
-        )
-
-    def _starts(self, side: int) -> list[int]:
-        starts = list(range(0, side - self.patch + 1, self.patch - self.overlap))
-        return starts if starts[-1] == side - self.patch else [*starts, side - self.patch]
+        return f"{super().extra_repr()}, fitted to {len(self.index)} patches"
 
     def _windows(self, x: Tensor) -> Tensor:
         return x.unfold(2, self.patch, 1).unfold(3, self.patch, 1)
@@ -123,7 +112,7 @@ class Quilting(Defense):
 
 
 class _Search:
-    """Exact nearest neighbours among patches (N, D) uint8, by bounds that grow dearer and tighter.
+    """Exact nearest neighbours among patches (N, D) uint8.
 
     The first principal components of two patches, and the norms of the rests, are never farther apart than the
     patches (Parseval and the triangle inequality). scikit-learn's tree groups the patches by these features. A query

@@ -1,13 +1,10 @@
 """Stochastic activation pruning (SAP): activation maps keep a random part of themselves, large values likelier."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from labkit.core import InputError
-from labkit.models.defense import Around
+from labkit.models.defense import Around, hooked
 
 
 class SAP(Around):
@@ -20,20 +17,17 @@ class SAP(Around):
     draws  N / (w · h · c): the number of draws as a multiple of the map's units. The publication tries several; with
            2, Athalye, Carlini & Wagner (ICML 2018, Section 5.3.1) have evaluated it
 
-    As they did, each unit is kept by a coin of its own, with probability 1 − e^(−N pᵢ). That is the same as N draws
-    when N itself is drawn from a Poisson distribution with that mean; it differs from 1 − (1 − pᵢ)^N by less than
-    0.3 / N, and costs much less. On gradients the publication is silent; here both the choice and the factor are
-    constants to autograd. Their product has the expectation one, so an attacker who averages gradients over draws
-    gets, layer by layer, the gradient of the expectation.
+    As they did, each unit is kept by a coin of its own, with probability 1 − e^(−N pᵢ), which is much cheaper and
+    differs from 1 − (1 − pᵢ)^N by less than 0.3 / N. On gradients the publication is silent; here both the choice and
+    the factor are constants to autograd. Averaged over draws, gradients are, layer by layer, those of the expectation.
     """
 
     stochastic = True
 
+    limits = "draws in (0, inf)"
+
     def __init__(self, draws: float = 2.0):
-        super().__init__()
-        if not 0 < draws < float("inf"):
-            raise InputError(f"SAP draws a positive multiple of each map's units, got {draws:g}")
-        self.draws = draws
+        super().__init__(draws=draws)
 
     def prune(self, h: Tensor) -> Tensor:
         """Activations h (B, …), each image's map pruned by draws of its own."""
@@ -53,29 +47,11 @@ class SAP(Around):
         """
         if not any(isinstance(module, nn.ReLU) for module in classifier.modules()):
             raise InputError("SAP prunes what torch.nn.ReLU modules answer, and this classifier has none")
-        return _Pruned(self, classifier)
+        return super().around(classifier)
 
-    def extra_repr(self) -> str:
-        return f"draws={self.draws:g}"
-
-
-class _Pruned(nn.Module):
-    def __init__(self, sap: SAP, classifier: nn.Module):
-        super().__init__()
-        self.sap, self.classifier = sap, classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.sap._check(x)
-        with self._hooked():
-            return self.classifier(x)
-
-    @contextmanager
-    def _hooked(self) -> Iterator[None]:
+    def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
+        self._check(x)
         # Not a pruned copy: the classifier stays one, wherever it is moved and whatever mode it is put in.
-        relus = [module for module in self.classifier.modules() if isinstance(module, nn.ReLU)]
-        handles = [relu.register_forward_hook(lambda _module, _x, h: self.sap.prune(h)) for relu in relus]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        relus = [module for module in classifier.modules() if isinstance(module, nn.ReLU)]
+        with hooked(relus, lambda _module, _inputs, h: self.prune(h)):
+            return classifier(x)

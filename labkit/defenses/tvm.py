@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from labkit.core import InputError
 from labkit.models import Defense
 
 # Pixel values solved for at once: about as many as stay in a CPU's cache.
@@ -18,13 +17,12 @@ _RED_THEN_BLACK = ((0, 0), (1, 1), (0, 1), (1, 0))
 class TVM(Defense):
     """Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018.
 
-    Section 4: pixels are dropped at random, each channel by itself, and from those that are kept, M = 1, the image is
-    rebuilt as
+    Section 4: pixels are dropped at random, and from those that are kept, M = 1, each channel is rebuilt as
 
         min over z of  ‖M ⊙ (z − x)‖² + λ Σ ‖∇z‖₂,
 
-    each channel by itself, by the split Bregman method (Goldstein & Osher, "The split Bregman method for L1-regularized
-    problems", 2009). ∇ are forward differences, zero across the border.
+    by the split Bregman method (Goldstein & Osher, "The split Bregman method for L1-regularized problems", 2009). ∇
+    are forward differences, zero across the border.
 
     drop       share of the pixels that are dropped; 0 gives plain denoising, which is not random
     weight     λ, for pixels in [0, 1] and a data term without ½: `denoise_tv_bregman` of scikit-image calls this 2/λ
@@ -36,27 +34,16 @@ class TVM(Defense):
     Differentiable by autograd through the iterations, with the mask held; memory grows with the outer ones only. What
     was dropped has no influence: iterations start from the mean of kept neighbours.
 
-    Open in the publication: its formula squares neither norm and sums ℓ₂ norms of whole rows and columns, while the
-    solver that it names is for the squared data term and the isotropic total variation; ours are the solver's. The
-    formula keeps 1 − X of the Bernoulli mask X and the text keeps X; at one half it is the same. What the tolerance is
-    a tolerance of is not said: ours has no unit, so that flat and lively, small and large images end equally close to
-    the minimum, which the objective exceeds by some half a percent.
+    Open in the publication: its formula squares neither norm and sums ℓ₂ norms of whole rows and columns; the solver
+    that it names has the squared data term and the isotropic total variation, as here. Its tolerance is not defined;
+    by ours, the objective exceeds its minimum by some half a percent, whatever the image.
     """
 
     smallest = 2
+    limits = "drop in [0, 1); weight in (0, inf]; tolerance in [0, inf]; inner, outer in [1, inf)"
 
     def __init__(self, drop=0.5, weight=0.03, tolerance=0.01, inner=10, outer=50):
-        super().__init__()
-        if not 0 <= drop < 1:
-            raise InputError(f"drop is the share of dropped pixels, from 0 to below 1, got {drop:g}")
-        if not weight > 0:
-            raise InputError(f"the weight of the total variation must be positive, got {weight:g}")
-        if tolerance < 0 or inner < 1 or outer < 1:
-            raise InputError(
-                "TVM needs tolerance ≥ 0 and at least one inner and one outer iteration, got "
-                f"tolerance={tolerance:g}, inner={inner}, outer={outer}"
-            )
-        self.drop, self.weight, self.tolerance, self.inner, self.outer = drop, weight, tolerance, inner, outer
+        super().__init__(drop=drop, weight=weight, tolerance=tolerance, inner=inner, outer=outer)
         self.stochastic = drop > 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,10 +55,6 @@ class TVM(Defense):
         size = max(1, most // x[0].numel())
         parts = [self._minimise(*part) for part in zip(x.split(size), kept.split(size), strict=True)]
         return torch.cat(parts).clamp(0, 1)
-
-    def extra_repr(self) -> str:
-        stop = f"tolerance={self.tolerance}, inner={self.inner}, outer={self.outer}"
-        return f"drop={self.drop}, weight={self.weight}, {stop}"
 
     def _minimise(self, x: Tensor, kept: Tensor) -> Tensor:
         # Pixels first, images and channels last: every step below then works on long contiguous rows.
@@ -122,8 +105,8 @@ class TVM(Defense):
 class _Sweeps(torch.autograd.Function):
     """Red-black Gauss–Seidel: z ← given + pull · (sum of the four neighbours), `count` times.
 
-    z has a border of zeros, given and pull (H, W, B, C) have none. The derivative is written out because the sweeps
-    update z in place, which autograd follows only by copying the images for every quarter of a sweep.
+    z has a border of zeros, given and pull (H, W, B, C) have none. The derivative is written out because autograd
+    would copy the images for every quarter of a sweep.
     """
 
     @staticmethod
@@ -131,10 +114,8 @@ class _Sweeps(torch.autograd.Function):
         ctx.save_for_backward(pull)
         ctx.count = count
         z = z.clone()
-        quarters = [
-            (*_cells(z, a, b), given[a::2, b::2].contiguous(), pull[a::2, b::2].contiguous())
-            for a, b in _RED_THEN_BLACK
-        ]
+        some = lambda of, a, b: of[a::2, b::2].contiguous()  # noqa: E731
+        quarters = [(*_cells(z, a, b), some(given, a, b), some(pull, a, b)) for a, b in _RED_THEN_BLACK]
         for _ in range(count):
             for here, up, down, left, right, own, share in quarters:
                 here.copy_(torch.addcmul(own, share, (up + down).add_(left).add_(right)))
@@ -172,8 +153,8 @@ def _length(gx: Tensor, gy: Tensor) -> Tensor:
 def _jump(z: Tensor) -> Tensor:
     """Gradient λ/μ that an iteration shrinks to nothing, for each image (H, W, B, C): (1, 1, B, 1).
 
-    Goldstein & Osher leave the weight μ of the splitting open. It changes the pace and not the minimum; the pace is
-    near the best where the jump is an image's mean gradient. A power of two, so that no derivative passes through it.
+    Goldstein & Osher leave the weight μ of the splitting open. It changes the pace and not the minimum; near the best
+    is an image's mean gradient. A power of two, so that no derivative passes through it.
     """
     mean = _length(*_gradient(z)).mean((0, 1, 3), keepdim=True).clamp_min(1e-4)
     return mean.log2().round().exp2()

@@ -1,7 +1,7 @@
 """The denoising autoencoder (DAE) whose features make the clusters, and its training."""
 
 import math
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,11 +14,14 @@ from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.core.recipes import DaeRecipe, canonical
 from labkit.datasets import Images, Lazy, settle
+from labkit.models.limits import check
+from labkit.models.networks import blank, initialise
 from labkit.models.training import Training
 
 SIZE = 32  # pixels; the paper downsamples to it (Section 5.1)
 
 _AT_ONCE = 500
+_LIMITS = "batch in [2, inf); epochs in [1, inf); lr in (0, inf); noise in [0, inf); held in (0, 1)"
 
 
 class Autoencoder(nn.Module):
@@ -26,25 +29,15 @@ class Autoencoder(nn.Module):
 
     Three blocks of convolution, batch normalisation, ReLU and pooling, and their mirror, which repeats pixels where
     the blocks pool. Between them lie `features` numbers an image, 512 at width 32, which `encode` returns.
-
-    Raises InputError when the images do not have `channels` channels.
     """
 
     def __init__(self, channels: int, width: int = 32):
         super().__init__()
         self.channels, self.features = channels, width * (SIZE // 8) ** 2
-        self.encoder = nn.Sequential(
-            *_block(channels, width, nn.MaxPool2d(2)),
-            *_block(width, width, nn.MaxPool2d(2)),
-            *_block(width, width, nn.MaxPool2d(2)),
-        )
-        self.decoder = nn.Sequential(
-            *_block(width, width, nn.Upsample(scale_factor=2)),
-            *_block(width, width, nn.Upsample(scale_factor=2)),
-            *_block(width, width, nn.Upsample(scale_factor=2)),
-            nn.Conv2d(width, channels, kernel_size=3, padding=1),
-            nn.Sigmoid(),
-        )
+        down = [layer for inputs in (channels, width, width) for layer in _block(inputs, width, nn.MaxPool2d(2))]
+        up = [layer for _ in range(3) for layer in _block(width, width, nn.Upsample(scale_factor=2))]
+        self.encoder = nn.Sequential(*down)
+        self.decoder = nn.Sequential(*up, nn.Conv2d(width, channels, kernel_size=3, padding=1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(self.shrink(x)))
@@ -56,10 +49,8 @@ class Autoencoder(nn.Module):
     def shrink(self, x: Tensor) -> Tensor:
         """The images (B, C, H, W) at 32×32, bilinear and antialiased: what the autoencoder sees and reconstructs."""
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise InputError(
-                f"the autoencoder was built for images (B, {self.channels}, H, W), got {tuple(x.shape)}; "
-                "train one on images of this kind"
-            )
+            wanted, got = f"(B, {self.channels}, H, W)", tuple(x.shape)
+            raise InputError(f"the autoencoder was built for images {wanted}, got {got}; train one on such images")
         if x.shape[-2:] == (SIZE, SIZE):
             return x
         return functional.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
@@ -71,19 +62,9 @@ def _block(inputs: int, outputs: int, resample: nn.Module) -> tuple[nn.Module, .
 
 def build(recipe: DaeRecipe, channels: int) -> Autoencoder:
     """An untrained autoencoder for images of that many channels, its weights drawn from `recipe.seed`."""
-    if recipe.width < 1:
-        raise InputError(f"the width of the autoencoder is its number of channels, at least 1, got {recipe.width}")
-    # Made without storage and filled below: torch's constructors would draw from the global random state.
-    with torch.device("meta"):
-        model = Autoencoder(channels, recipe.width)
-    model.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(recipe.seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
+    check("an autoencoder", {"width": recipe.width}, "width in [1, inf)")
+    model = blank(lambda: Autoencoder(channels, recipe.width))
+    initialise(model, recipe.seed, mode="fan_in")
     return model
 
 
@@ -94,40 +75,26 @@ def held_out(recipe: DaeRecipe, n: int) -> Tensor:
 
 
 def train(
-    model: Autoencoder,
-    images: Images,
-    recipe: DaeRecipe,
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-) -> dict[str, list[float]]:
+    model: Autoencoder, images: Images, recipe: DaeRecipe, *,
+    checkpoint: str | Path | None = None, progress: bool = True, device: str | torch.device = "cpu",
+) -> dict[str, list[float]]:  # fmt: skip
     """Trains `model` in place on `images` and leaves it in evaluation mode on the device; returns how it went.
 
-    Adam on the mean squared error between the clean image and the reconstruction of its noisy version. Returned are,
-    for each epoch, `"loss"`, that error while training, and `"held_out"`, the mean `reconstruction_error` after the
-    epoch of the images at `held_out`, which are never trained on.
-
-    checkpoint  folder from which a run that was killed, called again on a `model` from the same `build`, goes on; see
-                `training.Training`
+    Adam on the mean squared error between the clean image and the reconstruction of its noisy version. For each epoch
+    it returns this error while training, `"loss"`, and `"held_out"`, the mean `reconstruction_error` of the images at
+    `held_out`, which are never trained on. `checkpoint` is as for `Training`, with a `model` from the same `build`.
 
     Everything random is drawn from (recipe.seed, epoch). Raises InputError when the images do not fit the model, are
     too few, or the loss is no longer finite.
     """
     device = torch.device(device)
     held, kept = _shares(images, recipe)
-    steps = math.ceil(len(kept) / recipe.batch)
     # Measured on a CPU: with the channels last an epoch takes a third less time, in bfloat16 half of that again.
     layout = torch.channels_last
     model.to(device, memory_format=layout).train()
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
     training = Training(model, torch.optim.Adam(model.parameters(), lr=recipe.lr), run, checkpoint)
     small = _small(model, images.x, progress) if training.done < recipe.epochs else images.x
-
-    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
-        generator = draws(recipe.seed, epoch)
-        # Nearly equal batches: a last batch of one image would be normalised by its own figures alone.
-        return generator, kept[torch.randperm(len(kept), generator=generator)].tensor_split(steps)
 
     def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = small[at]
@@ -137,21 +104,23 @@ def train(
         error = functional.mse_loss(seen.float(), x.to(device))
         return error, {"loss": error}
 
-    measure = lambda: {"held_out": _held_error(model, small, held, recipe)}  # noqa: E731
-    name = "training the autoencoder"
-    return training.run(recipe.epochs, steps, batches, loss, measure=measure, name=name, progress=progress)
+    def measure() -> dict[str, float]:
+        model.eval()
+        error = lambda at: reconstruction_error(model, small[at], noise=recipe.noise, seed=recipe.seed)  # noqa: E731
+        total = sum(error(at).sum().item() for at in held.split(_AT_ONCE))
+        model.train()
+        return {"held_out": total / len(held)}
+
+    how = {"draw": partial(draws, recipe.seed), "measure": measure, "name": "training the autoencoder"}
+    return training.run(recipe.epochs, kept, recipe.batch, loss, progress=progress, **how)
 
 
 @torch.no_grad()
-def reconstruction_error(
-    model: Autoencoder, x: Tensor | Lazy, *, noise: float = DaeRecipe.noise, seed: int = 0
-) -> Tensor:
+def reconstruction_error(model: Autoencoder, x: Tensor | Lazy, *, noise=DaeRecipe.noise, seed: int = 0) -> Tensor:
     """Mean squared error (N,), on the CPU, between images at 32×32 and the reconstructions of their noisy versions.
 
-    x      (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`
+    x      (N, C, H, W) in [0, 1], a tensor or `Lazy`; the model runs where its parameters lie, in the mode it is in
     noise  standard deviation of the Gaussian noise, which is drawn from `seed`; 0 is none
-
-    The model runs where its parameters lie, in the mode it is in.
     """
     here = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
@@ -171,17 +140,13 @@ def corrupt(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
 
 def _shares(images: Images, recipe: DaeRecipe) -> tuple[Tensor, Tensor]:
     """Positions of the images that are kept aside, and of those that are trained on."""
-    if recipe.batch < 2 or recipe.epochs < 1 or recipe.lr <= 0 or recipe.noise < 0 or not 0 < recipe.held < 1:
-        raise InputError(
-            "an autoencoder recipe needs batch >= 2, epochs >= 1, lr > 0, noise >= 0 and held in (0, 1), got "
-            f"{recipe.batch}, {recipe.epochs}, {recipe.lr:g}, {recipe.noise:g} and {recipe.held:g}"
-        )
+    check("an autoencoder recipe", vars(recipe), _LIMITS)
     held = held_out(recipe, len(images))
-    kept = torch.ones(len(images), dtype=torch.bool)
-    kept[held] = False
-    if kept.sum() < 2:
+    kept = torch.arange(len(images))
+    kept = kept[~torch.isin(kept, held)]
+    if len(kept) < 2:
         raise InputError(f"the autoencoder needs two training images beside {len(held)} kept aside; give it more")
-    return held, kept.nonzero()[:, 0]
+    return held, kept
 
 
 @torch.no_grad()
@@ -194,13 +159,3 @@ def _small(model: Autoencoder, x: Tensor | Lazy, progress: bool) -> Tensor | Laz
         part = model.shrink(x[start : start + _AT_ONCE])
         small[start : start + len(part)] = part.mul(255).round_().clamp_(0, 255)
     return settle(small)
-
-
-def _held_error(model: Autoencoder, small: Tensor | Lazy, held: Tensor, recipe: DaeRecipe) -> float:
-    model.eval()
-    error = sum(
-        reconstruction_error(model, small[at], noise=recipe.noise, seed=recipe.seed).sum().item()
-        for at in held.split(_AT_ONCE)
-    )
-    model.train()
-    return error / len(held)

@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
 from labkit.attacks import ATTACKS, Budget
 from labkit.core import InputError, distributed
@@ -17,48 +17,40 @@ from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
 from labkit.datasets import Images
+from labkit.models.limits import check
 from labkit.models.networks import LAYOUT, Classifier, classes_of
 from labkit.models.training import Training
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
+_LIMITS = "batch in [2, inf); epochs in [1, inf); lr in (0, inf); weight_decay in [0, inf); erase in [0, 1)"
+_ADVERSARIAL_LIMITS = "share in (0, 1]; weight in (0, inf); steps in [1, inf)"
 _BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
 
 
 def train(
-    model: Classifier,
-    images: Images,
-    recipe: ClassifierRecipe,
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-) -> Classifier:
+    model: Classifier, images: Images, recipe: ClassifierRecipe, *,
+    checkpoint: str | Path | None = None, progress: bool = True, device: str | torch.device = "cpu",
+) -> Classifier:  # fmt: skip
     """Trains `model` in place on `images` and returns it, in evaluation mode, on the device.
 
     Stochastic gradient descent with Nesterov's momentum on the cross-entropy; the step size rises linearly for a
-    quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass images that have been
-    projected; augmentation (random shifts by up to an eighth of the image, mirrored edges, random horizontal flips)
-    comes after it. With `recipe.adversarial`, a part of each batch is then replaced by adversarial images, made
-    against the network as it is at that moment: against it alone, so that with projected images it is T(x) which is
-    attacked, and no gradient passes T.
-
-    checkpoint  folder from which a run that was killed goes on, called again on a `model` from the same
-                `networks.build`; see `training.Training`
+    quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass projected images;
+    augmentation (`augment`, `erase`) comes after T. With `recipe.adversarial`, a part of each batch is then replaced
+    by adversarial examples, made against the network as it is at that moment. No gradient passes T. `checkpoint` is as
+    for `Training`, with a `model` from the same `networks.build`.
 
     Within `distributed.session` each rank takes its share of every batch, and gradients are averaged over all
-    (DistributedDataParallel). What comes out is as good as one rank's, but not the same: batch normalisation is by
-    each rank's share of a batch, the averages it keeps being those of all ranks; and each rank draws augmentations of
-    its own. Every rank returns the same network.
+    (DistributedDataParallel). The result is as good as one rank's, but not the same: batch normalisation is by each
+    rank's share of a batch, and each rank draws its own augmentations. Every rank returns the same network.
 
     Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the
     model, the ranks are too many, or the loss is no longer finite.
     """
     device = torch.device(device)
     _check(model, images, recipe)
-    steps = math.ceil(len(images) / recipe.batch)
-    ranks, least = distributed.world(), len(images) // steps
+    ranks, least = distributed.world(), len(images) // math.ceil(len(images) / recipe.batch)
     if ranks > 1 and least // ranks < 2:
         raise InputError(f"a batch of {least} among {ranks} ranks is less than two images each; start fewer ranks")
 
@@ -66,16 +58,11 @@ def train(
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
     training = Training(model, _optimizer(model, recipe), run, checkpoint, shared=True)
     if not training.done:
-        model.mean.copy_(mean := _mean(images.x)), model.std.copy_(_std(images.x, mean))
+        mean = _mean(images, lambda x: x)
+        model.mean.copy_(mean)
+        # A channel that never changes carries nothing; dividing by its spread would.
+        model.std.copy_(_mean(images, lambda x: (x - mean).square()).sqrt().clamp_min(1 / 255))
     network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
-
-    def batches(epoch: int) -> tuple[torch.Generator, Sequence[Tensor]]:
-        generator = draws(recipe.seed, epoch)
-        order = torch.randperm(len(images), generator=generator)
-        if distributed.rank():
-            generator.manual_seed(generator.initial_seed() + 1_000_000_007 * distributed.rank())
-        # Nearly equal batches: a last batch of one image would leave batch normalisation without a variance.
-        return generator, order.tensor_split(steps)
 
     def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x, y = images.x[at], images.y[at].to(device)
@@ -92,19 +79,19 @@ def train(
         return found, {"loss": found, "accuracy": (logits.argmax(1) == y).float().mean()}
 
     name = f"training {recipe.network} × {recipe.width:g}"
-    training.run(recipe.epochs, steps, batches, loss, warmup=_WARMUP, name=name, progress=progress)
+    how = {"draw": partial(draws, recipe.seed), "warmup": _WARMUP, "name": name, "progress": progress}
+    training.run(recipe.epochs, torch.arange(len(images)), recipe.batch, loss, **how)
     return model
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, *, batch: int = 500, progress: bool = False) -> Tensor:
-    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or a `images.Lazy`, `batch` at a time.
+def predict(model: nn.Module, x: Tensor, *, batch: int = 500) -> Tensor:
+    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or `Lazy`, `batch` at a time.
 
     The model runs where its parameters (or buffers) lie, in the mode it is in.
     """
     device = device_of(model)
-    starts = tqdm(range(0, len(x), batch), desc="classifying", unit="batch", disable=not progress, delay=2)
-    return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in starts])
+    return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in range(0, len(x), batch)])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -115,8 +102,7 @@ def device_of(model: nn.Module) -> torch.device:
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each image of x (B, C, H, W) shifted by up to an eighth of its size, mirrored at the edges, and half flipped."""
     B, _, H, W = x.shape
-    rows = _shifts(B, H, generator)
-    columns = _shifts(B, W, generator)
+    rows, columns = _shifts(B, H, generator), _shifts(B, W, generator)
     flipped = torch.rand(B, generator=generator) < 0.5
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
     # One gather with channels last instead of padding, cropping and flipping each image.
@@ -127,8 +113,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Each image of x (B, C, H, W) with a square of `share` of its sides at a random place, its own mean inside.
 
-    "Cutout" (DeVries & Taylor, 2017), which keeps a network from resting on a single part of an object. The middle of
-    the square lies anywhere in the image, so that some of it may lie outside.
+    "Cutout" (DeVries & Taylor, 2017). The square's middle lies anywhere in the image, so that some may lie outside.
     """
     B, _, H, W = x.shape
     inside = []
@@ -155,34 +140,21 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
         raise InputError(f"the network was built for {channels} channels, the images have {images.x.shape[1]}")
     if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
         raise InputError(f"the network was built for {classes} classes, the labels go up to {int(images.y.max())}")
-    if recipe.batch < 2 or recipe.epochs < 1 or recipe.lr <= 0:
-        raise InputError(
-            "a classifier recipe needs batch >= 2, epochs >= 1 and lr > 0, "
-            f"got {recipe.batch}, {recipe.epochs} and {recipe.lr:g}"
-        )
-    if recipe.weight_decay < 0:
-        raise InputError(f"weight decay is at least 0, got {recipe.weight_decay:g}")
-    if not 0 <= recipe.erase < 1:
-        raise InputError(f"the erased share of an image's sides lies in [0, 1), got {recipe.erase:g}")
+    check("a classifier recipe", vars(recipe), _LIMITS)
     if how := recipe.adversarial:
         if how.attack not in (known := _options(how, 0)):
             raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")
         if how.norm not in _BUDGETS:
             raise InputError(f"adversarial training in the norm {how.norm!r} is not offered; use {', '.join(_BUDGETS)}")
-        if not (0 < how.share <= 1 and 0 < how.weight < math.inf and how.steps >= 1):
-            raise InputError(
-                "adversarial training needs 0 < share <= 1, weight > 0 and steps >= 1, "
-                f"got {how.share:g}, {how.weight:g} and {how.steps}"
-            )
+        check("adversarial training", vars(how), _ADVERSARIAL_LIMITS)
 
 
 def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
     """The batch with its first images made adversarial, and each image's weight in the loss (B,).
 
-    They are made with the network in evaluation mode, on which the papers are silent: in training mode an image's
-    gradient would depend on the others, and each step of an attack would move the averages that batch normalisation
-    keeps. So the attack is on the function that will be judged. The loss is then taken in training mode, on clean and
-    adversarial images together, as Kurakin et al. (2017) ask for.
+    They are made with the network in evaluation mode, on which the papers are silent: the attack is on the function
+    that will be judged, and does not move the averages that batch normalisation keeps. The loss is then taken in
+    training mode, on clean and adversarial images together, as Kurakin et al. (2017) ask for.
     """
 
     def answers(x: Tensor) -> Tensor:
@@ -191,10 +163,9 @@ def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, se
             return model(x).float()
 
     count = math.ceil(how.share * len(x))
+    options = {"budget": _BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]}
     model.eval()
-    made = ATTACKS[how.attack](
-        answers, x[:count], y[:count], budget=_BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]
-    )
+    made = ATTACKS[how.attack](answers, x[:count], y[:count], **options)
     model.train()
     weights = torch.ones(len(x), device=x.device)
     weights[:count] = how.weight
@@ -207,28 +178,16 @@ def _options(how: AdversarialTraining, seed: int) -> dict[str, dict]:
 
 
 def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy, weighted as in Kurakin et al. (2017, Section 3): (Σ clean + λ Σ adversarial) / (m − k + λ k).
-
-    That is for k of m images adversarial, and λ their weight.
-    """
+    """Mean cross-entropy; weighted, (Σ clean + λ Σ adversarial) / (m − k + λ k) (Kurakin et al. 2017, Section 3)."""
     if weights is None:
         return functional.cross_entropy(logits, y)
     return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
 
 
-def _chunks(x):
-    for start in range(0, len(x), _MEASURED_AT_ONCE):
-        yield x[start : start + _MEASURED_AT_ONCE].double()
-
-
-def _mean(x) -> Tensor:
-    return sum(chunk.mean((2, 3)).sum(0) for chunk in _chunks(x))[:, None, None] / len(x)
-
-
-def _std(x, mean: Tensor) -> Tensor:
-    variance = sum((chunk - mean).square().mean((2, 3)).sum(0) for chunk in _chunks(x)) / len(x)
-    # A channel that never changes carries nothing; dividing by its spread would.
-    return variance.sqrt().clamp_min(1 / 255)[:, None, None]
+def _mean(images: Images, seen: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean (C, 1, 1) of what is `seen` of each pixel."""
+    total = sum(seen(x.double()).mean((2, 3)).sum(0) for x, _ in images.batches(_MEASURED_AT_ONCE))
+    return total[:, None, None] / len(images)
 
 
 def _optimizer(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.SGD:

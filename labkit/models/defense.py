@@ -1,5 +1,8 @@
 """What every defense is: a module that cleans images, or one that wraps a classifier."""
 
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -7,7 +10,32 @@ from torch import Tensor, nn
 
 from labkit.core import InputError
 from labkit.datasets import Images, check_pixels
-from labkit.models.fitted_buffers import FittedBuffers
+from labkit.models.limits import check
+from labkit.models.networks import Recomputed
+
+
+class FittedBuffers(nn.Module):
+    """A module that `load_state_dict` fills although it is not fitted yet.
+
+    sized_by_fit  names of the buffers that take their sizes from what is loaded
+    """
+
+    sized_by_fit: tuple[str, ...] = ()
+
+    def _prepare(self, stored: dict[str, Tensor]) -> None:
+        """Builds what `stored`, this module's part of a state dict, is to fill; nothing by default."""
+
+    def _check_fitted(self, fitted: bool) -> None:
+        if not fitted:
+            raise InputError(f"{type(self).__name__} is not fitted yet; call fit(images) with training images")
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        stored = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
+        for name in self.sized_by_fit:
+            if name in stored:
+                setattr(self, name, getattr(self, name).new_empty(stored[name].shape))
+        self._prepare(stored)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class Defense(FittedBuffers):
@@ -18,8 +46,10 @@ class Defense(FittedBuffers):
     differentiable  whether its own gradient says anything; where not, an attacker who knows it uses BPDA
     resumable       whether `fit` takes minutes, and takes checkpoint=, a folder from which it goes on after a kill
     smallest        pixels a side below which it cannot work
+    limits          ranges of its settings, as for `limits.check`
 
-    What is fitted is kept in buffers and parameters, so that `state_dict` is all of it.
+    Settings given to the constructor of this class are checked and become attributes. What is fitted is kept in
+    buffers and parameters, so that `state_dict` is all of it.
     """
 
     maps = True
@@ -27,10 +57,15 @@ class Defense(FittedBuffers):
     differentiable = True
     resumable = False
     smallest = 1
+    limits = ""
 
-    def __init__(self):
+    def __init__(self, **settings):
         super().__init__()
+        check(type(self).__name__, settings, self.limits)
         self.generator = torch.Generator().manual_seed(0)
+        self._shown = [*settings]
+        for name, value in settings.items():
+            setattr(self, name, value)
 
     def fit(self, images: Images, *, progress: bool = False) -> Self:
         """Learn from training images what the defense needs; most need nothing. Returns self."""
@@ -58,6 +93,10 @@ class Defense(FittedBuffers):
         """The same defense with the identity's gradient, for an attacker who uses BPDA."""
         return _StraightThrough(self)
 
+    def extra_repr(self) -> str:
+        told = {name: getattr(self, name) for name in self._shown}
+        return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in told.items())
+
     def _check(self, x: Tensor, channels: int | None = None) -> None:
         check_pixels(x)
         name = type(self).__name__
@@ -68,10 +107,6 @@ class Defense(FittedBuffers):
                 f"{name} needs images of at least {self.smallest} pixels a side, got {x.shape[-2]}×{x.shape[-1]}; "
                 "enlarge them (--resolution)"
             )
-
-    def _check_fitted(self, fitted: bool) -> None:
-        if not fitted:
-            raise InputError(f"{type(self).__name__} is not fitted yet; call fit(images) with training images")
 
 
 class _StraightThrough(Defense):
@@ -88,12 +123,16 @@ class _StraightThrough(Defense):
 class Around(Defense):
     """A defense that must see the classifier: `around(classifier)` gives the defended system, images -> logits.
 
-    Where it has no gradient of its own, it puts an approximation in itself.
+    What this system answers is told by `logits`. Where it has no gradient of its own, it puts an approximation in.
     """
 
     maps = False
 
     def around(self, classifier: nn.Module) -> nn.Module:
+        return _Wrapped(self, classifier)
+
+    def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
+        """What the defended system says of images x (B, C, H, W)."""
         raise NotImplementedError
 
     def straight_through(self) -> Defense:
@@ -106,6 +145,35 @@ class Around(Defense):
         )
 
 
+class _Wrapped(nn.Module):
+    def __init__(self, defense: Around, classifier: nn.Module):
+        super().__init__()
+        self.defense, self.classifier = defense, classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.defense.logits(self.classifier, x)
+
+
+class Ensemble(Around):
+    """An `Around` that answers with the logarithm of a classifier's mean probabilities on several `views` of an image.
+
+    Gradients hold the activations of one view at a time (`networks.Recomputed`).
+    """
+
+    stochastic = True
+
+    def views(self, classifier: nn.Module, x: Tensor) -> Iterable[Tensor]:
+        """Batches like x, one after the other."""
+        raise NotImplementedError
+
+    def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
+        self._check(x)
+        ask = Recomputed(classifier)
+        # Logarithms throughout: probabilities of confident networks round to 0.
+        opinions = torch.stack([ask(view).log_softmax(1) for view in self.views(classifier, x)])
+        return opinions.logsumexp(0) - math.log(len(opinions))
+
+
 class Detector(Around):
     """A defense that rejects what looks attacked: `score` (B,), larger for stranger images, against `threshold`.
 
@@ -116,14 +184,10 @@ class Detector(Around):
     rate  share of clean images, kept out of the fit, that may be rejected; the threshold follows from it
     """
 
-    threshold: Tensor
-    spread: Tensor
+    limits = "rate in (0, 1)"
 
-    def __init__(self, rate: float):
-        super().__init__()
-        if not 0 < rate < 1:
-            raise InputError(f"the rate of false positives is a share in (0, 1), got {rate:g}")
-        self.rate = rate
+    def __init__(self, rate: float, **settings):
+        super().__init__(rate=rate, **settings)
         self.register_buffer("threshold", torch.tensor(float("nan")))
         self.register_buffer("spread", torch.tensor(float("nan")))
 
@@ -132,11 +196,7 @@ class Detector(Around):
 
     def calibrate(self, scores: Tensor) -> None:
         """Set the threshold that the share `rate` of these scores of clean, held-out images exceeds."""
-        if len(scores) * self.rate < 1:
-            raise InputError(
-                f"a false-positive rate of {self.rate:g} needs at least {round(1 / self.rate)} held-out images, "
-                f"got {len(scores)}; ask for a larger rate or give more images"
-            )
+        self._check_held(len(scores))
         self.threshold.copy_(torch.quantile(scores.double(), 1 - self.rate))
         self.spread.copy_(scores.double().std().clamp_min(1e-12))
 
@@ -145,20 +205,27 @@ class Detector(Around):
         """Which images are rejected: (B,) bool."""
         return self.score(x) > self.threshold
 
-    def around(self, classifier: nn.Module) -> nn.Module:
-        return _Rejecting(self, classifier)
-
-
-class _Rejecting(nn.Module):
-    """Logits of the classifier, and one for "attacked": above all others exactly where the detector rejects."""
-
-    def __init__(self, detector: Detector, classifier: nn.Module):
-        super().__init__()
-        self.detector, self.classifier = detector, classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.classifier(x)
-        self.detector._check_fitted(bool(self.detector.threshold.isfinite()))
+    def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
+        found = classifier(x)
+        self._check_fitted(bool(self.threshold.isfinite()))
         # In units of what clean images vary by, so that between accepting and rejecting is neither a cliff nor a plain.
-        excess = (self.detector.score(x) - self.detector.threshold) / self.detector.spread
-        return torch.cat([logits, (logits.amax(1) + excess)[:, None]], 1)
+        excess = (self.score(x) - self.threshold) / self.spread
+        return torch.cat([found, (found.amax(1) + excess)[:, None]], 1)
+
+    def _check_held(self, n: int) -> None:
+        if n * self.rate < 1:
+            raise InputError(
+                f"a false-positive rate of {self.rate:g} needs at least {math.ceil(1 / self.rate)} held-out images, "
+                f"got {n}; ask for a larger rate or give more images"
+            )
+
+
+@contextmanager
+def hooked(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
+    """Within it, `hook(module, inputs, output)` follows each call of these modules; what it returns is their output."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,6 +1,7 @@
 """Networks: torchvision's VGGs and ResNet-50 at any width and resolution, with the normalisation inside."""
 
-import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from labkit.core import InputError
+from labkit.core.checkpoint import digest
 from labkit.core.recipes import ClassifierRecipe, Weights
 from labkit.core.torchvision_shim import torchvision
 from labkit.core.wording import reason
+from labkit.models.limits import check
 from labkit.models.thermometer import Thermometer
 
 VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
@@ -35,9 +38,6 @@ class Classifier(nn.Module):
     mirrored   whether, in evaluation mode, the logits are the mean of those for an image and for its mirror image
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, channels: int, levels: int = 0, mirrored: bool = False):
         super().__init__()
         self.network = network
@@ -55,9 +55,9 @@ class Classifier(nn.Module):
 
 
 class Recomputed(nn.Module):
-    """A deterministic network that keeps no activations for the way back, but computes them again: same gradients.
+    """A deterministic network that computes its activations again on the way back instead of keeping them.
 
-    For answers averaged over draws: their gradient then holds one draw at a time, and runs each forward pass twice.
+    The gradient of answers averaged over draws then holds one draw at a time, and runs each forward pass twice.
     """
 
     def __init__(self, network: nn.Module):
@@ -72,11 +72,9 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     """An untrained network, its weights drawn from `recipe.seed`.
 
     It is torchvision's, layer for layer, with `recipe.width` times its channels, except for what is made for 224
-    pixels and 1,000 classes. VGG (with batch normalisation): where torchvision flattens 7×7 features into two layers
-    of 4,096 units (124 of VGG-16's 138 million parameters), a global average and one linear layer. ResNet: below 128
-    pixels its first convolution is 3×3 without stride and without pooling after it, as is usual for CIFAR-10.
-
-    With `recipe.levels`, the first convolution is for images in thermometer encoding, which the Classifier applies.
+    pixels and 1,000 classes. VGG (with batch normalisation): a global average and one linear layer, where torchvision
+    flattens 7×7 features into two layers of 4,096 units. ResNet: below 128 pixels its first convolution is 3×3 without
+    stride and without pooling after it, as is usual for CIFAR-10.
 
     channels    of the images: 1 grey, 3 colour
     resolution  of the images, in pixels; at least 32, because five steps halve it
@@ -86,19 +84,13 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     if recipe.network not in NETWORKS:
         raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
     if resolution < 32:
-        raise InputError(
-            f"{recipe.network} needs images of at least 32 pixels and got {resolution}; "
-            "enlarge them with resolution=32 (--resolution 32)"
-        )
-    if not 0 < recipe.width <= 4:
-        raise InputError(f"the width of a network is a factor in (0, 4], got {recipe.width:g}")
-    if recipe.levels and recipe.levels < 2:
-        raise InputError(f"a thermometer encoding needs at least 2 levels, or 0 for none; got {recipe.levels}")
-    # Made without storage and filled below: torch's constructors would draw from the global random state.
-    with torch.device("meta"):
-        make = _resnet if recipe.network == "resnet50" else _vgg
-        network = make(recipe, classes, channels * (recipe.levels or 1), resolution)
-    _initialise(network.to_empty(device="cpu"), torch.Generator().manual_seed(recipe.seed))
+        how = "enlarge them with resolution=32 (--resolution 32)"
+        raise InputError(f"{recipe.network} needs images of at least 32 pixels and got {resolution}; {how}")
+    check("a network", {"width": recipe.width}, "width in (0, 4]")
+    check("a thermometer encoding (0 for none)", {"levels": recipe.levels or None}, "levels in [2, inf)")
+    make = _resnet if recipe.network == "resnet50" else _vgg
+    network = blank(lambda: make(recipe, classes, channels * (recipe.levels or 1), resolution))
+    initialise(network, recipe.seed, mode="fan_out")
     return Classifier(network, channels, recipe.levels, recipe.mirrored)
 
 
@@ -112,10 +104,9 @@ def load(model: Classifier, weights: Weights) -> Classifier:
     if weights != fingerprint(weights.path):
         raise InputError(f"{weights.path} has changed since its recipe was made; call networks.fingerprint again")
     try:
-        if Path(weights.path).suffix == ".safetensors":
-            tensors = load_file(weights.path)
-        else:
-            tensors = torch.load(weights.path, map_location="cpu", weights_only=True)
+        safe = Path(weights.path).suffix == ".safetensors"
+        read = load_file if safe else partial(torch.load, map_location="cpu", weights_only=True)
+        tensors = read(weights.path)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise ValueError("it holds no tensors by name")
     except Exception as error:  # torch raises a dozen types for damaged files
@@ -134,8 +125,7 @@ def load(model: Classifier, weights: Weights) -> Classifier:
 def fingerprint(path: str | Path) -> Weights:
     """A file of weights as a recipe names it: by its content, wherever it lies."""
     try:
-        with open(path, "rb") as file:
-            return Weights(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+        return Weights(str(path), digest(Path(path)))
     except OSError as error:
         raise InputError(f"cannot read weights from {path} ({error.strerror}); give the path of a file") from None
 
@@ -183,15 +173,22 @@ def classes_of(model: Classifier) -> int:
     return [module for module in model.network.modules() if isinstance(module, nn.Linear)][-1].out_features
 
 
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """torchvision's initial weights, drawn from `generator`."""
+def blank(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` builds, its weights yet to be filled: torch would draw them from the global random state."""
+    with torch.device("meta"):
+        module = make()
+    return module.to_empty(device="cpu")
+
+
+def initialise(network: nn.Module, seed: int, mode: str) -> None:
+    """torchvision's initial weights, drawn from `seed`; `mode` is that of He's initialisation of convolutions."""
+    generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu", generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

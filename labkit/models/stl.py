@@ -16,54 +16,37 @@ BOUNDARIES = ("circular", "reflect")
 class SparseTransform(Defense):
     """T(x) = clip(low(x) + Σₖ dₖ ∗ zₖ), with z the CBPDN code of the high-pass part of x (paper, Section 3.2).
 
-    With dim < 1, mean + dim · (low − mean) stands for low, the mean being that of each image's and channel's low-pass
-    part. The sparse map never pushes images apart, but the low-pass part passes T as it is; dimming narrows that way.
+    With dim < 1, mean + dim · (low − mean) replaces low, by the mean of each image's and channel's low-pass part. The
+    sparse map never pushes images apart, but the low-pass part passes T as it is; dimming narrows that way.
 
     d         (K, C, S, S)  dictionary; `load_dictionary` reads a stored one
     lam       λ of Eq. 2, for pixels in [0, 1]
     lowpass   weight of the low-pass filter (`split`), and `pad` its padding
     backward  "exact": with the dictionary fixed, the residual of CBPDN is a Euclidean projection onto a convex set, so
-              almost everywhere the Jacobian of the sparse map is the orthogonal projector onto the active atoms, and
-              that is what is applied. "identity": T passes gradients unchanged (BPDA; Athalye et al. 2018).
-              "none": asking for a gradient raises RuntimeError
+              almost everywhere the Jacobian of the sparse map is the orthogonal projector onto the active atoms.
+              "identity": T passes gradients unchanged (BPDA). "none": asking for a gradient raises RuntimeError
     boundary  "circular", as in the authors' code, or "reflect": mirrored by S − 1 pixels, coded, cropped
     gap_tol, method  as in `cbpdn.solve`
     dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
-    bits      a channel to which T(x) is rounded; 0 for not. A staircase has no slope to speak of, so gradients pass
-              the rounding unchanged
+    bits      a channel to which T(x) is rounded, which gradients pass unchanged; 0 for not
 
-    Maps (B, C, H, W) in [0, 1] to the same shape and range. Raises InputError for another channel number or an image
-    smaller than a filter.
+    Raises InputError for another channel number or an image smaller than a filter.
     """
 
+    limits = "dim in [0, 1]; bits in 0 to 16"
+
     def __init__(
-        self,
-        d,
-        *,
-        lam=0.2,
-        lowpass=5.0,
-        pad=16,
-        backward="exact",
-        boundary="circular",
-        gap_tol=1e-2,
-        method="auto",
-        dim=1.0,
-        bits=0,
-    ):
-        super().__init__()
+        self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto",
+        dim=1.0, bits=0,
+    ):  # fmt: skip
         conv.check(d)
+        super().__init__(lam=lam, lowpass=lowpass, pad=pad, boundary=boundary, gap_tol=gap_tol, dim=dim, bits=bits)
         if backward not in BACKWARDS:
             raise InputError(f"unknown backward {backward!r}; choose from {', '.join(BACKWARDS)}")
         if boundary not in BOUNDARIES:
             raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
-        if not 0 <= dim <= 1:
-            raise InputError(f"dim is the share of the low-pass part's contrast that is kept, in [0, 1]; got {dim:g}")
-        if bits not in range(17):
-            raise InputError(f"T(x) is rounded to 1 to 16 bits a channel, or to none at all with 0; got {bits}")
         self.register_buffer("d", d.detach().clone())
-        self.lam, self.lowpass, self.pad = lam, lowpass, pad
-        self.backward_mode, self.boundary, self.gap_tol, self.method = backward, boundary, gap_tol, method
-        self.dim, self.bits = dim, bits
+        self.backward_mode, self.method = backward, method
 
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
@@ -71,12 +54,10 @@ class SparseTransform(Defense):
         fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits")
         return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
-    def parts(
-        self, x: Tensor, *, start: Tensor | Codes | None = None, gap_tol: float | None = None
-    ) -> tuple[Tensor, Tensor, cbpdn.Solution]:
+    def parts(self, x: Tensor, *, start=None, gap_tol: float | None = None) -> tuple[Tensor, Tensor, cbpdn.Solution]:
         """Low-pass part (not dimmed), high-pass part (both as x) and the code of the latter, for looking at.
 
-        start    a code to start from, such as that of another λ
+        start    a code (dense or `Codes`) to start from, such as that of another λ
         gap_tol  another than the layer's, for a quick look
         """
         self._check(x)
@@ -98,22 +79,13 @@ class SparseTransform(Defense):
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
-        dim = "" if self.dim == 1 else f", dim={self.dim}"
-        bits = f", bits={self.bits}" if self.bits else ""
-        return (
-            f"K={K}, S={S}, C={C}, lam={self.lam}, lowpass={self.lowpass}{dim}{bits}, backward={self.backward_mode!r}"
-        )
+        return f"K={K}, S={S}, C={C}, {super().extra_repr()}, backward={self.backward_mode!r}"
 
     def _joined(self, low: Tensor, sparse: Tensor) -> Tensor:
-        return self._rounded((self._dimmed(low) + sparse).clamp(0, 1))
-
-    def _dimmed(self, low: Tensor) -> Tensor:
-        if self.dim == 1:  # to the last bit what it was
-            return low
-        mean = low.mean((-2, -1), keepdim=True)
-        return mean + self.dim * (low - mean)
-
-    def _rounded(self, x: Tensor) -> Tensor:
+        if self.dim != 1:
+            mean = low.mean((-2, -1), keepdim=True)
+            low = mean + self.dim * (low - mean)
+        x = (low + sparse).clamp(0, 1)
         if not self.bits:
             return x
         steps = 2**self.bits - 1
@@ -156,8 +128,8 @@ class _SparseMap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, high, layer):
-        size = _at_once(high, len(layer.d)) if high.is_cuda else len(high)
-        found = [layer._solve(part.detach()) for part in high.split(max(size, 1))]
+        size = _at_once(high, len(layer.d)) if high.is_cuda else max(len(high), 1)
+        found = [layer._solve(part.detach()) for part in high.split(size)]
         ctx.layer = layer
         ctx.supports = [f.code if isinstance(f.code, Codes) else f.code != 0 for f in found if high.requires_grad]
         ctx.sizes = [len(f.gap) for f in found]

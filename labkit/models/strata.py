@@ -16,8 +16,8 @@ from labkit.core import InputError
 from labkit.core.recipes import StrataRecipe
 from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
-from labkit.models.defense import Defense
-from labkit.models.fitted_buffers import FittedBuffers
+from labkit.models.defense import Defense, FittedBuffers
+from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
 
 _ENCODED_AT_ONCE = 250
@@ -30,8 +30,7 @@ class Strata(FittedBuffers):
     autoencoder  trained; the features are its code, reduced by principal component analysis (PCA)
     recipe       how many clusters and components, and how many neighbours vote
 
-    `fit` fills the buffers, and so does `load_state_dict`, whatever their sizes; until then everything else raises
-    InputError.
+    `fit` or `load_state_dict` fills the buffers; until then everything else raises InputError.
 
     mean, components   (F,) of the codes of the training images, and (P, F), the axes of the PCA
     centroids          (M, P) of the clusters
@@ -41,24 +40,13 @@ class Strata(FittedBuffers):
 
     sized_by_fit = ("mean", "components", "centroids", "training_features", "labels")
 
-    mean: Tensor
-    components: Tensor
-    centroids: Tensor
-    training_features: Tensor
-    labels: Tensor
-
     def __init__(self, autoencoder: Autoencoder, recipe: StrataRecipe):
         super().__init__()
-        for what in ("clusters", "components", "neighbours"):
-            if getattr(recipe, what) < 1:
-                raise InputError(f"strata need at least 1 of {what}, got {getattr(recipe, what)}")
+        check("a stratified space", vars(recipe), "clusters, components, neighbours in [1, inf)")
         self.autoencoder, self.recipe = autoencoder.eval(), recipe
         weight = next(autoencoder.parameters())
-        self.register_buffer("mean", weight.new_empty(0))
-        self.register_buffer("components", weight.new_empty(0, 0))
-        self.register_buffer("centroids", weight.new_empty(0, 0))
-        self.register_buffer("training_features", weight.new_empty(0, 0))
-        self.register_buffer("labels", weight.new_empty(0, dtype=torch.int64))
+        for name in self.sized_by_fit:
+            self.register_buffer(name, weight.new_empty(0, dtype=torch.int64 if name == "labels" else None))
 
     @torch.no_grad()
     def fit(self, images: Images, *, progress: bool = False) -> Self:
@@ -70,7 +58,6 @@ class Strata(FittedBuffers):
         M = self.recipe.clusters
         if len(images) < max(M, 2):
             raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or ask for fewer")
-        # Encoded in chunks; what stays are F numbers an image.
         codes = torch.cat([z.cpu() for z in self._codes(images.x, progress)]).float()
         # Centred here: scikit-learn would subtract two large numbers, in single precision.
         mean = codes.mean(0)
@@ -86,15 +73,16 @@ class Strata(FittedBuffers):
         labels = torch.from_numpy(means.labels_).long()
         if (found := len(labels.unique())) < M:
             raise InputError(f"the training images fall into {found} distinct clusters, not {M}; ask for {found}")
-        self._put(mean=mean, components=pca.components_, centroids=means.cluster_centers_)
-        self._put(training_features=features, labels=labels)
+        found = (mean, pca.components_, means.cluster_centers_, features, labels)
+        for name, values in zip(self.sized_by_fit, found, strict=True):
+            setattr(self, name, torch.as_tensor(values).to(getattr(self, name)).contiguous())
         return self
 
     def features(self, x: Tensor | Lazy) -> Tensor:
         """Features (B, P), on the device of the strata, of images x (B, C, H, W) in [0, 1], differentiable in x."""
-        self._check_fitted()
+        self._check_fitted(bool(len(self.labels)))
         check_pixels(x)
-        return torch.cat([self._reduce(code) for code in self._codes(x)])
+        return torch.cat([(code - self.mean) @ self.components.T for code in self._codes(x)])
 
     @torch.no_grad()
     def vote(self, x: Tensor | Lazy, k: int | None = None) -> Tensor:
@@ -103,21 +91,19 @@ class Strata(FittedBuffers):
         It is the cluster of the majority of the k training images with the nearest features, and of clusters with
         equally many the one that holds the nearest of all. k is the recipe's unless given, and at most N.
         """
-        k = self.recipe.neighbours if k is None else k
-        if k < 1:
-            raise InputError(f"at least one neighbour must vote, got k={k}")
+        check("a vote", {"k": k}, "k in [1, inf)")
         features = self.features(x)
-        k = min(k, len(self.labels))
+        k = min(k or self.recipe.neighbours, len(self.labels))
         rows = max(1, _DISTANCES_AT_ONCE // len(self.labels))
         return torch.cat([self._elect(part, k) for part in features.split(rows)])
 
     def sizes(self) -> list[int]:
         """How many training images each cluster holds."""
-        self._check_fitted()
+        self._check_fitted(bool(len(self.labels)))
         return torch.bincount(self.labels, minlength=self.recipe.clusters).tolist()
 
     def train(self, mode: bool = True) -> Self:
-        """As for every module, but the autoencoder always normalises by what it saw in training: votes do not learn."""
+        """As for every module, but the autoencoder always normalises by what it saw in training."""
         super().train(mode)
         self.autoencoder.eval()
         return self
@@ -131,9 +117,6 @@ class Strata(FittedBuffers):
         for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, delay=2):
             yield self.autoencoder.encode(x[start : start + _ENCODED_AT_ONCE].to(self.mean))
 
-    def _reduce(self, codes: Tensor) -> Tensor:
-        return (codes - self.mean) @ self.components.T
-
     def _elect(self, features: Tensor, k: int) -> Tensor:
         nearest = torch.cdist(features, self.training_features).topk(k, largest=False, sorted=True).indices
         ballots = self.labels[nearest]
@@ -142,15 +125,6 @@ class Strata(FittedBuffers):
         weights = counts.gather(1, ballots) * k - torch.arange(k, device=ballots.device)
         return ballots.gather(1, weights.argmax(1, keepdim=True))[:, 0]
 
-    def _put(self, **fitted) -> None:
-        for name, values in fitted.items():
-            mine = getattr(self, name)
-            setattr(self, name, torch.as_tensor(values).to(mine).contiguous())
-
-    def _check_fitted(self) -> None:
-        if not len(self.labels):
-            raise InputError("these strata are not fitted yet; call fit(images) with training images")
-
 
 class StratifiedTransform(Defense):
     """T(x) with the dictionary of the cluster that x is voted to: "STL (cluster)" in the paper's tables.
@@ -158,8 +132,7 @@ class StratifiedTransform(Defense):
     strata      fitted; votes
     transforms  one `SparseTransform` for each cluster, in order
 
-    Maps (B, C, H, W) in [0, 1] to the same shape and range. Gradients pass through each cluster's transform, and
-    none through the vote, which is constant almost everywhere.
+    Gradients pass through each cluster's transform, and none through the vote, which is constant almost everywhere.
     """
 
     def __init__(self, strata: Strata, transforms: Sequence[SparseTransform]):
@@ -175,9 +148,8 @@ class StratifiedTransform(Defense):
         """
         stratum = self.strata.vote(x) if stratum is None else self._checked(stratum, x)
         # Sorted by cluster, solved cluster by cluster, and put back: one gather each way, which autograd follows.
-        order = stratum.argsort(stable=True)
+        order = stratum.argsort(stable=True).to(x.device)
         sizes = torch.bincount(stratum, minlength=len(self.transforms)).tolist()
-        order = order.to(x.device)
         seen = [T(part) for T, part in zip(self.transforms, x[order].split(sizes), strict=True) if len(part)]
         return torch.cat(seen)[order.argsort()]
 

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from labkit.core import InputError
+from labkit.models.limits import check
+
+_LIMITS = "levels in [2, inf)"
 
 
 def encode(x: Tensor, levels: int = 16) -> Tensor:
@@ -19,44 +21,26 @@ def encode(x: Tensor, levels: int = 16) -> Tensor:
 class Thermometer(nn.Module):
     """`encode`, with the gradient of a surrogate, the true one being zero wherever there is one.
 
-    It is that of Athalye, Carlini & Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, Section
-    5.1.1 (backward pass differentiable approximation, BPDA): min(max(x − k / l, 0), 1) for the complement of the code,
-    in whose terms they write it. A pixel so feels every level below it. Buckman et al. train and evaluate with 16
-    levels.
+    It is min(max(x − k / l, 0), 1) for the complement of the code (Athalye, Carlini & Wagner, "Obfuscated gradients
+    give a false sense of security", ICML 2018, Section 5.1.1). Buckman et al. train and evaluate with 16 levels.
     """
 
     def __init__(self, levels: int = 16):
         super().__init__()
-        _check(levels)
+        check("a thermometer encoding", {"levels": levels}, _LIMITS)
         self.levels = levels
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Encode.apply(x, self.levels)
+        above = _above(x, self.levels)
+        # x − x is nothing but its gradient, which a pixel has through each level below it.
+        return (~above + above * (x.detach() - x)[:, :, None]).flatten(1, 2)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
 
 
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, levels):
-        ctx.save_for_backward(x)
-        ctx.levels = levels
-        return encode(x, levels)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return -(grad.unflatten(1, (-1, ctx.levels)) * _above(x, ctx.levels)).sum(2), None
-
-
 def _above(x: Tensor, levels: int) -> Tensor:
     """(B, C, levels, H, W): whether a pixel exceeds each level."""
-    _check(levels)
+    check("a thermometer encoding", {"levels": levels}, _LIMITS)
     tops = torch.arange(1, levels + 1, device=x.device, dtype=x.dtype) / levels
     return x[:, :, None] > tops[:, None, None]
-
-
-def _check(levels: int) -> None:
-    if levels < 2:
-        raise InputError(f"a thermometer encoding needs at least 2 levels, got {levels}")

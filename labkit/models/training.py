@@ -1,7 +1,7 @@
 """Training: epochs of batches by an optimizer, and a checkpoint from which a killed run goes on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
+
+Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 _FILE = "training.safetensors"
 
@@ -28,23 +30,17 @@ class Training:
     """A model, its optimizer, and the history of the epochs that they have behind them.
 
     run         what is trained on which images, in values that JSON can hold
-    checkpoint  folder that holds the state after the last whole epoch. A run that was killed, begun again with the
-                model as it was at its start, goes on from there and ends bit for bit as if never interrupted (on the
-                same machine). A state that is damaged, or of another run, is discarded with a warning.
-    shared      whether each rank of `distributed.session` takes its share of every batch; averaging the gradients is
-                left to the `loss` given to `run`, by DistributedDataParallel
+    checkpoint  folder that holds the state after the last whole epoch. A killed run, begun again with the model as it
+                was at its start, goes on from there and ends bit for bit as if never interrupted (on the same
+                machine). A state that is damaged, or of another run, is discarded with a warning.
+    shared      whether each rank of `distributed.session` takes its share of every batch; DistributedDataParallel in
+                the `loss` given to `run` then averages the gradients
 
     history     of each figure that is reported, its value in every epoch
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        run: dict,
-        checkpoint: str | Path | None = None,
-        *,
-        shared: bool = False,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict, checkpoint=None, *, shared: bool = False
     ):
         self.model, self.optimizer = model, optimizer
         self._whose = {**run, "optimizer": type(optimizer).__name__}
@@ -58,45 +54,46 @@ class Training:
         return len(next(iter(self.history.values()), ()))
 
     def run(
-        self,
-        epochs: int,
-        steps: int,
-        batches: Callable[[int], tuple[torch.Generator, Sequence[Tensor]]],
-        loss: Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
-        *,
-        warmup: float | None = None,
-        measure: Callable[[], dict[str, float]] = dict,
-        name: str = "training",
-        progress: bool = True,
-    ) -> dict[str, list[float]]:
-        """Trains up to `epochs` epochs of `steps` batches, leaves the model in evaluation mode and returns the history.
+        self, epochs: int, positions: Tensor, batch: int, loss: Loss, *, draw: Callable[[int], torch.Generator],
+        even: bool = True, warmup: float | None = None, measure: Callable[[], dict[str, float]] = dict,
+        name: str = "training", progress: bool = True,
+    ) -> dict[str, list[float]]:  # fmt: skip
+        """Trains up to `epochs` epochs, leaves the model in evaluation mode and returns the history.
 
-        batches  the generator of an epoch, and the positions of the images in each of its batches
-        loss     what a step minimises, given positions and generator, and figures to report: means over these images
-        warmup   as for `schedule`, which then multiplies the optimizer's step size; None leaves that as it is
-        measure  more figures, taken after each epoch
+        positions  of the images to train on, which each epoch takes in random order
+        batch      most images in a step
+        loss       what a step minimises, given positions and generator, and figures to report: means over these images
+        draw       the generator of an epoch; where ranks share the batches, all but the first go on with seeds of
+                   their own
+        even       nearly equal batches: a last one of one image would leave batch normalisation without a variance
+        warmup     as for `schedule`, which then multiplies the optimizer's step size; None leaves that as it is
+        measure    more figures, taken after each epoch
 
         Raises InputError when a figure is no longer finite.
         """
-        lr, total = self.optimizer.defaults["lr"], steps * epochs
+        lr, steps = self.optimizer.defaults["lr"], math.ceil(len(positions) / batch)
+        total = steps * epochs
         bar = tqdm(total=total, initial=self.done * steps, desc=name, unit="batch", disable=not progress, delay=2)
         with bar, torch.enable_grad():
             for epoch in range(self.done, epochs):
-                generator, parts = batches(epoch)
+                generator = draw(epoch)
+                order = positions[torch.randperm(len(positions), generator=generator)]
+                if self._ranks > 1 and distributed.rank():
+                    generator.manual_seed(generator.initial_seed() + 1_000_000_007 * distributed.rank())
+                parts = order.tensor_split(steps) if even else order.split(batch)
                 sums: dict[str, float] = {}
-                for step, batch in enumerate(parts):
+                for step, part in enumerate(parts):
                     if warmup is not None:
                         for group in self.optimizer.param_groups:
                             group["lr"] = lr * schedule((epoch * steps + step + 1) / total, warmup)
-                    for figure, value in self._step(batch, generator, loss).items():
+                    for figure, value in self._step(part, generator, loss).items():
                         sums[figure] = sums.get(figure, 0.0) + value
                     bar.update()
                 if self._ranks > 1:
                     sums = self._everyones(sums)
                 if not all(map(math.isfinite, sums.values())):
                     raise InputError(f"training diverged in epoch {epoch + 1}; choose a learning rate below {lr:g}")
-                count = sum(map(len, parts))
-                figures = {figure: value / count for figure, value in sums.items()} | measure()
+                figures = {figure: value / len(order) for figure, value in sums.items()} | measure()
                 for figure, value in figures.items():
                     self.history.setdefault(figure, []).append(value)
                 bar.set_postfix(epoch=f"{epoch + 1}/{epochs}", **{k: f"{value:.4g}" for k, value in figures.items()})

@@ -206,7 +206,7 @@ def test_the_system_has_a_gradient(vgg, photos):
 
 
 def test_errors_say_what_to_do(vgg, photos):
-    with pytest.raises(InputError, match="last features of a labkit"):
+    with pytest.raises(InputError, match="features of a Classifier"):
         PixelDeflection().around(nn.Flatten())(photos)
     with pytest.raises(InputError, match="at least 2 pixels a side"):
         PixelDeflection().sample(photos[..., :1])

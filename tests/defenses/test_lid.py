@@ -217,7 +217,7 @@ def test_errors(fashion, classifier, detector):
         LID().score(fashion.x[:2])
     with pytest.raises(InputError, match="fitted to 1 channels and got 3"):
         detector.score(torch.rand(2, 3, 32, 32))
-    with pytest.raises(InputError, match="fit it to images of that size"):
+    with pytest.raises(InputError, match="fit it to such images"):
         detector.score(fashion.x[:2, :, :30])
     with pytest.raises(InputError, match="at least 200 images"):
         LID().fit(fashion[:150], classifier=classifier, attack=fgsm)

@@ -162,9 +162,9 @@ def test_errors(photos, detector):
         MagNetDetector().score(photos.x)
     with pytest.raises(InputError, match="fitted to 1 channels and got 3"):
         detector.score(photos.x)
-    with pytest.raises(InputError, match=r"needs at least 1000 held-out images, and 0\.1 of 60 images are 6"):
+    with pytest.raises(InputError, match="needs at least 1000 held-out images, got 6"):
         MagNetDetector().fit(photos)
-    with pytest.raises(InputError, match=r"a share in \(0, 1\)"):
+    with pytest.raises(InputError, match=r"rate in \(0, 1\)"):
         MagNetDetector(rate=0)
     for wrong in (dict(width=0), dict(epochs=0), dict(lr=0), dict(noise=-1), dict(batch=0)):
         with pytest.raises(InputError, match="MagNet needs"):

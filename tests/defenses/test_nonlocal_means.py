@@ -52,7 +52,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 def test_errors():
     for wrong in (dict(patch_size=0), dict(patch_distance=0), dict(h=0.0)):
-        with pytest.raises(InputError, match="non-local means"):
+        with pytest.raises(InputError, match="NonLocalMeans needs"):
             NonLocalMeans(**wrong)
     with pytest.raises(InputError, match="at least 5 pixels a side"):
         NonLocalMeans()(torch.rand(1, 3, 4, 9))

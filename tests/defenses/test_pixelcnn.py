@@ -180,9 +180,9 @@ def test_errors(fashion):
         pixelcnn.bits_per_dimension(model, fashion.x[:2])
     with pytest.raises(InputError, match="built for 3 channels, the images have 1"):
         pixelcnn.train(model, fashion, progress=False)
-    with pytest.raises(InputError, match="at least one channel, width, block"):
+    with pytest.raises(InputError, match="a PixelCNN needs"):
         pixelcnn.build(3, width=0)
-    with pytest.raises(InputError, match="lr > 0"):
+    with pytest.raises(InputError, match="lr in"):
         pixelcnn.train(pixelcnn.build(1, **SMALL), fashion, lr=0, progress=False)
     with pytest.raises(InputError, match="diverged"):
         pixelcnn.train(pixelcnn.build(1, **SMALL), fashion[:8], lr=float("inf"), batch=1, progress=False)

@@ -153,5 +153,5 @@ def test_errors(fitted):
         PixelDefend()(x)
     with pytest.raises(InputError, match="fitted to 1 channels and got 3"):
         fitted(x)
-    with pytest.raises(InputError, match="epsilon is a distance between pixels"):
+    with pytest.raises(InputError, match="epsilon in"):
         PixelDefend(epsilon=16)

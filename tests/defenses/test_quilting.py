@@ -137,9 +137,9 @@ def test_errors_say_what_to_do(fitted, photos):
         fitted(photos.x[:, :1])
     with pytest.raises(InputError, match="at least 5 pixels a side"):
         fitted(photos.x[..., :4])
-    with pytest.raises(InputError, match="overlap by 0 to 4 of their 5 pixels"):
+    with pytest.raises(InputError, match=r"overlap in \[0, 5\)"):
         Quilting(overlap=5)
-    with pytest.raises(InputError, match="neighbours must be 1 to"):
+    with pytest.raises(InputError, match="neighbours in"):
         Quilting(neighbours=0)
     with pytest.raises(InputError, match="distinct patches, not 99"):
         Quilting(neighbours=99).fit(Images(torch.zeros(1, 1, 8, 8), torch.zeros(1).long(), ("none",), ""))

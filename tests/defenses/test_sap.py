@@ -127,7 +127,7 @@ def test_a_map_of_zeros_stays_zero():
     ("call", "message"),
     [
         (lambda: SAP()(images()), "wraps a classifier"),
-        (lambda: SAP(draws=0), "positive"),
+        (lambda: SAP(draws=0), "SAP needs draws"),
         (lambda: SAP().around(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))), "ReLU modules"),
         (lambda: SAP().around(model(VGG))(255 * images()), "divide 8-bit values"),
     ],

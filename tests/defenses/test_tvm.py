@@ -140,7 +140,7 @@ def test_small_images_and_nearly_nothing_kept():
 
 def test_errors():
     for wrong in (dict(drop=1), dict(drop=-0.1), dict(weight=0), dict(inner=0), dict(outer=0), dict(tolerance=-1)):
-        with pytest.raises(InputError, match=r"drop|weight|iteration"):
+        with pytest.raises(InputError, match=r"drop|weight|tolerance|inner|outer"):
             TVM(**wrong)
     with pytest.raises(InputError, match="at least 2 pixels a side, got 1×9"):
         TVM()(torch.rand(1, 3, 1, 9))

@@ -228,13 +228,13 @@ def test_a_killed_process_is_resumed_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: autoencoder.build(replace(TINY, width=0), 1), "at least 1, got 0"),
+        (lambda: autoencoder.build(replace(TINY, width=0), 1), "width ≥ 1, got 0"),
         (lambda: autoencoder.build(TINY, 3).encode(squares().x), "built for images"),
         (lambda: autoencoder.build(TINY, 1)(torch.rand(1, 32, 32)), "built for images"),
         (lambda: autoencoder.train(autoencoder.build(TINY, 3), squares(), TINY, progress=False), "built for images"),
         (lambda: trained(squares(2)), "give it more"),
         (lambda: trained(squares(), replace(TINY, held=0.0)), "held in"),
-        (lambda: trained(squares(), replace(TINY, batch=1)), "batch >= 2"),
+        (lambda: trained(squares(), replace(TINY, batch=1)), "batch ≥ 2"),
         (lambda: trained(replace_images(squares(), squares().x * torch.nan)), "learning rate"),
     ],
     ids=["width", "channels", "no batch", "training channels", "two images", "none held", "batch", "diverged"],

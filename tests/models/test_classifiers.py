@@ -164,7 +164,7 @@ def test_a_killed_process_can_be_resumed(tmp_path):
     code = textwrap.dedent("""
         import sys
         sys.path.insert(0, sys.argv[2])
-        from labkit import checkpoint
+        from labkit.core import checkpoint
         from test_classifiers import TINY, replace, stripes, trained
         real = checkpoint.write
         def save(*arguments):

@@ -108,7 +108,7 @@ def test_wrong_use_is_told_in_a_sentence(classifier):
         threat_models.judged(classifier, Bright(0.1))(torch.rand(1, 1, 4, 4))
     with pytest.raises(InputError, match="at least 1000 held-out"):
         Bright(0.001).calibrate(torch.rand(100))
-    with pytest.raises(InputError, match=r"share in \(0, 1\)"):
+    with pytest.raises(InputError, match=r"rate in \(0, 1\), got 0"):
         Bright(0)
     with pytest.raises(InputError, match="around"):
         Around()(torch.rand(1, 1, 4, 4))

@@ -171,8 +171,8 @@ def test_bad_files_of_weights_are_explained(tmp_path, capsys):
         (lambda: networks.build(replace(VGG, network="vgg17"), 2, 1, 32), "vgg11, vgg13, vgg16, vgg19, resnet50"),
         (lambda: networks.build(VGG, 2, 1, 28), "resolution=32"),
         (lambda: networks.build(replace(VGG, width=0), 2, 1, 32), "width"),
-        (lambda: networks.build(replace(VGG, levels=1), 2, 1, 32), "at least 2 levels"),
-        (lambda: networks.build(replace(VGG, levels=-3), 2, 1, 32), "at least 2 levels"),
+        (lambda: networks.build(replace(VGG, levels=1), 2, 1, 32), "levels ≥ 2"),
+        (lambda: networks.build(replace(VGG, levels=-3), 2, 1, 32), "levels ≥ 2"),
     ],
 )
 def test_bad_input_says_what_to_do(build, message):

@@ -63,8 +63,8 @@ def test_the_gradient_is_the_published_surrogates():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: encode(images(), 1), "at least 2 levels"),
-        (lambda: Thermometer(1), "at least 2 levels"),
+        (lambda: encode(images(), 1), "levels ≥ 2"),
+        (lambda: Thermometer(1), "levels ≥ 2"),
     ],
 )
 def test_bad_input_says_what_to_do(call, message):

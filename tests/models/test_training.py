@@ -1,5 +1,7 @@
 """Training: what a step does, and that a killed run ends as if it had not been killed."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -31,10 +33,6 @@ def regression(folder=None, optimizer="SGD", epochs=3, stop_after=None, run="thi
         nn.init.normal_(p, generator=generator)
     model.to(memory_format=torch.channels_last)
 
-    def batches(epoch):
-        generator = draws(7, epoch)
-        return generator, torch.randperm(10, generator=generator).tensor_split(3)
-
     def loss(at, generator):
         if len(seen) == stop_after:
             raise Interrupted
@@ -44,7 +42,7 @@ def regression(folder=None, optimizer="SGD", epochs=3, stop_after=None, run="thi
         return found, {"loss": found}
 
     training = Training(model, OPTIMIZERS[optimizer](model), {"run": run}, folder)
-    training.run(epochs, 3, batches, loss, progress=False, **options)
+    training.run(epochs, torch.arange(10), 4, loss, draw=partial(draws, 7), progress=False, **options)
     return model, training.history, seen
 
 
@@ -138,4 +136,4 @@ def test_a_loss_that_is_no_longer_finite_is_said():
 
     model = nn.Linear(1, 1)
     with pytest.raises(InputError, match=r"diverged in epoch 1; choose a learning rate below 0\.1"):
-        Training(model, OPTIMIZERS["SGD"](model), {}).run(1, 1, lambda epoch: (None, [torch.arange(2)]), loss)
+        Training(model, OPTIMIZERS["SGD"](model), {}).run(1, torch.arange(2), 2, loss, draw=partial(draws, 0))
