@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -59,9 +59,8 @@ def audits(profile: Profile, *, retrained: bool = True) -> dict[str, Audit]:
     retrained  whether those behind T are the networks retrained on T(x), or the undefended one
     """
     how = profile.adaptive
-    count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
-    small = rebase(profile, replace(profile.data, test=count))
-    effort = {"n": min(_CHECKED, count or _CHECKED), "steps": how.steps, "queries": how.queries}
+    small = rebase(profile, profile.data.at_most(how.n))
+    effort = {"n": small.data.at_most(_CHECKED).test, "steps": how.steps, "queries": how.queries}
     every = {"No Defense": Audit(small.classifier, None, **effort)}
     networks = {T: small.retrained(T) if retrained else small.classifier for T in small.defenses}
     return every | {T.label: Audit(network, T, **effort) for T, network in networks.items()}

@@ -7,18 +7,18 @@ import pandas as pd
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.defenses import unfitted
-from labkit.evaluation import Case, ThreatModel, measurement
-from labkit.experiments import baselines
+from labkit.evaluation import Case, ThreatModel
+from labkit.experiments import baselines, paper_tables
 
 
 def cases(lab: Profile) -> list[Case]:
-    """What `intervals` needs of `measurement.grid` and `baselines.cases`: vanilla network, clean and FGSM-0.08.
+    """What `intervals` needs of `paper_tables.grid` and `baselines.cases`: vanilla network, clean and FGSM-0.08.
 
     Defenses that wrap the network are left out: they output no image whose PSNR could be taken.
     """
     return [
         case
-        for case in [*measurement.grid(lab), *baselines.cases(lab)]
+        for case in [*paper_tables.grid(lab), *baselines.cases(lab)]
         if case.attack in (lab.attack("Clean"), lab.attack("FGSM-0.08"))
         and case.knowledge == "classifier"
         and case.classifier == replace(lab.classifier, data=case.data)
