@@ -13,20 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.core import metrics
-from labkit.core.recipes import (
-    LATER,
-    AttackRecipe,
-    ClassifierRecipe,
-    DataRecipe,
-    DefenseRecipe,
-    StratifiedRecipe,
-    TransformRecipe,
-)
+from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.evaluation import threat_models
 from labkit.evaluation.adversarial_examples import Attempt, adversarial, timed
 from labkit.evaluation.threat_models import ThreatModel
-from labkit.evaluation.workbench import Workbench
+from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import predict
 
 COLUMNS = [
@@ -43,7 +35,7 @@ class Case:
     """
 
     classifier: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
+    defense: AnyDefense | None
     attack: AttackRecipe
     knowledge: str = "classifier"
     version: int = 4
@@ -233,5 +225,5 @@ def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     right = decisions(case, bench)[2]
     there = [c for c in range(len(test.classes)) if (test.y == c).any()]
     rows = [(test.classes[c], *metrics.accuracy(right[test.y == c])) for c in there]
-    frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"])
-    return frame.sort_values("accuracy", kind="stable").round(3).reset_index(drop=True)
+    frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"]).round(3)
+    return frame[["class", "n", "accuracy", "low", "high"]].sort_values("accuracy", kind="stable", ignore_index=True)

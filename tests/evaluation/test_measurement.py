@@ -133,13 +133,13 @@ def test_a_rank_measures_what_is_neither_kept_nor_in_anothers_hands(lab, tmp_pat
 
     def row(case, bench):
         measured.append(case)
-        return bench.store.fetch("row", case, lambda _: ({}, {}), digest=measurement._digest(case, bench))
+        return bench.store.fetch("row", case, lambda _: ({}, {}), digest=bench.digest(case.data))
 
     monkeypatch.setattr(measurement, "_row", row)
-    folder = tmp_path / "row" / key(cases[3], measurement._digest(cases[3], bench))
+    folder = tmp_path / "row" / key(cases[3], bench.digest(cases[3].data))
     folder.parent.mkdir()
     with locked(folder):
-        assert bench.store.busy("row", cases[3], digest=measurement._digest(cases[3], bench))
+        assert bench.store.busy("row", cases[3], digest=bench.digest(cases[3].data))
         measurement.share([*cases, cases[0]], bench, rank=1, world=2)
         assert measured == [cases[i] for i in (2, 4, 0, 1)]
     measurement.share(cases, bench, rank=0, world=2)
