@@ -91,14 +91,11 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
     dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
     psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
-    seconds              time to make the adversarial images (`adversarial_examples.timed`) and to judge them; networks
-                         and defenses are built before. Missing where making them was interrupted, and in rows without
-                         a `run`
-    run                  id of this measurement: another measurement of the same recipe has another
+    seconds              time to make the adversarial examples and to judge them, without building networks and
+                         defenses. Missing where making them was interrupted, and in rows without a `run`
+    run                  id of this measurement: another measurement of the same recipe has another. Rows kept before
+                         there was a `run` have none, and their time included training
     recipe               hash of the settings: the artifact's name in the store
-
-    Rows that were kept before there was a `run` have none. Their `seconds` are left out, because they included the time
-    to train networks and to fit defenses.
     """
     rows = []
     for case in tqdm(list(cases), desc="measuring", unit="case", disable=not bench.progress, delay=2):
@@ -122,9 +119,9 @@ def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
 def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> None:
     """Measures what is neither kept yet nor being measured by another of the `world` ranks that share a store.
 
-    Each begins elsewhere in the list, and so mostly with other networks, and walks it round. What two of them need is
-    built by the first, while the second waits; a case rests on what it is made of, never the other way round, so that
-    nobody waits in a circle. When all have returned, or were killed and started again, every case is kept.
+    Each begins elsewhere in the list, and so mostly with other networks. What two ranks need is built by the first,
+    while the second waits; what a case needs never needs the case, so nobody waits in a circle. When all have returned,
+    or were killed and started again, every case is kept.
     """
     cases = list(dict.fromkeys(cases))
     begin = rank * len(cases) // world
@@ -146,11 +143,11 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
 def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
     network, defense = bench.classifier(case.classifier), bench.transform(case.defense)
-    y = bench.images(case.data, "test").y
 
     def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
         seen, logits = threat_models.decide(network, defense, x_adv)
-        return seen, threat_models.withstood(logits, y, defense, attacked=case.attack.name != "clean")
+        y, attacked = bench.images(case.data, "test").y, case.attack.name != "clean"
+        return seen, threat_models.withstood(logits, y, defense, attacked=attacked)
 
     return judge
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -16,10 +17,9 @@ from labkit.evaluation.adversarial_examples import adversarial
 
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _HARDENED = {
-    "adversarial": {"adversarial": _KURAKIN},
-    "thermometer": {"levels": 16},
+    "adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
     "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY},
-}
+}  # fmt: skip
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
@@ -126,10 +126,10 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
     n, bits per dimension (mean), low and high (± 1.96 standard errors). 8 bits are what knows nothing.
     """
     few = rebase(lab, lab.data.at_most(lab.rivals.slow))
-    x, layer = bench.images(few.data, "test").x[:], bench.transform(few.transform)
-    attack, network = few.attack("FGSM-0.08"), bench.classifier(few.classifier)
+    x, attack = bench.images(few.data, "test").x[:], few.attack("FGSM-0.08")
     attacked = adversarial(Case(few.classifier, None, attack).attempt(), bench)
-    after = {f"T({name})": threat_models.turned(network, layer, part) for name, part in (("x", x), ("x_adv", attacked))}
+    turned = partial(threat_models.turned, bench.classifier(few.classifier), bench.transform(few.transform))
+    after = {"T(x)": turned(x), "T(x_adv)": turned(attacked)}
     model, rows = bench.defense(before(lab, "pixeldefend")[0].defense).network, []
     for name, part in {"x": x, f"x_adv, {attack.label}": attacked, **after}.items():
         bits = pixelcnn.bits_per_dimension(model, part)

@@ -79,9 +79,8 @@ def table(planned: Iterable[Step]) -> pd.DataFrame:
 
 def hours(planned: Iterable[Step]) -> str:
     """The time it all takes, in words: minutes below two hours."""
-    planned = list(planned)
-    known = sum(step.seconds or 0 for step in planned)
-    blank = sum(step.seconds is None for step in planned)
+    seconds = [step.seconds for step in planned]
+    known, blank = sum(filter(None, seconds)), seconds.count(None)
     told = f"{known / 3600:.1f} hours" if known > 7200 else f"{known / 60:.0f} minutes"
     return told + (f", and the time to fit {blank} competitors" if blank else "")
 

@@ -13,6 +13,7 @@ from labkit.experiments import baselines, published_numbers
 from labkit.experiments.baselines import Baseline
 
 _CLEAN = AttackRecipe("clean", 0.0, 0)
+_GREY = ("transfer", "classifier")  # both grey boxes: the paper does not say which one its retrained networks face
 # Who stands in each table beside the undefended network and STL; "adversarial" and "thermometer" lie in the network.
 _WHO = {
     **dict.fromkeys(("1", "5"), ("magnet", "pixeldefend")),
@@ -44,19 +45,16 @@ class Asked:
 def grid(profile: Profile) -> list[Case]:
     """The defense tables' cases: no defense and the profile's defenses, vanilla and retrained, every attack.
 
-    A retrained network faces both grey boxes, because the paper does not say which one it means. BIM is repeated in a
-    white box.
+    A retrained network faces both grey boxes. BIM is repeated in a white box.
     """
     plain, cases = profile.classifier, []
     for attack in profile.attacks:
         cases.append(Case(plain, None, attack))
         for T in profile.defenses:
             retrained = profile.retrained(T)
+            grey = ("classifier",) if attack.name == "clean" else _GREY
             cases.append(Case(plain, T, attack))
-            if attack.name == "clean":
-                cases.append(Case(retrained, T, attack))
-                continue
-            cases += [Case(retrained, T, attack, k, copy=profile.copy(k)) for k in ("transfer", "classifier")]
+            cases += [Case(retrained, T, attack, k, copy=profile.copy(k)) for k in grey]
             if attack.name == "bim":
                 for knowledge in ("identity", "exact"):
                     cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
@@ -75,7 +73,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
     for T in small.defenses:
         network = small.retrained(T)
         cases += [Case(network, T, _CLEAN), Case(network, T, noise)]
-        cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in ("transfer", "classifier")]
+        cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in _GREY]
         cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
         cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
         # Another loss and more starts, which cost little and leave AutoAttack nothing to add (measured).
@@ -91,17 +89,15 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
 def table(lab: Profile, name: str) -> Asked:
     """The cases of one of the paper's tables, on the profile's images and with its networks.
 
-    Retrained networks face two attackers, since the paper does not say which it means: one has an undefended copy
-    ("transfer"), one the judged weights ("classifier"). Those who know the defense try BIM and PGD on the margin (of a
-    slow one, BIM alone) at each size that the table has, by the exact gradient, or by BPDA where there is none; on
-    Table 4's own size, everything in `adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
+    Retrained networks face both grey boxes. White boxes are BIM and PGD on the margin (of a slow defense, BIM alone) at
+    each size that the table has, by the exact gradient, or by BPDA where there is none; in Table 4, everything in
+    `adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
 
     Raises InputError when the paper has no such table.
     """
     if name not in _WHO:
         raise InputError(f"the paper has no table {name!r}; it has {', '.join(published_numbers.names())}")
-    everyone, missing = _everyone(lab, name)
-    attacks = _attacks(lab, name)
+    (everyone, missing), attacks = _everyone(lab, name), _attacks(lab, name)
     blind, aware = [], []
     for baseline in everyone:
         at, small = (_clean(lab, baseline, n) for n in (None, lab.adaptive.n))
@@ -135,9 +131,8 @@ def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     """Only the cases that are wanted: {"defense": ["STL"], "attack": ["FGSM-0.08"]}, in capitals or not.
 
-    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). The worst case stays one over everything
-    that its attackers try at the sizes of the chosen attacks; of chosen knowledge there is none. Raises InputError for
-    another word, and when no case is left.
+    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). The worst case stays that of all attacks
+    of the chosen sizes; of chosen knowledge there is none. Raises InputError for other words, or when no case is left.
     """
     ways = {
         "defense": lambda case: case.label,
@@ -153,13 +148,13 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
         return tuple(case for case in cases if all(ways[what](case).lower() in wanted[what] for what in by))
 
     blind = chosen(asked.blind, wanted)
-    sizes = {case.attack.size for case in blind}
-    aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
     if not blind:
         there = (f"{what}: {', '.join(sorted({ways[what](case) for case in asked.blind}))}" for what in wanted)
         raise InputError(f"no case is left; there are {'; '.join(there)}")
     left = {case.label for case in blind}
     dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
+    sizes = {case.attack.size for case in blind}
+    aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
     aware = tuple(case for case in aware if case.attack.size in sizes)
     return Asked(blind, aware, (*asked.missing, *((label, "not asked for") for label in dropped)))
 
@@ -198,7 +193,7 @@ def _knowing(baseline: Baseline, name: str, attack: AttackRecipe) -> tuple[str, 
         return ("classifier",)
     if name == "4":
         return ("identity",)
-    return ("transfer", "classifier") if baseline.network.transform else ("classifier",)
+    return _GREY if baseline.network.transform else ("classifier",)
 
 
 def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
