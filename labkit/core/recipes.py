@@ -36,6 +36,10 @@ class DataRecipe:
         kind, _, path = self.name.partition(":")
         return f"{kind}:{Path(path).name}" if path else kind
 
+    def at_most(self, n: int | None) -> "DataRecipe":
+        """These images, but no more than n test images; None for no limit."""
+        return replace(self, test=min((k for k in (n, self.test) if k is not None), default=None))
+
 
 @dataclass(frozen=True)
 class DictionaryRecipe:

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
-from labkit.evaluation import Case, ThreatModel, Workbench, measurement, threat_models
+from labkit.evaluation import Case, ThreatModel, Workbench, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
-from labkit.experiments import baselines
+from labkit.experiments import baselines, paper_tables
 from labkit.models import predict
 
 
 def cases(lab: Profile) -> list[Case]:
     """All that notebooks 05 and 07 measure: the grid, the baselines, and the adaptive attacks; each case once."""
-    return list(dict.fromkeys([*measurement.grid(lab), *baselines.cases(lab), *measurement.adaptive(lab)]))
+    return list(dict.fromkeys([*paper_tables.grid(lab), *baselines.cases(lab), *paper_tables.adaptive(lab)]))
 
 
 def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:

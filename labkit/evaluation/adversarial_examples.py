@@ -1,4 +1,4 @@
-"""Attempts: sets of adversarial images, made batch by batch, resumable, and kept in the store."""
+"""Adversarial examples: made batch by batch, resumable, and kept in the store."""
 
 import inspect
 import time
@@ -12,16 +12,9 @@ from tqdm.auto import tqdm
 
 from labkit.attacks import ATTACKS, MINIMAL, Budget, at_average, fit_universal, quantize
 from labkit.core import InputError, checkpoint
-from labkit.core.recipes import (
-    AttackRecipe,
-    ClassifierRecipe,
-    DataRecipe,
-    DefenseRecipe,
-    StratifiedRecipe,
-    TransformRecipe,
-)
+from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe
 from labkit.evaluation import threat_models
-from labkit.evaluation.workbench import Workbench
+from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import StratifiedTransform
 from labkit.models.defense import Detector
 
@@ -33,13 +26,13 @@ _NORMS = ("dissimilarity", "average", "l2", "linf", "none")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One set of adversarial images: against which network, seen how, by which attack.
+    """One set of adversarial examples: against which network, seen how, by which attack.
 
     `defense` is what the attacker takes into account: None unless the knowledge includes it.
     """
 
     victim: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
+    defense: AnyDefense | None
     attack: AttackRecipe
     knowledge: str
     version: int = 3
@@ -52,7 +45,7 @@ class Attempt:
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
     """The attacked test images (n, C, H, W) of an attempt, from the store or made now.
 
-    Made in batches that survive a kill, under a bar that shows the accuracy so far in the attacker's own eyes.
+    Made in batches that survive a kill, under a bar that shows the accuracy so far as the attacker sees it.
     """
     return timed(attempt, bench)[0]
 
@@ -65,10 +58,9 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
     test, attack = bench.images(attempt.data, "test"), attempt.attack
     if attack.name == "clean":
         return test.x[:], 0.0
-    if attack.name not in ATTACKS:
-        raise InputError(f"unknown attack {attack.name!r}; the known ones are clean, {', '.join(ATTACKS)}")
-    if attack.norm not in _NORMS:
-        raise InputError(f"unknown norm {attack.norm!r}; the known ones are {', '.join(_NORMS)}")
+    for what, name, known in (("attack", attack.name, ("clean", *ATTACKS)), ("norm", attack.norm, _NORMS)):
+        if name not in known:
+            raise InputError(f"unknown {what} {name!r}; the known ones are {', '.join(known)}")
 
     if attack.stored:  # the same images, rounded: they are made once
         made, took = timed(replace(attempt, attack=replace(attack, stored=False)), bench)
@@ -79,15 +71,11 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
         system, started = _System(attempt, bench), time.perf_counter()
         budget, options = sized(attack, test.x), _options(attack, system, bench)
 
-        def batch(start: int, x: Tensor, y: Tensor) -> Tensor:
-            system.seeded(start)
-            return system.attack(x, y, budget, options)
-
         parts, right = [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
             x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
-            make = partial(batch, start, x.to(bench.device), y.to(bench.device))
+            make = partial(system.attack, start, x.to(bench.device), y.to(bench.device), budget, options)
             parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", make))
             right += system.right(parts[-1], y)
             bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
@@ -110,7 +98,7 @@ class _System:
         self.seeded(0)
 
     def seeded(self, start: int) -> None:
-        """Draws of a random defense for the batch from `start`, whatever was drawn before; it is judged on others."""
+        """Makes a random defense's samples depend on a batch's `start` alone; it is judged on others."""
         if self.defense is not None:
             self.defense.seeded(start)
 
@@ -118,16 +106,17 @@ class _System:
         draws = self.attempt.attack.draws
         return threat_models.view(self.network, self.defense, self.attempt.knowledge, draws=draws, **group)
 
-    def attack(self, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
+    def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
+        """A batch, attacked."""
+        self.seeded(start)
         attack, made = ATTACKS[self.attempt.attack.name], x.clone()
         for mine, group in self._groups(x, y):
             made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
         return made
 
     def right(self, x_adv: Tensor, y: Tensor) -> int:
-        return int(
-            threat_models.withstood(threat_models.decide(self.network, self.defense, x_adv)[1], y, self.defense).sum()
-        )
+        logits = threat_models.decide(self.network, self.defense, x_adv)[1]
+        return int(threat_models.withstood(logits, y, self.defense).sum())
 
     def _groups(self, x: Tensor, y: Tensor):
         """Which images are attacked together, and what their view has to be told."""

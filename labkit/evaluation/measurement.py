@@ -1,10 +1,10 @@
-"""Experiments: cases as data, one tidy row each, every row kept in the store."""
+"""Measurement: cases as data, one tidy row each, every row kept in the store."""
 
 import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -13,22 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.core import metrics
-from labkit.core.profiles import Profile
-from labkit.core.recipes import (
-    LATER,
-    AttackRecipe,
-    ClassifierRecipe,
-    DataRecipe,
-    DefenseRecipe,
-    StratifiedRecipe,
-    TransformRecipe,
-    rebase,
-)
+from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.evaluation import threat_models
 from labkit.evaluation.adversarial_examples import Attempt, adversarial, timed
 from labkit.evaluation.threat_models import ThreatModel
-from labkit.evaluation.workbench import Workbench
+from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import predict
 
 COLUMNS = [
@@ -45,7 +35,7 @@ class Case:
     """
 
     classifier: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | DefenseRecipe | None
+    defense: AnyDefense | None
     attack: AttackRecipe
     knowledge: str = "classifier"
     version: int = 4
@@ -72,57 +62,6 @@ class Case:
         return Attempt(victim, defense, self.attack, knowledge)
 
 
-def grid(profile: Profile) -> list[Case]:
-    """The defense tables' cases: no defense and the profile's defenses, vanilla and retrained, every attack.
-
-    A retrained network is judged against two attackers, because the paper does not say which it means: one who has an
-    undefended copy ("transfer"), and one who has the retrained weights ("classifier"). The strongest iterative attack
-    is repeated by attackers who know about T.
-    """
-    plain, cases = profile.classifier, []
-    for attack in profile.attacks:
-        cases.append(Case(plain, None, attack))
-        for T in profile.defenses:
-            retrained = profile.retrained(T)
-            cases.append(Case(plain, T, attack))
-            if attack.name == "clean":
-                cases.append(Case(retrained, T, attack))
-                continue
-            cases += [Case(retrained, T, attack, k, copy=profile.copy(k)) for k in ("transfer", "classifier")]
-            if attack.name == "bim":
-                for knowledge in ("identity", "exact"):
-                    cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
-    return cases
-
-
-def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> list[Case]:
-    """Everything that the attackers of a retrained network may know, at one size: the paper's Table 4 and beyond.
-
-    `size` and `norm` are Table 4's. On the profile's `adaptive.n` test images. The undefended network stands beside
-    them, attacked by someone who has its weights.
-    """
-    how = profile.adaptive
-    count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
-    small = rebase(profile, replace(profile.data, test=count))
-    clean = AttackRecipe("clean", 0.0, 0)
-    noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm)
-    cases = [Case(small.classifier, None, attack) for attack in (clean, noise, pgd)]
-    for T in small.defenses:
-        network = small.retrained(T)
-        cases += [Case(network, T, clean), Case(network, T, noise)]
-        cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in ("transfer", "classifier")]
-        cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
-        cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
-        # Another loss and more starts, which cost little and leave AutoAttack nothing to add (measured).
-        cases.append(Case(network, T, replace(pgd, loss="margin", restarts=3), "exact"))
-        if isinstance(T, StratifiedRecipe):
-            cases.append(Case(network, T, pgd, "fixed-stratum"))
-        cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
-        if how.autoattack:
-            cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm), "exact"))
-    return cases
-
-
 def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """For each network and defense, the share of images that stay correct under every one of its cases.
 
@@ -139,15 +78,9 @@ def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         right = [_row(case, bench).tensors["right"].bool() for case in mine]
         found = metrics.accuracy(torch.stack(right).all(0))
         hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
-        rows.append(
-            {
-                "defense": hardest.label,
-                "retrained": network.transform is not None,
-                **dict(zip(("accuracy", "low", "high", "n"), found, strict=True)),
-                "attacks": sum(case.attack.name != "clean" for case in mine),
-                "hardest": f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}",
-            }
-        )
+        attacks = sum(case.attack.name != "clean" for case in mine)
+        told = f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}"
+        rows.append((hardest.label, network.transform is not None, *found, attacks, told))
     columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest"]
     return pd.DataFrame(rows, columns=columns)  # also of no cases
 
@@ -158,21 +91,19 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
     dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
     psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
-    seconds              time to make the adversarial images (`adversarial_examples.timed`) and to judge them; networks
-                         and defenses are built before. Missing where making them was interrupted, and in rows without
-                         a `run`
-    run                  id of this measurement: another measurement of the same recipe has another
+    seconds              time to make the adversarial examples and to judge them, without building networks and
+                         defenses. Missing where making them was interrupted, and in rows without a `run`
+    run                  id of this measurement: another measurement of the same recipe has another. Rows kept before
+                         there was a `run` have none, and their time included training
     recipe               hash of the settings: the artifact's name in the store
-
-    Rows that were kept before there was a `run` have none. Their `seconds` are left out, because they included the time
-    to train networks and to fit defenses.
     """
-    cases = list(cases)
     rows = []
-    for case in tqdm(cases, desc="measuring", unit="case", disable=not bench.progress, delay=2):
+    for case in tqdm(list(cases), desc="measuring", unit="case", disable=not bench.progress, delay=2):
         found = _row(case, bench)
         timing = {} if "run" in found.facts else {"seconds": None, "run": None}
-        rows.append({**_settings(case, bench), **found.facts, **timing, "recipe": found.key})
+        test = bench.images(case.data, "test")
+        images = {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test)}
+        rows.append({**images, **settings(case), **found.facts, **timing, "recipe": found.key})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -188,16 +119,15 @@ def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
 def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> None:
     """Measures what is neither kept yet nor being measured by another of the `world` ranks that share a store.
 
-    Each begins elsewhere in the list, and so mostly with other networks, and walks it round. What two of them need is
-    built by the first, while the second waits; a case rests on what it is made of, never the other way round, so that
-    nobody waits in a circle. When all have returned, or were killed and started again, every case is kept.
+    Each begins elsewhere in the list, and so mostly with other networks. What two ranks need is built by the first,
+    while the second waits; what a case needs never needs the case, so nobody waits in a circle. When all have returned,
+    or were killed and started again, every case is kept.
     """
     cases = list(dict.fromkeys(cases))
     begin = rank * len(cases) // world
     walk = cases[begin:] + cases[:begin]
     for case in tqdm(walk, desc=f"measuring, rank {rank} of {world}", unit="case", disable=not bench.progress, delay=2):
-        digest = _digest(case, bench)
-        if not bench.store.has("row", case, digest=digest) and not bench.store.busy("row", case, digest=digest):
+        if not kept(case, bench) and not bench.store.busy("row", case, digest=bench.digest(case.data)):
             _row(case, bench)
 
 
@@ -212,31 +142,24 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
 
 def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
-    network, defense, y = (
-        bench.classifier(case.classifier),
-        bench.transform(case.defense),
-        bench.images(case.data, "test").y,
-    )
+    network, defense = bench.classifier(case.classifier), bench.transform(case.defense)
 
     def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
         seen, logits = threat_models.decide(network, defense, x_adv)
-        return seen, threat_models.withstood(logits, y, defense, attacked=case.attack.name != "clean")
+        y, attacked = bench.images(case.data, "test").y, case.attack.name != "clean"
+        return seen, threat_models.withstood(logits, y, defense, attacked=attacked)
 
     return judge
 
 
 def _row(case: Case, bench: Workbench) -> Artifact:
     """What is kept of a case: the facts of its row, and which images are correct under attack."""
-    return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=_digest(case, bench))
-
-
-def _digest(case: Case, bench: Workbench) -> str:
-    return bench.digest(case.data)
+    return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=bench.digest(case.data))
 
 
 def kept(case: Case, bench: Workbench) -> bool:
     """Whether the row of a case is in the store, so that `run` only has to read it."""
-    return bench.store.has("row", case, digest=_digest(case, bench))
+    return bench.store.has("row", case, digest=bench.digest(case.data))
 
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
@@ -246,22 +169,14 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     seen, right = judge(x_adv)
     judging = time.perf_counter() - started
     x = bench.images(case.data, "test").x[:]
-    found = metrics.accuracy(right)
     psnr = float(metrics.psnr(seen, x).mean())
     return {"right": right.byte()}, {
-        "accuracy": found.value,
-        "low": found.low,
-        "high": found.high,
+        **dict(zip(("accuracy", "low", "high"), metrics.accuracy(right), strict=False)),
         "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
         "psnr": psnr if math.isfinite(psnr) else None,
         "seconds": None if attacking is None else attacking + judging,
         "run": str(uuid.uuid4()),
     }
-
-
-def _settings(case: Case, bench: Workbench) -> dict:
-    test = bench.images(case.data, "test")
-    return {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test), **settings(case)}
 
 
 def settings(case: Case) -> dict[str, Any]:
@@ -305,10 +220,7 @@ def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     """Accuracy of a case for each true class, with its interval, the hardest hit first."""
     test = bench.images(case.data, "test")
     right = decisions(case, bench)[2]
-    rows = []
-    for c, name in enumerate(test.classes):
-        mine = test.y == c
-        if mine.any():
-            found = metrics.accuracy(right[mine])
-            rows.append({"class": name, "n": found.n, "accuracy": found.value, "low": found.low, "high": found.high})
-    return pd.DataFrame(rows).sort_values("accuracy", kind="stable").round(3).reset_index(drop=True)
+    there = [c for c in range(len(test.classes)) if (test.y == c).any()]
+    rows = [(test.classes[c], *metrics.accuracy(right[test.y == c])) for c in there]
+    frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"]).round(3)
+    return frame[["class", "n", "accuracy", "low", "high"]].sort_values("accuracy", kind="stable", ignore_index=True)

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from labkit.attacks import Budget, ascent, fgsm, log_odds, noise, pgd, square
 from labkit.core.profiles import Profile
-from labkit.core.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.core.recipes import ClassifierRecipe, rebase
 from labkit.evaluation import threat_models
 from labkit.evaluation.threat_models import ThreatModel
-from labkit.evaluation.workbench import Workbench
+from labkit.evaluation.workbench import AnyTransform, Workbench
 from labkit.models import SparseTransform
 
 _SIZES = (0.02, 0.08, 0.3)
@@ -26,7 +26,7 @@ class Audit:
     """Which system is checked, on how many test images, at which dissimilarity, with how many steps of PGD."""
 
     classifier: ClassifierRecipe
-    defense: TransformRecipe | StratifiedRecipe | None
+    defense: AnyTransform | None
     n: int = 100
     size: float = 0.08
     steps: int = 20
@@ -59,12 +59,12 @@ def audits(profile: Profile, *, retrained: bool = True) -> dict[str, Audit]:
     retrained  whether those behind T are the networks retrained on T(x), or the undefended one
     """
     how = profile.adaptive
-    count = profile.data.test if how.n is None else min(how.n, profile.data.test or how.n)
-    small = rebase(profile, replace(profile.data, test=count))
-    effort = {"n": min(_CHECKED, count or _CHECKED), "steps": how.steps, "queries": how.queries}
+    small = rebase(profile, profile.data.at_most(how.n))
+    effort = {"n": small.data.at_most(_CHECKED).test, "steps": how.steps, "queries": how.queries}
     every = {"No Defense": Audit(small.classifier, None, **effort)}
-    networks = {T: small.retrained(T) if retrained else small.classifier for T in small.defenses}
-    return every | {T.label: Audit(network, T, **effort) for T, network in networks.items()}
+    for T in small.defenses:
+        every[T.label] = Audit(small.retrained(T) if retrained else small.classifier, T, **effort)
+    return every
 
 
 def verdicts(profile: Profile, bench: Workbench, *, retrained: bool = True) -> str:
@@ -78,8 +78,7 @@ def run(
 ) -> pd.DataFrame:
     """The checks themselves, on images x (n, C, H, W) of classes y, at a dissimilarity of `size`."""
     white, judge = threat_models.view(network, defense, "exact"), threat_models.judged(network, defense)
-    budget, n = Budget.dissimilarity(size), len(x)
-    rows = []
+    budget, rows = Budget.dissimilarity(size), []
 
     def note(check: str, passed: bool, said: str) -> None:
         rows.append({"check": check, "verdict": "passed" if passed else "failed", "said": said})
@@ -90,7 +89,7 @@ def run(
     def attacked(size: float, steps: int = steps) -> Tensor:
         return pgd(white, x, y, budget=Budget.dissimilarity(size), steps=steps)
 
-    one = 1 / n + 1e-9  # one image more or less is no finding
+    one = 1 / len(x) + 1e-9  # one image more or less is no finding
     clean = accuracy(x)
     still = attacked(0.0, 2)
     note("size 0 changes nothing", bool(torch.equal(still, x)), f"accuracy {accuracy(still):.3f}, clean {clean:.3f}")
@@ -104,22 +103,18 @@ def run(
     note("no bound leaves no accuracy", top <= 0.01 + one, f"dissimilarity 2: {top:.3f}")
 
     longer = accuracy(attacked(size, 2 * steps))
-    note(
-        "twice the steps change little", mine - longer <= 0.01 + one, f"{steps}: {mine:.3f}, {2 * steps}: {longer:.3f}"
-    )
+    said = f"{steps}: {mine:.3f}, {2 * steps}: {longer:.3f}"
+    note("twice the steps change little", mine - longer <= 0.01 + one, said)
     single = accuracy(fgsm(white, x, y, budget=budget))
     note("many steps beat one", mine <= single + one, f"PGD {mine:.3f}, FGSM {single:.3f}")
     asked = accuracy(square(threat_models.view(network, defense, "queries"), x, y, budget=budget, queries=queries))
     note("gradients beat queries", mine <= asked + one, f"PGD {mine:.3f}, Square with {queries} queries {asked:.3f}")
     drawn = accuracy(noise(judge, x, y, budget=budget, draws=10))
     note("gradients beat random search", mine <= drawn + one, f"PGD {mine:.3f}, best of 10 draws {drawn:.3f}")
-    for knowledge, name in (
-        ("classifier", "knowing T beats not knowing it"),
-        ("identity", "the exact gradient beats BPDA"),
-    ):
-        if defense is not None:
-            grey = accuracy(pgd(threat_models.view(network, defense, knowledge), x, y, budget=budget, steps=steps))
-            note(name, mine <= grey + one, f"exact {mine:.3f}, {ThreatModel(knowledge).label} {grey:.3f}")
+    weaker = {"classifier": "knowing T beats not knowing it", "identity": "the exact gradient beats BPDA"}
+    for knowledge, name in weaker.items() if defense is not None else ():
+        other = accuracy(pgd(threat_models.view(network, defense, knowledge), x, y, budget=budget, steps=steps))
+        note(name, mine <= other + one, f"exact {mine:.3f}, {ThreatModel(knowledge).label} {other:.3f}")
 
     _, gradient = ascent(white, x, y, log_odds)
     zero = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
@@ -129,16 +124,13 @@ def run(
     inside = bool(budget.holds(x_adv, x).all())
     note("attacked images are images within the size", inside, "finite, in [0, 1], measured after clipping")
     with torch.no_grad():
-        alone = torch.cat([judge(x_adv[i : i + 1]).argmax(1) for i in range(min(n, 16))])
-        same = bool((alone == judge(x_adv)[:16].argmax(1)).all())
+        alone = torch.cat([judge(one_image).argmax(1) for one_image in x_adv[:16].split(1)])
+        same = torch.equal(alone, judge(x_adv)[:16].argmax(1))
         logits = judge(x)
-    note("an image's verdict does not depend on the batch", same, f"{min(n, 16)} images alone and together")
+    note("an image's verdict does not depend on the batch", same, f"{len(alone)} images alone and together")
     odds = bool(((logits.sum(1) - 1).abs() < 1e-3).all() and (logits >= 0).all())
-    note(
-        "the attacker sees logits of a network at rest",
-        not odds and not judge.training,
-        "not probabilities, not training",
-    )
+    resting = not odds and not judge.training
+    note("the attacker sees logits of a network at rest", resting, "not probabilities, not training")
     return pd.DataFrame(rows)
 
 

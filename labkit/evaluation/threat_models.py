@@ -12,7 +12,7 @@ from labkit.models.classifiers import device_of
 from labkit.models.defense import Detector
 from labkit.models.networks import Recomputed
 
-JUDGED_SEED = 1  # of a random defense when it is judged: not the draws that its attacker saw
+JUDGED_SEED = 1  # of a random defense when it is judged: not the samples that its attacker saw
 _BATCH = 250
 
 
@@ -25,71 +25,24 @@ class ThreatModel(Enum):
     knows_defense   whether the attacker takes the defense into account
     """
 
-    NOBODY = ("–", "none", "o", "#5c5c5c", False, "nobody attacks")
-    SURROGATE = (
-        "transfer",
-        "grey box (surrogate)",
-        "o",
-        "#0072b2",
-        False,
-        "transfer from an undefended network trained on the same data",
-    )
-    WEIGHTS = (
-        "classifier",
-        "grey box (weights)",
-        "s",
-        "#56b4e9",
-        False,
-        "has the weights of the judged network, and does not know the defense",
-    )
-    QUERIES = (
-        "queries",
-        "score-based black box",
-        "v",
-        "#009e73",
-        True,
-        "sees the scores of the whole system for images of its choice, and no gradient",
-    )
-    BPDA = (
-        "identity",
-        "white box (BPDA)",
-        "^",
-        "#e69f00",
-        True,
-        "has everything, and differentiates the defense as if it were the identity",
-    )
-    FIXED_STRATUM = (
-        "fixed-stratum",
-        "white box (fixed stratum)",
-        "P",
-        "#cc79a7",
-        True,
-        "has everything, and differentiates T exactly with the vote held at the clean image's cluster",
-    )
-    EXACT = (
-        "exact",
-        "white box (exact gradient)",
-        "D",
-        "#d55e00",
-        True,
-        "has everything, and differentiates the defense exactly",
-    )
-    WHITE_BOX = (
-        "white-box",
-        "white box",
-        "X",
-        "#8a3d00",
-        True,
-        "has everything; nothing stands before the network",
-    )
-    WORST_CASE = (
-        "",
-        "worst case",
-        "*",
-        "#000000",
-        True,
-        "an image counts as correct if it withstands every attack of this size, under every threat model",
-    )
+    # fmt: off
+    NOBODY = "–", "none", "o", "#5c5c5c", False, "nobody attacks"
+    SURROGATE = ("transfer", "grey box (surrogate)", "o", "#0072b2", False,
+                 "transfer from an undefended network trained on the same data")
+    WEIGHTS = ("classifier", "grey box (weights)", "s", "#56b4e9", False,
+               "has the weights of the judged network, and does not know the defense")
+    QUERIES = ("queries", "score-based black box", "v", "#009e73", True,
+               "sees the scores of the whole system for images of its choice, and no gradient")
+    BPDA = ("identity", "white box (BPDA)", "^", "#e69f00", True,
+            "has everything, and differentiates the defense as if it were the identity")
+    FIXED_STRATUM = ("fixed-stratum", "white box (fixed stratum)", "P", "#cc79a7", True,
+                     "has everything, and differentiates T exactly with the vote held at the clean image's cluster")
+    EXACT = ("exact", "white box (exact gradient)", "D", "#d55e00", True,
+             "has everything, and differentiates the defense exactly")
+    WHITE_BOX = "white-box", "white box", "X", "#8a3d00", True, "has everything; nothing precedes the network"
+    WORST_CASE = ("", "worst case", "*", "#000000", True,
+                  "an image counts as correct if no attack of this size changes that, under any threat model")
+    # fmt: on
 
     def __new__(cls, value: str, label: str, marker: str, colour: str, knows_defense: bool, words: str):
         member = object.__new__(cls)
@@ -152,23 +105,18 @@ def decide(classifier: nn.Module, defense: Defense | None, x: Tensor) -> tuple[T
 
 
 def view(
-    classifier: nn.Module,
-    defense: Defense | None,
-    knowledge: str,
-    *,
-    draws: int = 1,
-    stratum: int | None = None,
-    label: int | None = None,
-) -> nn.Module:
+    classifier: nn.Module, defense: Defense | None, knowledge: str, *,
+    draws: int = 1, stratum: int | None = None, label: int | None = None,
+) -> nn.Module:  # fmt: skip
     """What the attacker differentiates: a module from images in [0, 1] to logits.
 
     knowledge  one of KNOWLEDGE: "classifier" is the grey box of the paper's Tables 1–3 and 5–8, "identity" is BPDA
                (its Table 4; Athalye et al. 2018). For "transfer", pass the undefended copy as `classifier`.
-    draws      how often a random defense is asked for each answer; the answers' probabilities are averaged (expectation
-               over transformation). It is judged on fresh draws
+    draws      EOT samples: how often a random defense is asked for each answer; the mean of their probabilities
+               counts (expectation over transformation). It is judged on fresh samples
     stratum    for "fixed-stratum", the cluster of all the images that will be asked about
-    label      for a `Detector`, the class of all the images that will be asked about: to be rejected is then as good
-               as to be seen for what one is, and one attack has to fool both classifier and detector (joint objective)
+    label      for a `Detector`, the class of all the images that will be asked about: being rejected then counts as
+               that class, so that one attack has to fool both classifier and detector (joint objective)
 
     Raises InputError for an unknown kind of knowledge, when a stratum or label is needed and missing, or when "exact"
     is asked of a defense whose own gradient says nothing.
@@ -200,7 +148,7 @@ def view(
 def withstood(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: bool = True) -> Tensor:
     """Which images (B,) the judged system gets right, given its logits and their classes y (B,).
 
-    An attacked image that a `Detector` rejects counts as withstood; a clean one that it rejects is a mistake.
+    An attacked image that a `Detector` rejects counts as correct; a clean one that it rejects is a mistake.
     """
     decided = logits.argmax(1)
     right = decided == y
@@ -209,38 +157,34 @@ def withstood(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: b
     return right
 
 
-class _Answers(nn.Module):
-    """A system that tells what it decides and nothing of how."""
+class _Wrapper(nn.Module):
+    """Another view of a system; `given` is what the view has to be told."""
 
-    def __init__(self, system: nn.Module):
+    def __init__(self, system: nn.Module, given: int | None = None):
         super().__init__()
-        self.system = system
+        self.system, self.given = system, given
+
+
+class _Answers(_Wrapper):
+    """A system that tells what it decides and nothing of how."""
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         return self.system(x)
 
 
-class _Expectation(nn.Module):
-    """The logarithm of the mean probabilities over several draws of a random system."""
-
-    def __init__(self, system: nn.Module, draws: int):
-        super().__init__()
-        self.system, self.draws = system, draws
+class _Expectation(_Wrapper):
+    """The logarithm of the mean probabilities over several EOT samples of a random system."""
 
     def forward(self, x: Tensor) -> Tensor:
-        answers = torch.stack([self.system(x).log_softmax(1) for _ in range(self.draws)])
-        return answers.logsumexp(0) - math.log(self.draws)
+        answers = torch.stack([self.system(x).log_softmax(1) for _ in range(self.given)])
+        return answers.logsumexp(0) - math.log(self.given)
 
 
-class _Joint(nn.Module):
+class _Joint(_Wrapper):
     """Logits of classes alone, for images of one class: that class has the better of its own and of "attacked"."""
-
-    def __init__(self, system: nn.Module, label: int):
-        super().__init__()
-        self.system, self.label = system, label
 
     def forward(self, x: Tensor) -> Tensor:
         *classes, attacked = self.system(x).unbind(1)
-        classes[self.label] = torch.maximum(classes[self.label], attacked)
+        classes[self.given] = torch.maximum(classes[self.given], attacked)
         return torch.stack(classes, 1)

@@ -11,24 +11,16 @@ from tqdm.auto import tqdm
 
 from labkit import defenses
 from labkit.attacks import Budget, fgsm
-from labkit.core import InputError, checkpoint, distributed, metrics
-from labkit.core.recipes import (
-    ClassifierRecipe,
-    ClusterRecipe,
-    DaeRecipe,
-    DataRecipe,
-    DefenseRecipe,
-    DictionaryRecipe,
-    StrataRecipe,
-    StratifiedRecipe,
-    TransformRecipe,
-)
+from labkit.core import InputError, checkpoint, distributed, metrics, recipes
+from labkit.core.recipes import ClassifierRecipe, DataRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, Store, key
 from labkit.csc import cdl
 from labkit.datasets import Images, loaders, settle
 from labkit.defenses import Defense
 from labkit.models import SparseTransform, Strata, StratifiedTransform, autoencoder, classifiers, networks
 
+AnyTransform = TransformRecipe | StratifiedRecipe
+AnyDefense = AnyTransform | DefenseRecipe
 _PROJECTED_AT_ONCE = 1000
 _COMPARED = 200  # training images whose PSNR another defense is brought to
 
@@ -46,13 +38,9 @@ class Workbench:
     """
 
     def __init__(
-        self,
-        store: str | Path | None = None,
-        *,
-        data_root: str | Path | None = None,
-        device: str | None = None,
-        progress: bool = True,
-    ):
+        self, store: str | Path | None = None, *,
+        data_root: str | Path | None = None, device: str | None = None, progress: bool = True,
+    ):  # fmt: skip
         self.store = Store(store or None)
         self.data_root = data_root or None
         self.device = device or distributed.device() or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,16 +56,16 @@ class Workbench:
         """Of the training and the test images: what is measured on some depends on both."""
         return ":".join(self.images(recipe, split).digest for split in ("train", "test"))
 
-    def dictionary(self, recipe: DictionaryRecipe) -> Tensor:
+    def dictionary(self, recipe: recipes.DictionaryRecipe) -> Tensor:
         """The learned filters (K, C, S, S)."""
         return self.dictionary_run(recipe)[0]
 
-    def dictionary_run(self, recipe: DictionaryRecipe) -> tuple[Tensor, list[float]]:
+    def dictionary_run(self, recipe: recipes.DictionaryRecipe) -> tuple[Tensor, list[float]]:
         """The learned filters, and the objective per image of every batch on the way there."""
         train = self.images(recipe.data, "train")
         return self._learned(recipe, recipe, train, train.digest, "learning filters")
 
-    def _learned(self, named, recipe: DictionaryRecipe, train: Images, digest: str, what: str):
+    def _learned(self, named, recipe: recipes.DictionaryRecipe, train: Images, digest: str, what: str):
         """Filters learned from `train` by `recipe`, kept in the store under `named`; and the objectives."""
 
         def build(scratch):
@@ -100,32 +88,34 @@ class Workbench:
         found = self._together("dictionary", named, build, digest)
         return found.tensors["d"], found.facts["objectives"]
 
-    def autoencoder(self, recipe: DaeRecipe) -> tuple[autoencoder.Autoencoder, dict]:
+    def _fitted(self, fetch, kind: str, recipe, model: nn.Module, fit) -> dict:
+        """Gives `model` the state that is kept of it or, where none is, that of `fit(scratch)`; returns the facts."""
+
+        def build(scratch):
+            facts = fit(scratch)
+            return {name: t.cpu() for name, t in model.state_dict().items()}, facts
+
+        found = fetch(kind, recipe, build, digest=self.images(recipe.data, "train").digest)
+        model.load_state_dict(found.tensors)
+        return found.facts
+
+    def autoencoder(self, recipe: recipes.DaeRecipe) -> tuple[autoencoder.Autoencoder, dict]:
         """The trained denoising autoencoder, and the facts of its training."""
         train = self.images(recipe.data, "train")
         model = autoencoder.build(recipe, train.x.shape[1])
+        fit = partial(autoencoder.train, model, train, recipe, progress=self.progress, device=self.device)
+        facts = self._fitted(self.store.fetch, "autoencoder", recipe, model, lambda scratch: fit(checkpoint=scratch))
+        return networks.frozen(model, self.device), facts
 
-        def build(scratch):
-            facts = autoencoder.train(
-                model, train, recipe, checkpoint=scratch, progress=self.progress, device=self.device
-            )
-            return {name: t.cpu() for name, t in model.state_dict().items()}, facts
-
-        found = self.store.fetch("autoencoder", recipe, build, digest=train.digest)
-        model.load_state_dict(found.tensors)
-        return networks.frozen(model, self.device), found.facts
-
-    def strata(self, recipe: StrataRecipe) -> Strata:
+    def strata(self, recipe: recipes.StrataRecipe) -> Strata:
         """The clusters of the training images, fitted on them alone, on the device."""
-        train = self.images(recipe.dae.data, "train")
+        train = self.images(recipe.data, "train")
         fresh = Strata(self.autoencoder(recipe.dae)[0], recipe)
 
-        def build(_scratch):
-            fitted = fresh.fit(train, progress=self.progress)
-            return {name: t.cpu() for name, t in fitted.state_dict().items()}, {"sizes": fitted.sizes()}
+        def fit(_scratch):
+            return {"sizes": fresh.fit(train, progress=self.progress).sizes()}
 
-        found = self.store.fetch("strata", recipe, build, digest=train.digest)
-        fresh.load_state_dict(found.tensors)
+        self._fitted(self.store.fetch, "strata", recipe, fresh, fit)
         return fresh.eval().requires_grad_(False).to(self.device)
 
     def cluster_dictionary(self, recipe: StratifiedRecipe, cluster: int) -> Tensor:
@@ -137,51 +127,46 @@ class Workbench:
         what = f"learning filters of cluster {cluster + 1}"
         return self._learned(recipe.dictionaries[cluster], recipe.transform.dictionary, mine, train.digest, what)[0]
 
-    def transform(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe | None) -> Defense | None:
-        """The Sparse Transformation Layer with its learned dictionary or, of every cluster, its own; on the device.
-
-        Of a DefenseRecipe, the competitor; of None, None.
-        """
+    def transform(self, recipe: AnyDefense | None) -> Defense | None:
+        """The Sparse Transformation Layer with its learned dictionaries, or the baseline, on the device."""
         if recipe is None:
             return None
         if isinstance(recipe, DefenseRecipe):
             return self.defense(recipe)
         if isinstance(recipe, TransformRecipe):
             return SparseTransform.of(recipe, self.dictionary(recipe.dictionary)).to(self.device)
-        layers = [
-            SparseTransform.of(recipe.transform, self.cluster_dictionary(recipe, m))
-            for m in range(recipe.strata.clusters)
-        ]
+        filters = (self.cluster_dictionary(recipe, m) for m in range(recipe.strata.clusters))
+        layers = [SparseTransform.of(recipe.transform, d) for d in filters]
         return StratifiedTransform(self.strata(recipe.strata), layers).eval().to(self.device)
 
     def defense(self, recipe: DefenseRecipe) -> Defense:
-        """A competitor, fitted to the training images, on the device."""
+        """A baseline, fitted to the training images, on the device."""
         train, options = self.images(recipe.data, "train"), dict(recipe.options)
         if recipe.like:
             options["psnr"] = self.fidelity(recipe.like)
         defense = defenses.build(recipe.name, **options)
 
-        def build(scratch):
+        def fit(scratch):
             how = {"progress": self.progress} | ({"checkpoint": scratch} if defense.resumable else {})
             if recipe.victim:
                 with distributed.apart():  # the other ranks wait for this one
                     how |= {"classifier": self.classifier(recipe.victim), "attack": _watched_for}
             # A blur of as many dB is one on the same images.
-            fitted = defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
-            return {name: t.cpu() for name, t in fitted.state_dict().items()}, {}
+            defense.to(self.device).fit(train[:_COMPARED] if recipe.like else train, **how)
+            return {}
 
         if defense.learns:
-            defense.load_state_dict(self.store.fetch("defense", recipe, build, digest=train.digest).tensors)
+            self._fitted(self.store.fetch, "defense", recipe, defense, fit)
         return defense.eval().requires_grad_(False).to(self.device)
 
-    def fidelity(self, recipe: TransformRecipe | StratifiedRecipe) -> float:
+    def fidelity(self, recipe: AnyTransform) -> float:
         """Mean PSNR of T(x) over the first training images, in dB."""
         train, layer = self.images(recipe.data, "train"), self.transform(recipe)
         x = train.x[:_COMPARED].to(self.device)
         with torch.no_grad():
             return float(metrics.psnr(layer(x), x).mean())
 
-    def projected(self, recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Images:
+    def projected(self, recipe: AnyDefense) -> Images:
         """T(x) of all training images, computed once in chunks that survive a kill, kept in half precision."""
         train = self.images(recipe.data, "train")
 
@@ -212,20 +197,16 @@ class Workbench:
     def classifier(self, recipe: ClassifierRecipe) -> nn.Module:
         """The trained network, in evaluation mode, on the device. Maps images in [0, 1] to logits."""
         train = self.images(recipe.data, "train")
-        channels, resolution = train.x.shape[1], train.x.shape[-1]
-        model = networks.build(recipe, len(train.classes), channels, resolution)
+        model = networks.build(recipe, len(train.classes), train.x.shape[1], train.x.shape[-1])
         if recipe.weights:
             return networks.frozen(networks.load(model, recipe.weights), self.device)
 
-        def build(scratch):
-            seen = train if recipe.transform is None else self.projected(recipe.transform)
-            trained = classifiers.train(
-                model, seen, recipe, checkpoint=scratch, progress=self.progress, device=self.device
-            )
-            return {name: t.cpu() for name, t in trained.state_dict().items()}, {"classes": list(train.classes)}
+        def fit(scratch):
+            seen = self.projected(recipe.transform) if recipe.transform else train
+            classifiers.train(model, seen, recipe, checkpoint=scratch, progress=self.progress, device=self.device)
+            return {"classes": list(train.classes)}
 
-        found = self._together("classifier", recipe, build, train.digest)
-        model.load_state_dict(found.tensors)
+        self._fitted(self._together, "classifier", recipe, model, fit)
         return networks.frozen(model, self.device)
 
     def _together(self, kind: str, recipe, build, digest: str) -> Artifact:
@@ -265,7 +246,7 @@ def built(recipe) -> list[tuple[str, Any]]:
         case StratifiedRecipe():
             return [("strata", recipe.strata), *(("dictionary", learned) for learned in recipe.dictionaries)]
         case DefenseRecipe() if defenses.unfitted(recipe).learns:
-            return [("defense", recipe)]
+            return [*built(recipe.like), ("defense", recipe)]  # without T, its blur cannot be used even when it is kept
     return []
 
 
@@ -286,7 +267,7 @@ def needs(kind: str, recipe) -> list[tuple[str, Any]]:
             return built(recipe)
         case "defense":
             return built(recipe.like) + built(recipe.victim)
-        case "dictionary" if isinstance(recipe, ClusterRecipe):
+        case "dictionary" if isinstance(recipe, recipes.ClusterRecipe):
             return [("strata", recipe.strata)]
         case "strata":
             return [("autoencoder", recipe.dae)]

@@ -11,9 +11,10 @@ from torch import Tensor
 from labkit.core import InputError, metrics
 from labkit.core.metrics import Point
 from labkit.core.profiles import Profile
-from labkit.core.recipes import DataRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.core.recipes import DataRecipe, StratifiedRecipe, rebase
 from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
+from labkit.evaluation.workbench import AnyTransform
 from labkit.models import SparseTransform, StratifiedTransform, predict
 
 # What can be changed: what a reader calls it, and which recipe has it ("both": T and its dictionary).
@@ -33,7 +34,7 @@ CHOICES = {
 _BATCH = 100
 
 
-def varied(recipe: TransformRecipe | StratifiedRecipe, what: str, value) -> TransformRecipe | StratifiedRecipe:
+def varied(recipe: AnyTransform, what: str, value) -> AnyTransform:
     """T with one of CHOICES changed, in its dictionary as well where both have it; every cluster's, of a stratified T.
 
     One cluster (M = 1) leaves nothing to vote on: that is the T with one dictionary for all.
@@ -53,23 +54,22 @@ def varied(recipe: TransformRecipe | StratifiedRecipe, what: str, value) -> Tran
 
 def own(lab: Profile, what: str):
     """The value that the profile's T has."""
-    place, T = _choice(what)[1], lab.transform
-    return (
-        lab.stratified.strata.clusters if place == "strata" else getattr(T if hasattr(T, what) else T.dictionary, what)
-    )
+    if _choice(what)[1] == "strata":
+        return lab.stratified.strata.clusters
+    return getattr(lab.transform if hasattr(lab.transform, what) else lab.transform.dictionary, what)
 
 
 def sweep(
     lab: Profile, bench: Workbench, what: str, values: Sequence[Any], *, retrained: bool = False, aware: bool = True
 ) -> pd.DataFrame:
-    """Three rows of `measurement.run` for every value: clean, attacked by who does not know T, and by who does.
+    """Three rows of `measurement.run` for every value: "clean", "attacked" and "aware".
 
     retrained  whether the network is trained anew on each T(x), as in the paper's Figure 7
-    aware      whether the attacker who knows T is asked
+    aware      whether there is a row "aware"
 
-    "attacked" is FGSM-0.08 by an attacker who has the network's weights and does not know T, as in the paper's Figures
-    5 to 7; "aware" the profile's strongest iterative attack, as large, by one who differentiates T exactly. There are
-    columns before `measurement.COLUMNS`: what, value, own (whether it is the profile's), asked (as above); and after:
+    "attacked" is FGSM-0.08 in the grey box (weights), as in the paper's Figures 5 to 7; "aware" the profile's strongest
+    iterative attack, as large, in the white box (exact gradient). Columns before `measurement.COLUMNS`: what, value,
+    own (whether the profile's T has it), asked (as above); and after:
 
     fidelity, fidelity_low, fidelity_high  PSNR of T(x) in dB, mean over images and its 95 % interval
     active                                 share of the code's coefficients that are not zero
@@ -78,17 +78,15 @@ def sweep(
     for value in values:
         asked = cases(lab, what, value, retrained=retrained, aware=aware)
         rows = measurement.run(asked.values(), bench)
-        for at, (name, column) in enumerate({"what": what, "value": value, "own": value == own(lab, what)}.items()):
-            rows.insert(at, name, column)
-        rows.insert(3, "asked", list(asked))
-        found.append(rows.assign(**_fidelity(asked["clean"], bench)))
+        first = {"what": what, "value": value, "own": value == own(lab, what), "asked": list(asked)}
+        found.append(pd.DataFrame(first).join(rows).assign(**_fidelity(asked["clean"], bench)))
     return pd.concat(found, ignore_index=True)
 
 
 def cases(lab: Profile, what: str, value, *, retrained: bool = False, aware: bool = True) -> dict[str, Case]:
     """What `sweep` asks of one value: "clean", "attacked" and, where asked for, "aware"."""
-    small = rebase(lab, replace(lab.data, test=_least(lab)))
-    T = varied(small.stratified if what == "M" else small.transform, what, value)
+    small = rebase(lab, lab.data.at_most(lab.tradeoff.n))
+    T = _tried(small, what, value)
     network, fgsm = small.retrained(T) if retrained else small.classifier, lab.attack("FGSM-0.08")
     found = {"clean": Case(network, T, lab.attack("Clean")), "attacked": Case(network, T, fgsm)}
     if aware:
@@ -102,10 +100,8 @@ def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
     Of grey images, the two norms of filters are one, and left out.
     """
     grey = bench.images(lab.data, "test").x.shape[1] == 1
-    tried = [(what, values) for what, values in lab.tradeoff.silent if not (what == "norm" and grey)]
-    return pd.concat(
-        [sweep(lab, bench, what, (own(lab, what), *values), aware=False) for what, values in tried], ignore_index=True
-    )
+    tried = {what: (own(lab, what), *more) for what, more in lab.tradeoff.silent if not (what == "norm" and grey)}
+    return pd.concat([sweep(lab, bench, *choice, aware=False) for choice in tried.items()], ignore_index=True)
 
 
 def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict]:
@@ -114,38 +110,35 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
     The first test image that the vanilla network has right clean and wrong under FGSM-0.08, or the first of all. Notes
     give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).
     """
-    small = rebase(lab, replace(lab.data, test=_least(lab)))
+    small = rebase(lab, lab.data.at_most(lab.tradeoff.n))
     test, network = bench.images(small.data, "test"), bench.classifier(small.classifier)
     attacked = Case(small.classifier, None, lab.attack("FGSM-0.08"))
     one, x_adv = measurement.telling(attacked, bench), adversarial(attacked.attempt(), bench)
     pair = torch.stack([test.x[one], x_adv[one]])
     columns, notes = {"image": pair}, {}
     for value in values:
-        layer = bench.transform(varied(small.stratified if what == "M" else small.transform, what, value))
-        columns[f"{_name(what)} = {metrics.said(value)}"] = threat_models.turned(network, layer, pair)
+        layer, symbol = bench.transform(_tried(small, what, value)), CHOICES[what][0].split(",")[0]
+        columns[f"{symbol} = {metrics.said(value)}"] = threat_models.turned(network, layer, pair)
     for name, seen in columns.items():
         decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
         near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
-        notes[name] = [
-            f"{word}\n{dB:.1f} dB" if dB < metrics.MOST else f"{word}\n" for word, dB in zip(decided, near, strict=True)
-        ]
+        fidelity = [f"{dB:.1f} dB" if dB < metrics.MOST else "" for dB in near]
+        notes[name] = [f"{word}\n{words}" for word, words in zip(decided, fidelity, strict=True)]
     return columns, notes
 
 
 def gaps(rows: pd.DataFrame) -> list[Point]:
     """For every value of `sweep`, by how much the attacked accuracy lies below the clean one, with its interval."""
-    points = {
-        asked: [Point(*numbers) for numbers in zip(part.value, part.accuracy, part.low, part.high, strict=True)]
-        for asked, part in rows.groupby("asked", sort=False)
-    }
-    return [metrics.difference(*pair) for pair in zip(points["clean"], points["attacked"], strict=True)]
+    numbers = rows[["value", "accuracy", "low", "high"]]
+    points = [map(Point._make, numbers[rows.asked == asked].to_numpy(object)) for asked in ("clean", "attacked")]
+    return [metrics.difference(*pair) for pair in zip(*points, strict=True)]
 
 
 @dataclass(frozen=True)
 class Fidelity:
     """How true T is to the test images of `data`: what is kept of it."""
 
-    transform: TransformRecipe | StratifiedRecipe
+    transform: AnyTransform
     data: DataRecipe
     version: int = 1
 
@@ -183,9 +176,5 @@ def _choice(what: str) -> tuple[str, str]:
     return CHOICES[what]
 
 
-def _least(lab: Profile) -> int | None:
-    return min((n for n in (lab.tradeoff.n, lab.data.test) if n is not None), default=None)
-
-
-def _name(what: str) -> str:
-    return CHOICES[what][0].split(",")[0]
+def _tried(lab: Profile, what: str, value) -> AnyTransform:
+    return varied(lab.stratified if what == "M" else lab.transform, what, value)

@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from labkit.core.recipes import AttackRecipe, ClassifierRecipe, StratifiedRecipe, TransformRecipe
-from labkit.evaluation import Workbench, measurement
+from labkit.core.recipes import AttackRecipe, ClassifierRecipe
+from labkit.evaluation import Case, Workbench, measurement
+from labkit.evaluation.workbench import AnyTransform
 
 
 def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:
@@ -19,6 +20,7 @@ def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:
     energy     of the ring, as a share of the energy of the first of `changes`, mean over images that were changed
     """
     rows, whole = [], None
+    middles = (0.5 * (torch.arange(bins, dtype=torch.float64) + 0.5) / bins).tolist()
     for what, change in changes.items():
         H, W = change.shape[-2:]
         power = torch.fft.fft2(change.double()).abs().square().sum(1).cpu()
@@ -28,9 +30,8 @@ def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:
         energy.index_add_(1, ring.flatten(), power.flatten(1))
         whole = energy.sum(1) if whole is None else whole
         share = (energy / whole[:, None].clamp_min(1e-30))[whole > 0].mean(0)
-        for b in range(bins):
-            rows.append({"what": what, "frequency": 0.5 * (b + 0.5) / bins, "energy": float(share[b])})
-    return pd.DataFrame(rows)
+        rows.append(pd.DataFrame({"what": what, "frequency": middles, "energy": share}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def rounding(
@@ -42,25 +43,18 @@ def rounding(
     """
     minimal = [AttackRecipe(name, 0.0, steps, "none") for name in ("deepfool", "ddn")]
     tried = [replace(attack, stored=stored) for attack in (*attacks, *minimal) for stored in (False, True)]
-    return measurement.run([measurement.Case(classifier, None, attack) for attack in tried], bench)
+    return measurement.run([Case(classifier, None, attack) for attack in tried], bench)
 
 
 def curve(
-    classifier: ClassifierRecipe,
-    defenses: Sequence[tuple[TransformRecipe | StratifiedRecipe | None, str]],
-    attack: AttackRecipe,
-    bench: Workbench,
-    **values: Sequence[float],
-) -> pd.DataFrame:
+    classifier: ClassifierRecipe, defenses: Sequence[tuple[AnyTransform | None, str]], attack: AttackRecipe,
+    bench: Workbench, **values: Sequence[float],
+) -> pd.DataFrame:  # fmt: skip
     """`measurement.run` for every defense (and what its attacker knows) and every value of one field of the attack.
 
     values  one field of AttackRecipe, `size` or `steps`, and what to try; the frame has a column `value` for it
     """
     ((name, tried),) = values.items()
-    cases = [
-        measurement.Case(classifier, defense, replace(attack, **{name: value}), knowledge)
-        for defense, knowledge in defenses
-        for value in tried
-    ]
-    rows = measurement.run(cases, bench)
-    return rows.assign(value=[value for _ in defenses for value in tried])
+    attacks = [replace(attack, **{name: value}) for value in tried]
+    cases = [Case(classifier, defense, sized, knowledge) for defense, knowledge in defenses for sized in attacks]
+    return measurement.run(cases, bench).assign(value=[*tried] * len(defenses))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -9,29 +10,21 @@ from torch import Tensor
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
-from labkit.core.recipes import (
-    AdversarialTraining,
-    AttackRecipe,
-    ClassifierRecipe,
-    DefenseRecipe,
-    TransformRecipe,
-    rebase,
-)
+from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, DefenseRecipe, TransformRecipe, rebase
 from labkit.defenses import DEFENSES, pixelcnn, unfitted
 from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
 
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _HARDENED = {
-    "adversarial": {"adversarial": _KURAKIN},
-    "thermometer": {"levels": 16},
+    "adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
     "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY},
-}
+}  # fmt: skip
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """A network, what precedes or wraps it, and on how many test images the two are judged; None means all."""
 
     network: ClassifierRecipe
@@ -54,51 +47,53 @@ class Rival:
         return self.defense is not None and unfitted(self.defense).stochastic
 
 
-def rivals(lab: Profile) -> list[Rival]:
+def everyone(lab: Profile) -> list[Baseline]:
     """Every baseline of the paper, simple filters, and STL beyond the paper."""
     rows = [row for name in DEFENSES for row in before(lab, name)]
     dimmed = replace(lab.transform, dim=0.5)
     trained = {
         **{name: hardened(lab, name) for name in _HARDENED},
-        "stl-adversarial": Rival(
-            lab.trained(transform=lab.transform, adversarial=_KURAKIN), lab.transform, lab.rivals.fast
-        ),
-        "stl-dimmed": Rival(lab.retrained(dimmed), dimmed, lab.rivals.fast),
+        "stl-adversarial": Baseline(replace(lab.retrained(), adversarial=_KURAKIN), lab.transform, lab.rivals.fast),
+        "stl-dimmed": Baseline(lab.retrained(dimmed), dimmed, lab.rivals.fast),
     }
     return rows + [row for name, row in trained.items() if name in lab.rivals.trained]
 
 
-def before(lab: Profile, name: str) -> list[Rival]:
+def _ours(lab: Profile) -> list[Baseline]:
+    return [Baseline(lab.classifier, T, lab.rivals.fast) for T in (None, *lab.defenses)]
+
+
+def before(lab: Profile, name: str) -> list[Baseline]:
     """A baseline in front of the vanilla network; several where the profile has several settings of it."""
     how, n = lab.rivals, getattr(lab.rivals, DEFENSES[name].cost)
     given = {"": {}, "like": {"like": lab.transform}, "victim": {"victim": lab.classifier}}[DEFENSES[name].given]
     settings = [options for other, options in how.options if other == name] or [()]
     own = _OWN.get((name, lab.data.name), ())
-    return [Rival(lab.classifier, DefenseRecipe(name, lab.data, own + options, **given), n) for options in settings]
+    return [Baseline(lab.classifier, DefenseRecipe(name, lab.data, own + options, **given), n) for options in settings]
 
 
-def hardened(lab: Profile, name: str) -> Rival:
+def hardened(lab: Profile, name: str) -> Baseline:
     """A network that is its own defense.
 
     name  "adversarial" (FGSM, the paper's Table 8), "thermometer" (its TE), or "thermometer-adversarial". Thermometer
           encoding was published alone and with the adversarial training of Madry et al.; the paper's Table 4 gives it
           0.00, which is what Athalye et al. (2018) found for it alone
     """
-    return Rival(lab.trained(**_HARDENED[name]), None, lab.rivals.fast)
+    return Baseline(lab.trained(**_HARDENED[name]), None, lab.rivals.fast)
 
 
 def cases(lab: Profile) -> list[Case]:
-    """What the baselines are asked: the profile's attacks by those who do not know them, the strongest by who does.
+    """What the baselines are asked: the profile's attacks in a grey box, and the strongest of them in a white box.
 
     The undefended network and STL, on as many images as the fast ones, come first.
     """
-    asked, first = [], [Rival(lab.classifier, T, lab.rivals.fast) for T in (None, *lab.defenses)]
-    for rival in [*first, *rivals(lab)]:
-        mine = [Case(rival.network, rival.defense, attack) for attack in lab.attacks]
-        if rival.aware:
-            mine.append(Case(rival.network, rival.defense, _strongest(lab), rival.aware))
-        fewer = replace(lab.data, test=_least(rival.n, lab.data.test))
-        asked += [rebase(case, fewer) for case in mine]
+    asked = []
+    for baseline in [*_ours(lab), *everyone(lab)]:
+        mine = [Case(baseline.network, baseline.defense, attack) for attack in lab.attacks]
+        if baseline.aware:
+            strongest = replace(lab.strongest, draws=lab.rivals.draws)
+            mine.append(Case(baseline.network, baseline.defense, strongest, baseline.aware))
+        asked += [rebase(case, lab.data.at_most(baseline.n)) for case in mine]
     return asked
 
 
@@ -109,20 +104,18 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
     defense), or the first of all. Notes give the class that the judged system decides for, and the PSNR to the clean
     image; a defense that wraps the network outputs no image of its own.
     """
-    few = rebase(lab, replace(lab.data, test=_least(lab.rivals.fast, lab.data.test)))
+    few = rebase(lab, lab.data.at_most(lab.rivals.fast))
     test, attacked = bench.images(few.data, "test"), Case(few.classifier, None, few.attack("FGSM-0.08"))
     one, x_adv = measurement.telling(attacked, bench), adversarial(attacked.attempt(), bench)
     x = torch.stack([test.x[one], x_adv[one]])
     pairs, notes = {}, {}
-    own = [Rival(lab.classifier, T, None) for T in lab.defenses]
-    for rival in [Rival(lab.classifier, None, None), *own, *rivals(lab)]:
-        seen, logits = threat_models.decide(bench.classifier(rival.network), bench.transform(rival.defense), x)
-        name = Case(rival.network, rival.defense, attacked.attack).label
+    for baseline in [*_ours(lab), *everyone(lab)]:
+        seen, logits = threat_models.decide(bench.classifier(baseline.network), bench.transform(baseline.defense), x)
+        name = Case(baseline.network, baseline.defense, attacked.attack).label
         near = metrics.psnr(seen, x[:1].expand_as(x)).tolist()
-        said = [test.classes[c] if c < len(test.classes) else "rejected" for c in logits.argmax(1).tolist()]
-        pairs[name] = seen
         fidelity = ["unchanged" if dB == math.inf else f"{dB:.1f} dB" for dB in near]
-        notes[name] = [f"{word}\n{words}" for word, words in zip(said, fidelity, strict=True)]
+        classes = [[*test.classes, "rejected"][c] for c in logits.argmax(1).tolist()]
+        pairs[name], notes[name] = seen, [f"{c}\n{words}" for c, words in zip(classes, fidelity, strict=True)]
     return pairs, notes
 
 
@@ -132,26 +125,13 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
     PixelDefend rests on attacked images being the less likely ones (Song et al., ICLR 2018, Figure 2). Columns: images,
     n, bits per dimension (mean), low and high (± 1.96 standard errors). 8 bits are what knows nothing.
     """
-    (rival,) = before(lab, "pixeldefend")[:1]
-    few = rebase(lab, replace(lab.data, test=_least(lab.rivals.slow, lab.data.test)))
-    x, layer = bench.images(few.data, "test").x[:], bench.transform(few.transform)
-    attack, network = few.attack("FGSM-0.08"), bench.classifier(few.classifier)
+    few = rebase(lab, lab.data.at_most(lab.rivals.slow))
+    x, attack = bench.images(few.data, "test").x[:], few.attack("FGSM-0.08")
     attacked = adversarial(Case(few.classifier, None, attack).attempt(), bench)
-    after = {f"T({name})": threat_models.turned(network, layer, part) for name, part in (("x", x), ("x_adv", attacked))}
-    model, rows = bench.defense(rival.defense).network, []
+    turned = partial(threat_models.turned, bench.classifier(few.classifier), bench.transform(few.transform))
+    after = {"T(x)": turned(x), "T(x_adv)": turned(attacked)}
+    model, rows = bench.defense(before(lab, "pixeldefend")[0].defense).network, []
     for name, part in {"x": x, f"x_adv, {attack.label}": attacked, **after}.items():
         bits = pixelcnn.bits_per_dimension(model, part)
-        half = 1.96 * float(bits.std(correction=0)) / max(len(bits) - 1, 1) ** 0.5
-        mean = float(bits.mean())
-        rows.append(
-            {"images": name, "n": len(bits), "bits per dimension": mean, "low": mean - half, "high": mean + half}
-        )
-    return pd.DataFrame(rows)
-
-
-def _strongest(lab: Profile) -> AttackRecipe:
-    return replace(lab.strongest, draws=lab.rivals.draws)
-
-
-def _least(n: int | None, available: int | None) -> int | None:
-    return min((k for k in (n, available) if k is not None), default=None)
+        rows.append((name, len(bits), *metrics.mean(bits, z=1.96)))
+    return pd.DataFrame(rows, columns=["images", "n", "bits per dimension", "low", "high"])

@@ -10,7 +10,8 @@ from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe
 from labkit.csc import split
-from labkit.evaluation import Workbench, adversarial_examples
+from labkit.evaluation import Workbench
+from labkit.evaluation.adversarial_examples import Attempt, adversarial
 
 _BATCH = 250
 
@@ -35,25 +36,14 @@ def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | 
     for attack in lab.attacks if attacks is None else attacks:
         if attack.name == "clean":
             continue
-        x_adv = adversarial_examples.adversarial(
-            adversarial_examples.Attempt(lab.classifier, None, attack, "classifier"), bench
-        )
+        x_adv = adversarial(Attempt(lab.classifier, None, attack, "classifier"), bench)
         size = (x_adv - x).flatten(1).norm(dim=1)
         noise = torch.randn(x.shape, generator=generator)
         noise = noise * (size / noise.flatten(1).norm(dim=1))[:, None, None, None]
         for name, moved in ((attack.label, x_adv), (f"noise as large as {attack.label}", (x + noise).clamp(0, 1))):
-            found = metrics.accuracy(votes(lab, bench, moved) == home)
-            rows.append(
-                {
-                    "attack": name,
-                    "dissimilarity": float(metrics.dissimilarity(moved, x).mean()),
-                    "same cluster": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "n": found.n,
-                }
-            )
-    return pd.DataFrame(rows)
+            same = metrics.accuracy(votes(lab, bench, moved) == home)
+            rows.append((name, float(metrics.dissimilarity(moved, x).mean()), *same))
+    return pd.DataFrame(rows, columns=["attack", "dissimilarity", "same cluster", "low", "high", "n"])
 
 
 def gain(lab: Profile, bench: Workbench, *, n: int = 500) -> pd.DataFrame:
@@ -62,16 +52,14 @@ def gain(lab: Profile, bench: Workbench, *, n: int = 500) -> pd.DataFrame:
     All dictionaries have K filters. One row per cluster and one for all: images, then PSNR of T(x) in dB and objective
     per image for each choice; "others" is the mean over the other clusters' dictionaries.
     """
-    x = bench.images(lab.data, "test").x[: min(n, len(bench.images(lab.data, "test")))]
-    home, recipe = votes(lab, bench, x), lab.stratified
-    several = bench.transform(recipe).transforms
-    one = bench.transform(recipe.transform)
-    own, single, others = (torch.zeros(len(x), 2) for _ in range(3))
+    x = bench.images(lab.data, "test").x[:n]
+    home, several = votes(lab, bench, x), bench.transform(lab.stratified).transforms
+    single = _quality(bench.transform(lab.stratified.transform), x, bench)
+    own, others = torch.zeros(2, len(x), 2)
     for m, layer in enumerate(several):
         seen, mine = _quality(layer, x, bench), home == m
         own[mine] = seen[mine]
         others[~mine] += seen[~mine] / max(len(several) - 1, 1)
-    single[:] = _quality(one, x, bench)
     rows = []
     for m in [*range(len(several)), None]:
         mine = torch.ones(len(x), dtype=torch.bool) if m is None else home == m
@@ -91,8 +79,6 @@ def _quality(layer, x: Tensor, bench: Workbench) -> Tensor:
         for part in x.split(_BATCH):
             part = part.to(bench.device)
             high = split(part, layer.lowpass, layer.pad)[1]
-            code = layer.parts(part)[2]
-            found.append(
-                torch.stack([metrics.psnr(layer(part), part), code.objective(layer._wide(high), layer.lam)], 1)
-            )
+            objective = layer.parts(part)[2].objective(layer._wide(high), layer.lam)
+            found.append(torch.stack([metrics.psnr(layer(part), part), objective], 1))
     return torch.cat(found).cpu()

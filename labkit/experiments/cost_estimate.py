@@ -3,34 +3,24 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import torch
 
-from labkit.core.recipes import (
-    AttackRecipe,
-    ClassifierRecipe,
-    ClusterRecipe,
-    DaeRecipe,
-    DataRecipe,
-    DefenseRecipe,
-    DictionaryRecipe,
-    StrataRecipe,
-    StratifiedRecipe,
-    TransformRecipe,
-)
+from labkit.core import recipes
+from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, DefenseRecipe, TransformRecipe
 from labkit.core.store import key
 from labkit.csc import cdl
 from labkit.datasets import Images
 from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel, Workbench
-from labkit.evaluation.adversarial_examples import Attempt
-from labkit.evaluation.workbench import built, needs
+from labkit.evaluation.workbench import AnyDefense, built, needs
 from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds
 from labkit.models import SparseTransform, classifiers, networks
 
-# Images in a timed batch, of a competitor, and to fit one to; fewer of those larger than 64×64, but so many at least.
+# Images in a timed batch, of a baseline, and to fit one to; fewer of those larger than 64×64, but so many at least.
 _BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
 # Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
 _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
@@ -58,30 +48,21 @@ class Step:
 def steps(cases: Iterable[Case], bench: Workbench) -> list[Step]:
     """Every artifact that the cases need, each once, in the order in which it would be built.
 
-    Times come from timing networks, T and competitors on a few images here and now. How long a competitor takes to be
-    fitted is not estimated. What is shared with others is counted where it is first needed.
+    Networks, T and baselines are timed on a few images here and now. How long a baseline takes to be fitted is not
+    estimated. What several cases share is counted where it is first needed.
     """
     return each({"": cases}, bench)[""]
 
 
 def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
     """`steps` of each group as if it stood alone, with everything timed only once."""
-    rates, found = _rates(bench), {}
-    for name, cases in groups.items():
-        walk = _Walk(bench, rates)
-        for case in cases:
-            walk.add("row", case)
-        found[name] = list(walk.found.values())
-    return found
+    rates = _rates(bench)
+    return {name: _Walk(bench, rates).all(("row", case) for case in cases) for name, cases in groups.items()}
 
 
-def parts(recipes: Iterable[ClassifierRecipe | TransformRecipe | StratifiedRecipe], bench: Workbench) -> list[Step]:
-    """The same for networks and transforms, whatever they will be asked."""
-    walk = _Walk(bench, _rates(bench))
-    for recipe in recipes:
-        for artifact in built(recipe):
-            walk.add(*artifact)
-    return list(walk.found.values())
+def parts(defenses: Iterable[ClassifierRecipe | AnyDefense], bench: Workbench) -> list[Step]:
+    """The same for networks and defenses, whatever they will be asked."""
+    return _Walk(bench, _rates(bench)).all(artifact for recipe in defenses for artifact in built(recipe))
 
 
 def table(planned: Iterable[Step]) -> pd.DataFrame:
@@ -90,19 +71,16 @@ def table(planned: Iterable[Step]) -> pd.DataFrame:
     frame = pd.DataFrame([vars(step) for step in planned], columns=["kind", "what", "kept", "seconds"])
     for kind, mine in frame.groupby("kind", sort=False):
         new = mine[~mine.kept]
-        known, blank = new.seconds.sum() / 60, int(new.seconds.isna().sum())
-        told = f"{known:.1f}" if not blank else f"{known:.1f}, and {blank} not estimated"
-        lines.append(
-            {"kind": kind, "needed": len(mine), "kept": int(mine.kept.sum()), "to build": len(new), "minutes": told}
-        )
-    return pd.DataFrame(lines)
+        blank = int(new.seconds.isna().sum())
+        minutes = f"{new.seconds.sum() / 60:.1f}" + (f", and {blank} not estimated" if blank else "")
+        lines.append((kind, len(mine), len(mine) - len(new), len(new), minutes))
+    return pd.DataFrame(lines, columns=["kind", "needed", "kept", "to build", "minutes"])
 
 
 def hours(planned: Iterable[Step]) -> str:
     """The time it all takes, in words: minutes below two hours."""
-    planned = list(planned)
-    known = sum(step.seconds or 0 for step in planned)
-    blank = sum(step.seconds is None for step in planned)
+    seconds = [step.seconds for step in planned]
+    known, blank = sum(filter(None, seconds)), seconds.count(None)
     told = f"{known / 3600:.1f} hours" if known > 7200 else f"{known / 60:.0f} minutes"
     return told + (f", and the time to fit {blank} competitors" if blank else "")
 
@@ -114,7 +92,12 @@ class _Walk:
         self.found: dict[tuple[str, str], Step] = {}
         self.bench, self.rates = bench, rates
 
-    def add(self, kind: str, recipe) -> None:
+    def all(self, artifacts: Iterable[tuple[str, Any]]) -> list[Step]:
+        for kind, recipe in artifacts:
+            self._add(kind, recipe)
+        return list(self.found.values())
+
+    def _add(self, kind: str, recipe) -> None:
         """Notes an artifact, behind all that it needs."""
         measured = kind in ("row", "attack")
         digest = self.bench.digest(recipe.data) if measured else self.bench.images(recipe.data, "train").digest
@@ -123,70 +106,50 @@ class _Walk:
             return
         kept = self.bench.store.has(kind, recipe, digest=digest)
         for need in () if kept else needs(kind, recipe):
-            self.add(*need)
-        what, seconds = getattr(self, f"_{kind}")(recipe)
+            self._add(*need)
+        rates, count = self.rates(replace(recipe.data, test=None)), len(self.bench.images(recipe.data, "train"))
+        if measured:
+            count = len(self.bench.images(recipe.data, "test"))
+        what, seconds = _estimate(kind, recipe, rates, count)
         self.found[name] = Step(kind, what, kept, 0.0 if kept else seconds())
 
-    # Of each kind of artifact: what it is in words, and the seconds that it takes itself.
 
-    def _row(self, case: Case):
-        what = f"{case.label}, {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
-        test = self.bench.images(case.data, "test")
-        return what, lambda: len(test) * (self._rates(case).forward(case.classifier) + self._cost(case.defense))
+def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Callable[[], float | None]]:
+    """What an artifact is in words, and the seconds that it takes itself, on so many images."""
+    encoding = lambda: count * _AUTOENCODER * rates.training(ClassifierRecipe(width=0.25))  # noqa: E731
+    match kind:
+        case "row":
+            what = f"{recipe.label}, {ThreatModel.of(recipe.knowledge, recipe.label).told(recipe.attack.label)}"
+            return what, lambda: count * (rates.forward(recipe.classifier) + rates.defense(recipe.defense))
+        case "attack":
+            attack, victim, defense = recipe.attack, recipe.victim, recipe.defense
+            passes = _PASSES.get(attack.name, lambda a: a.steps * a.restarts)(attack)
+            draws = attack.draws if defense and unfitted(defense).stochastic else 1
+            once = lambda: rates.gradient(victim) + draws * rates.defense(defense)  # noqa: E731
+            return f"{attack.label} on {victim.network}", lambda: count * passes * once()
+        case "classifier":
+            how = recipe.adversarial
+            harder = 1 + how.share * (how.steps + 0.5) if how else 1
+            behind = f" on {recipe.transform.label}" if recipe.transform else ""
+            what = f"{recipe.label or recipe.network} ×{recipe.width:g}{behind}, {recipe.epochs} epochs"
+            return what, lambda: recipe.epochs * count * harder * rates.training(recipe)
+        case "projected":
+            return f"{recipe.label} of {count:,} images", lambda: count * rates.defense(recipe)
+        case "dictionary":
+            of_one = isinstance(recipe, recipes.ClusterRecipe)
+            learned, of = (recipe.dictionary, f" of cluster {recipe.cluster + 1}") if of_one else (recipe, "")
+            coded = {name: getattr(learned, name) for name in ("lam", "lowpass", "pad", "boundary")}
+            often, layer = _LEARNING * learned.images * learned.passes, TransformRecipe(learned, **coded)
+            return f"{learned.K} filters of {learned.S}×{learned.S}{of}", lambda: often * rates.defense(layer)
+        case "strata":
+            return f"{recipe.clusters} clusters", encoding
+        case "autoencoder":
+            return "denoising", lambda: recipe.epochs * encoding()
+    return recipe.label, lambda: None  # fitting a baseline
 
-    def _attack(self, mine: Attempt):
-        def seconds():
-            draws = mine.attack.draws if mine.defense and unfitted(mine.defense).stochastic else 1
-            count = _PASSES.get(mine.attack.name, lambda a: a.steps * a.restarts)(mine.attack)
-            once = self._rates(mine).gradient(mine.victim) + draws * self._cost(mine.defense)
-            return len(self.bench.images(mine.data, "test")) * count * once
 
-        return f"{mine.attack.label} on {mine.victim.network}", seconds
-
-    def _classifier(self, recipe: ClassifierRecipe):
-        how = recipe.adversarial
-        harder = 1 + how.share * (how.steps + 0.5) if how else 1
-        behind = f" on {recipe.transform.label}" if recipe.transform else ""
-        what = f"{recipe.label or recipe.network} ×{recipe.width:g}{behind}, {recipe.epochs} epochs"
-        return what, lambda: recipe.epochs * self._count(recipe) * harder * self._rates(recipe).training(recipe)
-
-    def _projected(self, recipe):
-        count = self._count(recipe)
-        return f"{recipe.label} of {count:,} images", lambda: count * self._cost(recipe)
-
-    def _dictionary(self, recipe: DictionaryRecipe | ClusterRecipe):
-        learned = recipe.dictionary if isinstance(recipe, ClusterRecipe) else recipe
-        of = f" of cluster {recipe.cluster + 1}" if isinstance(recipe, ClusterRecipe) else ""
-        coded = {name: getattr(learned, name) for name in ("lam", "lowpass", "pad", "boundary")}
-        once = lambda: _LEARNING * self._rates(recipe).layer(TransformRecipe(learned, **coded))  # noqa: E731
-        return f"{learned.K} filters of {learned.S}×{learned.S}{of}", lambda: learned.images * learned.passes * once()
-
-    def _strata(self, recipe: StrataRecipe):
-        return f"{recipe.clusters} clusters", lambda: self._encoding(recipe)
-
-    def _autoencoder(self, recipe: DaeRecipe):
-        return "denoising", lambda: recipe.epochs * self._encoding(recipe)
-
-    def _defense(self, recipe: DefenseRecipe):
-        return recipe.label, lambda: None
-
-    def _encoding(self, recipe) -> float:
-        return self._count(recipe) * _AUTOENCODER * self._rates(recipe).training(ClassifierRecipe(width=0.25))
-
-    def _cost(self, recipe) -> float:
-        """Seconds for one image through a defense."""
-        if recipe is None:
-            return 0.0
-        rates = self._rates(recipe)
-        if isinstance(recipe, DefenseRecipe):
-            return rates.competitor(recipe)
-        return rates.layer(recipe.transform if isinstance(recipe, StratifiedRecipe) else recipe)
-
-    def _count(self, recipe) -> int:
-        return len(self.bench.images(recipe.data, "train"))
-
-    def _rates(self, recipe) -> "_Rates":
-        return self.rates(replace(recipe.data, test=None))
+def _rates(self, recipe) -> "_Rates":
+    return self.rates(replace(recipe.data, test=None))
 
 
 def _rates(bench: Workbench) -> Callable[[DataRecipe], "_Rates"]:
@@ -201,15 +164,25 @@ class _Rates:
         self.share = min(1.0, 64**2 / (train.x.shape[-1] * train.x.shape[-2]))
         self.x = train.x[: self._count(_BATCH)].to(bench.device)
         self.forward, self.gradient = _by_speed(self._forward), _by_speed(self._gradient)
-        self.training = _by_speed(self._training)
-        self.layer, self.competitor = cache(self._layer), cache(self._competitor)
+        self.training, self._timed = _by_speed(self._training), cache(self._defense)
+
+    def defense(self, recipe: AnyDefense | None) -> float:
+        """Of a defense, without the network; of a T with clusters, one dictionary's."""
+        if recipe is None:
+            return 0.0
+        return self._timed(recipe.transform if isinstance(recipe, recipes.StratifiedRecipe) else recipe)
+
+    def _defense(self, recipe: TransformRecipe | DefenseRecipe) -> float:
+        return self._baseline(recipe) if isinstance(recipe, DefenseRecipe) else self._layer(recipe)
 
     def _count(self, most: int) -> int:
         return max(_LEAST, int(most * self.share))
 
-    def _network(self, recipe: ClassifierRecipe):
-        model = networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
-        return networks.frozen(model, self.bench.device)
+    def _fresh(self, recipe: ClassifierRecipe) -> networks.Classifier:
+        return networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
+
+    def _network(self, recipe: ClassifierRecipe) -> networks.Classifier:
+        return networks.frozen(self._fresh(recipe), self.bench.device)
 
     def _forward(self, recipe: ClassifierRecipe) -> float:
         model = self._network(recipe)
@@ -221,14 +194,9 @@ class _Rates:
 
     def _training(self, recipe: ClassifierRecipe) -> float:
         few = self.train[: 4 * len(self.x)]
-        batch = min(recipe.batch, len(few))
-        short = replace(recipe, batch=batch)
-        model = networks.build(short, len(few.classes), self.x.shape[1], self.x.shape[-1])
-
-        def run():
-            classifiers.train(model, few, short, progress=False, device=self.bench.device)
-
-        return seconds(run) / len(few)
+        short = replace(recipe, batch=min(recipe.batch, len(few)))
+        model, device = self._fresh(short), self.bench.device
+        return seconds(lambda: classifiers.train(model, few, short, progress=False, device=device)) / len(few)
 
     def _layer(self, recipe: TransformRecipe) -> float:
         """With its own filters if they are learned, and patches of images, from which learning starts, if not."""
@@ -238,7 +206,7 @@ class _Rates:
         with torch.no_grad():
             return seconds(lambda: layer(self.x)) / len(self.x)
 
-    def _competitor(self, recipe: DefenseRecipe) -> float:
+    def _baseline(self, recipe: DefenseRecipe) -> float:
         """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
         has, digest = self.bench.store.has, self.train.digest
         liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)

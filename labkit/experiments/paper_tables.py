@@ -7,26 +7,20 @@ import pandas as pd
 
 from labkit.core import InputError
 from labkit.core.profiles import Profile
-from labkit.core.recipes import AttackRecipe, rebase
+from labkit.core.recipes import AttackRecipe, StratifiedRecipe, rebase
 from labkit.evaluation import Case, Workbench, measurement
 from labkit.experiments import baselines, published_numbers
-from labkit.experiments.baselines import Rival
+from labkit.experiments.baselines import Baseline
 
 _CLEAN = AttackRecipe("clean", 0.0, 0)
-_CIFAR, _IMAGENET10 = ("magnet", "pixeldefend"), ("tvm", "quilting", "crops", "deflection")
+_GREY = ("transfer", "classifier")  # both grey boxes: the paper does not say which one its retrained networks face
 # Who stands in each table beside the undefended network and STL; "adversarial" and "thermometer" lie in the network.
 _WHO = {
-    "1": _CIFAR,
-    "2a": _IMAGENET10,
-    "2b": _IMAGENET10,
+    **dict.fromkeys(("1", "5"), ("magnet", "pixeldefend")),
+    **dict.fromkeys(("2a", "2b", "6a", "6b", "7"), ("tvm", "quilting", "crops", "deflection")),
     "3": ("quilting", "tvm-quilting", "crops", "d3", "deflection"),
     "4": ("sap", "thermometer", "lid", "pixeldefend", "magnet"),
-    "5": _CIFAR,
-    "6a": _IMAGENET10,
-    "6b": _IMAGENET10,
-    "7": _IMAGENET10,
-    "8a": ("adversarial",),
-    "8b": ("adversarial",),
+    **dict.fromkeys(("8a", "8b"), ("adversarial",)),
 }
 _LONG = ("cw",)  # an image of CW takes ten times as long as one of any other attack of the tables
 _VANILLA = ("5", "6a", "6b", "7")
@@ -48,35 +42,75 @@ class Asked:
     missing: tuple[tuple[str, str], ...] = ()
 
 
+def grid(profile: Profile) -> list[Case]:
+    """The defense tables' cases: no defense and the profile's defenses, vanilla and retrained, every attack.
+
+    A retrained network faces both grey boxes. BIM is repeated in a white box.
+    """
+    plain, cases = profile.classifier, []
+    for attack in profile.attacks:
+        cases.append(Case(plain, None, attack))
+        for T in profile.defenses:
+            retrained = profile.retrained(T)
+            grey = ("classifier",) if attack.name == "clean" else _GREY
+            cases.append(Case(plain, T, attack))
+            cases += [Case(retrained, T, attack, k, copy=profile.copy(k)) for k in grey]
+            if attack.name == "bim":
+                for knowledge in ("identity", "exact"):
+                    cases += [Case(network, T, attack, knowledge) for network in (plain, retrained)]
+    return cases
+
+
+def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> list[Case]:
+    """Retrained networks under every threat model, and the undefended one, at one size: the paper's Table 4 and beyond.
+
+    `size` and `norm` are Table 4's. On the profile's `adaptive.n` test images.
+    """
+    how = profile.adaptive
+    small = rebase(profile, profile.data.at_most(how.n))
+    noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm)
+    cases = [Case(small.classifier, None, attack) for attack in (_CLEAN, noise, pgd)]
+    for T in small.defenses:
+        network = small.retrained(T)
+        cases += [Case(network, T, _CLEAN), Case(network, T, noise)]
+        cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in _GREY]
+        cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
+        cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
+        # Another loss and more starts, which cost little and leave AutoAttack nothing to add (measured).
+        cases.append(Case(network, T, replace(pgd, loss="margin", restarts=3), "exact"))
+        if isinstance(T, StratifiedRecipe):
+            cases.append(Case(network, T, pgd, "fixed-stratum"))
+        cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
+        if how.autoattack:
+            cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm), "exact"))
+    return cases
+
+
 def table(lab: Profile, name: str) -> Asked:
     """The cases of one of the paper's tables, on the profile's images and with its networks.
 
-    Retrained networks face two attackers, since the paper does not say which it means: one has an undefended copy
-    ("transfer"), one the judged weights ("classifier"). Those who know the defense try BIM and PGD on the margin (of a
-    slow one, BIM alone) at each size that the table has, by the exact gradient, or by BPDA where there is none; on
-    Table 4's own size, everything in `measurement.adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
+    Retrained networks face both grey boxes. White boxes are BIM and PGD on the margin (of a slow defense, BIM alone) at
+    each size that the table has, by the exact gradient, or by BPDA where there is none; in Table 4, everything in
+    `adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
 
     Raises InputError when the paper has no such table.
     """
     if name not in _WHO:
         raise InputError(f"the paper has no table {name!r}; it has {', '.join(published_numbers.names())}")
-    everyone, missing = _everyone(lab, name)
-    attacks = _attacks(lab, name)
+    (everyone, missing), attacks = _everyone(lab, name), _attacks(lab, name)
     blind, aware = [], []
-    for rival in everyone:
-        few = min((n for n in (rival.n, lab.adaptive.n) if n is not None), default=None)
-        small = Case(*_placed(lab, rival, few), _CLEAN)
-        at = small if name == "4" else Case(*_placed(lab, rival, rival.n), _CLEAN)
+    for baseline in everyone:
+        at, small = (_clean(lab, baseline, n) for n in (None, lab.adaptive.n))
         for attack in attacks:
-            place = small if attack.name in _LONG else at
-            for knowledge in _knowing(rival, name, attack):
+            place = small if name == "4" or attack.name in _LONG else at
+            for knowledge in _knowing(baseline, name, attack):
                 for cases, where in ((blind, place), (aware, small)):
                     copy = rebase(lab.copy(knowledge), where.data)
                     cases.append(replace(where, attack=attack, knowledge=knowledge, copy=copy))
-        known = rival.aware or "classifier"
-        aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, rival)]
+        known = baseline.aware or "classifier"
+        aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, baseline)]
     if name == "4":
-        strong = measurement.adaptive(lab)
+        strong = adaptive(lab)
         theirs = {(case.classifier, case.defense) for case in strong}
         aware = [*strong, *(case for case in aware if (case.classifier, case.defense) not in theirs)]
     return Asked(tuple(dict.fromkeys(blind)), tuple(dict.fromkeys(aware)), missing)
@@ -97,9 +131,8 @@ def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     """Only the cases that are wanted: {"defense": ["STL"], "attack": ["FGSM-0.08"]}, in capitals or not.
 
-    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). The worst case stays one over everything
-    that its attackers try at the sizes of the chosen attacks; of chosen knowledge there is none. Raises InputError for
-    another word, and when no case is left.
+    Chosen by "defense", "attack", "knowledge" and "retrained" ("yes" or "no"). The worst case stays that of all attacks
+    of the chosen sizes; of chosen knowledge there is none. Raises InputError for other words, or when no case is left.
     """
     ways = {
         "defense": lambda case: case.label,
@@ -115,54 +148,52 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
         return tuple(case for case in cases if all(ways[what](case).lower() in wanted[what] for what in by))
 
     blind = chosen(asked.blind, wanted)
-    sizes = {case.attack.size for case in blind}
-    aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
-    found = replace(asked, blind=blind, aware=tuple(case for case in aware if case.attack.size in sizes))
-    left = {case.label: None for case in found.blind}
-    dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
-    found = replace(found, missing=(*asked.missing, *((label, "not asked for") for label in dropped)))
-    if not found.blind:
+    if not blind:
         there = (f"{what}: {', '.join(sorted({ways[what](case) for case in asked.blind}))}" for what in wanted)
         raise InputError(f"no case is left; there are {'; '.join(there)}")
-    return found
+    left = {case.label for case in blind}
+    dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
+    sizes = {case.attack.size for case in blind}
+    aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
+    aware = tuple(case for case in aware if case.attack.size in sizes)
+    return Asked(blind, aware, (*asked.missing, *((label, "not asked for") for label in dropped)))
 
 
-def _everyone(lab: Profile, name: str) -> tuple[list[Rival], tuple[tuple[str, str], ...]]:
-    """The table's defenses with their networks, the undefended one and STL first; and those that are left out."""
+def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str, str], ...]]:
+    """The table's defenses with their networks, no defense and STL first; and those that are left out."""
     retrained = name not in _VANILLA
-    found, missing = [Rival(lab.classifier, None, lab.data.test)], []
-    found += [Rival(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
+    found, missing = [Baseline(lab.classifier, None, lab.data.test)], []
+    found += [Baseline(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
     for who in _WHO[name]:
         if who in ("adversarial", "thermometer"):
-            rival = baselines.hardened(lab, who)
+            baseline = baselines.hardened(lab, who)
             if who in lab.rivals.trained:
-                found.append(rival)
+                found.append(baseline)
             else:
-                missing.append((rival.network.label, _TRAINED))
+                missing.append((baseline.network.label, _TRAINED))
             continue
-        for rival in baselines.before(lab, who):
+        for baseline in baselines.before(lab, who):
             if not retrained or name == "4":
-                found.append(rival)
+                found.append(baseline)
             elif who in lab.rivals.retrained:
-                found.append(replace(rival, network=lab.retrained(rival.defense)))
+                found.append(replace(baseline, network=lab.retrained(baseline.defense)))
             else:
-                missing.append((rival.defense.label, _PROJECTED))
+                missing.append((baseline.defense.label, _PROJECTED))
     return found, tuple(missing)
 
 
-def _placed(lab: Profile, rival: Rival, n: int | None):
-    """Network and defense of a rival, on n test images."""
-    data = replace(lab.data, test=min((k for k in (n, lab.data.test) if k is not None), default=None))
-    return rebase(rival.network, data), rebase(rival.defense, data)
+def _clean(lab: Profile, baseline: Baseline, n: int | None) -> Case:
+    """The clean case of a baseline, on no more than n of its test images."""
+    return rebase(Case(baseline.network, baseline.defense, _CLEAN), lab.data.at_most(baseline.n).at_most(n))
 
 
-def _knowing(rival: Rival, name: str, attack: AttackRecipe) -> tuple[str, ...]:
+def _knowing(baseline: Baseline, name: str, attack: AttackRecipe) -> tuple[str, ...]:
     """What the paper's attackers know."""
-    if attack.name == "clean" or rival.defense is None:
+    if attack.name == "clean" or baseline.defense is None:
         return ("classifier",)
     if name == "4":
         return ("identity",)
-    return ("transfer", "classifier") if rival.network.transform else ("classifier",)
+    return _GREY if baseline.network.transform else ("classifier",)
 
 
 def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
@@ -183,12 +214,12 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
     return (_CLEAN, *at(0.08, "fgsm"), *at(0.04, "fgsm"), *at(0.03, "bim", "deepfool", "cw"))
 
 
-def _hard(lab: Profile, attacks: Iterable[AttackRecipe], rival: Rival) -> list[AttackRecipe]:
+def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> list[AttackRecipe]:
     """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
     steps = lab.strongest.steps
-    slow = rival.n in (lab.rivals.slow, lab.rivals.slowest)
+    slow = baseline.n in (lab.rivals.slow, lab.rivals.slowest)
     # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
-    draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if rival.random else {}
+    draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if baseline.random else {}
     return [
         AttackRecipe(name, size, steps, norm, loss=loss, **draws)
         for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)

@@ -1,6 +1,7 @@
 """The published tables, as data."""
 
 import json
+import re
 from functools import cache
 from importlib import resources
 
@@ -34,7 +35,7 @@ def table(name: str) -> pd.DataFrame:
         raise InputError(f"the paper has no table {name!r}; it has {', '.join(names())}")
     found = _published()[name]
     sized = _SIZED.get(name, {attack: f"{attack}-0.03" for attack in ("BIM", "DeepFool", "CW")})
-    rows = {_defense(row): values for row, values in found["rows"].items()}
+    rows = {re.sub(r"(?i)STL\(cluster\)", "STL (cluster)", row): values for row, values in found["rows"].items()}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[sized.get(c, c) for c in found["columns"]])
     frame.attrs = {key: value for key, value in found.items() if key not in ("rows", "columns")}
     return frame
@@ -44,7 +45,3 @@ def counterparts(resolution: int) -> tuple[str, str]:
     """The tables for (vanilla, retrained) classifiers at the resolution nearest to this one."""
     pairs = {32: ("5", "1"), 64: ("6a", "2a"), 128: ("6b", "2b"), 224: ("7", "3")}
     return pairs[min(pairs, key=lambda known: abs(known - resolution))]
-
-
-def _defense(name: str) -> str:
-    return {"STL(cluster)": "STL (cluster)", "STL(Cluster)": "STL (cluster)"}.get(name, name)

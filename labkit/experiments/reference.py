@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,14 +22,9 @@ def code(x: Tensor, d: Tensor, lam: float, *, iterations: int = 200, stop: float
     for image in x.numpy():
         pixels = image.transpose(1, 2, 0)
         grey = pixels.shape[2] == 1
-        started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            solver = ConvBPDN(
-                dictionary[:, :, 0] if grey else dictionary, pixels[..., 0] if grey else pixels, lam, options, dimK=0
-            )
-            z = solver.solve()
-        seconds += time.perf_counter() - started
+        given = (dictionary[:, :, 0], pixels[..., 0]) if grey else (dictionary, pixels)
+        took, z = _timed(lambda: ConvBPDN(*given, lam, options, dimK=0).solve())  # noqa: B023
+        seconds += took
         codes.append(torch.from_numpy(np.ascontiguousarray(z.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))))
     return seconds, torch.stack(codes)
 
@@ -48,12 +44,20 @@ def learn(x: Tensor, d: Tensor, lam: float, *, iterations: int = 200, consensus:
     filters, pixels = d.numpy().transpose(2, 3, 1, 0), x.numpy().transpose(2, 3, 1, 0)
     if x.shape[1] == 1:
         filters, pixels = filters[:, :, 0], pixels[:, :, 0]
+
+    def run():
+        options = ConvBPDNDictLearn.Options(settings, dmethod=method)
+        return ConvBPDNDictLearn(filters, pixels, lam, options, dmethod=method, dimK=1).solve()
+
+    seconds, found = _timed(run)
+    S, (K, C) = d.shape[-1], d.shape[:2]
+    return seconds, torch.from_numpy(np.ascontiguousarray(found.reshape(S, S, C, K).transpose(3, 2, 0, 1)))
+
+
+def _timed(call: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    """Seconds taken and the answer; sporco's warnings are not shown."""
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = ConvBPDNDictLearn.Options(settings, dmethod=method)
-        learner = ConvBPDNDictLearn(filters, pixels, lam, options, dmethod=method, dimK=1)
-        found = learner.solve()
-    seconds = time.perf_counter() - started
-    S, (K, C) = d.shape[-1], d.shape[:2]
-    return seconds, torch.from_numpy(np.ascontiguousarray(found.reshape(S, S, C, K).transpose(3, 2, 0, 1)))
+        found = call()
+    return time.perf_counter() - started, found

@@ -1,6 +1,6 @@
 """How solvers of CBPDN compare: gap against seconds, cost against the problem's size, and what a gap does to T(x)."""
 
-import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -20,12 +20,7 @@ ITERATIONS = (5, 10, 20, 50, 100, 200, 500)
 
 def seconds(call: Callable[[], object], repeat: int = 3) -> float:
     """The shortest of a few runs: the one that other programs disturbed least."""
-    times = []
-    for _ in range(repeat):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(timeit.repeat(call, number=1, repeat=repeat))
 
 
 def race(
@@ -49,9 +44,8 @@ def race(
     runs = [("cd", t) for t in tolerances] + [("admm", t) for t in tolerances] + [("sporco", i) for i in iterations]
     for solver, setting in tqdm(runs, desc="racing", unit="run", disable=not progress, delay=2):
         if solver == "sporco":
-            row(
-                solver, *reference.code(x[:peer_images], d, lam, iterations=setting, stop=0.0), min(peer_images, len(x))
-            )
+            few = x[:peer_images]
+            row(solver, *reference.code(few, d, lam, iterations=setting, stop=0.0), len(few))
             continue
         call = lambda: cbpdn.solve(x, d, lam, method=solver, gap_tol=setting, max_iter=3000)  # noqa: B023, E731
         found = call()  # compiled and warm
@@ -98,5 +92,5 @@ def exactness(
     rows = []
     for tolerance in tolerances:
         found = metrics.psnr(SparseTransform(d, lam=lam, gap_tol=tolerance)(x).double(), reference)
-        rows.append({"tolerance": tolerance, "psnr": float(found.mean()), "worst": float(found.min()), "n": len(x)})
-    return pd.DataFrame(rows)
+        rows.append((tolerance, float(found.mean()), float(found.min()), len(x)))
+    return pd.DataFrame(rows, columns=["tolerance", "psnr", "worst", "n"])

@@ -23,11 +23,9 @@ _BATCHES = (4, 16, 64, 256)
 _ENOUGH, _LONG = 1.0, 5.0
 # Fitted briefly: how long a defense needs does not depend on how well it has been fitted.
 _BRIEF = {
-    "lowpass": {"sigma": 1.0},
-    "magnet": {"epochs": 1},
-    "magnet-detector": {"epochs": 1, "rate": 0.1},
+    "lowpass": {"sigma": 1.0}, "magnet": {"epochs": 1}, "magnet-detector": {"epochs": 1, "rate": 0.1},
     "pixeldefend": {"epochs": 1},
-}
+}  # fmt: skip
 
 
 def table(
@@ -44,9 +42,8 @@ def table(
     for size in sizes:
         images = loaders.load(dataset, "train", n=_FITTED_ON, resolution=size, data_root=data_root)
         network = networks.build(ClassifierRecipe(), len(images.classes), images.x.shape[1], size)
-        network = networks.frozen(network, "cpu")
         d = cdl.learn(images, DictionaryRecipe(images=100, passes=1, held=0))
-        systems = {"network alone": network, "STL": SparseTransform(d)}
+        systems = {"network alone": networks.frozen(network, "cpu"), "STL": SparseTransform(d)}
         chosen = defenses.DEFENSES if names is None else names
         for name in tqdm(chosen, desc=f"fitting defenses at {size}×{size}", delay=2):
             systems[name] = briefly(name, network, images)

@@ -108,7 +108,7 @@ def stability(votes: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `measurement.grid`: what a defense costs and brings, and what retraining and knowledge change."""
+    """Of the rows of `paper_tables.grid`: what a defense costs and brings, and what retraining and knowledge change."""
     rows, found = labelled(rows), []
     kind, bare = rows.retrained.map({True: "retrained", False: "vanilla"}), rows[rows.defense == "No Defense"]
     knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)

@@ -5,6 +5,7 @@ from labkit.dashboards import arena
 from labkit.evaluation import measurement
 from labkit.evaluation.measurement import Case
 from labkit.evaluation.threat_models import ThreatModel
+from labkit.experiments import paper_tables
 
 
 def row(defense, attack, accuracy, knowledge="classifier", n=100, retrained=False):
@@ -33,7 +34,7 @@ def test_the_table_marks_each_lines_worst_and_takes_the_most_images():
 
 def test_cases_are_asked_once(lab):
     found = arena.cases(lab)
-    assert len(found) == len(set(found)) > len(measurement.grid(lab))
+    assert len(found) == len(set(found)) > len(paper_tables.grid(lab))
 
 
 def test_a_face_is_the_image_that_was_judged(lab, bench):

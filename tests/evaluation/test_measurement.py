@@ -10,22 +10,23 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from labkit.core import metrics, profiles, recipes
+from labkit.core import metrics, recipes
 from labkit.core.errors import InputError
 from labkit.core.store import key, locked
 from labkit.evaluation import adversarial_examples, measurement
 from labkit.evaluation.workbench import Workbench
+from labkit.experiments import paper_tables
 from labkit.models.stl import SparseTransform
 from labkit.reporting import tables
 
 
 @pytest.fixture(scope="module")
 def rows(lab, bench):
-    return measurement.run(measurement.grid(lab), bench)
+    return measurement.run(paper_tables.grid(lab), bench)
 
 
 def test_one_row_per_case_and_every_question_asked(rows, lab):
-    assert len(rows) == len(measurement.grid(lab)) == 1 + 2 * 2 + 3 * (1 + 2 * 3) + 2 * 4
+    assert len(rows) == len(paper_tables.grid(lab)) == 1 + 2 * 2 + 3 * (1 + 2 * 3) + 2 * 4
     assert rows.recipe.is_unique and (rows.n == 100).all()
     asked = set(zip(rows.defense, rows.retrained, rows.knowledge, strict=True))
     for defense in ("STL", "STL (cluster)"):
@@ -38,7 +39,7 @@ def test_the_recipe_behind_a_row_makes_its_hash_again(rows, lab, bench):
     kept = measurement.recipes_of(rows, bench)
     assert [key(kept[row]) for row in rows.recipe] == list(kept) == list(rows.recipe)
     digest = ":".join(bench.images(lab.data, split).digest for split in ("train", "test"))
-    assert list(kept.values()) == [recipes.plain(case, digest) for case in measurement.grid(lab)]
+    assert list(kept.values()) == [recipes.plain(case, digest) for case in paper_tables.grid(lab)]
     assert kept_recipes.flaws(rows, kept) == []
     renamed = rows[["n", "recipe"]].rename(columns={"recipe": "clean_recipe"}).head(2)
     assert measurement.recipes_of(renamed, bench) == dict(list(kept.items())[:2])
@@ -73,7 +74,7 @@ def test_an_attacker_who_knows_more_does_no_worse(rows):
 
 def test_nothing_is_computed_twice(rows, lab, bench, monkeypatch):
     monkeypatch.setattr(measurement, "_measure", lambda *a: pytest.fail("measured again"))
-    again = measurement.run(measurement.grid(lab), Workbench(bench.store.root, progress=False))
+    again = measurement.run(paper_tables.grid(lab), Workbench(bench.store.root, progress=False))
     pd.testing.assert_frame_equal(again, rows)
 
 
@@ -128,17 +129,17 @@ def test_rows_from_before_there_was_a_run_have_no_seconds(lab, tmp_path, monkeyp
 
 
 def test_a_rank_measures_what_is_neither_kept_nor_in_anothers_hands(lab, tmp_path, monkeypatch):
-    cases, bench, measured = measurement.grid(lab)[:5], Workbench(tmp_path, progress=False), []
+    cases, bench, measured = paper_tables.grid(lab)[:5], Workbench(tmp_path, progress=False), []
 
     def row(case, bench):
         measured.append(case)
-        return bench.store.fetch("row", case, lambda _: ({}, {}), digest=measurement._digest(case, bench))
+        return bench.store.fetch("row", case, lambda _: ({}, {}), digest=bench.digest(case.data))
 
     monkeypatch.setattr(measurement, "_row", row)
-    folder = tmp_path / "row" / key(cases[3], measurement._digest(cases[3], bench))
+    folder = tmp_path / "row" / key(cases[3], bench.digest(cases[3].data))
     folder.parent.mkdir()
     with locked(folder):
-        assert bench.store.busy("row", cases[3], digest=measurement._digest(cases[3], bench))
+        assert bench.store.busy("row", cases[3], digest=bench.digest(cases[3].data))
         measurement.share([*cases, cases[0]], bench, rank=1, world=2)
         assert measured == [cases[i] for i in (2, 4, 0, 1)]
     measurement.share(cases, bench, rank=0, world=2)
@@ -221,21 +222,9 @@ def test_unknown_attacks_are_named(lab, bench):
 
 @pytest.fixture(scope="module")
 def adaptive(lab):
-    cases = measurement.adaptive(replace(lab, adaptive=replace(lab.adaptive, n=20)), size=0.05)
+    cases = paper_tables.adaptive(replace(lab, adaptive=replace(lab.adaptive, n=20)), size=0.05)
     keep = ("clean", "noise", "pgd")
     return [case for case in cases if case.attack.name in keep and case.knowledge != "transfer"]
-
-
-def test_the_adaptive_attackers_know_everything_in_turn(lab):
-    cases = measurement.adaptive(lab)
-    for T in lab.defenses:
-        mine = {(c.attack.name, c.knowledge) for c in cases if c.defense and c.defense.label == T.label}
-        asked = {("pgd", k) for k in ("transfer", "classifier", "identity", "exact")}
-        assert asked | {("square", "queries"), ("lowfreq", "exact")} <= mine
-        assert (("pgd", "fixed-stratum") in mine) == (T is lab.stratified)
-    assert {c.attack.norm for c in cases if c.attack.name == "pgd"} == {"linf"}
-    assert {c.data.test for c in cases} == {30}
-    assert any(c.attack.name == "autoattack" for c in measurement.adaptive(profiles.LAB))
 
 
 def test_the_worst_case_is_pointwise(adaptive, bench):

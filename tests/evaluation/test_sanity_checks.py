@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.evaluation import measurement, sanity_checks
+from labkit.evaluation import sanity_checks
+from labkit.experiments import paper_tables
 from labkit.models.defense import Defense
 from labkit.models.stl import SparseTransform
 
@@ -112,7 +113,7 @@ def test_a_summary_names_what_is_red():
 
 
 def test_what_is_audited_beside_the_tables(lab):
-    """The undefended network, and each retrained one behind what it was trained on: as `measurement.adaptive` asks."""
+    """The undefended network, and each retrained one behind what it was trained on: as `paper_tables.adaptive` asks."""
     found = sanity_checks.audits(lab)
     assert list(found) == ["No Defense", "STL", "STL (cluster)"]
     assert [audit.defense and audit.defense.label for audit in found.values()] == [None, "STL", "STL (cluster)"]
@@ -121,7 +122,7 @@ def test_what_is_audited_beside_the_tables(lab):
         assert (audit.n, audit.steps, audit.queries) == (30, lab.adaptive.steps, lab.adaptive.queries)
         assert audit.defense is None or audit.defense.data == audit.classifier.data
     network = found["STL"].classifier
-    assert network in {case.classifier for case in measurement.adaptive(lab)}
+    assert network in {case.classifier for case in paper_tables.adaptive(lab)}
 
 
 @pytest.mark.parametrize("asked, test, images", [(None, None, None), (None, 40, 40), (1000, None, 1000), (50, 40, 40)])

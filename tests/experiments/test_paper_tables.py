@@ -140,3 +140,15 @@ def test_another_seed_trains_all_anew_on_the_same_images():
     assert other.data == LAB.data and other != LAB
     assert other.classifier.seed == other.transform.dictionary.seed == other.stratified.strata.dae.seed == 3
     assert reseed(other, 0) == LAB
+
+
+def test_the_adaptive_attackers_know_everything_in_turn(lab):
+    cases = paper_tables.adaptive(lab)
+    for T in lab.defenses:
+        mine = {(c.attack.name, c.knowledge) for c in cases if c.defense and c.defense.label == T.label}
+        asked = {("pgd", k) for k in ("transfer", "classifier", "identity", "exact")}
+        assert asked | {("square", "queries"), ("lowfreq", "exact")} <= mine
+        assert (("pgd", "fixed-stratum") in mine) == (T is lab.stratified)
+    assert {c.attack.norm for c in cases if c.attack.name == "pgd"} == {"linf"}
+    assert {c.data.test for c in cases} == {30}
+    assert any(c.attack.name == "autoattack" for c in paper_tables.adaptive(profiles.LAB))
