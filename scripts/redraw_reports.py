@@ -15,7 +15,7 @@ import pandas as pd
 from labkit.core import checkpoint
 from labkit.datasets import loaders
 from labkit.experiments import published_numbers
-from labkit.reporting import captions, table_page, tables
+from labkit.reporting import captions, findings, table_page, tables
 
 
 def comparison(folder: Path, told: dict) -> None:
@@ -48,7 +48,7 @@ def tradeoff(folder: Path, _told: dict) -> None:
         if (folder / f"{rows}.csv").is_file():
             swept = _read(folder / f"{rows}.csv")
             if name == "silent":
-                swept["value"] = [_setting(word) for word in swept.value]
+                swept["value"] = [findings.setting(word) for word in swept.value]
             _save(folder, name, tables.sweep(swept), captions.sweep(swept))
     _save(folder, "map", _read(folder / "map.csv"), captions.psnr_accuracy())
 
@@ -115,13 +115,6 @@ def _save(folder: Path, name: str, frame: pd.DataFrame, caption: str) -> None:
 def _numbers(name: str, cell: str) -> dict:
     number, low, high = cell.replace("[", "").replace("]", "").replace(",", "").split()
     return {"defense": name, "accuracy": float(number), "low": float(low), "high": float(high)}
-
-
-def _setting(word: str) -> str | float:
-    try:
-        return float(word)
-    except ValueError:
-        return word
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from scipy.optimize import isotonic_regression
 
 from labkit.evaluation import ThreatModel
 from labkit.experiments.ablations import CHOICES
-from labkit.reporting.pictures import closed, tidy
+from labkit.reporting.pictures import canvas
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00"}
@@ -30,7 +29,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     lines = order.groupby(rows.attack)
     at, many = lines.rank("dense"), lines.transform("nunique")
     places = rows.attack.map(attacks.index) + np.minimum(0.13, 0.8 / many) * (at - (many + 1) / 2)
-    fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True, layout="constrained")
+    fig, axes = canvas(10.5, 4.4, 1, 2, lines="y", sharey=True)
     for ax, retrained in zip(axes, (False, True), strict=True):
         chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
         for model, defense, part in _lines(chosen):
@@ -39,8 +38,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
         ax.set_xticks(range(len(attacks)), attacks)
         ax.set_title("network retrained on T(x)" if retrained else "vanilla network", fontsize=10)
         ax.set_ylim(-0.02, 1.02)
-        ax.grid(axis="y", alpha=0.25)
-    axes[0].set_ylabel(_ACCURACY)
+        axes[0].set_ylabel(_ACCURACY)
     fig.suptitle(title, fontsize=11)
     return _legend(fig)
 
@@ -48,7 +46,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
 def rivals(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
     """Every baseline on a line of its own: clean, and under `attack` by every threat model (`baselines.cases`)."""
     names = list(dict.fromkeys(rows.defense))
-    fig, ax = plt.subplots(figsize=(8, 0.36 * len(names) + 1.5), layout="constrained")
+    fig, ax = canvas(8, 0.36 * len(names) + 1.5, lines="x")
     for model, part in by_model(rows[rows.attack.isin(["Clean", attack])]):
         lane = 0 if model is ThreatModel.NOBODY else 1 + model.knows_defense
         _dots(ax, part, names, 0.22 * (lane - 1), **style(model), label=model.told(part.attack.iloc[0]))
@@ -63,9 +61,7 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
     """A table of the paper as panels, one per attack: ours, our worst case, and the paper's (`tables.measured`)."""
     names, attacks = list(dict.fromkeys(rows.defense)), list(dict.fromkeys(rows.attack))
     width = max(1.75 * len(attacks) + 1.9, 8.4)  # title and legend need as much
-    fig, axes = plt.subplots(
-        1, len(attacks), sharey=True, squeeze=False, layout="constrained", figsize=(width, 0.48 * len(names) + 1.9)
-    )
+    fig, axes = canvas(width, 0.48 * len(names) + 1.9, 1, len(attacks), lines="x", sharey=True, squeeze=False)
     paper = {"color": "#767676", "marker": "x", "markersize": 7, "label": f"the paper, Table {table}"}
     for ax, attack in zip(axes[0], attacks, strict=True):
         here = rows[rows.attack == attack]
@@ -83,7 +79,7 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
 
 def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:
     """Accuracy with its interval against `value`, one line per defense and threat model (`attack_curves.curve`)."""
-    fig, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    fig, ax = canvas(7.5, 4.2, lines="y")
     for model, defense, part in _lines(rows):
         how = style(model, COLOURS[defense]) | {"linestyle": "--" if model.knows_defense else "-"}
         _bars(ax, part.value, part, **how, label=f"{defense}, {model.label}")
@@ -91,46 +87,43 @@ def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:
         ax.set_xscale("log")
         _ticks(ax, sorted(set(rows.value)))
     ax.set(xlabel=xlabel, ylabel=_ACCURACY, ylim=(-0.02, 1.02))
-    ax.grid(axis="y", alpha=0.25)
     return _legend(fig, 2)
 
 
 def spectrum(rows: pd.DataFrame) -> Figure:
     """Energy of changes against frequency (`attack_curves.spectrum`)."""
-    fig, ax = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+    fig, ax = canvas(6.5, 3.4, lines="both")
     colours = ("#5c5c5c", "#0072b2", "#d55e00", "#009e73")
     for (what, part), colour, marker in zip(rows.groupby("what", sort=False), colours, "osD^", strict=False):
         ax.semilogy(part.frequency, part.energy, marker=marker, markersize=4, color=colour, label=what)
     ax.set(xlabel="frequency, cycles a pixel", ylabel="share of the perturbation's energy")
-    ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    return tidy(fig)
+    return fig
 
 
 def panel(rows: pd.DataFrame, title: str = "") -> Figure:
     """Sanity checks, one line each (`sanity_checks.panel`): passed or failed by colour, by sign, and in words."""
-    fig, ax = plt.subplots(figsize=(8.5, 0.3 * len(rows) + 0.6), layout="constrained")
+    fig, ax = canvas(8.5, 0.3 * len(rows) + 0.6)
     for i, row in enumerate(rows.itertuples()):
-        passed = row.verdict == "passed"
-        ax.text(0.005, -i, "✓" if passed else "✗", color="#00614a" if passed else "#c00000", weight="bold", va="center")
-        ax.text(0.04, -i, row.check, va="center", fontsize=9, color="black" if passed else "#c00000")
-        ax.text(0.50, -i, row.said, va="center", fontsize=8, color="#5c5c5c" if passed else "#c00000")
+        sign, *colours = ("✓", "#00614a", "black", "#5c5c5c") if row.verdict == "passed" else ("✗", *["#c00000"] * 3)
+        ax.text(0.005, -i, sign, va="center", weight="bold", color=colours[0])
+        ax.text(0.04, -i, row.check, va="center", fontsize=9, color=colours[1])
+        ax.text(0.50, -i, row.said, va="center", fontsize=8, color=colours[2])
     ax.set(xlim=(0, 1), ylim=(-len(rows) + 0.4, 0.6))
     ax.axis("off")
     ax.set_title(title, fontsize=10, loc="left")
-    return closed(fig)
+    return fig
 
 
 def race(rows: pd.DataFrame) -> Figure:
     """Gap against seconds an image for every solver (`solvers.race`)."""
     styles = {"cd": ("#0072b2", "o", "cd: ours, CPU"), "admm": ("#e69f00", "s", "admm: ours, CPU and GPU")}
-    fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    fig, ax = canvas(7, 4.2, lines="both")
     for solver, part in rows.groupby("solver", sort=False):
         colour, marker, label = styles.get(solver, ("#5c5c5c", "D", f"{solver}: the reference implementation"))
         ax.loglog(1e3 * part.seconds, part.gap, marker=marker, color=colour, label=f"{label} (n = {part.n.iloc[0]})")
     _level(ax, 1e-2, "the lab's setting")
     ax.set(xlabel="milliseconds an image", ylabel="gap / ½‖x‖², largest of all images")
-    ax.grid(which="major", alpha=0.25)
     return _legend(fig)
 
 
@@ -138,37 +131,33 @@ def costs(rows: pd.DataFrame) -> Figure:
     """Milliseconds and active coefficients an image against each quantity that was varied (`solvers.costs`)."""
     names = {"K": "K, filters", "S": "S, pixels a side", "lam": "λ", "resolution": "resolution, pixels a side"}
     groups = list(rows.groupby("what", sort=False))
-    fig, axes = plt.subplots(
-        1, len(groups), figsize=(2.9 * len(groups) + 0.6, 3.2), squeeze=False, layout="constrained"
-    )
+    fig, axes = canvas(2.9 * len(groups) + 0.6, 3.2, 1, len(groups), lines="both", squeeze=False)
     for ax, (name, part) in zip(axes[0], groups, strict=True):
         ax.loglog(part.value, part.ms, "o-", color="#0072b2", label="milliseconds")
         ax.loglog(part.value, part.active, "s--", color="#d55e00", label="active coefficients")
         _ticks(ax, part.value)
         ax.set_xlabel(names[name])
-        ax.grid(which="major", alpha=0.25)
     axes[0, 0].set_ylabel("an image")
     return _legend(fig, 2)
 
 
 def exactness(rows: pd.DataFrame) -> Figure:
     """PSNR of T(x) to its converged self against the gap at which the solver stops (`solvers.exactness`)."""
-    fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    fig, ax = canvas(6, 3.6, lines="both")
     ax.semilogx(rows.tolerance, rows.psnr, "o-", color="#0072b2", label="mean")
     ax.semilogx(rows.tolerance, rows.worst, "v--", color="#d55e00", label="worst image")
     _level(ax, 48.1, "one step of 8-bit pixels")
     ax.invert_xaxis()
     ax.set(xlabel="gap / ½‖x‖² at which the solver stops", ylabel="PSNR to the converged T(x), dB")
-    ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    return tidy(fig)
+    return fig
 
 
 def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
     """Accuracies with their 95 % intervals against one choice, and below them the PSNR of T(x) (`ablations.sweep`)."""
     rows = rows[rows.what == what]
     at = rows.value if what in NUMERIC else rows.value.map(str)
-    fig, (ax, below) = plt.subplots(2, 1, sharex=True, figsize=(7.5, 5.6), height_ratios=(2.1, 1), layout="constrained")
+    fig, (ax, below) = canvas(7.5, 5.6, 2, 1, lines="y", sharex=True, height_ratios=(2.1, 1))
     for model, part in by_model(rows):
         _bars(ax, at[part.index], part, **style(model), label=model.told(part.attack.iloc[0]))
     clean = rows[rows.asked == "clean"]
@@ -178,20 +167,17 @@ def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
     if what in NUMERIC:
         below.set_xscale(NUMERIC[what])
         _ticks(below, clean.value)
-    for each in (ax, below):
-        each.grid(axis="y", alpha=0.25)
     ax.set_title(setting(rows), fontsize=10)
     return _legend(fig)
 
 
 def intervals(rows: pd.DataFrame) -> Figure:
     """The paper's Figure 6: PSNR of T(x_adv) and interval of every defense (`psnr_accuracy.intervals`)."""
-    fig, ax = plt.subplots(figsize=(9, 5.8), layout="constrained")
+    fig, ax = canvas(9, 5.8, lines="y")
     for defense, row in rows.groupby("defense", sort=False):
         colour, at = COLOURS.get(defense, "#8c8c8c"), row.psnr.item()
-        ax.plot(
-            [at] * 2, row[["clean", "attacked"]].squeeze(), color=colour, linewidth=3 if defense in COLOURS else 1.5
-        )
+        ends, width = row[["clean", "attacked"]].squeeze(), 3 if defense in COLOURS else 1.5
+        ax.plot([at] * 2, ends, color=colour, linewidth=width)
         for name, marker in (("clean", "o"), ("attacked", "s")):
             _bars(ax, [at], row, name, color=colour, marker=marker, elinewidth=0.6)
     for defense, psnr, top, place in named(rows):
@@ -199,9 +185,8 @@ def intervals(rows: pd.DataFrame) -> Figure:
         colour = COLOURS.get(defense, "#444444")
         ax.text(place, 1.11, defense, rotation=90, ha="center", va="bottom", fontsize=8, color=colour)
     ax.set(xlabel="PSNR of T(x_adv) to x, dB", ylabel="accuracy", ylim=(-0.02, 1.5), yticks=np.linspace(0, 1, 6))
-    ax.grid(axis="y", alpha=0.25)
     ax.set_title(map_title(rows), fontsize=10)
-    return tidy(fig)
+    return fig
 
 
 def setting(rows: pd.DataFrame) -> str:
@@ -236,12 +221,8 @@ def style(model: ThreatModel, colour: str = "") -> dict:
     colour = colour or model.colour
     hollow = model.knows_defense and model not in (ThreatModel.WHITE_BOX, ThreatModel.WORST_CASE)
     size = 8 if model is ThreatModel.WORST_CASE else 5.5  # a star is mostly points
-    return {
-        "color": colour,
-        "marker": model.marker,
-        "markersize": size,
-        "markerfacecolor": "white" if hollow else colour,
-    }
+    face = "white" if hollow else colour
+    return {"color": colour, "marker": model.marker, "markersize": size, "markerfacecolor": face}
 
 
 def interval(rows: pd.DataFrame, what: str = "accuracy") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -279,7 +260,6 @@ def _striped(ax: Axes, names: Sequence[str]) -> None:
         ax.axhspan(at - 0.5, at + 0.5, color="#f3f3f3", zorder=0)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.grid(axis="x", alpha=0.25)
 
 
 def _ticks(ax: Axes, values: Sequence[float]) -> None:
@@ -302,7 +282,7 @@ def _legend(fig: Figure, ncols: int = 3) -> Figure:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     fig.legend(found.values(), found, loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
-    return tidy(fig)
+    return fig
 
 
 def _several(counts: pd.Series) -> str:

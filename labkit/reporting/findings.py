@@ -81,9 +81,8 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         f"Made by `{told['command']}`.",
     ]
     for name, cells in measured.items():
-        found, votes = questions.of_table(cells), place / f"table_{name}_votes.csv"
-        if votes.is_file():
-            found = verdicts.table([found, questions.stability(pd.read_csv(votes))])
+        votes = place / f"table_{name}_votes.csv"
+        found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
         parts += [f"### What Table {name} says", "" if name == main else short(cells), verdicts.text(found)]
         parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}{title}/table_{name}.md).")
     again = [(measured[a], measured[b]) for a, b in _VANILLA.items() if a in measured and b in measured]
@@ -105,15 +104,13 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
     for name in measured:
         settings.setdefault(published_numbers.table(name).attrs["setting"], []).append(name)
     parts = []
-    for setting, names in settings.items():
-        if len(names) == 1:
-            continue
+    for how, names in ((how, names) for how, names in settings.items() if len(names) > 1):
         labels = {name: pd.read_csv(place / f"table_{name}_rows.csv").data.iloc[0] for name in names}
         pixels = {int(label.rpartition("×")[2]): name for name, label in labels.items()}
         if len(pixels) > 1:
             cells = {side: measured[pixels[side]] for side in sorted(pixels)}
             parts += [
-                f"### Does it hold at every resolution? ({setting})",
+                f"### Does it hold at every resolution? ({how})",
                 f"{', '.join(f'Table {pixels[side]}: {side} pixels' for side in cells)}. Relative is robust / clean.",
                 tables.resolutions(cells).to_markdown(index=False),
                 verdicts.markdown(questions.resolutions(cells)),
@@ -151,7 +148,7 @@ def _swept(folder: Path, link: str) -> list[str]:
         parts += [captions.psnr_accuracy(), verdicts.markdown(found)]
     if (folder / "silent_rows.csv").is_file():
         rows = pd.read_csv(folder / "silent_rows.csv")
-        rows["value"] = rows.value.map(_setting)
+        rows["value"] = rows.value.map(setting)
         parts += ["### What the unspecified choices change", captions.sweep(rows)]
         found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
         parts.append(verdicts.markdown(found))
@@ -179,7 +176,7 @@ def _command(folder: Path, notebook: str) -> str:
     return f"python -m labkit report --notebooks {notebook} {what}{sized} --out DIR"
 
 
-def _setting(word: str | float) -> str | float:
+def setting(word: str | float) -> str | float:
     """A value as it was before it came into one column with others, some of which are words."""
     try:
         return float(word)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,9 @@ from pygments.formatters import HtmlFormatter
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/webp", "image/gif")
-_KINDS = (
-    PLOTLY,
-    "text/html",
-    *_IMAGES,
-    "text/markdown",
-    "text/latex",
-    WIDGET,
-    "text/plain",
-)  # the first is shown
+_KINDS = (PLOTLY, "text/html", *_IMAGES, "text/markdown", "text/latex", WIDGET, "text/plain")  # the first is shown
 _EXTERNAL = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
+_EXTERNAL_IN_LIST = re.compile(r"(^|[\s,])(https?:)?//", re.IGNORECASE)
 _CSS_LOADS = re.compile(r"@import\s[^;]*;?|url\(\s*['\"]?\s*(?:https?:)?//[^)]*\)", re.IGNORECASE)
 _NUMERIC = re.compile(r"\s*[-−+±]?\.?\d")
 _KERNEL_FILE = re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py:(\d+)")
@@ -44,10 +38,8 @@ _REWRITTEN = (
     (r"\\begin\{(aligned|align\*?|split|gathered)\}", r"\\begin{array}{rlrl}"),
     (r"\\end\{(aligned|align\*?|split|gathered)\}", r"\\end{array}"),
     (r"\\[bB]igg?[lrm]?\s*(\\\||\\[lr]?Vert(?![A-Za-z]))", r"\\Vert "),
-    (
-        r"\\(?:operatorname\*?\{arg\s*(?:\\,)?\s*(min|max)\}|arg\s*(?:\\,)?\s*\\(min|max)(?![A-Za-z]))",
-        r"\\operatorname{arg\1\2}",
-    ),
+    (r"\\operatorname\*?\{arg\s*(?:\\,)?\s*(min|max)\}", r"\\operatorname{arg\1}"),
+    (r"\\arg\s*(?:\\,)?\s*\\(min|max)(?![A-Za-z])", r"\\operatorname{arg\1}"),
 )
 
 
@@ -119,12 +111,10 @@ def offline(fragment: str) -> str:
             tag.string.replace_with(_CSS_LOADS.sub("none", tag.string))
         if "style" in tag.attrs:
             tag["style"] = _CSS_LOADS.sub("none", tag["style"])
-        values = {name: tag.get(name) or "" for name in _LOADING}
-        loading = [name for name, value in values.items() if _EXTERNAL.match(value)]
-        if re.search(r"(^|[\s,])(https?:)?//", values["srcset"], re.IGNORECASE):
+        names = _LOADING if tag.name in ("a", "area") else (*_LOADING, "href")
+        loading = [name for name in names if _EXTERNAL.match(tag.get(name) or "")]
+        if _EXTERNAL_IN_LIST.search(tag.get("srcset") or ""):
             loading.append("srcset")
-        if tag.name not in ("a", "area") and _EXTERNAL.match(tag.get("href", "") or ""):
-            loading.append("href")
         if not loading:
             continue
         address = tag[loading[0]].split()[0]
@@ -151,9 +141,8 @@ def aligned(fragment: str) -> Markup:
     soup = BeautifulSoup(fragment, "html.parser")
     for found in soup.select("table.dataframe"):
         rows = [row.find_all("td") for row in found.select("tbody tr")]
-        width = max(map(len, rows), default=0)
-        numeric = [any(_NUMERIC.match(row[i].get_text()) for row in rows if i < len(row)) for i in range(width)]
-        heads = [row.find_all("th")[-width:] for row in found.select("thead tr")] if width else []
+        numeric = [any(cell and _NUMERIC.match(cell.get_text()) for cell in column) for column in zip_longest(*rows)]
+        heads = [row.find_all("th")[-len(numeric) :] for row in found.select("thead tr")] if numeric else []
         for row in [*rows, *(row for row in heads if not any(cell.has_attr("colspan") for cell in row))]:
             for cell, right in zip(row, numeric, strict=False):
                 cell["class"] = "num" if right else "word"

@@ -11,6 +11,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from labkit.core.metrics import Point, told
 from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import figures
 
@@ -31,25 +32,16 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
     pictures = [uri(image) for image in x]
     for m in sorted({int(c) for c in cluster}):
         mine = np.flatnonzero(cluster.numpy() == m)
-        fig.add_scatter(
-            x=points[mine, 0].numpy(),
-            y=points[mine, 1].numpy(),
-            mode="markers",
-            name=f"cluster {m + 1} ({len(mine)})",
-            marker={"color": PALETTE[m % len(PALETTE)], "symbol": SHAPES[m % len(SHAPES)], "size": 6, "opacity": 0.75},
-            text=[names[i] for i in mine],
-            customdata=[pictures[i] for i in mine],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    fig.update_layout(
-        template="plotly_white",
-        title=title,
-        height=520,
-        margin={"l": 30, "r": 10, "t": 50 if title else 20, "b": 30},
-        legend={"itemsizing": "constant"},
-        xaxis={"title": "first principal component", "zeroline": False},
-        yaxis={"title": "second principal component", "zeroline": False},
-    )
+        x, y = points[mine].T.numpy()
+        look = {"color": PALETTE[m % len(PALETTE)], "symbol": SHAPES[m % len(SHAPES)], "size": 6, "opacity": 0.75}
+        seen = {"text": [names[i] for i in mine], "customdata": [pictures[i] for i in mine]}
+        seen |= {"name": f"cluster {m + 1} ({len(mine)})", "hovertemplate": "%{text}<extra></extra>"}
+        fig.add_scatter(x=x, y=y, mode="markers", marker=look, **seen)
+    margin = {"l": 30, "r": 10, "t": 50 if title else 20, "b": 30}
+    fig.update_layout(template="plotly_white", title=title, height=520, margin=margin)
+    fig.update_layout(legend={"itemsizing": "constant"})
+    fig.update_xaxes(title="first principal component", zeroline=False)
+    fig.update_yaxes(title="second principal component", zeroline=False)
     return fig
 
 
@@ -91,35 +83,22 @@ def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = 
     for row in rows.sort_values("psnr").itertuples():
         colour = figures.COLOURS.get(row.defense, "#8c8c8c")
         ends = [[getattr(row, f"{name}{end}") for name in ("clean", "attacked")] for end in ("", "_low", "_high")]
-        told = (
-            f"<b>{row.defense}</b>, n = {row.n:,}<br>PSNR {row.psnr:.1f} dB<br>"
-            f"clean {row.clean:.3f} [{row.clean_low:.3f}, {row.clean_high:.3f}]<br>"
-            f"attacked {row.attacked:.3f} [{row.attacked_low:.3f}, {row.attacked_high:.3f}]"
-        )
-        fig.add_scatter(
-            x=[row.psnr, row.psnr],
-            y=ends[0],
-            error_y=_errors(*ends, thickness=0.8, width=3),
-            mode="lines+markers",
-            name=row.defense,
-            line={"color": colour, "width": 4 if row.defense in figures.COLOURS else 2},
-            marker={"color": colour, "symbol": ["circle", "square"], "size": 9},
-            hovertemplate=told + "<extra></extra>",
-            customdata=[pictures[row.defense]] * 2 if row.defense in pictures else None,
-            showlegend=False,
-        )
+        clean, attacked = (told(Point(None, *point)) for point in zip(*ends, strict=True))
+        words = f"<b>{row.defense}</b>, n = {row.n:,}<br>PSNR {row.psnr:.1f} dB<br>clean {clean}<br>attacked {attacked}"
+        look = {"line": {"color": colour, "width": 4 if row.defense in figures.COLOURS else 2}, "showlegend": False}
+        look |= {"marker": {"color": colour, "symbol": ["circle", "square"], "size": 9}, "mode": "lines+markers"}
+        seen = {"customdata": [pictures[row.defense]] * 2} if row.defense in pictures else {}
+        seen |= {"name": row.defense, "hovertemplate": f"{words}<extra></extra>"}
+        bars = _errors(*ends, thickness=0.8, width=3)
+        fig.add_scatter(x=[row.psnr, row.psnr], y=ends[0], error_y=bars, **look, **seen)
     for defense, psnr, top, place in figures.named(rows):
         colour = figures.COLOURS.get(defense, "#444444")
         shared = {"x": place, "xanchor": "center", "yanchor": "bottom", "showarrow": False}
         fig.add_annotation(**shared, y=1.1, text=defense, textangle=-90, font={"size": 11, "color": colour})
         fig.add_shape(type="line", x0=place, y0=1.1, x1=psnr, y1=top, line={"color": "#bbbbbb", "width": 0.8})
-    fig.update_layout(
-        **_LOOK,
-        title=figures.map_title(rows),
-        height=620,
-        xaxis={"title": "PSNR of T(x_adv) to x, dB"},
-        yaxis={"title": "accuracy", "range": (-0.02, 1.48), "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]},
-    )
+    fig.update_layout(**_LOOK, title=figures.map_title(rows), height=620)
+    fig.update_xaxes(title="PSNR of T(x_adv) to x, dB")
+    fig.update_yaxes(title="accuracy", range=(-0.02, 1.48), tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
     return fig
 
 

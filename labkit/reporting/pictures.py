@@ -14,38 +14,38 @@ def filters(d: Tensor, title: str = "") -> Figure:
     """A dictionary (K, C, S, S) as a mosaic, each filter scaled to fill the range around mid-grey (paper, Figure 8)."""
     K, _, S, _ = d.shape
     board = _mosaic(scaled(d), across=int(np.ceil(np.sqrt(1.6 * K))))
-    fig, ax = plt.subplots(figsize=(7, 7 * board.shape[1] / board.shape[2] + 0.4), layout="constrained")
+    fig, ax = canvas(7, 7 * board.shape[1] / board.shape[2] + 0.4)
     _image(ax, board)
     ax.set_title(title or f"{K} filters of {S}×{S} pixels", fontsize=11)
-    return closed(fig)
+    return fig
 
 
 def history(lines: dict[str, Sequence[float]], ylabel: str) -> Figure:
     """The training history: numbers by epoch, one line per name."""
-    fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+    fig, ax = canvas(6, 3)
     for (name, values), colour, marker in zip(lines.items(), ("#0072b2", "#d55e00", "#009e73"), "osD", strict=False):
         ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, label=name)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch", ylabel=ylabel)
     ax.legend(frameon=False)
-    return tidy(fig)
+    return fig
 
 
 def strata(samples: Sequence[Tensor], dictionaries: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     """Sample images of each cluster beside its dictionary, one row per cluster (paper, Figure 10)."""
     rows = len(samples)
-    fig, axes = plt.subplots(rows, 2, squeeze=False, figsize=(9, 2.1 * rows), layout="constrained", width_ratios=(2, 1))
+    fig, axes = canvas(9, 2.1 * rows, rows, 2, squeeze=False, width_ratios=(2, 1))
     for (left, right), x, d, title in zip(axes, samples, dictionaries, titles, strict=True):
         _image(left, _mosaic(x, across=-(-len(x) // 3)))
         _image(right, _mosaic(scaled(d), across=int(np.ceil(np.sqrt(1.6 * len(d))))))
         left.set_title(title, fontsize=9, loc="left")
         right.set_title(f"its {len(d)} filters", fontsize=9, loc="left")
-    return closed(fig)
+    return fig
 
 
 def learning(objectives: Sequence[float], batches: int) -> Figure:
     """The objective per image, batch by batch, while a dictionary is learned; `batches` make one pass."""
-    fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    fig, ax = canvas(7, 3.2)
     steps = np.arange(1, len(objectives) + 1) / max(batches, 1)
     ax.plot(steps, objectives, ".", color="#0072b2", alpha=0.45, label="one batch")
     ends = np.arange(batches, len(objectives) + 1, batches)
@@ -53,58 +53,63 @@ def learning(objectives: Sequence[float], batches: int) -> Figure:
     ax.plot(ends / max(batches, 1), means, "o-", color="#d55e00", label="mean of a pass")
     ax.set(xlabel="passes over the images", ylabel="objective per image")
     ax.legend(frameon=False)
-    return tidy(fig)
+    return fig
 
 
 def strips(columns: dict[str, Tensor], notes: dict[str, Sequence[str]] | None = None, *, size: float = 1.25) -> Figure:
     """Images side by side: one column per name, one row per image, a line of `notes` under each picture."""
-    names, notes = list(columns), notes or {}
-    rows = len(columns[names[0]])
-    fig, axes = plt.subplots(
-        rows,
-        len(names),
-        squeeze=False,
-        layout="constrained",
-        figsize=(size * len(names), (size + (0.2 if notes else 0)) * rows + 0.35),
-    )
-    for j, name in enumerate(names):
-        for i in range(rows):
-            _image(axes[i, j], columns[name][i])
-            if name in notes:
-                axes[i, j].set_xlabel(notes[name][i], fontsize=7.5, labelpad=2)
-        axes[0, j].set_title(name, fontsize=9)
-    return closed(fig)
+    notes, rows = notes or {}, len(next(iter(columns.values())))
+    height = (size + (0.2 if notes else 0)) * rows + 0.35
+    fig, axes = canvas(size * len(columns), height, rows, len(columns), squeeze=False)
+    for column, (name, images) in zip(axes.T, columns.items(), strict=True):
+        for ax, image, note in zip(column, images, notes.get(name, [""] * rows), strict=False):
+            _image(ax, image)
+            ax.set_xlabel(note, fontsize=7.5, labelpad=2)
+        column[0].set_title(name, fontsize=9)
+    return fig
 
 
 def heat(maps: Tensor, titles: Sequence[str], label: str) -> Figure:
     """Maps (N, H, W) on one colour scale, with a colour bar named `label`."""
-    fig, axes = plt.subplots(1, len(maps), squeeze=False, figsize=(1.7 * len(maps) + 0.9, 2.2), layout="constrained")
+    fig, axes = canvas(1.7 * len(maps) + 0.9, 2.2, 1, len(maps), squeeze=False)
     top = float(maps.max())
     for ax, one, title in zip(axes[0], maps, titles, strict=True):
         shown = ax.imshow(one.detach().cpu().numpy(), cmap="magma", vmin=0, vmax=top or 1, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
         ax.set_title(title, fontsize=9)
     fig.colorbar(shown, ax=axes, label=label, shrink=0.85)
-    return closed(fig)
+    return fig
 
 
 def gallery(pairs: dict[str, Tensor], notes: dict[str, Sequence[str]], *, across: int = 6) -> Figure:
     """For each name two pictures (2, C, H, W) side by side, clean and attacked, with a line of notes under each."""
-    names = list(pairs)
-    rows = -(-len(names) // across)
-    fig, axes = plt.subplots(
-        rows, 2 * across, squeeze=False, figsize=(2.3 * across, 1.65 * rows + 0.3), layout="constrained"
-    )
-    for ax in axes.flat:
+    rows = -(-len(pairs) // across)
+    fig, axes = canvas(2.3 * across, 1.65 * rows + 0.3, rows, 2 * across, squeeze=False)
+    places = axes.reshape(-1, 2)
+    for sides, (name, images) in zip(places, pairs.items(), strict=False):
+        for ax, image, note in zip(sides, images, notes[name], strict=True):
+            _image(ax, image)
+            ax.set_xlabel(note, fontsize=6.5, labelpad=2)
+        sides[0].set_title(name, fontsize=8.5, loc="left")
+    for ax in places[len(pairs) :].flat:
         ax.set_visible(False)
-    for at, name in enumerate(names):
-        for side in range(2):
-            ax = axes[at // across, 2 * (at % across) + side]
-            ax.set_visible(True)
-            _image(ax, pairs[name][side])
-            ax.set_xlabel(notes[name][side], fontsize=6.5, labelpad=2)
-        axes[at // across, 2 * (at % across)].set_title(name, fontsize=8.5, loc="left")
-    return closed(fig)
+    return fig
+
+
+def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
+    """A figure of `width` × `height` inches and its axes, `grid` rows and columns of them; `how` as for plt.subplots.
+
+    lines  of which axis the figure has grid lines: "x", "y", "both"
+
+    Taken from pyplot's list, so that a notebook shows the figure once, where it is returned.
+    """
+    style = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25}
+    style |= {"axes.grid": bool(lines), "axes.grid.axis": lines or "both"}
+    with plt.rc_context(style):
+        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", **how)
+    plt.close(fig)
+    return fig, axes
 
 
 def save(fig: Figure, out: str | Path, name: str) -> Figure:
@@ -135,18 +140,4 @@ def _image(ax, x: Tensor) -> None:
     picture = x[0] if x.shape[0] == 1 else x.movedim(0, -1)
     ax.imshow(picture.numpy(), cmap="gray" if x.shape[0] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
-    for side in ax.spines.values():
-        side.set_visible(False)
-
-
-def tidy(fig: Figure) -> Figure:
-    """Closed, and its axes without the upper and right lines."""
-    for ax in fig.axes:
-        ax.spines[["top", "right"]].set_visible(False)
-    return closed(fig)
-
-
-def closed(fig: Figure) -> Figure:
-    """Taken from pyplot's list, so that a notebook shows it once, where it is returned."""
-    plt.close(fig)
-    return fig
+    ax.spines[:].set_visible(False)

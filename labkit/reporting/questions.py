@@ -4,6 +4,7 @@ Each function takes rows or cells and gives a table of `verdicts`; none of them 
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -18,13 +19,10 @@ from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds,
 
 STL = ("STL", "STL (cluster)")
 # What the paper says happens as each grows (Sections 5.4 and C): -1 falls, 0 stays, 1 rises. Of M it says nothing.
-CLAIMS = {
-    "lam": {"clean": -1, "gap": -1},
-    "K": {"clean": 1, "attacked": -1},
-    "S": {"clean": 0, "attacked": 0},
-}
+CLAIMS = {"lam": {"clean": -1, "gap": -1}, "K": {"clean": 1, "attacked": -1}, "S": {"clean": 0, "attacked": 0}}
 _ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
-_PAPER = "the paper's statement"
+_NUMBERS = ["accuracy", "low", "high"]
+_NONE = pd.DataFrame()
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -36,8 +34,11 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return exact.assign(name=frame.defense, case=frame.attack, where=where)
 
 
-def of_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Of one table (`tables.measured`): attack strength, relative robust accuracy, label leaking, who beats whom."""
+def of_table(cells: pd.DataFrame, votes: pd.DataFrame = _NONE) -> pd.DataFrame:
+    """Of one table (`tables.measured`): attack strength, relative robust accuracy, label leaking, who beats whom.
+
+    votes  as for `stability`, or empty
+    """
     attacked = labelled(cells)[cells.attack != "Clean"]
     ours, paper = (attacked[attacked.block == block].assign(name=block) for block in ("ours", "paper"))
     asked = "How strong are the attacks on the undefended network (lower is stronger)?"
@@ -47,7 +48,8 @@ def of_table(cells: pd.DataFrame) -> pd.DataFrame:
     for name in STL:
         asked = f"What is the relative robust accuracy (robust / clean) of {name}?"
         found.append(beside(asked, *(part[part.defense == name] for part in shares), "case", ""))
-    return table([*found, _leaking(labelled(cells)), ranking(cells[cells.attack != "Clean"])])
+    found += [_leaking(labelled(cells)), ranking(cells[cells.attack != "Clean"])]
+    return table([*found, stability(votes)] if len(votes) else found)
 
 
 def _leaking(cells: pd.DataFrame) -> pd.DataFrame:
@@ -112,7 +114,7 @@ def grid(rows: pd.DataFrame) -> pd.DataFrame:
     rows, found = labelled(rows), []
     kind, bare = rows.retrained.map({True: "retrained", False: "vanilla"}), rows[rows.defense == "No Defense"]
     knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
-    for name in (name for name in dict.fromkeys(rows.defense) if name != "No Defense"):
+    for name in dict.fromkeys(rows.defense[rows.defense != "No Defense"]):
         placed = rows.assign(where=kind + " network, " + rows["where"])[rows.defense == name]
         found.append(beside(f"Does {name} beat No Defense?", placed, bare, "case"))
         mine = rows.assign(name=kind)[(rows.defense == name) & ~knows]
@@ -242,7 +244,7 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
         shares[0]["where"] = "relative robust accuracy, " + shares[0]["where"]
         shares[0]["case"] = shares[0].value.map("{} pixels".format)
         found.append(beside(asked, *shares, "attack value", ""))
-    for name, other in ((name, other) for name in STL for other in dict.fromkeys(ours.defense) if other not in STL):
+    for name, other in product(STL, dict.fromkeys(ours.defense[~ours.defense.isin(STL)])):
         pair = ours[ours.defense == name].assign(case=ours.value.map("{} pixels".format)), ours[ours.defense == other]
         on = "attack block value" + ("" if inside_network(other) else " knowledge")
         found.append(beside(f"Does {name} beat {other} at every resolution?", *pair, on))
@@ -257,18 +259,15 @@ def repeated(files: Iterable[Path]) -> pd.DataFrame:
 
     Columns: those of a row, and accuracy, low and high again with "_again".
     """
-    numbers_of = ["accuracy", "low", "high"]
-    measured = [*numbers_of, "dissimilarity", "psnr"]
     found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
     if not found:
         return pd.DataFrame()
     rows = pd.concat(found, ignore_index=True)
-    if "run" not in rows:
-        rows["run"] = None
-    numbers = rows.filter(items=measured).map(repr).agg(" ".join, axis=1)
-    made = rows.assign(identity=rows.run.fillna(numbers)).drop_duplicates(["recipe", "identity"])
+    numbers = rows.filter(items=[*_NUMBERS, "dissimilarity", "psnr"]).map(repr).agg(" ".join, axis=1)
+    identity = rows.run.fillna(numbers) if "run" in rows else numbers
+    made = rows.assign(identity=identity).drop_duplicates(["recipe", "identity"])
     first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
-    twice = first.merge(last[["recipe", "identity", *numbers_of]], on="recipe", suffixes=("", "_again"))
+    twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
     twice = twice[twice.identity != twice.identity_again]
     return twice.drop(columns=["identity", "identity_again"]).reset_index(drop=True)
 
@@ -278,7 +277,7 @@ def repeats(twice: pd.DataFrame) -> pd.DataFrame:
     asked, one = "Do two runs of one recipe agree?", labelled(twice)
     kind = twice.retrained.map({True: ", retrained, ", False: ", "})
     one = one.assign(case=one.defense + kind + one.attack + ", " + one["where"], name="first", where="accuracies")
-    numbers = {f"{name}_again": name for name in ("accuracy", "low", "high")}
+    numbers = {f"{name}_again": name for name in _NUMBERS}
     again = twice[["recipe", *numbers]].rename(columns=numbers).assign(name="again")
     far = (twice.accuracy - twice.accuracy_again).abs()
     told = f"{far.median():.3f} in the median, at most {far.max():.3f}"
@@ -306,8 +305,8 @@ def _ends(question: str, part: pd.DataFrame, name: str, verdict: str | None = No
 
 
 def _claimed(question: str, sure: bool) -> pd.DataFrame:
-    return claim(question, _PAPER, "holds" if sure else "does not hold")
+    return claim(question, "the paper's statement", "holds" if sure else "does not hold")
 
 
 def _points(part: pd.DataFrame) -> list[Point]:
-    return [Point(*row) for row in part[["value", "accuracy", "low", "high"]].itertuples(index=False)]
+    return [Point(*row) for row in part[["value", *_NUMBERS]].itertuples(index=False)]

@@ -54,13 +54,9 @@ def check(
 
 
 def run(
-    settings: Settings,
-    out: Path,
-    plan: Mapping[Path, nbformat.NotebookNode],
-    *,
-    cell_timeout: int | None = None,
-    say: Callable[[str], object] = tqdm.write,
-) -> list[dict[str, Any]]:
+    settings: Settings, out: Path, plan: Mapping[Path, nbformat.NotebookNode], *,
+    cell_timeout: int | None = None, say: Callable[[str], object] = tqdm.write,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Run the notebooks of `plan` (from `check`) and write the report into folder `out`.
 
     A failing notebook does not stop the ones after it. Notebooks of an earlier report in `out` that are not in the
@@ -82,13 +78,9 @@ def run(
             root = path.resolve().parent.parent
             try:
                 outcome = runner.execute(
-                    path.resolve(),
-                    partial,
-                    _parameters(settings, folder, root),
-                    cwd=root,
-                    cell_timeout=cell_timeout,
+                    path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
                     progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
-                )
+                )  # fmt: skip
             finally:
                 partial.unlink(missing_ok=True)
             report.finish(name, outcome, begun)
@@ -102,15 +94,13 @@ def _select(folder: Path, only: Iterable[str]) -> list[Path]:
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder}; run from a clone of the lab")
-    numbers = [path.stem[:2] for path in found]
-    wanted = [item.strip().removesuffix(".ipynb") for item in only if item.strip()]
-    chosen = []
-    for item in wanted:
-        match = [p for p, number in zip(found, numbers, strict=True) if item in (p.stem, number, number.lstrip("0"))]
+    chosen = set()
+    for item in (item.strip().removesuffix(".ipynb") for item in only if item.strip()):
+        match = {path for path in found if item in (path.stem, path.stem[:2], path.stem[:2].lstrip("0"))}
         if not match:
             raise InputError(f"no notebook {item!r}; there are {', '.join(path.stem for path in found)}")
-        chosen += match
-    return sorted(set(chosen)) if wanted else found
+        chosen |= match
+    return sorted(chosen) or found
 
 
 def _parameters(settings: Settings, folder: Path, root: Path) -> dict[str, Any]:

@@ -104,8 +104,7 @@ class ReportFolder:
         """Write what one notebook left: the executed copy, its page, its entry, the index."""
         entry, failure = self.entries[name], outcome.failure
         checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
-        entry["status"] = "failed" if failure else "finished"
-        entry["begun"] = begun.isoformat(timespec="seconds")
+        entry |= {"status": "failed" if failure else "finished", "begun": begun.isoformat(timespec="seconds")}
         entry["seconds"] = round(outcome.seconds, 2)
         entry["error"] = {**dataclasses.asdict(failure), "sentence": failure.sentence} if failure else None
         # What somebody else put there is neither listed nor, next time, removed.
@@ -126,44 +125,28 @@ class ReportFolder:
         shared = {key: getattr(self.settings, key) for key in _SHOWN}
         empty = {"begun": None, "seconds": None, "error": None, "headline": None, "files": []}
         files = {"page": f"{name}.html", "executed": f"executed/{name}.ipynb"}
-        self.entries[name] = {
-            "name": name, "title": title, "status": "waiting", **shared, **empty, **files, **earlier
-        }  # fmt: skip
+        entry = {"name": name, "title": title, "status": "waiting"}
+        self.entries[name] = {**entry, **shared, **empty, **files, **earlier}
 
     def _write_page(self, name: str, notebook: nbformat.NotebookNode) -> None:
         views = [self._view(entry) for entry in self.entries.values()]
-        here = list(self.entries).index(name)
-        text = html.page(
-            notebook,
-            folder=self.sources,
-            title=name,
-            here=name,
-            entry=views[here],
-            entries=views,
-            facts=[*_choices(views[here]), *views[here]["facts"][:1]],
-            previous=views[here - 1] if here else None,
-            following=views[here + 1] if here + 1 < len(views) else None,
-        )
+        at = list(self.entries).index(name)
+        previous, entry, following = [None, *views, None][at : at + 3]
+        shown = {"here": name, "entry": entry, "entries": views, "previous": previous, "following": following}
+        facts = [*_choices(entry), *entry["facts"][:1]]
+        text = html.page(notebook, folder=self.sources, title=name, facts=facts, **shown)
         checkpoint.write_whole(self.out / f"{name}.html", text.encode())
 
     def _write_index(self) -> None:
         seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
         done = sum(entry["status"] == "finished" for entry in self.entries.values())
-        manifest = {
-            **dataclasses.asdict(self.settings),
-            "begun": self.begun.isoformat(timespec="seconds"),
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": hardware.versions("torch"),
-            "commit": hardware.commit(self.sources),
-            "notebooks": list(self.entries.values()),
-        }
+        begun, written = (time.isoformat(timespec="seconds") for time in (self.begun, datetime.now(UTC)))
+        manifest = {**dataclasses.asdict(self.settings), "begun": begun, "written": written}
+        manifest |= {"versions": hardware.versions("torch"), "commit": hardware.commit(self.sources)}
+        manifest["notebooks"] = list(self.entries.values())
         checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-        facts = [
-            *_choices(dataclasses.asdict(self.settings)),
-            f"{done} of {len(self.entries)} notebooks finished",
-            wording.duration(seconds),
-            self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
-        ]
+        facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished", wording.duration(seconds)]
+        facts.append(self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"))
         entries = [self._view(entry, full=True) for entry in self.entries.values()]
         text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
         checkpoint.write_whole(self.out / "index.html", text.encode())
@@ -174,15 +157,10 @@ class ReportFolder:
         if any(entry[key] != getattr(self.settings, key) for key in _SHOWN):
             facts += ["earlier run", *_choices(entry)]
         own = _own(entry)
-        return {
-            **entry,
-            "label": entry["name"].replace("_", " "),
-            "facts": facts,
-            "sentence": f"Stopped in {entry['error']['sentence']}" if entry["error"] else "",
-            "lead": self.leads[entry["name"]],
-            "links": [(path, path.split("/", 1)[1]) for path in own],
-            "tables": _tables(self.out, own) if full else [],
-        }
+        view = {"label": entry["name"].replace("_", " "), "facts": facts, "lead": self.leads[entry["name"]]}
+        view["sentence"] = f"Stopped in {entry['error']['sentence']}" if entry["error"] else ""
+        view["links"] = [(path, path.split("/", 1)[1]) for path in own]
+        return {**entry, **view, "tables": _tables(self.out, own) if full else []}
 
 
 def _own(entry: Mapping[str, Any]) -> list[str]:

@@ -82,23 +82,15 @@ def inspect(path: Path, names: Mapping[str, Any]) -> nbformat.NotebookNode:
         known = list(papermill.inspect_notebook(_literal(path)))
     except ValueError as error:
         raise InputError(f"{path.name} does not name its kernel; open it in Jupyter, choose Python 3, save") from error
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise InputError(
-            f"{path.name} has no parameter {', '.join(missing)}; its parameters cell defines {', '.join(known)}"
-        )
+    if missing := ", ".join(name for name in names if name not in known):
+        raise InputError(f"{path.name} has no parameter {missing}; its parameters cell defines {', '.join(known)}")
     return notebook
 
 
 def execute(
-    path: Path,
-    partial: Path,
-    parameters: Mapping[str, Any],
-    *,
-    cwd: Path,
-    cell_timeout: int | None = None,
-    progress_bar: bool | dict[str, Any] = False,
-) -> Outcome:
+    path: Path, partial: Path, parameters: Mapping[str, Any], *,
+    cwd: Path, cell_timeout: int | None = None, progress_bar: bool | dict[str, Any] = False,
+) -> Outcome:  # fmt: skip
     """Run the notebook at `path` with `parameters` in folder `cwd`, saving to `partial` after every cell.
 
     `cell_timeout` is in seconds, None for no limit. An error in a cell, a cell out of time, a dead kernel and an
@@ -111,16 +103,10 @@ def execute(
     try:
         with _kernel_class() as kernel_class:
             papermill.execute_notebook(
-                _literal(path),
-                _literal(partial),
-                dict(parameters),
-                kernel_name="python3",
-                language="python",
-                cwd=str(cwd),
-                progress_bar=progress_bar,
-                execution_timeout=cell_timeout,
+                _literal(path), _literal(partial), dict(parameters), kernel_name="python3", language="python",
+                cwd=str(cwd), progress_bar=progress_bar, execution_timeout=cell_timeout,
                 kernel_manager_class=kernel_class,
-            )
+            )  # fmt: skip
     except PapermillExecutionError as error:
         failure, trace = (error.ename, error.evalue), "\n".join(error.traceback)
     except DeadKernelError:
@@ -142,12 +128,10 @@ def execute(
         cell.metadata.setdefault("papermill", {})["status"] = "pending"
     if failure is None:
         return Outcome(notebook, seconds, None)
-    name, message = failure[0], _first_line(failure[1])
     if begun:
         begun[-1].metadata.papermill.status = "failed"
-    if not (begun and inside):
-        return Outcome(notebook, seconds, Failure(None, "", name, message))
-    return Outcome(notebook, seconds, Failure(len(begun), _code_line(begun[-1].source, trace), name, message))
+    where = (len(begun), _code_line(begun[-1].source, trace)) if begun and inside else (None, "")
+    return Outcome(notebook, seconds, Failure(*where, failure[0], _first_line(failure[1])))
 
 
 @contextlib.contextmanager
@@ -170,14 +154,10 @@ def _kernel_class() -> Iterator[type[AsyncKernelManager]]:
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(
-                # Its log goes to our terminal, and reports the signal that asks it to end as an error.
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
-                env=dict(_KERNEL_ENV),
-                language="python",
-                display_name="Python 3",
-                metadata={"debugger": False},
-            )
+            # Its log goes to our terminal, and reports the signal that asks it to end as an error.
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
+            shown = {"language": "python", "display_name": "Python 3", "metadata": {"debugger": False}}
+            return KernelSpec(argv=argv, env=dict(_KERNEL_ENV), **shown)
 
     try:
         yield Kernel

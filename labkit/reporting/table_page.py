@@ -62,9 +62,7 @@ class Published:
         parts = [title, _markdown(tables.blocks(self.cells, self.name)), self.caption]
         if self.missing:
             parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
-        found = questions.of_table(self.cells)
-        if len(self.votes):
-            found = verdicts.table([found, questions.stability(self.votes)])
+        found = questions.of_table(self.cells, self.votes)
         parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
         kept = tables.retention(self.cells, self.name)
         if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
@@ -78,8 +76,7 @@ class Published:
     def save(self, out: Path, command: str) -> None:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
         out.mkdir(parents=True, exist_ok=True)
-        stem = f"table_{self.name}"
-        cells = self.cells
+        stem, cells = f"table_{self.name}", self.cells
         frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
         if len(self.votes):
             frames[f"{stem}_votes.csv"] = self.votes
@@ -90,16 +87,9 @@ class Published:
         first = self.rows.iloc[0]
         pictures.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
         files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
-        told = {
-            "command": command,
-            "commit": hardware.commit(_HOME),
-            "versions": hardware.versions(*_PACKAGES),
-            "images": self.images,
-            "missing": self.missing,
-            "note": self.note,
-            "checks": self.checks,
-            "files": [checkpoint.fingerprint(file, out) for file in files],
-        }
+        told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
+        told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
+        told["files"] = [checkpoint.fingerprint(file, out) for file in files]
         checkpoint.write_whole(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -140,10 +130,9 @@ def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
         cells = [step.kept for step in steps if step.kind == "row"]
         line = {"table": name, "paper's data": printed["dataset"], "network": printed["classifier"]}
         line |= {"setting": printed["setting"], "cells": len(cells), "measured": sum(cells)}
-        left_out = ", ".join(defense for defense, _ in asked[name].missing)
-        lines.append(
-            line | {"the others take about": cost_estimate.hours(steps), "not affordable here": left_out or "–"}
-        )
+        line["the others take about"] = cost_estimate.hours(steps)
+        line["not affordable here"] = ", ".join(defense for defense, _ in asked[name].missing) or "–"
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

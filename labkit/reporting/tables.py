@@ -13,7 +13,7 @@ from labkit.evaluation import ThreatModel
 from labkit.experiments import published_numbers
 from labkit.experiments.ablations import CHOICES
 
-_KNOWN = "defense known"
+_LINE = ["block", "defense", "knowledge"]  # what the cells of one line share
 _ALL = f"{ThreatModel.WORST_CASE.label} of these"
 _UNKNOWN = "not said"
 _BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "paper": "paper"}
@@ -61,19 +61,13 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
 
 def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
     """`measured` as it is read: a line per block, defense and threat model, a column per attack."""
-    names = _BLOCKS | {"paper": f"paper, Table {table}"}
-    lines, attacks = [], list(dict.fromkeys(cells.attack))
-    for (block, defense, knowledge), group in cells.groupby(["block", "defense", "knowledge"], sort=False):
-        counts = group.n.dropna()
-        model = threat_model(block, knowledge, defense)
-        n = f"{int(counts.iloc[0]):,}" if len(counts) else _UNKNOWN
-        shown = {
-            row.attack: f"{row.accuracy:.4g}" if block == "paper" else cell(row) + _fewer(row.n, counts.iloc[0])
-            for row in group.itertuples()
-        }
-        missing = dict.fromkeys(attacks, "not reported" if block == "paper" else "")
-        lines.append({"block": names[block], "defense": defense, "threat model": model, "n": n, **missing, **shown})
-    return pd.DataFrame(lines, columns=["block", "defense", "threat model", "n", *attacks])
+    usual = cells.groupby(_LINE, sort=False).n.transform("first")
+    shown = [_printed(row) if pd.isna(n) or row.n == n else f"{_printed(row)} (n = {int(row.n):,})"
+             for row, n in zip(cells.itertuples(), usual, strict=True)]  # fmt: skip
+    counts = [_UNKNOWN if pd.isna(n) else f"{int(n):,}" for n in usual]
+    lines = _across(_named(cells, table).assign(n=counts, shown=shown), [*_LINE, "threat model", "n"], "attack")
+    lines = lines.mask(lines.isna() & lines.block.str.startswith("paper").to_numpy()[:, None], "not reported")
+    return lines.drop(columns="knowledge").fillna("")
 
 
 def threat_model(block: str, knowledge: str, defense: str) -> str:
@@ -107,24 +101,19 @@ def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
     rows   from `measurement.run(rivals.cases(…))`, and `worst` from `measurement.worst_case` of the same
     table  the paper's, whose lines stand below ours, for the defenses that it has
     """
-    least = worst.set_index("defense")
-    printed, lines = published_numbers.table(table), []
+    printed, least, lines = published_numbers.table(table), worst.set_index("defense"), []
     knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
-    blind = rows[~knows]
-    attacks, hardest = list(dict.fromkeys(blind.attack)), rows.attack[knows].unique()
-    aware = knowing(rows)
+    aware, blind, hardest = knowing(rows), rows[~knows], rows.attack[knows].unique()
     for (defense, n), mine in blind.groupby(["defense", "n"], sort=False):
-        cells = {row.attack: cell(row) for row in mine.itertuples()}
-        part = aware[(aware.defense == defense) & aware.attack.isin(hardest) & (defense != "No Defense")]
-        known = {
-            f"{row.attack}, {_KNOWN}": f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
-            for row in part.itertuples()
-        }
-        known[_ALL] = cell(least.loc[defense])
-        lines.append({"source": "ours", "defense": defense, "n": f"{n:,}", **cells, **known})
+        line = {"source": "ours", "defense": defense, "n": f"{n:,}"}
+        line |= {row.attack: cell(row) for row in mine.itertuples()} | {_ALL: cell(least.loc[defense])}
+        known = aware[(aware.defense == defense) & aware.attack.isin(hardest) & (defense != "No Defense")]
+        for row in known.itertuples():
+            line[f"{row.attack}, defense known"] = f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
+        lines.append(line)
     for defense in dict.fromkeys(blind.defense):
         if defense in printed.index:
-            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
+            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in blind.attack}
             lines.append({"source": f"paper, Table {table}", "defense": defense, "n": _UNKNOWN, **values})
     columns = dict.fromkeys(name for line in lines for name in line if name != _ALL)
     return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
@@ -135,12 +124,9 @@ def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
 
     A defense whose undefended network hardly notices an attack keeps much of nothing: compare with No Defense.
     """
-    part = cells[cells.attack != "Clean"].assign(kept=kept(cells))
-    lines = blocks(part, table).replace("", "–")
-    for (_, group), at in zip(part.groupby(["block", "defense", "knowledge"], sort=False), lines.index, strict=True):
-        for row in group.itertuples():
-            lines.loc[at, row.attack] = f"{row.kept:.2f}" if pd.notna(row.kept) else "–"
-    return lines.drop(columns="n")
+    part = _named(cells, table).assign(shown=kept(cells).map("{:.2f}".format, na_action="ignore"))
+    lines = _across(part[cells.attack != "Clean"], [*_LINE, "threat model"], "attack")
+    return lines.drop(columns="knowledge").fillna("–")
 
 
 def kept(cells: pd.DataFrame) -> pd.Series:
@@ -156,16 +142,14 @@ def kept(cells: pd.DataFrame) -> pd.Series:
 
 def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per attack and attacker, one column per defense, and the paper's Table 4 below (BPDA, L∞ 0.031)."""
-    defenses, lines = list(dict.fromkeys(rows.defense)), []
-    for (attack, knowledge), group in rows.groupby(["attack", "knowledge"], sort=False):
-        cells = {row.defense: cell(row) for row in group.itertuples()}
-        labels = dict.fromkeys(ThreatModel.of(knowledge, name).label for name in group.defense)
-        lines.append({"source": "ours", "attack": attack, "threat model": " / ".join(labels), **cells})
+    labels = _named(rows.assign(block="ours")).groupby(["attack", "knowledge"])["threat model"]
+    models = labels.transform(lambda names: " / ".join(dict.fromkeys(names)))
+    ours = rows.assign(source="ours", shown=rows.apply(cell, axis=1), **{"threat model": models})
+    ours = _across(ours, ["source", "attack", "knowledge", "threat model"], "defense").drop(columns="knowledge")
     printed = published_numbers.table("4").iloc[:, -1]
-    theirs = {name: f"{printed[name]:.2f}" for name in defenses if name in printed.index}
     bpda = {"source": "paper, Table 4", "attack": "BPDA, L∞ 0.031", "threat model": ThreatModel.BPDA.label}
-    lines.append({**bpda, **theirs})
-    return pd.DataFrame(lines, columns=["source", "attack", "threat model", *defenses]).fillna("")
+    bpda |= {name: f"{printed[name]:.2f}" for name in ours if name in printed.index}
+    return pd.concat([ours, pd.DataFrame([bpda])], ignore_index=True).fillna("")
 
 
 def sweep(rows: pd.DataFrame) -> pd.DataFrame:
@@ -173,13 +157,9 @@ def sweep(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (what, value), part in rows.groupby(["what", "value"], sort=False):
         first = part.iloc[0]
-        psnr = Point(value, first.fidelity, first.fidelity_low, first.fidelity_high)
-        line = {
-            "choice": CHOICES[what][0],
-            "value": f"{said(value)}{' (the lab’s)' if first.own else ''}",
-            "PSNR of T(x)": told(psnr, " dB"),
-            "active, %": f"{100 * first.active:.3g}",
-        }
+        line = {"choice": CHOICES[what][0], "value": f"{said(value)}{' (the lab’s)' if first.own else ''}"}
+        line["PSNR of T(x)"] = told(Point(value, first.fidelity, first.fidelity_low, first.fidelity_high), " dB")
+        line["active, %"] = f"{100 * first.active:.3g}"
         lines.append(line | {asked(row): cell(row) for row in part.itertuples()})
     return pd.DataFrame(lines)
 
@@ -188,8 +168,7 @@ def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of `attenuation.table` as people read them: numbers with their intervals."""
 
     def numbers(name: str, unit: str = "") -> list[str]:
-        parts = (rows[f"{name}{end}"] for end in ("", "_low", "_high"))
-        return [told(Point(None, *ends), unit) for ends in zip(*parts, strict=True)]
+        return [told(Point(None, *ends), unit) for ends in rows[[name, f"{name}_low", f"{name}_high"]].to_numpy()]
 
     return pd.DataFrame({
         "change": rows.change,
@@ -222,22 +201,32 @@ def by_resolution(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
 
 def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """`by_resolution` as it is read: accuracies with their intervals, a column for each resolution."""
-    lines = []
-    for place, part in by_resolution(measured).groupby(["attack", "block", "defense", "knowledge"], sort=False):
-        attack, block, defense, knowledge = place
-        line = {"attack": attack, "block": _BLOCKS[block], "defense": defense}
-        counts = " and ".join(dict.fromkeys(f"{n:,.0f}" for n in part.n.dropna()))
-        line |= {"threat model": threat_model(block, knowledge, defense), "n": counts or _UNKNOWN}
-        for row in part.itertuples():
-            share = "" if pd.isna(row.kept) or attack == "Clean" else f" (relative {row.kept:.2f})"
-            line[f"{row.value} pixels"] = (f"{row.accuracy:.4g}" if block == "paper" else cell(row)) + share
-        lines.append(line)
-    return pd.DataFrame(lines)
+    cells = by_resolution(measured)
+    shares = cells.kept.mask(cells.attack == "Clean").map(" (relative {:.2f})".format, na_action="ignore").fillna("")
+    shown = [_printed(row) + share for row, share in zip(cells.itertuples(), shares, strict=True)]
+    named = _named(cells).assign(shown=shown, pixels=cells.value.map("{} pixels".format))
+    counts = cells.n.map("{:,.0f}".format, na_action="ignore").groupby([cells[name] for name in ("attack", *_LINE)])
+    named["n"] = counts.transform(lambda n: " and ".join(dict.fromkeys(n.dropna())) or _UNKNOWN)
+    return _across(named, ["attack", *_LINE, "threat model", "n"], "pixels").drop(columns="knowledge")
 
 
-def _fewer(n: float, usual: float) -> str:
-    """What a cell adds whose attack was made on another number of images than the line's."""
-    return "" if n == usual else f" (n = {int(n):,})"
+def _named(cells: pd.DataFrame, table: str = "") -> pd.DataFrame:
+    """Cells with their block in words, and their threat model; `table` says which of the paper's."""
+    models = map(threat_model, cells.block, cells.knowledge, cells.defense)
+    names = _BLOCKS | ({"paper": f"paper, Table {table}"} if table else {})
+    return cells.assign(block=cells.block.map(names), **{"threat model": list(models)})
+
+
+def _across(cells: pd.DataFrame, line: list[str], column: str) -> pd.DataFrame:
+    """Of each cell what is `shown`: a line for each value of the columns `line`, and a column for each of `column`."""
+    wide = cells.pivot_table("shown", line, column, aggfunc="first")
+    order = pd.MultiIndex.from_frame(cells[line].drop_duplicates())  # of first appearance
+    return wide.reindex(order, columns=cells[column].unique()).rename_axis(columns=None).reset_index()
+
+
+def _printed(row) -> str:
+    """An accuracy: the paper's without an interval, as it gives none."""
+    return f"{row.accuracy:.4g}" if row.block == "paper" else cell(row)
 
 
 def cell(row) -> str:
@@ -278,10 +267,8 @@ def listed(recipes: Mapping[str, Any]) -> str:
 
 def _by_attacker(rows: pd.DataFrame):
     """Rows grouped by defense and attacker in order of first appearance; every group has the clean row as well."""
-    clean = rows[rows.attack == "Clean"]
-    for (defense, knowledge), group in rows[rows.attack != "Clean"].groupby(["defense", "knowledge"], sort=False):
+    clean, attacked = rows[rows.attack == "Clean"], rows[rows.attack != "Clean"]
+    for (defense, knowledge), group in attacked.groupby(["defense", "knowledge"], sort=False):
         yield (defense, knowledge), pd.concat([clean[clean.defense == defense], group])
-    for defense, group in clean[~clean.defense.isin(rows[rows.attack != "Clean"].defense)].groupby(
-        "defense", sort=False
-    ):
+    for defense, group in clean[~clean.defense.isin(attacked.defense)].groupby("defense", sort=False):
         yield (defense, "–"), group

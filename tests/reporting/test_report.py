@@ -175,9 +175,9 @@ def test_a_killed_report_is_whole_and_the_next_one_completes_it(tmp_path):
         "if not p.exists():\n    new.write_text(str(os.getpid()))\n    new.rename(p)\n    time.sleep(600)",
     )
     program = (
-        "import pathlib, sys; from labkit import reports; root = pathlib.Path(sys.argv[1])\n"
-        "s, out = reports.Settings('smoke'), root / 'out'\n"
-        "reports.run(s, out, reports.check(s, out, notebooks=root / 'notebooks', images=False))"
+        "import pathlib, sys; from labkit.reporting import report; root = pathlib.Path(sys.argv[1])\n"
+        "s, out = report.Settings('smoke'), root / 'out'\n"
+        "report.run(s, out, report.check(s, out, notebooks=root / 'notebooks', images=False))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment, stdout=subprocess.DEVNULL)
