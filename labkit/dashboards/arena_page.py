@@ -10,9 +10,8 @@ from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards import arena
 from labkit.dashboards.explorer import top
-from labkit.dashboards.page import LABEL, WIDE, Desk, Page, choice
+from labkit.dashboards.page import Desk, Page, button, choice, images
 from labkit.dashboards.parts import SMALL, Board
-from labkit.dashboards.work import Latest
 from labkit.evaluation import ThreatModel, Workbench, measurement
 
 _WORDS = """Every column names its attack and its threat model. The outlined cell is a defense's lowest accuracy: read
@@ -20,29 +19,23 @@ that one. Choose a defense and an attack to see what they do to an image."""
 _IMAGES = 20
 
 
-class Arena:
+class Arena(Page):
     """A `Page` of all rows that are kept; `view` is the widget to display."""
 
     def __init__(self, lab: Profile, bench: Workbench):
-        self.desk, self.lab = Desk(lab, bench, ()), lab
+        self.desk, self.lab = Desk(lab, bench), lab
         self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
-        self.defense = choice("defense", [])
-        self.attack = choice("attack", [])
-        self.index = w.IntSlider(0, 0, _IMAGES - 1, description="test image", layout=WIDE, style=LABEL)
-        self.compute = w.Button(description="Measure what is missing", layout=w.Layout(width="auto"))
-        self.compute.on_click(lambda _: self.load(compute=True))
-        self.board, self.table = Board(), w.HTML()
-        self.board.across, self.board.side = 4, 170
+        self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(_IMAGES - 1)
+        self.compute = button("Measure what is missing", lambda: self.load(compute=True))
+        self.board, self.table = Board(across=4), w.HTML()
         self.table.add_class("lk-table")
         self.table.add_class("lk-scroll")
-        controls = [self.network, self.defense, self.attack, self.index, self.compute]
-        self.page = Page("Arena", _WORDS, controls, [self.board, self.table])
-        self.view = self.page.view
         self.cases: dict[tuple, measurement.Case] = {}
         self.rows = pd.DataFrame()
         self._quiet = False
-        self.work = Latest(self._load, self.page.trouble)
-        self.pictures = Latest(self._show, self.page.trouble)
+        controls = [self.network, self.defense, self.attack, self.index, self.compute]
+        super().__init__("Arena", _WORDS, controls, [self.board, self.table])
+        self.pictures = self.worker(self._picture)
         self.network.observe(lambda _: self._tabulate(), names="value")
         self.defense.observe(lambda _: self._attacks(), names="value")
         for control in (self.attack, self.index):
@@ -58,35 +51,26 @@ class Arena:
             self.board.pending = True
             self.pictures(self.network.value, self.defense.value, self.attack.value, self.index.value)
 
-    def settled(self, timeout: float = 60) -> bool:
-        return self.work.settled(timeout) and self.pictures.settled(timeout)
+    def stopped(self) -> None:
+        self.load()
 
-    def _load(self, check, compute: bool) -> None:
-        self.page.say("Looking for rows …")
-        bench, everything = self.desk.bench, arena.cases(self.lab)
-        missing = [case for case in everything if not measurement.kept(case, bench)]
-        if compute:
-            self.page.measure(missing, _told, lambda case: measurement.run([case], bench), check, self._stopped)
-            missing = []
-        there = [case for case in everything if case not in set(missing)]
-        self.page.idle()
+    def _show(self, check, compute: bool) -> None:
+        self.say("Looking for rows …")
+        everything, run = arena.cases(self.lab), lambda case: measurement.run([case], self.desk.bench)
+        missing = set(self.measure(everything, compute, check, kept=self.desk.kept, run=run, told=_told))
+        there = [case for case in everything if case not in missing]
         self.compute.disabled = not missing
         if not there:
-            self.page.say("Nothing is measured yet for these images; “Measure what is missing” does it and keeps it.")
+            self.say("Nothing is measured yet for these images; “Measure what is missing” does it and keeps it.")
             return
-        self.rows = measurement.run(there, bench)
+        self.rows = measurement.run(there, self.desk.bench)
         self.cases = {}
         for case, row in sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n):
             self.cases[row.retrained, row.defense, row.attack, row.knowledge] = case
         self._tabulate()
         left = f", {len(missing)} more can be" if missing else ""
         what = escape(f"{self.rows.data[0]}; {self.rows.classifier[0]}; brackets are 95 % Wilson intervals, then n.")
-        self.page.say(f"{len(there)} cases are measured{left}. <span class='lk-soft'>{what}</span>")
-
-    def _stopped(self) -> None:
-        self.work.cancel()
-        self.page.idle()
-        self.load()
+        self.say(f"{len(there)} cases are measured{left}. <span class='lk-soft'>{what}</span>")
 
     def _tabulate(self) -> None:
         if self.rows.empty:
@@ -103,22 +87,20 @@ class Arena:
     def _attacks(self) -> None:
         if self._quiet:
             return
-        self._quiet = True
         both = self.defense.value == "No Defense"  # there is one such network, in either table
-        mine = [
-            (ThreatModel.of(knowledge, defense).told(attack), (attack, knowledge))
+        mine = {
+            (attack, knowledge): ThreatModel.of(knowledge, defense).told(attack)
             for retrained, defense, attack, knowledge in self.cases
             if defense == self.defense.value and (both or retrained == self.network.value)
-        ]
-        before = self.attack.value
-        self.attack.options = mine
-        keys = [key for _, key in mine]
-        wanted = [before, *(key for key in keys if key[0] != "Clean"), *keys]
-        self.attack.value = next((key for key in wanted if key in keys), None)
+        }
+        wanted = [self.attack.value, *(key for key in mine if key[0] != "Clean"), *mine]
+        self._quiet = True
+        self.attack.options = [(words, key) for key, words in mine.items()]
+        self.attack.value = next((key for key in wanted if key in mine), None)
         self._quiet = False
         self.request()
 
-    def _show(self, check, retrained: bool, defense: str, attack: tuple[str, str], index: int) -> None:
+    def _picture(self, check, retrained: bool, defense: str, attack: tuple[str, str], index: int) -> None:
         case = self.cases.get((retrained, defense, *attack)) or self.cases[not retrained, defense, *attack]
         test = self.desk.bench.images(case.data, "test")
         index = min(index, len(test) - 1)
@@ -131,7 +113,7 @@ class Arena:
         self.board.show([
             {"title": "image x", "x": x, "note": f"{test.classes[true]}, no defense:",
              "bars": top(found["before"], classes, true)},
-            {"title": f"{attack[0]}", "x": x_adv, "note": near[0]},
+            {"title": attack[0], "x": x_adv, "note": near[0]},
             {"title": "10 × the difference", "x": 0.5 + 10 * (x_adv - x), "note": "grey is 0"},
             {"title": "the network gets", "x": seen, "note": near[1], "bars": top(found["after"], classes, true)},
         ])  # fmt: skip

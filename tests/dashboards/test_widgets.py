@@ -183,7 +183,7 @@ def test_moving_lambda_changes_what_is_shown(lab, bench):
     after, board = explorer.board.images, explorer.board
     same = [titles(board)[i] for i in range(10) if before[i] == after[i]]
     assert same == ["image x", "low-pass part", "the rest", "attacked x_adv", "10 × change"]
-    assert "λ = 1.000" in explorer.page.status.value
+    assert "λ = 1.000" in explorer.status.value
     x = bench.images(lab.data, "test").x[:1]
     T = bench.transform(lab.transform)
     T.lam = 1.0
@@ -211,42 +211,42 @@ def test_a_stratified_look_says_which_cluster_was_voted_for(lab, bench):
     explorer.stratified.value = True
     assert explorer.settled()
     home = int(bench.transform(lab.stratified).strata.vote(bench.images(lab.data, "test").x[:1])) + 1
-    assert re.search(rf"voted to cluster {home}\b", explorer.page.status.value)
+    assert re.search(rf"voted to cluster {home}\b", explorer.status.value)
 
 
 def test_a_picture_of_ones_own_is_shown_and_a_broken_one_is_refused_in_a_sentence(lab, bench):
     explorer = dashboards.Explorer(lab, bench, ())
     explorer.take("me.png", png((90, 60)))
     assert explorer.settled()
-    assert "your picture me.png" in explorer.page.status.value and explorer.upload.said == ""
+    assert "your picture me.png" in explorer.status.value and explorer.upload.said == ""
     shown = np.asarray(Image.open(io.BytesIO(explorer.board.images[0])))
     assert shown.shape == (32, 32) and (shown == shown[0, 0]).all()
     explorer.take("/home/me/broken.png", png((90, 60))[:60])
     assert explorer.settled()
     assert "broken.png is no readable image" in explorer.upload.said and "/home" not in explorer.upload.said
-    assert "test image" in explorer.page.status.value
+    assert "test image" in explorer.status.value
     explorer.index.value = 3
     assert explorer.settled() and explorer.upload.said == ""
-    assert "test image 3" in explorer.page.status.value
+    assert "test image 3" in explorer.status.value
 
 
 def test_what_is_missing_is_offered_and_made(lab, bench):
     explorer = dashboards.Explorer(lab, bench, ())
     explorer.K.value = 6
     assert explorer.settled()
-    assert "Not there yet: dictionary" in explorer.page.status.value
-    assert explorer.page.button.layout.display == "" and explorer.page.button.description.startswith("Make dictionary")
-    explorer.page.button.click()
+    assert "Not there yet: dictionary" in explorer.status.value
+    assert explorer.button.layout.display == "" and explorer.button.description.startswith("Make dictionary")
+    explorer.button.click()
     assert explorer.settled()
-    assert "K = 6" in explorer.page.status.value and explorer.page.button.layout.display == "none"
+    assert "K = 6" in explorer.status.value and explorer.button.layout.display == "none"
 
 
 def test_without_a_classifier_pictures_are_shown_and_noise_replaces_the_attack(lab, tmp_path, bench):
     other = replace(lab, classifier=replace(lab.classifier, seed=5))
     explorer = dashboards.Explorer(other, bench, ())
     assert explorer.settled()
-    assert "No classifier is trained" in explorer.page.status.value and not explorer.board.pictures[0]["bars"]
-    assert "classifier" in explorer.page.button.description
+    assert "No classifier is trained" in explorer.status.value and not explorer.board.pictures[0]["bars"]
+    assert "classifier" in explorer.button.description
     assert explorer.board.images[0] != explorer.board.images[5]
 
 
@@ -263,14 +263,14 @@ def test_live_accuracy_agrees_with_the_experiments(lab, bench):
     )
     assert [found.value for found in live.found.values()] == rows.accuracy.tolist()
     assert all(found.n == 12 for found in live.found.values())
-    assert "12 of 12 test images" in live.page.status.value
+    assert "12 of 12 test images" in live.status.value
     assert f"{rows.accuracy[3]:.3f}" in live.bars.value
 
 
 def test_the_browser_shows_kept_points_and_computes_missing_ones(lab, bench):
     browser = dashboards.TradeoffBrowser(lab, bench)
     assert browser.settled()
-    assert "None of these is measured yet" in browser.page.status.value and not browser.output.outputs
+    assert "None of these is measured yet" in browser.status.value and not browser.output.outputs
     browser.request(compute=True)
     assert browser.settled()
     assert [name for name, _ in browser.values.options] == ["0.1 ✓", "0.2 ✓", "0.4 ✓"]
@@ -317,7 +317,7 @@ def test_the_atlas_shows_where_a_filter_is_active(lab, bench):
     sums = [float(re.search(r"[\d.]+$", picture["note"]).group()) for picture in atlas.most.pictures]
     assert sums == sorted(sums, reverse=True)
     atlas.cluster.value = 2
-    assert atlas.settled() and "cluster 2" in atlas.page.status.value
+    assert atlas.settled() and "cluster 2" in atlas.status.value
 
 
 def test_a_page_works_on_the_cpu_wherever_networks_are_trained(monkeypatch, tmp_path):
