@@ -41,7 +41,8 @@ def _learn(options: argparse.Namespace) -> int:
     if unknown := sorted(set(wanted) - set(WHAT)):
         raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
     lab = common.lab(options)
-    lab = replace(lab, classifier=_changed(lab.classifier, options.classifier))
+    classifier = _changed(lab.classifier, options.classifier)
+    lab = replace(lab, classifier=classifier)
     from labkit.core import distributed
 
     with distributed.session():
@@ -49,7 +50,7 @@ def _learn(options: argparse.Namespace) -> int:
         builds = {
             "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
             "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),
-            "classifier": (lambda: bench.classifier(lab.classifier), lab.classifier),
+            "classifier": (lambda: bench.classifier(classifier), classifier),
             "retrained": (lambda: [bench.classifier(lab.retrained(T)) for T in lab.defenses], lab.retrained()),
         }
         for what in wanted:
@@ -57,8 +58,8 @@ def _learn(options: argparse.Namespace) -> int:
             build, recipe = builds[what]
             built = build()
             if distributed.rank() == 0:
-                took = time.perf_counter() - started
-                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({wording.duration(took)})")
+                took = wording.duration(time.perf_counter() - started)
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({took})")
                 if what == "classifier":
                     print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
     return 0
@@ -102,14 +103,9 @@ def _project(options: argparse.Namespace) -> int:
     hardware.steady()
     with distributed.session():
         layer, digest = _learned(options, recipe)
-        stream = open_stream(
-            options.dataset,
-            options.split,
-            channels=_channels(layer),
-            resolution=lab.data.resolution,
-            images=options.images,
-            data_root=options.data_root or None,
-        )
+        channels = next(d for name, d in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]
+        how = {"channels": channels, "resolution": lab.data.resolution, "images": options.images}
+        stream = open_stream(options.dataset, options.split, data_root=options.data_root or None, **how)
         device, about = next(layer.buffers()).device, {"transform": recipes.plain(recipe, digest)}
         started = time.perf_counter()
         manifest = project(layer, stream, options.out, about, device=device)
@@ -147,7 +143,3 @@ def _learned(options: argparse.Namespace, recipe) -> tuple:
         return SparseTransform.of(recipe, found[0]["d"]).to(device), found[1]
     bench = common.workbench(options)
     return bench.transform(recipe), bench.images(recipe.data, "train").digest
-
-
-def _channels(layer) -> int:
-    return next(tensor for name, tensor in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]

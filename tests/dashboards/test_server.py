@@ -33,13 +33,13 @@ def test_the_token_stands_in_no_command_line(ip, given, monkeypatch, capsys):
     """Every account of a machine can read the arguments of a program, and only its owner its environment."""
     ran = []
 
-    def server(command, *, cwd, env):
+    def run(command, *, cwd, env):
         ran.append((command, env))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setenv("LABKIT_TOKEN", given)
     monkeypatch.setattr(server, "prepare", lambda lab, store: None)
-    monkeypatch.setattr(subprocess, "run", server)
+    monkeypatch.setattr(subprocess, "run", run)
     assert main(["dashboards", "--profile", "smoke", "--ip", ip]) == 0
     ((command, env),) = ran
     token = capsys.readouterr().out.partition("?token=")[2].split()[0]
