@@ -64,15 +64,15 @@ def add(commands: common.Commands) -> None:
     parser = commands.add_parser("artifacts", help="list, show, verify or prune what is kept", description=text)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    def action(name: str, run: Callable[..., int], text: str, *options: str) -> argparse.ArgumentParser:
-        return common.command(actions, name, run, text[0].lower() + text[1:].partition(".")[0], text, *options)
+    def action(run: Callable[..., int], text: str, *options: str) -> argparse.ArgumentParser:
+        brief = text[0].lower() + text[1:].partition(".")[0]
+        return common.command(actions, run.__name__.strip("_"), run, brief, text, *options)
 
-    action("list", _list, "Kind, key, size, age and recipe of every artifact.", "store", "kind")
-    show = action("show", _show, "Recipe, facts, tensors and files of one artifact.", "store")
+    action(_list, "Kind, key, size, age and recipe of every artifact.", "store", "kind")
+    show = action(_show, "Recipe, facts, tensors and files of one artifact.", "store")
     show.add_argument("key", metavar="KEY", help="its key, or enough of the beginning; KIND/KEY if two kinds share it")
-    action("verify", _verify, "Read every file and compare it with what was written. Status 1 if any differs.", "store")
-    text = "Say what would be deleted, or delete it. What a run is building is kept."
-    prune = action("prune", _prune, text, "store", "kind")
+    action(_verify, "Read every file and compare it with what was written. Status 1 if any differs.", "store")
+    prune = action(_prune, "Say what would be deleted, or delete it. What a run is building is kept.", "store", "kind")
     prune.add_argument("--older-than", type=float, metavar="DAYS", help="only what was built so many days ago")
     prune.add_argument("--unfinished", action="store_true", help="leftovers of runs that ended early, no artifacts")
     prune.add_argument("--yes", action="store_true", help="delete; without it, nothing is touched")
@@ -121,9 +121,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    what = {"older_than": options.older_than, "kind": options.kind, "unfinished": options.unfinished}
+    which = {"older_than": options.older_than, "kind": options.kind, "unfinished": options.unfinished}
     gone, kept = [], []
-    for entry in prunable(_store(options), **what):
+    for entry in prunable(_store(options), **which):
         free = remove(entry) if options.yes else not in_use(entry)
         (gone if free else kept).append(entry)
     _print_entries(gone)
@@ -298,17 +298,13 @@ def _entry(path: Path) -> Entry | None:
         built = (path / MANIFEST).stat().st_mtime if key and (path / MANIFEST).is_file() else touched
     except OSError:
         return None
-    what = {"work": "kept for a run to go on from", "new": "half written or half deleted"}.get(why) or _described(path)
-    return Entry(path.parent.name, key or left, path, size, built, what, unfinished=not key)
-
-
-def _described(path: Path) -> str:
+    what = {"work": "kept for a run to go on from", "new": "half written or half deleted"}.get(why, "")
     try:
-        plain = parsed(path / "recipe.json")
-        of = images(plain)
-        return printable((f"on {of}: " if of else "") + summary(plain))
+        plain = parsed(path / "recipe.json") if key else {}
+        what = what or printable(f"on {images(plain)}: " * bool(images(plain)) + summary(plain))
     except (OSError, ValueError, RecursionError):
-        return "its recipe cannot be read"
+        what = "its recipe cannot be read"
+    return Entry(path.parent.name, key or left, path, size, built, what, unfinished=not key)
 
 
 def _usual(name: Any) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Explorer(Page):
         self.idle()
         self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, K = {K}, S = {S}{where}; {took:.0f} ms")
         if missing:
-            self.offer(missing, needed=False)
+            self.offer([lab.classifier], missing, needed=False)
 
     def _image(self, test, index: int, network) -> tuple[Tensor, Tensor | None, str]:
         """x (1, C, H, W), its class (1,), and what to call it; a visitor's own has the class the network gives it."""

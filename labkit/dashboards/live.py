@@ -16,15 +16,13 @@ from labkit.models import SparseTransform, StratifiedTransform
 
 # Attacks that answer while somebody waits: what to call them, and their options.
 ATTACKS_LIVE = {
-    "none": ("", {}),
-    "random noise": ("noise", {"draws": 1}),
-    "FGSM": ("fgsm", {}),
-    "BIM, 10 steps": ("bim", {"steps": 10}),
-    "PGD, 10 steps": ("pgd", {"steps": 10}),
-}
+    "none": ("", {}), "random noise": ("noise", {"draws": 1}), "FGSM": ("fgsm", {}),
+    "BIM, 10 steps": ("bim", {"steps": 10}), "PGD, 10 steps": ("pgd", {"steps": 10}),
+}  # fmt: skip
 _BATCH = 25
 
 Layer = SparseTransform | StratifiedTransform
+Attacker = Callable[[Layer | None, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,7 @@ def attack(
 
 
 def accuracies(
-    network: nn.Module,
-    layer: Layer,
-    x: Tensor,
-    y: Tensor,
-    *,
-    attacker: Callable[[nn.Module | None, Tensor, Tensor], Tensor],
-    stop: Callable[[], None] = lambda: None,
+    network: nn.Module, layer: Layer, x: Tensor, y: Tensor, attacker: Attacker, stop: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, Accuracy]]:
     """Accuracies over more and more of the images x (n, C, H, W), some at a time, the last over all of them.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from html import escape
-from typing import NamedTuple
 
 import ipywidgets as w
 
@@ -21,6 +20,7 @@ from labkit.experiments.ablations import varied
 
 LOOK = {"layout": w.Layout(width="325px"), "style": {"description_width": "96px"}}
 OFFERS = (("fashion", None), ("photos", 64), ("photos", 224))  # embedded, so that everybody has them
+Recipe = TransformRecipe | StratifiedRecipe | ClassifierRecipe
 _STEPS = 400  # of a progress bar
 _PATH = re.compile(r"(?<![\w.])(?:~|/)(?:[^/\s]*/)+")
 
@@ -146,37 +146,38 @@ class Page:
         self.idle()
         return [] if compute else missing
 
-    def lacks(self, *recipes: TransformRecipe | StratifiedRecipe | ClassifierRecipe) -> bool:
+    def lacks(self, *recipes: Recipe) -> bool:
         """Whether something of these is not in the store; it is then offered, and asked for again once it is there."""
-        missing = self.desk.missing(*recipes, said=self.say)
-        if missing:
-            self.offer(missing)
-        return missing is not None
+        steps = self.desk.missing(*recipes, said=self.say)
+        if steps:
+            self.offer(recipes, steps)
+        return bool(steps)
 
-    def offer(self, missing: "Missing", *, needed: bool = True) -> None:
+    def offer(self, recipes: Sequence[Recipe], steps: Sequence[cost_estimate.Step], *, needed: bool = True) -> None:
         """A button that makes what is missing, and then asks again; where it is `needed`, the line says what it is."""
         self.idle()
-        seconds = missing.seconds
+        words = "; ".join(f"{step.kind} ({step.what})" for step in steps)
+        seconds = sum(step.seconds or 0 for step in steps)
         duration = f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
         if needed:
             self.status.value = (
-                f"<div role='status' class='lk-offer'>Not there yet: {escape(missing.words)}. Making it takes about "
-                f"{duration}, once; it is then kept for all dashboards, notebooks and reports.</div>"
+                f"<div role='status' class='lk-offer'>Not there yet: {escape(words)}. Making it takes about {duration}"
+                ", once; it is then kept for all dashboards, notebooks and reports.</div>"
             )
-        self.button.description = f"Make {missing.kinds} ({duration})"
+        self.button.description = f"Make {' and '.join(dict.fromkeys(step.kind for step in steps))} ({duration})"
         self.button.layout.display = ""
-        self._agreed = lambda: self._builder(missing)
+        self._agreed = lambda: self._builder(recipes, words, seconds)
 
     def _show(self, check: Callable[[], None], *values) -> None:
         """Draw what the controls say; each dashboard has its own."""
 
-    def _build(self, check, missing: "Missing") -> None:
+    def _build(self, check, recipes: Sequence[Recipe], words: str, seconds: float) -> None:
         self.idle()
-        self.say(f"Making {escape(missing.words)} …")
+        self.say(f"Making {escape(words)} …")
         self.bar.value, self.bar.layout.display = 0, ""
-        with clock(self.bar, missing.seconds):
-            for each in missing.make:
-                each()
+        with clock(self.bar, seconds):
+            for recipe in recipes:
+                (self.desk.network if isinstance(recipe, ClassifierRecipe) else self.desk.layer)(recipe)
                 check()
         self.idle()
         self.request()
@@ -185,15 +186,6 @@ class Page:
         self.work.cancel()
         self.idle()
         self.stopped()
-
-
-class Missing(NamedTuple):
-    """What has to be made before something can be shown: its name, how long it takes, and the functions that do it."""
-
-    words: str
-    kinds: str
-    seconds: float
-    make: Sequence[Callable[[], object]]
 
 
 class Desk:
@@ -211,20 +203,15 @@ class Desk:
         self.kept = partial(measurement.kept, bench=bench)
         self._there: set[tuple] = set()
 
-    def missing(
-        self, *recipes: TransformRecipe | StratifiedRecipe | ClassifierRecipe, said: Callable[[str], None]
-    ) -> Missing | None:
-        """What has to be made of these, None when all is in the store; `said` that it is being looked into."""
+    def missing(self, *recipes: Recipe, said: Callable[[str], None]) -> list[cost_estimate.Step]:
+        """The steps that make these, none when all is in the store; `said` that it is being looked into."""
         if recipes in self._there:
-            return None
+            return []
         said("Looking at what is there, and how long the rest would take …")
-        todo = [step for step in cost_estimate.parts(recipes, self.bench) if not step.kept]
-        if not todo:
+        steps = [step for step in cost_estimate.parts(recipes, self.bench) if not step.kept]
+        if not steps:
             self._there.add(recipes)
-            return None
-        words, kinds = "; ".join(f"{step.kind} ({step.what})" for step in todo), dict.fromkeys(s.kind for s in todo)
-        make = [partial(self.network if isinstance(one, ClassifierRecipe) else self.layer, one) for one in recipes]
-        return Missing(words, " and ".join(kinds), sum(step.seconds or 0 for step in todo), make)
+        return steps
 
 
 def T(lab: Profile, K: int, S: int, stratified: bool) -> TransformRecipe | StratifiedRecipe:

@@ -1,5 +1,6 @@
 """The trade-off browser: λ, K, S and M against accuracy and PSNR, from rows that are kept or computed on request."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from html import escape
@@ -45,19 +46,20 @@ class TradeoffBrowser(Page):
         self.work(self.what.value, tuple(self.values.value), compute)
 
     def _changed(self) -> None:
-        what, how = self.what.value, self.lab.tradeoff
+        what = self.what.value
         if what != "map":
-            self._list(what, getattr(how, what), getattr(how, what))
+            self._list(what, getattr(self.lab.tradeoff, what))
         self.values.layout.display = self.hint.layout.display = "none" if what == "map" else ""
         self.hover.layout.display = "" if what == "map" else "none"
         self.request()
 
-    def _list(self, what: str, values: Sequence, chosen: Sequence) -> None:
+    def _list(self, what: str, chosen: Sequence) -> None:
         """The values to choose from, with a sign at those that are measured."""
-        kept = {value: self._kept(what, value) for value in values}
+        values = getattr(self.lab.tradeoff, what)
+        options = [(f"{metrics.said(value)}{' ✓' if self._kept(what, value) else ''}", value) for value in values]
         self._quiet = True
         self.values.index = ()  # before there are fewer options than it says
-        self.values.options = [(f"{metrics.said(value)}{' ✓' if kept[value] else ''}", value) for value in values]
+        self.values.options = options
         self.values.value = tuple(chosen)
         self._quiet = False
 
@@ -81,7 +83,7 @@ class TradeoffBrowser(Page):
         told = lambda value: f"{self.what.label} = {metrics.said(value)}"  # noqa: E731
         missing = self.measure(values, compute, check, told=told, **how)
         if compute:
-            self._list(what, getattr(self.lab.tradeoff, what), values)
+            self._list(what, values)
         there = [value for value in values if value not in missing]
         if not there:
             self._draw("None of these is measured yet; “Compute what is missing” does it and keeps it.", missing)
@@ -139,8 +141,6 @@ class TradeoffBrowser(Page):
 
 def _html(markdown: str) -> str:
     """The bold words and bullets of `verdicts.text` as HTML."""
-    lines = []
-    for line in markdown.splitlines():
-        parts = escape(line.removeprefix("- ")).split("**")
-        lines.append("<li>" + "".join(f"<b>{p}</b>" if i % 2 else p for i, p in enumerate(parts)) + "</li>")
-    return f"<ul>{''.join(lines)}</ul>"
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(markdown))
+    items = "".join(f"<li>{line.removeprefix('- ')}</li>" for line in bold.splitlines())
+    return f"<ul>{items}</ul>"
