@@ -43,7 +43,8 @@ def _learn(options: argparse.Namespace) -> int:
     lab = common.lab(options)
     classifier = _changed(lab.classifier, options.classifier)
     lab = replace(lab, classifier=classifier)
-    from labkit.core import distributed
+    from labkit.core import distributed, metrics
+    from labkit.models import predict
 
     with distributed.session():
         bench = common.workbench(options)
@@ -61,7 +62,9 @@ def _learn(options: argparse.Namespace) -> int:
                 took = wording.duration(time.perf_counter() - started)
                 print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({took})")
                 if what == "classifier":
-                    print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
+                    test = bench.images(replace(lab.data, test=None), "test")
+                    right = metrics.accuracy(predict(built, test.x).argmax(1) == test.y)
+                    print(f"classifier: {right} test images, which nobody attacked")
     return 0
 
 
@@ -79,14 +82,6 @@ def _changed(recipe: recipes.ClassifierRecipe, told: str) -> recipes.ClassifierR
             what = "yes or no" if kind is bool else "a number"
             raise InputError(f"--classifier takes {what} for {name}; got {value!r}") from None
     return replace(recipe, **changed)
-
-
-def _judged(network, images) -> str:
-    from labkit.core import metrics
-    from labkit.models import classifiers
-
-    right = metrics.accuracy(classifiers.predict(network, images.x).argmax(1) == images.y)
-    return f"classifier: {right} test images, which nobody attacked"
 
 
 def _project(options: argparse.Namespace) -> int:

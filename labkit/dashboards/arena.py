@@ -41,8 +41,8 @@ class Arena(Page):
         controls = [self.network, self.defense, self.attack, self.index, self.compute]
         super().__init__("Arena", _WORDS, controls, [self.board, self.table])
         self.pictures = self.worker(self._picture)
-        self.network.observe(lambda _: self._tabulate(), names="value")
-        self.defense.observe(lambda _: self._attacks(), names="value")
+        for control in (self.network, self.defense):
+            control.observe(lambda _: self._fill(), names="value")
         self.ask(self.attack, self.index)
         self.load()
 
@@ -71,26 +71,20 @@ class Arena(Page):
         self.cases = {}
         for case, row in sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n):
             self.cases[row.retrained, row.defense, row.attack, row.knowledge] = case
-        self._tabulate()
+        self._fill()
         left = f", {len(missing)} more can be" if missing else ""
         what = escape(f"{self.rows.data[0]}; {self.rows.classifier[0]}; brackets are 95 % Wilson intervals, then n.")
         self.say(f"{len(there)} cases are measured{left}. <span class='lk-soft'>{what}</span>")
 
-    def _tabulate(self) -> None:
-        if self.rows.empty:
+    def _fill(self) -> None:
+        """The table of the network that is chosen, and the defenses and attacks that it leaves to choose from."""
+        if self._quiet or self.rows.empty:
             return
-        grid = table(self.rows, retrained=self.network.value)
+        grid, before = table(self.rows, retrained=self.network.value), self.defense.value
         self.table.value = _html(grid)
         self._quiet = True
-        before = self.defense.value
         self.defense.options = list(grid.index)
         self.defense.value = before if before in grid.index else grid.index[0]
-        self._quiet = False
-        self._attacks()
-
-    def _attacks(self) -> None:
-        if self._quiet:
-            return
         both = self.defense.value == "No Defense"  # there is one such network, in either table
         mine = {
             (attack, knowledge): ThreatModel.of(knowledge, defense).told(attack)
@@ -98,7 +92,6 @@ class Arena(Page):
             if defense == self.defense.value and (both or retrained == self.network.value)
         }
         wanted = [self.attack.value, *(key for key in mine if key[0] != "Clean"), *mine]
-        self._quiet = True
         self.attack.options = [(words, key) for key, words in mine.items()]
         self.attack.value = next((key for key in wanted if key in mine), None)
         self._quiet = False
@@ -136,17 +129,17 @@ def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
     undefended one stands in both.
     """
     mine = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")].sort_values("n", kind="stable")
-    names = [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
+    found, names = {}, [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
+    for name, row in zip(names, mine.itertuples(), strict=True):
+        found[row.defense, name] = row.accuracy, row.low, row.high, row.n
     attacks, models = rows.attack.drop_duplicates().tolist(), [model.label for model in ThreatModel]
     columns = sorted(set(names), key=lambda name: (attacks.index(name[0]), models.index(name[1])))
-    cells: dict[str, dict] = {defense: {} for defense in dict.fromkeys(rows.defense) if defense in set(mine.defense)}
-    for name, row in zip(names, mine.itertuples(), strict=True):
-        cells[row.defense][name] = (row.accuracy, row.low, row.high, row.n)
-    lines = []
-    for found in cells.values():
-        least = min(value[0] for value in found.values())
-        lines.append([(*found[c], found[c][0] == least) if c in found else None for c in columns])
-    return pd.DataFrame(lines, index=list(cells), columns=pd.MultiIndex.from_tuples(columns))
+    lines = {}
+    for defense in (name for name in rows.defense.unique() if name in set(mine.defense)):
+        cells = [found.get((defense, name)) for name in columns]
+        least = min(cell[0] for cell in cells if cell)
+        lines[defense] = [cell and (*cell, cell[0] == least) for cell in cells]
+    return pd.DataFrame(lines.values(), index=list(lines), columns=pd.MultiIndex.from_tuples(columns))
 
 
 @dataclass(frozen=True)
@@ -191,9 +184,10 @@ def _words(case: Case) -> str:
 
 def _html(grid: pd.DataFrame) -> str:
     heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
-    lines = []
-    for defense, cells in zip(grid.index, grid.itertuples(index=False), strict=True):
-        lines.append(f"<tr><th scope='row'>{escape(defense)}</th>{''.join(map(_cell, cells))}</tr>")
+    lines = (
+        f"<tr><th scope='row'>{escape(defense)}</th>{''.join(map(_cell, cells))}</tr>"
+        for defense, *cells in grid.itertuples()
+    )
     return (
         "<table aria-label='accuracy of every defense under every attack'><thead><tr><th>defense</th>"
         f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -71,20 +71,15 @@ class Explorer(Page):
         x_adv = self._attack(network, layer, x, y, (data, name, attack, size, knowledge), (lam, K, S, stratified))
         check()
         pair, key = torch.cat([x, x_adv]), (data, name, K, S, stratified)
-        before = self._seen[1] if self._seen[0] == key else None
-        if max(x.shape[-2:]) > SMALL:
-            rough = live.look(layer, pair, start=before, gap_tol=_ROUGH)
+        seen = self._seen[1] if self._seen[0] == key else None
+        for gap_tol in [None] if max(x.shape[-2:]) <= SMALL else [_ROUGH, None]:
+            seen = live.look(layer, pair, start=seen, gap_tol=gap_tol)
             check()
-            self._draw(test, pair, y, rough, network, name, f"λ = {lam:.3f}, a first look …")
-            before = rough
-            check()
-        seen = live.look(layer, pair, start=before)
-        check()
+            where = f"; voted to cluster {_clusters(seen.stratum)}" if stratified else ""
+            took = f"K = {K}, S = {S}{where}; {1000 * (time.perf_counter() - started):.0f} ms"
+            self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, {'a first look …' if gap_tol else took}")
         self._seen = (key, seen)
-        took = 1000 * (time.perf_counter() - started)
-        where = f"; voted to cluster {_clusters(seen.stratum)}" if stratified else ""
         self.idle()
-        self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, K = {K}, S = {S}{where}; {took:.0f} ms")
         if missing:
             self.offer([lab.classifier], missing, needed=False)
 
@@ -108,9 +103,9 @@ class Explorer(Page):
         key = key if knowledge == "classifier" else key + T_key
         if self._attacked[0] != key or self._attacked[1].shape != x.shape:
             name = attack if network is not None or attack in ("none", "random noise") else "random noise"
-            y = torch.zeros(1, dtype=torch.int64) if y is None else y
-            system = network if network is not None else torch.nn.Flatten()
-            self._attacked = (key, live.attack(name, system, layer, x, y, size, knowledge))
+            if network is None:  # noise asks it nothing
+                network, y = torch.nn.Flatten(), torch.zeros(1, dtype=torch.int64)
+            self._attacked = (key, live.attack(name, network, layer, x, y, size, knowledge))
         return self._attacked[1]
 
     def _draw(self, test, pair, y, seen: live.Look, network, name, settings) -> None:
@@ -138,9 +133,7 @@ class Explorer(Page):
         ])  # fmt: skip
         kind = "seen as" if name.startswith("your") else "true class"
         known = "" if true is None else f", {kind} <b>{escape(test.classes[true])}</b>"
-        blind = ""
-        if network is None:
-            blind = " No classifier is trained for these images yet: random noise replaces the attack."
+        blind = " No classifier is trained for these images yet: random noise replaces the attack." * (network is None)
         self.say(f"{escape(name)}{known}. <span class='lk-soft'>{settings}.{blind}</span>")
 
 
@@ -152,11 +145,15 @@ def heat(fires: Tensor) -> Tensor:
 
 
 def top(odds: Tensor | None, classes, true: int | None, count: int = 3) -> list[tuple[str, float, str]]:
+    """The likeliest classes: name, share, and whether the first is "right" or "wrong", where the true one is known."""
     if odds is None:
         return []
-    share, at = odds.topk(min(count, len(odds)))
-    kinds = ["" if true is None or rank else ("right" if c == true else "wrong") for rank, c in enumerate(at.tolist())]
-    return [(classes[c], s, kind) for c, s, kind in zip(at.tolist(), share.tolist(), kinds, strict=True)]
+    share, at = (found.tolist() for found in odds.topk(min(count, len(odds))))
+    first = "right" if at[0] == true else "wrong"
+    return [
+        (classes[c], s, "" if rank or true is None else first)
+        for rank, (c, s) in enumerate(zip(at, share, strict=True))
+    ]
 
 
 def _clusters(stratum: Tensor) -> str:

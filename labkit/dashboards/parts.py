@@ -51,9 +51,8 @@ class Board(anywidget.AnyWidget):
 class Heart(anywidget.AnyWidget):
     """Answers the browser; where no answer comes, the page says that its kernel has ended.
 
-    Until the browser asks for the first time, the kernel speaks by itself now and then: voila keeps one ready, and
-    would end it for having been idle in the moment in which somebody gets it. `began` is called whenever a browser has
-    just drawn the page.
+    Until the browser first asks, the kernel speaks now and then: voila keeps one ready, and would end it for having
+    been idle just as somebody gets it. `began` is called whenever a browser has drawn the page.
     """
 
     _esm, _css = _STATIC / "heart.js", _CSS

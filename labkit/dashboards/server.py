@@ -70,10 +70,7 @@ def address(ip: str, port: int, base_url: str = "/", token: str = "") -> str:
 
 
 def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
-    """The server's environment: its token, and what the kernels are told.
-
-    Kernels are told the lab, and to use one thread each, for many may share the cores.
-    """
+    """The server's environment: its token, and the lab for its kernels, which have one thread each."""
     told = {
         "LABKIT_PROFILE": lab.name,
         "LABKIT_DATASET": lab.data.name,

@@ -79,9 +79,9 @@ class TradeoffBrowser(Page):
         if what == "map":
             self._map(check, compute)
             return
-        how = {"kept": partial(self._kept, what), "run": lambda value: self._rows(what, [value])}
+        kept, run = partial(self._kept, what), lambda value: self._rows(what, [value])
         told = lambda value: f"{self.what.label} = {metrics.said(value)}"  # noqa: E731
-        missing = self.measure(values, compute, check, told=told, **how)
+        missing = self.measure(values, compute, check, kept=kept, run=run, told=told)
         if compute:
             self._list(what, values)
         there = [value for value in values if value not in missing]
