@@ -75,7 +75,8 @@ class Explorer(Page):
         for gap_tol in [None] if max(x.shape[-2:]) <= SMALL else [_ROUGH, None]:
             seen = live.look(layer, pair, start=seen, gap_tol=gap_tol)
             check()
-            where = f"; voted to cluster {_clusters(seen.stratum)}" if stratified else ""
+            clean, attacked = (int(m) + 1 for m in seen.stratum)
+            where = f"; voted to cluster {clean}, attacked to {attacked}" if stratified else ""
             took = f"K = {K}, S = {S}{where}; {1000 * (time.perf_counter() - started):.0f} ms"
             self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, {'a first look …' if gap_tol else took}")
         self._seen = (key, seen)
@@ -149,13 +150,7 @@ def top(odds: Tensor | None, classes, true: int | None, count: int = 3) -> list[
     if odds is None:
         return []
     share, at = (found.tolist() for found in odds.topk(min(count, len(odds))))
-    first = "right" if at[0] == true else "wrong"
-    return [
-        (classes[c], s, "" if rank or true is None else first)
-        for rank, (c, s) in enumerate(zip(at, share, strict=True))
-    ]
-
-
-def _clusters(stratum: Tensor) -> str:
-    clean, attacked = (int(m) + 1 for m in stratum)
-    return f"{clean}" if clean == attacked else f"{clean}, attacked to {attacked}"
+    kinds = [""] * len(at)
+    if true is not None:
+        kinds[0] = "right" if at[0] == true else "wrong"
+    return [(classes[c], s, kind) for c, s, kind in zip(at, share, kinds, strict=True)]

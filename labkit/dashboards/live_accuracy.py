@@ -14,7 +14,7 @@ _WORDS = """Clean and robust accuracy on test images, without T and behind it. B
 line is the 95 % interval. Without T, the attack is a white box. Moving a control stops the run and starts another."""
 _ROWS = {
     "clean": ("no defense, clean", "#8c8c8c"),
-    "attacked": ("no defense, attacked", "#8c8c8c"),
+    "attacked": ("no defense, attacked", "#8c8c8c8c"),
     "T clean": ("behind T, clean", "#0072b2"),
     "T attacked": ("behind T, attacked", "#d55e00"),
 }
@@ -85,8 +85,7 @@ class LiveAccuracy(Page):
 
 
 def _bar(name: str, colour: str, found: Accuracy) -> str:
-    faint = "opacity:.55;" if "attacked" in name and name.startswith("no") else ""
-    fill = f"width:{100 * found.value:.2f}%;background:{colour};{faint}"
+    fill = f"width:{100 * found.value:.2f}%;background:{colour}"
     line = f"left:{100 * found.low:.2f}%;width:{100 * (found.high - found.low):.2f}%"
     return (
         f"<tr><td>{name}</td><td><div class='lk-bar'><i style='{fill}'></i><u style='{line}'></u></div></td>"
