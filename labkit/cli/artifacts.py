@@ -104,20 +104,18 @@ def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     store = _store(options)
-    found, damaged = artifacts(store), []
+    found, damaged = artifacts(store), 0
     with tqdm(total=sum(e.size for e in found), desc="reading", unit="B", unit_scale=True, delay=2) as bar:
         for entry, wrong in verify(found):
             bar.update(entry.size)
-            if wrong:
-                damaged.append((entry, wrong))
-    for entry, wrong in damaged:
-        for name, what in wrong.items():
-            print(f"{entry}: {printable(name)} {what}")
+            damaged += bool(wrong)
+            for name, what in wrong.items():
+                bar.write(f"{entry}: {printable(name)} {what}")
     if damaged:
-        print(f"{len(damaged)} of {_total(found)} damaged; the next run that needs one builds it again")
-        return 1
-    print(f"{_total(found)} in {store.root}: all as written")
-    return 0
+        print(f"{damaged} of {_total(found)} damaged; the next run that needs one builds it again")
+    else:
+        print(f"{_total(found)} in {store.root}: all as written")
+    return int(damaged > 0)
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -69,7 +69,7 @@ class TradeoffBrowser(Page):
 
     def _kept(self, what: str, value) -> bool:
         asked = ablations.cases(self.lab, what, value, retrained=self._retrained(what))
-        return all(measurement.kept(case, self.desk.bench) for case in asked.values())
+        return all(map(self.desk.kept, asked.values()))
 
     def _rows(self, what: str, values: Sequence) -> pd.DataFrame:
         return ablations.sweep(self.lab, self.desk.bench, what, values, retrained=self._retrained(what))
@@ -86,15 +86,13 @@ class TradeoffBrowser(Page):
             self._list(what, values)
         there = [value for value in values if value not in missing]
         if not there:
-            self._draw("None of these is measured yet; “Compute what is missing” does it and keeps it.", missing)
+            self._draw("chosen values", missing)
             return
         rows = self._rows(what, there)
         check()
         reading = verdicts.text(questions.sweep(rows, what)) if len(there) > 1 else ""
-        left = f"{len(missing)} of the chosen values are not measured yet."
         words = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
-        outputs = chart(interactive.tradeoff(rows, what), reading)
-        self._draw(left if missing else "All chosen values are measured.", missing, outputs, words)
+        self._draw("chosen values", missing, chart(interactive.tradeoff(rows, what), reading), words)
 
     def _map(self, check, compute: bool) -> None:
         cases, run = psnr_accuracy.cases(self.lab), partial(measurement.run, bench=self.desk.bench)
@@ -103,7 +101,7 @@ class TradeoffBrowser(Page):
         cases = [case for case in cases if case not in missing]
         rows = psnr_accuracy.intervals(run(cases)) if cases else pd.DataFrame()
         if rows.empty:
-            self._draw("No defense is measured yet; “Compute what is missing” does it and keeps it.", missing)
+            self._draw("rows", missing)
             return
         pictures = self._pictures([case for case in cases if case.attack.name != "clean"], check)
         words = (
@@ -111,16 +109,17 @@ class TradeoffBrowser(Page):
             "square robust accuracy, a thin line a 95 % interval.</p>"
         )
         outputs = chart(interactive.intervals(rows, pictures), "PSNR of T(x_adv) and accuracies of every defense")
-        said = f"{len(missing)} rows are not measured yet." if missing else "Every defense is measured."
-        self._draw(said, missing, outputs, words)
+        self._draw("rows", missing, outputs, words)
 
-    def _draw(self, said: str, missing: Sequence, outputs: tuple = (), words: str = "") -> None:
-        """The chart, what stands below it, and what is said above; without `outputs`, the old chart goes."""
+    def _draw(self, what: str, missing: Sequence, outputs: tuple = (), words: str = "") -> None:
+        """The chart, the words below it and, above, how much is measured; without `outputs`, the old chart goes."""
         self.compute.disabled = not missing
         self.output.outputs, self.words.value = outputs, words
         if outputs:
             self.output.remove_class("lk-dim")
-        self.say(said)
+            self.say(f"{len(missing)} {what} are not measured yet." if missing else f"All {what} are measured.")
+        else:
+            self.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
 
     def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
         """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
