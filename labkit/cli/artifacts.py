@@ -104,13 +104,13 @@ def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     store = _store(options)
-    found, damaged = artifacts(store), 0
+    found, damaged, lines = artifacts(store), 0, []
     with tqdm(total=sum(e.size for e in found), desc="reading", unit="B", unit_scale=True, delay=2) as bar:
         for entry, wrong in verify(found):
             bar.update(entry.size)
             damaged += bool(wrong)
-            for name, what in wrong.items():
-                bar.write(f"{entry}: {printable(name)} {what}")
+            lines += [f"{entry}: {printable(name)} {what}\n" for name, what in wrong.items()]
+    print(*lines, sep="", end="")
     if damaged:
         print(f"{damaged} of {_total(found)} damaged; the next run that needs one builds it again")
     else:
