@@ -39,7 +39,7 @@ def served(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = server.serve("127.0.0.1", port, base_url, guarded=bool(token))
-    where = server.address(command, token)
+    where = server.address("127.0.0.1", port, base_url, token)
     with open(log or os.devnull, "w") as out:
         process = subprocess.Popen(
             [*command[:-1], *config, command[-1]],

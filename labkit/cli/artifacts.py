@@ -7,6 +7,7 @@ import shutil
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ class Entry:
         """Seconds since it was built."""
         return max(0.0, time.time() - self.built)
 
+    @property
+    def folder(self) -> Path:
+        """Where the artifact lies, or will, whose lock says who may touch the entry."""
+        return self.path.with_name(self.key)
+
     def __str__(self) -> str:
         return printable(f"{self.kind} {self.key}")
 
@@ -58,15 +64,15 @@ def add(commands: common.Commands) -> None:
     parser = commands.add_parser("artifacts", help="list, show, verify or prune what is kept", description=text)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    def action(name: str, run: Callable[..., int], text: str, *options: str) -> argparse.ArgumentParser:
-        return common.command(actions, name, run, text[0].lower() + text[1:].partition(".")[0], text, *options)
+    def action(run: Callable[..., int], text: str, *options: str) -> argparse.ArgumentParser:
+        brief = text[0].lower() + text[1:].partition(".")[0]
+        return common.command(actions, run.__name__.strip("_"), run, brief, text, *options)
 
-    action("list", _list, "Kind, key, size, age and recipe of every artifact.", "store", "kind")
-    show = action("show", _show, "Recipe, facts, tensors and files of one artifact.", "store")
+    action(_list, "Kind, key, size, age and recipe of every artifact.", "store", "kind")
+    show = action(_show, "Recipe, facts, tensors and files of one artifact.", "store")
     show.add_argument("key", metavar="KEY", help="its key, or enough of the beginning; KIND/KEY if two kinds share it")
-    action("verify", _verify, "Read every file and compare it with what was written. Status 1 if any differs.", "store")
-    text = "Say what would be deleted, or delete it. What a run is building is kept."
-    prune = action("prune", _prune, text, "store", "kind")
+    action(_verify, "Read every file and compare it with what was written. Status 1 if any differs.", "store")
+    prune = action(_prune, "Say what would be deleted, or delete it. What a run is building is kept.", "store", "kind")
     prune.add_argument("--older-than", type=float, metavar="DAYS", help="only what was built so many days ago")
     prune.add_argument("--unfinished", action="store_true", help="leftovers of runs that ended early, no artifacts")
     prune.add_argument("--yes", action="store_true", help="delete; without it, nothing is touched")
@@ -98,26 +104,24 @@ def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     store = _store(options)
-    found, damaged = artifacts(store), []
+    found, damaged, lines = artifacts(store), 0, []
     with tqdm(total=sum(e.size for e in found), desc="reading", unit="B", unit_scale=True, delay=2) as bar:
         for entry, wrong in verify(found):
             bar.update(entry.size)
-            if wrong:
-                damaged.append((entry, wrong))
-    for entry, wrong in damaged:
-        for name, what in wrong.items():
-            print(f"{entry}: {printable(name)} {what}")
+            damaged += bool(wrong)
+            lines += [f"{entry}: {printable(name)} {what}\n" for name, what in wrong.items()]
+    print(*lines, sep="", end="")
     if damaged:
-        print(f"{len(damaged)} of {_total(found)} damaged; the next run that needs one builds it again")
-        return 1
-    print(f"{_total(found)} in {store.root}: all as written")
-    return 0
+        print(f"{damaged} of {_total(found)} damaged; the next run that needs one builds it again")
+    else:
+        print(f"{_total(found)} in {store.root}: all as written")
+    return int(damaged > 0)
 
 
 def _prune(options: argparse.Namespace) -> int:
-    what = {"older_than": options.older_than, "kind": options.kind, "unfinished": options.unfinished}
+    which = {"older_than": options.older_than, "kind": options.kind, "unfinished": options.unfinished}
     gone, kept = [], []
-    for entry in prunable(_store(options), **what):
+    for entry in prunable(_store(options), **which):
         free = remove(entry) if options.yes else not in_use(entry)
         (gone if free else kept).append(entry)
     _print_entries(gone)
@@ -155,17 +159,12 @@ def artifacts(store: Store, *, kind: str = "", unfinished: bool = False) -> list
 
     unfinished  instead, what runs that ended early have left, and what running ones are working on (`in_use` tells)
     """
-    named = {
-        folder.name: [path for path in _listed(folder) if _NAME.fullmatch(path.name)]
-        for folder in _listed(store.root)
-        if not folder.name.startswith(".")
-    }
-    kinds = sorted(name for name, paths in named.items() if paths)
+    paths = [path for path in store.root.glob("[!.]*/*") if _NAME.fullmatch(path.name)]
+    kinds = sorted({path.parent.name for path in paths})
     if kind and kind not in kinds:
-        raise InputError(
-            f"no artifacts of kind {kind!r} in {store.root}; there are {', '.join(kinds) or 'none at all'}"
-        )
-    found = [_entry(path) for name in kinds if kind in ("", name) for path in named[name] if path.is_dir()]
+        there = ", ".join(kinds) or "none at all"
+        raise InputError(f"no artifacts of kind {kind!r} in {store.root}; there are {there}")
+    found = [_entry(path) for path in paths if kind in ("", path.parent.name) and path.is_dir()]
     chosen = [entry for entry in found if entry and entry.unfinished == unfinished]
     return sorted(chosen, key=lambda entry: (entry.kind, -entry.built, entry.key))
 
@@ -175,10 +174,11 @@ def find(store: Store, key: str) -> Entry:
     kind, slash, start = key.rpartition("/")
     found = [e for e in artifacts(store) if e.key.startswith(start.lower()) and (not slash or e.kind == kind)]
     if not found:
-        where = f"{store.root}; `labkit artifacts list` shows the keys"
-        raise InputError(f"no artifact's key begins with {key!r} in {where}")
+        raise InputError(
+            f"no artifact's key begins with {key!r} in {store.root}; `labkit artifacts list` shows the keys"
+        )
     if len(found) > 1:
-        some = ", ".join(f"{entry.kind}/{entry.key}" for entry in found[:3]) + (", …" if len(found) > 3 else "")
+        some = ", ".join(f"{entry.kind}/{entry.key}" for entry in found[:3]) + ", …" * (len(found) > 3)
         raise InputError(f"{len(found)} artifacts begin with {key!r} ({some}); type more of the key, or KIND/KEY")
     return found[0]
 
@@ -202,9 +202,8 @@ def contents(entry: Entry) -> dict[str, Any]:
             "files": [(file.name, wording.size(file.stat().st_size)) for file in sorted(entry.path.iterdir())],
         }
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"{entry} cannot be read ({reason(error)}); the next run that needs it builds it again"
-        ) from None
+        why = f"{entry} cannot be read ({reason(error)}); the next run that needs it builds it again"
+        raise InputError(why) from None
 
 
 def verify(entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, str]]]:
@@ -217,14 +216,12 @@ def verify(entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, str]]]:
 
 def in_use(entry: Entry) -> bool:
     """Whether a process is building (or mending) this artifact now."""
-    folder = _folder(entry)
-    try:
-        if beside(folder, "lock").exists():
-            with locked(folder, wait=False) as mine:
+    lock = beside(entry.folder, "lock")
+    with suppress(OSError):  # a lock we may not even open is somebody else's
+        if lock.exists():
+            with locked(entry.folder, wait=False) as mine:
                 return not mine
-    except OSError:
-        pass  # a lock we may not even open is somebody else's
-    return beside(folder, "lock").exists()
+    return lock.exists()
 
 
 def prunable(store: Store, *, older_than: float | None = None, kind: str = "", unfinished: bool = False) -> list[Entry]:
@@ -249,7 +246,7 @@ def remove(entry: Entry) -> bool:
     Raises InputError when the system does not let us.
     """
     try:
-        with locked(_folder(entry), wait=False) as mine:
+        with locked(entry.folder, wait=False) as mine:
             if mine:
                 (shutil.rmtree if entry.unfinished else discard)(entry.path)
             return mine
@@ -266,16 +263,16 @@ def summary(plain: dict, depth: int = 2) -> str:
     """
     usual = _usual(plain.get("recipe"))
     always = [name for name, value in usual.items() if not isinstance(value, dict) and name != "version"][:_SHOWN]
-    silent = {"recipe"} | ({"version"} - usual.keys())
     words, inner = [], []
-    for name in sorted(plain.keys() - silent, key=[*usual, *plain].index):
-        value = plain[name]
-        if isinstance(value, dict):
-            if value.get("recipe") != "Images":  # `images` tells of those
-                within = summary(value, depth - 1) if depth > 1 else ""
-                inner.append(f"{name}({within})" if within else name)
-        elif value != usual.get(name) or (name in always and value is not None):
-            words.append(str(value) if name in ("name", "network") else f"{name}={_word(value)}")
+    for name, value in sorted(plain.items(), key=lambda item: [*usual, *plain].index(item[0])):
+        if name == "recipe" or (name == "version" and name not in usual):
+            continue
+        if not isinstance(value, dict):
+            if value != usual.get(name) or (name in always and value is not None):
+                words.append(str(value) if name in ("name", "network") else f"{name}={_word(value)}")
+        elif value.get("recipe") != "Images":  # `images` tells of those
+            within = summary(value, depth - 1) if depth > 1 else ""
+            inner.append(f"{name}({within})" if within else name)
     return " ".join(words + inner)
 
 
@@ -299,17 +296,13 @@ def _entry(path: Path) -> Entry | None:
         built = (path / MANIFEST).stat().st_mtime if key and (path / MANIFEST).is_file() else touched
     except OSError:
         return None
-    what = {"work": "kept for a run to go on from", "new": "half written or half deleted"}.get(why) or _described(path)
-    return Entry(path.parent.name, key or left, path, size, built, what, unfinished=not key)
-
-
-def _described(path: Path) -> str:
+    what = {"work": "kept for a run to go on from", "new": "half written or half deleted"}.get(why, "")
     try:
-        plain = parsed(path / "recipe.json")
-        of = images(plain)
-        return printable((f"on {of}: " if of else "") + summary(plain))
+        plain = parsed(path / "recipe.json") if key else {}
+        what = what or printable(f"on {images(plain)}: " * bool(images(plain)) + summary(plain))
     except (OSError, ValueError, RecursionError):
-        return "its recipe cannot be read"
+        what = "its recipe cannot be read"
+    return Entry(path.parent.name, key or left, path, size, built, what, unfinished=not key)
 
 
 def _usual(name: Any) -> dict[str, Any]:
@@ -338,15 +331,3 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 2 * _VALUES:
         return f"{json.dumps(value[:_VALUES], ensure_ascii=False)[:-1]}, … {len(value) - _VALUES} more]"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:  # not there yet, or not a folder, or not ours to read
-        return []
-
-
-def _folder(entry: Entry) -> Path:
-    """Where the artifact lies, or will, whose lock says who may touch the entry."""
-    return entry.path.parent / entry.key

@@ -28,13 +28,13 @@ def run(options: argparse.Namespace) -> int:
     token = server.drawn(options.ip, os.environ.get("LABKIT_TOKEN", ""))
     command = server.serve(options.ip, options.port, options.base_url, guarded=bool(token))
     if not server.FOLDER.is_dir():
-        raise InputError(
-            f"the dashboards lie beside the package, in {server.FOLDER}; run this from a copy of the repository"
-        )
+        where = f"beside the package, in {server.FOLDER}"
+        raise InputError(f"the dashboards lie {where}; run this from a copy of the repository")
     server.prepare(lab, options.store)
     if options.prepare:
         return 0
-    print(f"The dashboards are at {server.address(command, token)} (stop with Ctrl-C)", flush=True)
+    where = server.address(options.ip, options.port, options.base_url, token)
+    print(f"The dashboards are at {where} (stop with Ctrl-C)", flush=True)
     try:
         return subprocess.run(command, cwd=server.FOLDER, env=server.environment(lab, options.store, token)).returncode
     except KeyboardInterrupt:

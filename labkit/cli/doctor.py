@@ -7,10 +7,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from labkit.cli import common
 from labkit.core import InputError, wording
@@ -22,8 +22,7 @@ _PINS = Path(__file__).resolve().parents[2] / "constraints.txt"  # there in a cl
 _AGAIN = "install again with `pip install -c constraints.txt -e '.[all]'`"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was looked at.
 
     advice  a sentence on what to do, "" where all is well
@@ -56,49 +55,44 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
     """Everything worth a look, the quick things first. `store` as for `Store`; `pins` is constraints.txt."""
-    yield _python()
-    yield _packages(pins)
-    for look in (_torch, _torchvision, _numba, _gpu):
-        yield _tried(look)
-    yield _browser()
+    old = sys.version_info < _PYTHON
+    yield Finding("Python", platform.python_version(), "use Python {}.{} or newer".format(*_PYTHON) * old, old)
+    yield Finding("packages", *_packages(pins))
+    for what, look in (("torch", _torch), ("torchvision", _torchvision), ("numba", _numba), ("GPU", _gpu)):
+        try:
+            yield look()
+        except Exception as error:  # a package may not even load
+            words = f"does not work ({type(error).__name__}: {reason(error)})"
+            yield Finding(what, words, _AGAIN, fatal=what != "GPU")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
+    yield Finding("browser", browser or "none", advice * (not browser))
     yield from _store(store)
     yield _memory()
 
 
-def _python() -> Finding:
-    old = sys.version_info < _PYTHON
-    return Finding(
-        "Python", platform.python_version(), "use Python {}.{} or newer".format(*_PYTHON) if old else "", old
-    )
-
-
-def _packages(pins: Path) -> Finding:
-    """Whether what labkit needs is there, in the versions that were tested together."""
+def _packages(pins: Path) -> tuple[str, str, bool]:
+    """Whether what labkit needs is there, in the versions that were tested together: found, advice, fatal."""
     try:
         lines = metadata.requires("labkit") or []
     except metadata.PackageNotFoundError:
-        return Finding("packages", "labkit is used without being installed", _AGAIN)
+        return "labkit is used without being installed", _AGAIN, False
     needed = {re.match(r"[\w.-]+", line)[0]: "extra ==" in line for line in lines}
     absent = {name: extra for name, extra in needed.items() if _version(name) is None}
     if missing := [name for name, extra in absent.items() if not extra]:
-        return Finding("packages", f"missing: {', '.join(missing)}", _AGAIN, fatal=True)
+        return f"missing: {', '.join(missing)}", _AGAIN, True
     there = f"{len(needed) - len(absent)} of the {len(needed)} that labkit names"
     if not pins.is_file():
-        why = "not compared with tested versions (no constraints.txt beside the package)"
-        return Finding("packages", f"{there}; {why}")
-    tested = dict(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text(), re.M))
-    other = [
-        f"{name} {found} (tested: {version})"
-        for name, version in sorted(tested.items())
-        if (found := _version(name)) is not None and found.partition("+")[0] != version
-    ]
+        return f"{there}; not compared with tested versions (no constraints.txt beside the package)", "", False
+    tested = sorted(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text(), re.M))
+    found = [(name, _version(name), version) for name, version in tested]
+    other = [f"{n} {mine} (tested: {version})" for n, mine, version in found if mine and mine.split("+")[0] != version]
     if other:
         some = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
-        return Finding("packages", f"{there}; other versions than were tested together: {some}", _AGAIN)
+        return f"{there}; other versions than were tested together: {some}", _AGAIN, False
     if absent:
-        advice = f"for notebooks, reports and tests, {_AGAIN}"
-        return Finding("packages", f"{there}; without {', '.join(absent)}", advice)
-    return Finding("packages", f"{there}, in the versions that were tested together")
+        return f"{there}; without {', '.join(absent)}", f"for notebooks, reports and tests, {_AGAIN}", False
+    return f"{there}, in the versions that were tested together", "", False
 
 
 def _torch() -> Finding:
@@ -112,10 +106,9 @@ def _torch() -> Finding:
 def _torchvision() -> Finding:
     from labkit.core import torchvision_shim
 
-    guarded = "; its compiled operators do not load beside this torch, and labkit does without" * bool(
-        torchvision_shim._schemas
-    )
-    return Finding("torchvision", torchvision_shim.torchvision.__version__ + guarded)
+    guarded = "; its compiled operators do not load beside this torch, and labkit does without"
+    version = torchvision_shim.torchvision.__version__
+    return Finding("torchvision", version + guarded * bool(torchvision_shim._schemas))
 
 
 def _numba() -> Finding:
@@ -146,12 +139,6 @@ def _gpu() -> Finding:
     return Finding("GPU", "none; everything runs on the CPU")
 
 
-def _browser() -> Finding:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
-    return Finding("browser", found or "none", "" if found else advice)
-
-
 def _store(store: str) -> Iterator[Finding]:
     """Whether artifacts can be written and locked, and what room there is for them. Leaves nothing behind."""
     from labkit.core.store import Store, locked
@@ -180,15 +167,6 @@ def _memory() -> Finding:
     size = int(free) * 1024
     advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
     return Finding("memory", f"{wording.size(size)} available", advice)
-
-
-def _tried(look: Callable[[], Finding]) -> Finding:
-    """A look at a package that may not even load."""
-    try:
-        return look()
-    except Exception as error:
-        what = look.__name__.strip("_")
-        return Finding(what, f"does not work ({type(error).__name__}: {reason(error)})", _AGAIN, what != "gpu")
 
 
 def _version(name: str) -> str | None:

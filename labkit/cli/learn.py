@@ -41,15 +41,17 @@ def _learn(options: argparse.Namespace) -> int:
     if unknown := sorted(set(wanted) - set(WHAT)):
         raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
     lab = common.lab(options)
-    lab = replace(lab, classifier=_changed(lab.classifier, options.classifier))
-    from labkit.core import distributed
+    classifier = _changed(lab.classifier, options.classifier)
+    lab = replace(lab, classifier=classifier)
+    from labkit.core import distributed, metrics
+    from labkit.models import predict
 
     with distributed.session():
         bench = common.workbench(options)
         builds = {
             "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
             "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),
-            "classifier": (lambda: bench.classifier(lab.classifier), lab.classifier),
+            "classifier": (lambda: bench.classifier(classifier), classifier),
             "retrained": (lambda: [bench.classifier(lab.retrained(T)) for T in lab.defenses], lab.retrained()),
         }
         for what in wanted:
@@ -57,10 +59,12 @@ def _learn(options: argparse.Namespace) -> int:
             build, recipe = builds[what]
             built = build()
             if distributed.rank() == 0:
-                took = time.perf_counter() - started
-                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({wording.duration(took)})")
+                took = wording.duration(time.perf_counter() - started)
+                print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({took})")
                 if what == "classifier":
-                    print(_judged(built, bench.images(replace(lab.data, test=None), "test")))
+                    test = bench.images(replace(lab.data, test=None), "test")
+                    right = metrics.accuracy(predict(built, test.x).argmax(1) == test.y)
+                    print(f"classifier: {right} test images, which nobody attacked")
     return 0
 
 
@@ -80,14 +84,6 @@ def _changed(recipe: recipes.ClassifierRecipe, told: str) -> recipes.ClassifierR
     return replace(recipe, **changed)
 
 
-def _judged(network, images) -> str:
-    from labkit.core import metrics
-    from labkit.models import classifiers
-
-    right = metrics.accuracy(classifiers.predict(network, images.x).argmax(1) == images.y)
-    return f"classifier: {right} test images, which nobody attacked"
-
-
 def _project(options: argparse.Namespace) -> int:
     source = options.learned_on or options.dataset
     if source.startswith("tar:"):
@@ -102,14 +98,9 @@ def _project(options: argparse.Namespace) -> int:
     hardware.steady()
     with distributed.session():
         layer, digest = _learned(options, recipe)
-        stream = open_stream(
-            options.dataset,
-            options.split,
-            channels=_channels(layer),
-            resolution=lab.data.resolution,
-            images=options.images,
-            data_root=options.data_root or None,
-        )
+        channels = next(d for name, d in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]
+        how = {"channels": channels, "resolution": lab.data.resolution, "images": options.images}
+        stream = open_stream(options.dataset, options.split, data_root=options.data_root or None, **how)
         device, about = next(layer.buffers()).device, {"transform": recipes.plain(recipe, digest)}
         started = time.perf_counter()
         manifest = project(layer, stream, options.out, about, device=device)
@@ -147,7 +138,3 @@ def _learned(options: argparse.Namespace, recipe) -> tuple:
         return SparseTransform.of(recipe, found[0]["d"]).to(device), found[1]
     bench = common.workbench(options)
     return bench.transform(recipe), bench.images(recipe.data, "train").digest
-
-
-def _channels(layer) -> int:
-    return next(tensor for name, tensor in layer.named_buffers() if name.split(".")[-1] == "d").shape[1]

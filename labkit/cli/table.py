@@ -2,14 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit.cli import common
-from labkit.core import wording
-
-if TYPE_CHECKING:
-    from labkit.core.profiles import Profile
-    from labkit.evaluation import Workbench
+from labkit.core import profiles, wording
 
 _NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b"
 
@@ -39,40 +34,38 @@ def _table(options: argparse.Namespace) -> int:
     from labkit.evaluation import measurement
     from labkit.reporting import table_page
 
+    # Each rank builds whole artifacts, on its own: they are what one rank builds, and none waits for a slower one.
     with distributed.session():
         rank, world = distributed.rank(), distributed.world()
         lab, bench = common.lab(options), common.workbench(options)
-        # Each rank builds whole artifacts, on its own: they are what one rank builds, and none waits for a slower one.
         with distributed.apart():
-            wanted = table_page.chosen(options.only)
-            asked = table_page.ask(lab, options.names, wanted)
+            wanted, asked, cases = _asked(options, lab)
             if world > 1:
-                cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
                 measurement.share(cases, bench, rank=rank, world=world)
-            return _write(options, lab, bench, asked, wanted) if rank == 0 else 0
+            for name in options.names if rank == 0 else ():  # what others are still measuring is waited for
+                again = table_page.command(name, lab, options.only, options.seed)
+                made = table_page.measure(name, asked[name], lab, bench, checked=set(wanted) <= {"defense"})
+                print(f"\n{made.text(again)}")
+                if options.out:
+                    made.save(options.out, again)
+                    print(f"table {name}: {options.out / f'table_{name}.md'}")
+    return 0
 
 
-def _write(options: argparse.Namespace, lab: "Profile", bench: "Workbench", asked: dict, wanted: dict) -> int:
-    """Every table, printed and written; what others are still measuring is waited for."""
+def _asked(options: argparse.Namespace, lab: profiles.Profile) -> tuple[dict, dict, list]:
+    """What is wanted of the tables, what each of them asks for, and all cases of that."""
     from labkit.reporting import table_page
 
-    for name in options.names:
-        again = table_page.command(name, lab, options.only, options.seed)
-        made = table_page.measure(name, asked[name], lab, bench, checked=set(wanted) <= {"defense"})
-        print(f"\n{made.text(again)}")
-        if options.out:
-            made.save(options.out, again)
-            print(f"table {name}: {options.out / f'table_{name}.md'}")
-    return 0
+    wanted = table_page.chosen(options.only)
+    asked = table_page.ask(lab, options.names, wanted)
+    return wanted, asked, [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
 
 
 def _plan(options: argparse.Namespace) -> int:
     from labkit.experiments import cost_estimate
-    from labkit.reporting import table_page
 
     lab, bench = common.lab(options), common.workbench(options)
-    asked = table_page.ask(lab, options.names, table_page.chosen(options.only))
-    cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
+    _, asked, cases = _asked(options, lab)
     steps = cost_estimate.steps(cases, bench)
     if options.list:
         for step in steps:

@@ -11,14 +11,9 @@ The face loads no torch; a page does when it is opened.
 import importlib
 
 _WHERE = {
-    "Arena": "arena_page",
-    "Explorer": "explorer",
-    "FilterAtlas": "filter_atlas",
-    "HoverMap": "hover",
-    "LiveAccuracy": "live_accuracy",
-    "TradeoffBrowser": "tradeoff_browser",
-    "opened": "page",
-}
+    "Arena": "arena", "Explorer": "explorer", "FilterAtlas": "filter_atlas", "HoverMap": "parts",
+    "LiveAccuracy": "live_accuracy", "TradeoffBrowser": "tradeoff_browser", "opened": "page",
+}  # fmt: skip
 __all__ = ["Arena", "Explorer", "FilterAtlas", "HoverMap", "LiveAccuracy", "TradeoffBrowser", "opened", "server"]
 
 

@@ -2,16 +2,118 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 
+import ipywidgets as w
 import pandas as pd
+import torch
 from torch import Tensor
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
-from labkit.evaluation import Case, ThreatModel, Workbench, threat_models
+from labkit.dashboards.explorer import top
+from labkit.dashboards.page import Desk, Page, button, choice, images
+from labkit.dashboards.parts import SMALL, Board
+from labkit.evaluation import Case, ThreatModel, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.experiments import baselines, paper_tables
 from labkit.models import predict
+
+_WORDS = """Every column names its attack and its threat model. The outlined cell is a defense's lowest accuracy: read
+that one. Choose a defense and an attack to see what they do to an image."""
+_IMAGES = 20
+
+
+class Arena(Page):
+    """A `Page` of all rows that are kept; `view` is the widget to display."""
+
+    def __init__(self, lab: Profile, bench: Workbench):
+        self.desk, self.lab = Desk(lab, bench), lab
+        self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
+        self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(_IMAGES - 1)
+        self.compute = button("Measure what is missing", lambda: self.load(compute=True))
+        self.board, self.table = Board(across=4), w.HTML()
+        self.table.add_class("lk-table")
+        self.table.add_class("lk-scroll")
+        self.cases: dict[tuple, Case] = {}
+        self.rows = pd.DataFrame()
+        self._quiet = False
+        controls = [self.network, self.defense, self.attack, self.index, self.compute]
+        super().__init__("Arena", _WORDS, controls, [self.board, self.table])
+        self.pictures = self.worker(self._picture)
+        for control in (self.network, self.defense):
+            control.observe(lambda _: self._fill(), names="value")
+        self.ask(self.attack, self.index)
+        self.load()
+
+    def load(self, compute: bool = False) -> None:
+        """Fetch the rows that are kept; with `compute`, measure the others first, which can be stopped."""
+        self.work(compute)
+
+    def request(self) -> None:
+        if not self._quiet and self.attack.value is not None:
+            self.board.pending = True
+            self.pictures(self.network.value, self.defense.value, self.attack.value, self.index.value)
+
+    def stopped(self) -> None:
+        self.load()
+
+    def _show(self, check, compute: bool) -> None:
+        self.say("Looking for rows …")
+        everything, run = cases(self.lab), lambda case: measurement.run([case], self.desk.bench)
+        missing = set(self.measure(everything, compute, check, kept=self.desk.kept, run=run, told=_words))
+        there = [case for case in everything if case not in missing]
+        self.compute.disabled = not missing
+        if not there:
+            self.say("Nothing is measured yet for these images; “Measure what is missing” does it and keeps it.")
+            return
+        self.rows = measurement.run(there, self.desk.bench)
+        self.cases = {}
+        for case, row in sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n):
+            self.cases[row.retrained, row.defense, row.attack, row.knowledge] = case
+        self._fill()
+        left = f", {len(missing)} more can be" if missing else ""
+        what = escape(f"{self.rows.data[0]}; {self.rows.classifier[0]}; brackets are 95 % Wilson intervals, then n.")
+        self.say(f"{len(there)} cases are measured{left}. <span class='lk-soft'>{what}</span>")
+
+    def _fill(self) -> None:
+        """The table of the network that is chosen, and the defenses and attacks that it leaves to choose from."""
+        if self._quiet or self.rows.empty:
+            return
+        grid, before = table(self.rows, retrained=self.network.value), self.defense.value
+        self.table.value = _html(grid)
+        self._quiet = True
+        self.defense.options = list(grid.index)
+        self.defense.value = before if before in grid.index else grid.index[0]
+        both = self.defense.value == "No Defense"  # there is one such network, in either table
+        mine = {
+            (attack, knowledge): ThreatModel.of(knowledge, defense).told(attack)
+            for retrained, defense, attack, knowledge in self.cases
+            if defense == self.defense.value and (both or retrained == self.network.value)
+        }
+        wanted = [self.attack.value, *(key for key in mine if key[0] != "Clean"), *mine]
+        self.attack.options = [(words, key) for key, words in mine.items()]
+        self.attack.value = next((key for key in wanted if key in mine), None)
+        self._quiet = False
+        self.request()
+
+    def _picture(self, check, retrained: bool, defense: str, attack: tuple[str, str], index: int) -> None:
+        case = self.cases.get((retrained, defense, *attack)) or self.cases[not retrained, defense, *attack]
+        test = self.desk.bench.images(case.data, "test")
+        index = min(index, len(test) - 1)
+        found = face(case, index, self.desk.bench)
+        check()
+        x, x_adv, seen, true = found["x"], found["x_adv"], found["seen"], int(test.y[index])
+        classes = [*test.classes, "rejected"]
+        near = [f"{float(v):.1f} dB to x" for v in metrics.psnr(torch.stack([x_adv, seen]), x.expand(2, *x.shape))]
+        self.board.side = 170 if x.shape[-1] <= SMALL else 220
+        self.board.show([
+            {"title": "image x", "x": x, "note": f"{test.classes[true]}, no defense:",
+             "bars": top(found["before"], classes, true)},
+            {"title": attack[0], "x": x_adv, "note": near[0]},
+            {"title": "10 × the difference", "x": 0.5 + 10 * (x_adv - x), "note": "grey is 0"},
+            {"title": "the network gets", "x": seen, "note": near[1], "bars": top(found["after"], classes, true)},
+        ])  # fmt: skip
 
 
 def cases(lab: Profile) -> list[Case]:
@@ -27,17 +129,17 @@ def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
     undefended one stands in both.
     """
     mine = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")].sort_values("n", kind="stable")
-    names = [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
+    found, names = {}, [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
+    for name, row in zip(names, mine.itertuples(), strict=True):
+        found[row.defense, name] = row.accuracy, row.low, row.high, row.n
     attacks, models = rows.attack.drop_duplicates().tolist(), [model.label for model in ThreatModel]
     columns = sorted(set(names), key=lambda name: (attacks.index(name[0]), models.index(name[1])))
-    cells: dict[str, dict] = {defense: {} for defense in dict.fromkeys(rows.defense) if defense in set(mine.defense)}
-    for name, row in zip(names, mine.itertuples(), strict=True):
-        cells[row.defense][name] = (row.accuracy, row.low, row.high, row.n)
-    lines = []
-    for found in cells.values():
-        least = min(value[0] for value in found.values())
-        lines.append([(*found[c], found[c][0] == least) if c in found else None for c in columns])
-    return pd.DataFrame(lines, index=list(cells), columns=pd.MultiIndex.from_tuples(columns))
+    lines = {}
+    for defense in (name for name in rows.defense.unique() if name in set(mine.defense)):
+        cells = [found.get((defense, name)) for name in columns]
+        least = min(cell[0] for cell in cells if cell)
+        lines[defense] = [cell and (*cell, cell[0] == least) for cell in cells]
+    return pd.DataFrame(lines.values(), index=list(lines), columns=pd.MultiIndex.from_tuples(columns))
 
 
 @dataclass(frozen=True)
@@ -74,3 +176,28 @@ def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:
     names = [*classes, "rejected"]
     near = float(metrics.psnr(found["seen"][None], found["x"][None]))
     return f"{case.label}: {names[int(found['after'].argmax())]}, {near:.1f} dB"
+
+
+def _words(case: Case) -> str:
+    return f"{case.label}: {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
+
+
+def _html(grid: pd.DataFrame) -> str:
+    heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
+    lines = (
+        f"<tr><th scope='row'>{escape(defense)}</th>{''.join(map(_cell, cells))}</tr>"
+        for defense, *cells in grid.itertuples()
+    )
+    return (
+        "<table aria-label='accuracy of every defense under every attack'><thead><tr><th>defense</th>"
+        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def _cell(cell) -> str:
+    if cell is None:
+        return "<td class='none'>–</td>"
+    value, low, high, n, worst = cell
+    shade = f"background:rgba(0,114,178,{0.45 * value:.2f})"
+    outlined = " class='worst' title='lowest accuracy of this defense'" if worst else ""
+    return f"<td{outlined} style='{shade}'>{value:.3f}<small>[{low:.2f}, {high:.2f}], {n:,}</small></td>"

@@ -11,9 +11,8 @@ from torch import Tensor
 from labkit.core import InputError, metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
-from labkit.dashboards.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
+from labkit.dashboards.page import OFFERS, Desk, Page, T, choice, images, settings
 from labkit.dashboards.parts import SMALL, Board, Upload
-from labkit.dashboards.work import Latest
 from labkit.datasets import decoding
 from labkit.evaluation import Workbench
 from labkit.models import predict
@@ -24,63 +23,37 @@ lower row the attacked one: each with its parts, T's output, and what the classi
 that has the focus."""
 
 
-class Explorer:
+class Explorer(Page):
     """A `Page` about one image at a time; `view` is the widget to display."""
 
     def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS):
         self.desk = Desk(lab, bench, offers)
-        own, how = lab.transform.dictionary, lab.tradeoff
-        self.data = choice("images", list(self.desk.labs))
-        self.index = w.IntSlider(0, 0, 1, description="test image", layout=WIDE, style=LABEL)
-        self.upload = Upload(self.take)
-        self.attack = choice("attack", list(live.ATTACKS_LIVE), "FGSM")
-        self.size = w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", layout=WIDE, style=LABEL)
-        self.knowledge = models()
-        self.lam = lambdas(lab.transform.lam)
-        self.K = slider("K, filters", sorted({*how.K, own.K}), own.K)
-        self.S = slider("S, pixels", sorted({*how.S, own.S}), own.S)
-        self.stratified = choice("dictionary", {"one for all images": False, "one for each cluster": True})
+        self.data, self.index, self.upload = choice("images", list(self.desk.labs)), images(), Upload(self.take)
+        chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.board = Board()
-        self.controls = (self.data, self.index, self.attack, self.size, self.knowledge,
-                         self.lam, self.K, self.S, self.stratified)  # fmt: skip
-        size = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
-        rows = [self.data, self.index, self.upload, self.attack, self.size, size, *self.controls[4:]]
-        self.page = Page("Projection explorer", _WORDS, rows, [self.board])
-        self.view = self.page.view
-        self.own: Tensor | None = None  # the visitor's picture (1, C, R, R), of the images now chosen
-        self._file: tuple[str, bytes] | None = None
+        self._file: tuple[str, bytes] | None = None  # the visitor's picture, as it came
         self._attacked: tuple = (None, None)
         self._seen: tuple = (None, None)
-        self.work = Latest(self._show, self.page.trouble)
-        self.data.observe(lambda _: self._moved(), names="value")
-        self.index.observe(lambda _: self._chosen(), names="value")
-        for control in self.controls[2:]:
-            control.observe(lambda _: self.request(), names="value")
+        unit = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
+        rows = [self.data, self.index, self.upload, self.attack, self.size, unit, *chosen[2:]]
+        super().__init__("Projection explorer", _WORDS, rows, [self.board])
+        self.data.observe(lambda _: setattr(self.index, "value", 0), names="value")
+        self.index.observe(lambda _: self._moved(), names="value")
+        self.ask(self.data, self.index, *chosen)
         self.request()
 
     def request(self) -> None:
-        """Ask for what the controls say; a newer request overtakes this one."""
         self.board.pending = True
-        self.work(*(control.value for control in self.controls))
+        super().request()
 
     def take(self, name: str, raw: bytes) -> None:
         """A visitor's picture, in whatever format; the largest centred square of it, as large as the images."""
         self._file = (name, raw)
         self.request()
 
-    def settled(self, timeout: float = 60) -> bool:
-        return self.work.settled(timeout) and self.page.settled(timeout) and self.work.settled(timeout)
-
     def _moved(self) -> None:
-        """Other images: begin with the first, or with the visitor's own."""
-        with self.index.hold_trait_notifications():
-            self.index.value = 0
-        self.request()
-
-    def _chosen(self) -> None:
         self._file = None
         self.upload.said = ""
-        self.request()
 
     def _show(self, check, data, index, attack, size, knowledge, lam, K, S, stratified) -> None:
         started = time.perf_counter()
@@ -88,33 +61,28 @@ class Explorer:
         test = self.desk.bench.images(lab.data, "test")
         self.index.max = len(test) - 1
         recipe = T(lab, K, S, stratified)
-        if missing := self.desk.missing(recipe, said=self.page.say):
-            self.page.offer(missing, self.request)
+        if self.lacks(recipe):
             return
         layer = live.at(self.desk.layer(recipe), lam)
-        missing = self.desk.missing(lab.classifier, said=self.page.say)
+        missing = self.desk.missing(lab.classifier, said=self.say)
         network = None if missing else self.desk.network(lab.classifier)
         check()
         x, y, name = self._image(test, min(index, len(test) - 1), network)
         x_adv = self._attack(network, layer, x, y, (data, name, attack, size, knowledge), (lam, K, S, stratified))
         check()
         pair, key = torch.cat([x, x_adv]), (data, name, K, S, stratified)
-        before = self._seen[1] if self._seen[0] == key else None
-        if max(x.shape[-2:]) > SMALL:
-            rough = live.look(layer, pair, start=before, gap_tol=_ROUGH)
+        seen = self._seen[1] if self._seen[0] == key else None
+        for gap_tol in [None] if max(x.shape[-2:]) <= SMALL else [_ROUGH, None]:
+            seen = live.look(layer, pair, start=seen, gap_tol=gap_tol)
             check()
-            self._draw(test, pair, y, rough, network, name, f"λ = {lam:.3f}, a first look …")
-            before = rough
-            check()
-        seen = live.look(layer, pair, start=before)
-        check()
+            clean, attacked = (int(m) + 1 for m in seen.stratum)
+            where = f"; voted to cluster {clean}, attacked to {attacked}" if stratified else ""
+            took = f"K = {K}, S = {S}{where}; {1000 * (time.perf_counter() - started):.0f} ms"
+            self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, {'a first look …' if gap_tol else took}")
         self._seen = (key, seen)
-        took = 1000 * (time.perf_counter() - started)
-        where = f"; voted to cluster {_clusters(seen.stratum)}" if stratified else ""
-        self.page.idle()
-        self._draw(test, pair, y, seen, network, name, f"λ = {lam:.3f}, K = {K}, S = {S}{where}; {took:.0f} ms")
+        self.idle()
         if missing:
-            self.page.offer(missing, self.request, needed=False)
+            self.offer([lab.classifier], missing, needed=False)
 
     def _image(self, test, index: int, network) -> tuple[Tensor, Tensor | None, str]:
         """x (1, C, H, W), its class (1,), and what to call it; a visitor's own has the class the network gives it."""
@@ -136,9 +104,9 @@ class Explorer:
         key = key if knowledge == "classifier" else key + T_key
         if self._attacked[0] != key or self._attacked[1].shape != x.shape:
             name = attack if network is not None or attack in ("none", "random noise") else "random noise"
-            y = torch.zeros(1, dtype=torch.int64) if y is None else y
-            system = network if network is not None else torch.nn.Flatten()
-            self._attacked = (key, live.attack(name, system, layer, x, y, size, knowledge))
+            if network is None:  # noise asks it nothing
+                network, y = torch.nn.Flatten(), torch.zeros(1, dtype=torch.int64)
+            self._attacked = (key, live.attack(name, network, layer, x, y, size, knowledge))
         return self._attacked[1]
 
     def _draw(self, test, pair, y, seen: live.Look, network, name, settings) -> None:
@@ -166,10 +134,8 @@ class Explorer:
         ])  # fmt: skip
         kind = "seen as" if name.startswith("your") else "true class"
         known = "" if true is None else f", {kind} <b>{escape(test.classes[true])}</b>"
-        blind = ""
-        if network is None:
-            blind = " No classifier is trained for these images yet: random noise replaces the attack."
-        self.page.say(f"{escape(name)}{known}. <span class='lk-soft'>{settings}.{blind}</span>")
+        blind = " No classifier is trained for these images yet: random noise replaces the attack." * (network is None)
+        self.say(f"{escape(name)}{known}. <span class='lk-soft'>{settings}.{blind}</span>")
 
 
 def heat(fires: Tensor) -> Tensor:
@@ -180,13 +146,11 @@ def heat(fires: Tensor) -> Tensor:
 
 
 def top(odds: Tensor | None, classes, true: int | None, count: int = 3) -> list[tuple[str, float, str]]:
+    """The likeliest classes: name, share, and whether the first is "right" or "wrong", where the true one is known."""
     if odds is None:
         return []
-    share, at = odds.topk(min(count, len(odds)))
-    kinds = ["" if true is None or rank else ("right" if c == true else "wrong") for rank, c in enumerate(at.tolist())]
-    return [(classes[c], s, kind) for c, s, kind in zip(at.tolist(), share.tolist(), kinds, strict=True)]
-
-
-def _clusters(stratum: Tensor) -> str:
-    clean, attacked = (int(m) + 1 for m in stratum)
-    return f"{clean}" if clean == attacked else f"{clean}, attacked to {attacked}"
+    share, at = (found.tolist() for found in odds.topk(min(count, len(odds))))
+    kinds = [""] * len(at)
+    if true is not None:
+        kinds[0] = "right" if at[0] == true else "wrong"
+    return [(classes[c], s, kind) for c, s, kind in zip(at, share, kinds, strict=True)]

@@ -10,21 +10,19 @@ from torch import Tensor, nn
 from labkit.attacks import ATTACKS, Budget
 from labkit.core.metrics import Accuracy, accuracy
 from labkit.csc import conv
-from labkit.csc.codes import Code, Codes
+from labkit.csc.codes import Codes
 from labkit.evaluation import threat_models
 from labkit.models import SparseTransform, StratifiedTransform
 
 # Attacks that answer while somebody waits: what to call them, and their options.
 ATTACKS_LIVE = {
-    "none": ("", {}),
-    "random noise": ("noise", {"draws": 1}),
-    "FGSM": ("fgsm", {}),
-    "BIM, 10 steps": ("bim", {"steps": 10}),
-    "PGD, 10 steps": ("pgd", {"steps": 10}),
-}
+    "none": ("", {}), "random noise": ("noise", {"draws": 1}), "FGSM": ("fgsm", {}),
+    "BIM, 10 steps": ("bim", {"steps": 10}), "PGD, 10 steps": ("pgd", {"steps": 10}),
+}  # fmt: skip
 _BATCH = 25
 
 Layer = SparseTransform | StratifiedTransform
+Attacker = Callable[[Layer | None, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,23 @@ class Look:
 
     low, high, seen  (B, C, H, W)  low-pass part, the rest, and T(x)
     fires            (B, K, H, W)  the code, its places moved to the middles of the filters
-    codes            of each image, to start the next look from
-    active           (B,) coefficients that are not zero
     gap              (B,) relative duality gap that was reached
     stratum          (B,) the cluster each image was voted to; 0 where there is one dictionary for all
+    codes            of each image, to start the next look from
     """
 
     low: Tensor
     high: Tensor
     seen: Tensor
     fires: Tensor
-    codes: tuple[Code, ...]
-    active: Tensor
     gap: Tensor
     stratum: Tensor
+    codes: tuple[Codes, ...]
+
+    @property
+    def active(self) -> Tensor:
+        """Coefficients of each image that are not zero: (B,)."""
+        return torch.cat([code.active() for code in self.codes])
 
 
 def at(layer: Layer, lam: float) -> Layer:
@@ -66,48 +67,24 @@ def look(layer: Layer, x: Tensor, *, start: Look | None = None, gap_tol: float |
     gap_tol  another accuracy than the layer's: a rough one for a first look
     """
     home = layer.strata.vote(x) if isinstance(layer, StratifiedTransform) else torch.zeros(len(x), dtype=torch.int64)
-    found = []
+    found, codes = [], []
     for i, m in enumerate(home.tolist()):
         T = layer.transforms[m] if isinstance(layer, StratifiedTransform) else layer
-        begin = None
-        if start is not None and int(start.stratum[i]) == m:
-            begin = Codes([start.codes[i]], (1, *_code_shape(T, x)), x.dtype)
+        begin = start.codes[i] if start is not None and int(start.stratum[i]) == m else None
         low, high, code = T.parts(x[i : i + 1], start=begin, gap_tol=gap_tol)
-        codes = code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu())
+        codes.append(code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu()))
+        half = T.d.shape[-1] // 2
+        fires = T._narrow(codes[-1].dense().roll((half, half), (-2, -1)), x.shape[-2:])
         energy = 0.5 * high.square().sum().clamp_min(1e-12)
-        found.append((low, high, T.join(low, code), _placed(T, codes.dense(), x.shape[-2:]), codes, code.gap / energy))
-    low, high, seen, fires, codes, gap = zip(*found, strict=True)
-    return Look(
-        *(torch.cat(part).cpu() for part in (low, high, seen, fires)),
-        codes=tuple(c.codes[0] for c in codes),
-        active=torch.cat([c.active() for c in codes]),
-        gap=torch.cat(gap).cpu(),
-        stratum=home.cpu(),
-    )
-
-
-def _code_shape(T: SparseTransform, x: Tensor) -> tuple[int, int, int]:
-    edge = 0 if T.boundary == "circular" else 2 * (T.d.shape[-1] - 1)
-    return len(T.d), x.shape[-2] + edge, x.shape[-1] + edge
-
-
-def _placed(T: SparseTransform, z: Tensor, size) -> Tensor:
-    """Codes (1, K, ·, ·) with each coefficient at the middle of its filter instead of its corner: (1, K, H, W)."""
-    S = T.d.shape[-1]
-    return T._narrow(z.roll((S // 2, S // 2), (-2, -1)), size)
+        found.append((low, high, T.join(low, code), fires, code.gap / energy))
+    return Look(*(torch.cat(part).cpu() for part in zip(*found, strict=True)), home.cpu(), tuple(codes))
 
 
 @torch.no_grad()
 def of_filter(T: SparseTransform, seen: Look, k: int) -> Tensor:
     """What filter k adds to T(x): (B, C, H, W), from a look through that T."""
-    shape = _code_shape(T, seen.low)
-    z = Codes(seen.codes, (len(seen.codes), *shape), seen.low.dtype).dense()[:, k : k + 1]
+    z = torch.cat([code.dense()[:, k : k + 1] for code in seen.codes])
     return T._narrow(conv.synthesize(z, T.d[k : k + 1].cpu()), seen.low.shape[-2:])
-
-
-def amounts(T: SparseTransform, x: Tensor) -> Tensor:
-    """Σ|z| of every filter in the code of every image x (B, C, H, W): (B, K)."""
-    return look(T, x).fires.abs().sum((2, 3))
 
 
 def attack(
@@ -125,13 +102,7 @@ def attack(
 
 
 def accuracies(
-    network: nn.Module,
-    layer: Layer,
-    x: Tensor,
-    y: Tensor,
-    *,
-    attacker: Callable[[nn.Module | None, Tensor, Tensor], Tensor],
-    stop: Callable[[], None] = lambda: None,
+    network: nn.Module, layer: Layer, x: Tensor, y: Tensor, attacker: Attacker, stop: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, Accuracy]]:
     """Accuracies over more and more of the images x (n, C, H, W), some at a time, the last over all of them.
 

@@ -7,64 +7,49 @@ import ipywidgets as w
 from labkit.core.metrics import Accuracy
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
-from labkit.dashboards.page import LABEL, OFFERS, WIDE, Desk, Page, T, choice, lambdas, models, slider
-from labkit.dashboards.work import Latest
+from labkit.dashboards.page import LOOK, OFFERS, Desk, Page, T, choice, settings
 from labkit.evaluation import ThreatModel, Workbench
 
 _WORDS = """Clean and robust accuracy on test images, without T and behind it. Bars grow as images are done; the thin
 line is the 95 % interval. Without T, the attack is a white box. Moving a control stops the run and starts another."""
 _ROWS = {
     "clean": ("no defense, clean", "#8c8c8c"),
-    "attacked": ("no defense, attacked", "#8c8c8c"),
+    "attacked": ("no defense, attacked", "#8c8c8c8c"),
     "T clean": ("behind T, clean", "#0072b2"),
     "T attacked": ("behind T, attacked", "#d55e00"),
 }
 _WAIT = 0.25  # seconds before a run begins: a slider that is dragged asks many times
 
 
-class LiveAccuracy:
+class LiveAccuracy(Page):
     """A `Page` about many images at once; `view` is the widget to display, `found` the numbers that it shows."""
 
     def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS[:-1]):
         self.desk = Desk(lab, bench, offers)
-        own, how = lab.transform.dictionary, lab.tradeoff
         self.data = choice("images", list(self.desk.labs))
-        self.count = slider("how many", (50, 100, 200, 500, 1000), 100)
+        counts = (50, 100, 200, 500, 1000)
+        self.count = w.SelectionSlider(options=counts, value=100, description="how many", **LOOK)
         self.network = choice("classifier", {"vanilla": False, "retrained on the lab's T": True})
-        self.attack = choice("attack", list(live.ATTACKS_LIVE), "FGSM")
-        self.size = w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", layout=WIDE, style=LABEL,
-                                  continuous_update=False)  # fmt: skip
-        self.knowledge = models()
-        self.lam = lambdas(lab.transform.lam)
-        self.K = slider("K, filters", sorted({*how.K, own.K}), own.K)
-        self.S = slider("S, pixels", sorted({*how.S, own.S}), own.S)
-        self.stratified = choice("dictionary", {"one for all images": False, "one for each cluster": True})
+        chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
+        self.size.continuous_update = False
         self.bars = w.HTML()
         self.bars.add_class("lk-table")
-        self.controls = (self.data, self.count, self.network, self.attack, self.size, self.knowledge,
-                         self.lam, self.K, self.S, self.stratified)  # fmt: skip
-        self.page = Page("Live accuracy", _WORDS, self.controls, [self.bars])
-        self.view = self.page.view
         self.found: dict[str, Accuracy] = {}
-        self.work = Latest(self._measure, self.page.trouble, wait=_WAIT)
-        for control in self.controls:
-            control.observe(lambda _: self.request(), names="value")
+        controls = [self.data, self.count, self.network, *chosen]
+        super().__init__("Live accuracy", _WORDS, controls, [self.bars], wait=_WAIT)
+        self.ask(*controls)
         self.request()
 
     def request(self) -> None:
         self.bars.add_class("lk-dim")
-        self.work(*(control.value for control in self.controls))
+        super().request()
 
-    def settled(self, timeout: float = 60) -> bool:
-        return self.work.settled(timeout) and self.page.settled(timeout) and self.work.settled(timeout)
-
-    def _measure(self, check, data, count, retrained, attack, size, knowledge, lam, K, S, stratified) -> None:
+    def _show(self, check, data, count, retrained, attack, size, knowledge, lam, K, S, stratified) -> None:
         lab = self.desk.labs[data]
         recipe = T(lab, K, S, stratified)
         network = lab.retrained(lab.stratified if stratified else lab.transform) if retrained else lab.classifier
-        self.page.idle()
-        if missing := self.desk.missing(recipe, network, said=self.page.say):
-            self.page.offer(missing, self.request)
+        self.idle()
+        if self.lacks(recipe, network):
             return
         test = self.desk.bench.images(lab.data, "test")
         n = min(count, len(test))
@@ -73,7 +58,7 @@ class LiveAccuracy:
         def attacker(before, x, y):
             return live.attack(attack, judge, before, x, y, size, knowledge if before is not None else "classifier")
 
-        self.page.busy(0, self._stopped)
+        self.busy(0)
         against = ThreatModel(knowledge)
         settings = f"λ = {lam:.3f}, K = {K}, S = {S}; {against.told(attack)}, size {size:.2f}. "
         settings += f"The attacker of T {against.words}."
@@ -82,15 +67,13 @@ class LiveAccuracy:
             self.found = found
             done = next(iter(found.values())).n
             self._draw(found)
-            self.page.busy(done / n, self._stopped)
-            self.page.say(f"{done:,} of {n:,} test images. <span class='lk-soft'>{escape(settings)}</span>")
-        self.page.idle()
+            self.busy(done / n)
+            self.say(f"{done:,} of {n:,} test images. <span class='lk-soft'>{escape(settings)}</span>")
+        self.idle()
 
-    def _stopped(self) -> None:
-        self.work.cancel()
-        self.page.idle()
+    def stopped(self) -> None:
         n = next((a.n for a in self.found.values()), 0)
-        self.page.say(f"Stopped after {n:,} images. Move a control to begin again.")
+        self.say(f"Stopped after {n:,} images. Move a control to begin again.")
 
     def _draw(self, found: dict[str, Accuracy]) -> None:
         lines = [_bar(*_ROWS[name], value) for name, value in found.items()]
@@ -102,8 +85,7 @@ class LiveAccuracy:
 
 
 def _bar(name: str, colour: str, found: Accuracy) -> str:
-    faint = "opacity:.55;" if "attacked" in name and name.startswith("no") else ""
-    fill = f"width:{100 * found.value:.2f}%;background:{colour};{faint}"
+    fill = f"width:{100 * found.value:.2f}%;background:{colour}"
     line = f"left:{100 * found.low:.2f}%;width:{100 * (found.high - found.low):.2f}%"
     return (
         f"<tr><td>{name}</td><td><div class='lk-bar'><i style='{fill}'></i><u style='{line}'></u></div></td>"

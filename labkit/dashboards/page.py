@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from html import escape
 
@@ -11,63 +11,104 @@ import ipywidgets as w
 from labkit.core import InputError, profiles
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.dashboards import live
 from labkit.dashboards.parts import Heart, resend
 from labkit.dashboards.work import Latest, clock
-from labkit.evaluation import ThreatModel, Workbench
+from labkit.evaluation import ThreatModel, Workbench, measurement
 from labkit.experiments import cost_estimate
 from labkit.experiments.ablations import varied
 
-LABEL = {"description_width": "96px"}
-WIDE = w.Layout(width="325px")
+LOOK = {"layout": w.Layout(width="325px"), "style": {"description_width": "96px"}}
 OFFERS = (("fashion", None), ("photos", 64), ("photos", 224))  # embedded, so that everybody has them
+Recipe = TransformRecipe | StratifiedRecipe | ClassifierRecipe
 _STEPS = 400  # of a progress bar
 _PATH = re.compile(r"(?<![\w.])(?:~|/)(?:[^/\s]*/)+")
 
 
-def slider(name: str, values: Sequence, value, **more) -> w.SelectionSlider:
-    """A slider over a few values, such as the K for which dictionaries are learned."""
-    return w.SelectionSlider(options=list(values), value=value, description=name, layout=WIDE, style=LABEL, **more)
+def choice(name: str, options, **more) -> w.Dropdown:
+    """A choice from a few options, the first or `value=` chosen."""
+    return w.Dropdown(options=options, description=name, **LOOK, **more)
 
 
-def choice(name: str, options, value=None) -> w.Dropdown:
-    value = {} if value is None else {"value": value}
-    return w.Dropdown(options=options, description=name, layout=WIDE, style=LABEL, **value)
+def images(last: int = 1) -> w.IntSlider:
+    """Which test image is shown, from 0 to `last`."""
+    return w.IntSlider(0, 0, last, description="test image", **LOOK)
 
 
-def lambdas(value: float) -> w.FloatLogSlider:
-    return w.FloatLogSlider(value, base=10, min=-2, max=0.5, step=0.02, description="λ", layout=WIDE, style=LABEL)
+def swept(lab: Profile, name: str, what: str) -> w.SelectionSlider:
+    """A slider over the values of lam, K or S for which the lab learns dictionaries, that of its T among them."""
+    own = getattr(lab.transform.dictionary, what)
+    values = sorted({*getattr(lab.tradeoff, what), own})
+    return w.SelectionSlider(options=values, value=own, description=name, **LOOK)
 
 
-def models() -> w.Dropdown:
-    """Who attacks T: the threat models whose answer comes while somebody waits."""
-    offered = (ThreatModel.WEIGHTS, ThreatModel.BPDA, ThreatModel.EXACT)
-    return choice("threat model", {model.label: model.value for model in offered})
+def settings(lab: Profile) -> tuple[w.Widget, ...]:
+    """What attacks T, and what T is: attack, size, threat model, λ, K, S, and one dictionary or one a cluster."""
+    quick = (ThreatModel.WEIGHTS, ThreatModel.BPDA, ThreatModel.EXACT)  # whose answer comes while somebody waits
+    return (
+        choice("attack", list(live.ATTACKS_LIVE), value="FGSM"),
+        w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", **LOOK),
+        choice("threat model", {model.label: model.value for model in quick}),
+        w.FloatLogSlider(lab.transform.lam, base=10, min=-2, max=0.5, step=0.02, description="λ", **LOOK),
+        swept(lab, "K, filters", "K"),
+        swept(lab, "S, pixels", "S"),
+        choice("dictionary", {"one for all images": False, "one for each cluster": True}),
+    )
+
+
+def button(text: str, pressed: Callable[[], None], *, display: str = "", **more) -> w.Button:
+    """A button as wide as its text, or hidden with display="none"."""
+    made = w.Button(description=text, layout=w.Layout(width="auto", display=display), **more)
+    made.on_click(lambda _: pressed())
+    return made
 
 
 class Page:
     """Title, controls at the left, content at the right, a line that says what is shown, and a way on from trouble.
 
-    `view` is what a cell displays. `offer` makes what is missing, with a bar, and calls back when it is there.
+    `view` is what a cell displays. A dashboard is a Page with a `desk`: its `_show(check, *values)` draws what the
+    `asked` controls say, off the main thread, and `work` is who does it.
+
+    wait  seconds for which a request lies before it is begun, as for `Latest`
     """
 
-    def __init__(self, title: str, words: str, controls: Sequence[w.Widget], content: Sequence[w.Widget]):
+    def __init__(
+        self, title: str, words: str, controls: Sequence[w.Widget], content: Sequence[w.Widget], *, wait: float = 0
+    ):
         self.status = w.HTML()
         self.status.add_class("lk-status")
         self.bar = w.IntProgress(0, 0, _STEPS, layout=w.Layout(width="325px", display="none"))
-        self.button = w.Button(layout=w.Layout(width="auto", display="none"), button_style="primary")
-        self.cancel = w.Button(description="Cancel", layout=w.Layout(width="auto", display="none"))
-        self.button.on_click(lambda _: self._agreed())
-        self.cancel.on_click(lambda _: self._cancelled())
-        self._agreed, self._cancelled = (lambda: None), (lambda: None)
-        self._builder = Latest(self._build, self.trouble)
+        self.button = button("", lambda: self._agreed(), display="none", button_style="primary")
+        self.cancel = button("Cancel", self._cancelled, display="none")
+        self._agreed = lambda: None
+        self._workers: list[Latest] = []
+        self._builder, self.work = self.worker(self._build), self.worker(self._show, wait=wait)
+        self.asked: Sequence[w.Widget] = ()
         heading = w.HTML(f"<h1>{escape(title)}</h1><p class='lk-soft'>{words}</p>")
         left, right = w.VBox([*controls, self.button, self.bar, self.cancel]), w.VBox([self.status, *content])
-        for box, name in ((left, "lk-controls"), (right, "lk-content")):
-            box.add_class(name)
         columns = w.HBox([left, right])
-        columns.add_class("lk-columns")
         self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns])
-        self.view.add_class("lk-page")
+        for box, name in ((left, "controls"), (right, "content"), (columns, "columns"), (self.view, "page")):
+            box.add_class(f"lk-{name}")
+
+    def worker(self, work: Callable[..., None], *, wait: float = 0) -> Latest:
+        """Somebody who does the newest request; what fails is told on the page, and `settled` waits for it."""
+        self._workers.append(Latest(work, self.trouble, wait=wait))
+        return self._workers[-1]
+
+    def ask(self, *controls: w.Widget) -> None:
+        """From now on, `_show` is given the values of these controls, whenever one of them changes."""
+        self.asked = controls
+        for control in controls:
+            control.observe(lambda _: self.request(), names="value")
+
+    def request(self) -> None:
+        """Ask for what the controls say; a newer request overtakes this one."""
+        self.work(*(control.value for control in self.asked))
+
+    def settled(self, timeout: float = 60) -> bool:
+        """Wait until nothing is left to do, for at most `timeout` seconds at a time; False when it took longer."""
+        return all(worker.settled(timeout) for worker in (*self._workers, *self._workers))
 
     def say(self, html: str) -> None:
         """The line above the content: HTML, whatever comes from outside escaped."""
@@ -78,74 +119,73 @@ class Page:
         self.idle()
         self.status.value = f"<div role='alert' class='lk-trouble'>{escape(_PATH.sub('…/', sentence))}</div>"
 
-    def busy(self, done: float, cancel: Callable[[], None] | None = None) -> None:
-        """Show the bar at a share of its length and, where there is something to cancel, the button for it."""
-        self.bar.value, self.bar.layout.display = int(_STEPS * done), ""
-        self._cancelled = cancel or self._cancelled
-        self.cancel.layout.display = "" if cancel else "none"
+    def busy(self, done: float) -> None:
+        """Show the bar at a share of its length, and the button that cancels."""
+        self.bar.value = int(_STEPS * done)
+        self.bar.layout.display = self.cancel.layout.display = ""
 
     def idle(self) -> None:
+        """Hide the bar and the buttons."""
         for part in (self.bar, self.button, self.cancel):
             part.layout.display = "none"
 
-    def measure(self, missing: Sequence, told: Callable[..., str], run: Callable, check, stopped) -> None:
-        """`run` each of `missing`, with a bar and the line that `told` makes of it; `stopped` is what Cancel calls."""
-        for done, one in enumerate(missing):
+    def stopped(self) -> None:
+        """What follows when somebody has cancelled."""
+
+    def measure(self, asked: Sequence, compute: bool, check, *, kept: Callable, run: Callable, told: Callable) -> list:
+        """Those of `asked` that are not `kept`; with `compute`, each of them is `run`, with a bar, and none is left.
+
+        told  what to call one of them
+        """
+        missing = [one for one in asked if not kept(one)]
+        for done, one in enumerate(missing if compute else ()):
             self.say(f"Measuring {escape(told(one))}, {done + 1} of {len(missing)} …")
-            self.busy((done + 0.5) / len(missing), stopped)
+            self.busy((done + 0.5) / len(missing))
             run(one)
             check()
         self.idle()
+        return [] if compute else missing
 
-    def offer(self, missing: "Missing", then: Callable[[], None], *, needed: bool = True) -> None:
-        """A button that makes what is missing, and then goes on; where it is `needed`, the line says what it is."""
+    def lacks(self, *recipes: Recipe) -> bool:
+        """Whether something of these is not in the store; it is then offered, and asked for again once it is there."""
+        steps = self.desk.missing(*recipes, said=self.say)
+        if steps:
+            self.offer(recipes, steps)
+        return bool(steps)
+
+    def offer(self, recipes: Sequence[Recipe], steps: Sequence[cost_estimate.Step], *, needed: bool = True) -> None:
+        """A button that makes what is missing, and then asks again; where it is `needed`, the line says what it is."""
         self.idle()
+        words = "; ".join(f"{step.kind} ({step.what})" for step in steps)
+        seconds = sum(step.seconds or 0 for step in steps)
+        duration = f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
         if needed:
             self.status.value = (
-                f"<div role='status' class='lk-offer'>Not there yet: {escape(missing.words)}. Making it takes about "
-                f"{missing.duration}, once; it is then kept for all dashboards, notebooks and reports.</div>"
+                f"<div role='status' class='lk-offer'>Not there yet: {escape(words)}. Making it takes about {duration}"
+                ", once; it is then kept for all dashboards, notebooks and reports.</div>"
             )
-        self.button.description = f"Make {missing.kinds} ({missing.duration})"
+        self.button.description = f"Make {' and '.join(dict.fromkeys(step.kind for step in steps))} ({duration})"
         self.button.layout.display = ""
-        self._agreed = lambda: self._builder(missing, then)
+        self._agreed = lambda: self._builder(recipes, words, seconds)
 
-    def settled(self, timeout: float = 60) -> bool:
-        return self._builder.settled(timeout)
+    def _show(self, check: Callable[[], None], *values) -> None:
+        """Draw what the controls say; each dashboard has its own."""
 
-    def _build(self, check, missing: "Missing", then: Callable[[], None]) -> None:
+    def _build(self, check, recipes: Sequence[Recipe], words: str, seconds: float) -> None:
         self.idle()
-        self.say(f"Making {escape(missing.words)} …")
+        self.say(f"Making {escape(words)} …")
         self.bar.value, self.bar.layout.display = 0, ""
-        with clock(self.bar, missing.seconds):
-            for each in missing.make:
-                each()
+        with clock(self.bar, seconds):
+            for recipe in recipes:
+                (self.desk.network if isinstance(recipe, ClassifierRecipe) else self.desk.layer)(recipe)
                 check()
         self.idle()
-        then()
+        self.request()
 
-
-@dataclass(frozen=True)
-class Missing:
-    """What has to be made before something can be shown: the plan's steps, and the functions that make it."""
-
-    steps: Sequence[cost_estimate.Step]
-    make: Sequence[Callable[[], object]]
-
-    @property
-    def words(self) -> str:
-        return "; ".join(f"{step.kind} ({step.what})" for step in self.steps)
-
-    @property
-    def kinds(self) -> str:
-        return " and ".join(dict.fromkeys(step.kind for step in self.steps))
-
-    @property
-    def seconds(self) -> float:
-        return sum(step.seconds or 0 for step in self.steps)
-
-    @property
-    def duration(self) -> str:
-        return f"{max(self.seconds, 1):.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} minutes"
+    def _cancelled(self) -> None:
+        self.work.cancel()
+        self.idle()
+        self.stopped()
 
 
 class Desk:
@@ -154,28 +194,24 @@ class Desk:
     offers  (data set, resolution) beside the lab's own
     """
 
-    def __init__(self, lab: Profile, bench: Workbench, offers: Sequence[tuple[str, int | None]] = OFFERS):
+    def __init__(self, lab: Profile, bench: Workbench, offers: Sequence[tuple[str, int | None]] = ()):
         self.bench, self.labs = bench, {_named(lab): lab}
         for name, resolution in offers:
             other = rebase(lab, replace(lab.data, name=name, resolution=resolution))
             self.labs.setdefault(_named(other), other)
         self.layer, self.network = cache(bench.transform), cache(bench.classifier)
+        self.kept = partial(measurement.kept, bench=bench)
         self._there: set[tuple] = set()
 
-    def missing(
-        self, *recipes: TransformRecipe | StratifiedRecipe | ClassifierRecipe, said: Callable[[str], None]
-    ) -> Missing | None:
-        """What has to be made of these, None when all is in the store; `said` that it is being looked into."""
+    def missing(self, *recipes: Recipe, said: Callable[[str], None]) -> list[cost_estimate.Step]:
+        """The steps that make these, none when all is in the store; `said` that it is being looked into."""
         if recipes in self._there:
-            return None
+            return []
         said("Looking at what is there, and how long the rest would take …")
-        todo = [step for step in cost_estimate.parts(recipes, self.bench) if not step.kept]
-        if not todo:
+        steps = [step for step in cost_estimate.parts(recipes, self.bench) if not step.kept]
+        if not steps:
             self._there.add(recipes)
-        make = [
-            partial(self.network if isinstance(recipe, ClassifierRecipe) else self.layer, recipe) for recipe in recipes
-        ]
-        return Missing(todo, make) if todo else None
+        return steps
 
 
 def T(lab: Profile, K: int, S: int, stratified: bool) -> TransformRecipe | StratifiedRecipe:

@@ -1,5 +1,6 @@
-"""The dashboards' own widgets: pictures that change at once, a pulse, an upload, a mosaic to choose from."""
+"""The dashboards' own widgets: pictures that change at once, a pulse, an upload, a mosaic, charts with pictures."""
 
+import base64
 import io
 import json
 import threading
@@ -7,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anywidget
+import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 import traitlets as t
-from ipywidgets import Widget
 from torch import Tensor
 
 from labkit.reporting.interactive import pillow
@@ -34,16 +35,15 @@ class Board(anywidget.AnyWidget):
     shown = t.Int(0).tag(sync=True)
 
     def show(self, pictures: Sequence[dict]) -> None:
-        """Each picture: title, x (C, H, W), and if need be note, bars [(name, share, kind)] and alt."""
-        told, images = [], []
+        """Each picture: title, x (C, H, W), and if need be note and bars [(name, share, kind)]."""
+        told = []
         for picture in pictures:
-            x = picture["x"]
             note, bars = picture.get("note", ""), picture.get("bars", [])
             words = ", ".join(f"{name} {share:.0%}" for name, share, _ in bars)
-            alt = picture.get("alt") or ". ".join(filter(None, (picture["title"], note, words)))
-            same = {"title": picture["title"], "note": note, "bars": bars, "alt": alt}
-            told.append({**same, "pixels": max(x.shape[-2:]) <= SMALL})
-            images.append(encoded(x))
+            alt = ". ".join(filter(None, (picture["title"], note, words)))
+            pixels = max(picture["x"].shape[-2:]) <= SMALL
+            told.append({"title": picture["title"], "note": note, "bars": bars, "alt": alt, "pixels": pixels})
+        images = [encoded(picture["x"]) for picture in pictures]
         with self.hold_sync():
             self.pictures, self.images, self.pending, self.shown = told, images, False, self.shown + 1
 
@@ -51,9 +51,8 @@ class Board(anywidget.AnyWidget):
 class Heart(anywidget.AnyWidget):
     """Answers the browser; where no answer comes, the page says that its kernel has ended.
 
-    Until the browser asks for the first time, the kernel speaks by itself now and then: voila keeps one ready, and
-    would end it for having been idle in the moment in which somebody gets it. `began` is called whenever a browser has
-    just drawn the page.
+    Until the browser first asks, the kernel speaks now and then: voila keeps one ready, and would end it for having
+    been idle just as somebody gets it. `began` is called whenever a browser has drawn the page.
     """
 
     _esm, _css = _STATIC / "heart.js", _CSS
@@ -110,16 +109,16 @@ class Mosaic(anywidget.AnyWidget):
     label = t.Unicode().tag(sync=True)
 
     def show(self, tiles: Tensor, label: str) -> None:
-        count, C, h, w = tiles.shape
+        count, C, H, W = tiles.shape
         across = int(np.ceil(np.sqrt(1.6 * count)))
-        board = tiles.new_ones(C, -(-count // across) * (h + 1), across * (w + 1))
+        board = tiles.new_ones(C, -(-count // across) * (H + 1), across * (W + 1))
         for k, tile in enumerate(tiles):
             i, j = divmod(k, across)
-            board[:, i * (h + 1) : i * (h + 1) + h, j * (w + 1) : j * (w + 1) + w] = tile
+            board[:, i * (H + 1) : i * (H + 1) + H, j * (W + 1) : j * (W + 1) + W] = tile
         with self.hold_sync():
             self.count, self.across, self.label = count, across, label
             self.chosen = min(self.chosen, count - 1)
-            self.picture = _png(board)
+            self.picture = encoded(board, max(board.shape))
 
 
 class Hover(anywidget.AnyWidget):
@@ -129,7 +128,34 @@ class Hover(anywidget.AnyWidget):
     hint = t.Unicode("Point at the chart").tag(sync=True)
 
 
-def resend(widget: Widget) -> None:
+class HoverMap(w.HBox):
+    """A chart of `interactive.clusters` that shows, beside it, the picture of the point that is pointed at.
+
+    Where widgets cannot run, as in a report's page, it is the chart alone.
+    """
+
+    def __init__(self, figure: go.Figure):
+        self.figure = go.FigureWidget(figure)
+        self.picture = w.Image(format="jpeg", layout=w.Layout(width="128px", height="128px", margin="60px 0 0 0"))
+        self.picture.add_class("labkit-pixels")
+        self.name = w.Label("Point at a dot")
+        for trace in self.figure.data:
+            trace.on_hover(self.show)
+        super().__init__([self.figure, w.VBox([self.picture, self.name])])
+
+    def show(self, trace, points, _state=None) -> None:
+        if points.point_inds:
+            i = points.point_inds[0]
+            self.picture.value = base64.b64decode(trace.customdata[i].partition(",")[2])
+            self.name.value = trace.text[i]
+
+    def _repr_mimebundle_(self, **options):
+        # JupyterLab takes the widget, which is its first choice; a page takes the chart.
+        chart = json.loads(self.figure.to_json())
+        return {**super()._repr_mimebundle_(**options), "application/vnd.plotly.v1+json": chart}
+
+
+def resend(widget: w.Widget) -> None:
     """Send the state of a widget, of its layout and of all that lies in it.
 
     A browser asks for all states at once, and hears of changes as soon as it has made its models of them: what changes
@@ -152,16 +178,9 @@ def chart(figure: go.Figure, words: str) -> tuple[dict, ...]:
     return ({"output_type": "display_data", "data": data, "metadata": {}},)
 
 
-def encoded(x: Tensor) -> bytes:
-    """An image (C, H, W) in [0, 1] as PNG where pixels should be counted, as JPEG where it is larger."""
-    if max(x.shape[-2:]) <= SMALL:
-        return _png(x)
+def encoded(x: Tensor, exact: int = SMALL) -> bytes:
+    """An image (C, H, W) in [0, 1] as PNG up to `exact` pixels a side, where pixels should be counted; else as JPEG."""
     stream = io.BytesIO()
-    pillow(x).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
-
-
-def _png(x: Tensor) -> bytes:
-    stream = io.BytesIO()
-    pillow(x).save(stream, "PNG", compress_level=1)
+    how = {"format": "PNG", "compress_level": 1} if max(x.shape[-2:]) <= exact else {"format": "JPEG", "quality": 90}
+    pillow(x).save(stream, **how)
     return stream.getvalue()

@@ -64,18 +64,13 @@ def _alone(ip: str) -> bool:
         raise InputError(f"--ip is an address such as 127.0.0.1 or 0.0.0.0; got {ip!r}") from None
 
 
-def address(command: list[str], token: str = "") -> str:
+def address(ip: str, port: int, base_url: str = "/", token: str = "") -> str:
     """Where a browser finds what `serve` serves, with the token."""
-    said = dict(part.lstrip("-").split("=", 1) for part in command if part.startswith("--") and "=" in part)
-    host = f"[{said['Voila.ip']}]" if ":" in said["Voila.ip"] else said["Voila.ip"]
-    return f"http://{host}:{said['port']}{said.get('base_url', '/')}{f'?token={token}' if token else ''}"
+    return f"http://{f'[{ip}]' if ':' in ip else ip}:{port}{base_url}{f'?token={token}' if token else ''}"
 
 
 def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
-    """The server's environment: its token, and what the kernels are told.
-
-    Kernels are told the lab, and to use one thread each, for many may share the cores.
-    """
+    """The server's environment: its token, and the lab for its kernels, which have one thread each."""
     told = {
         "LABKIT_PROFILE": lab.name,
         "LABKIT_DATASET": lab.data.name,

@@ -1,6 +1,8 @@
 """The trade-off browser: λ, K, S and M against accuracy and PSNR, from rows that are kept or computed on request."""
 
+import re
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from operator import attrgetter
 
@@ -10,9 +12,8 @@ import pandas as pd
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards import arena
-from labkit.dashboards.page import Desk, Page, choice
+from labkit.dashboards.page import LOOK, Desk, Page, button, choice
 from labkit.dashboards.parts import Hover, chart
-from labkit.dashboards.work import Latest
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import ablations, psnr_accuracy
 from labkit.reporting import captions, interactive, questions, verdicts
@@ -23,22 +24,18 @@ _MAP = "map of all defenses (Figure 6)"
 _CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, clusters": "M", _MAP: "map"}
 
 
-class TradeoffBrowser:
+class TradeoffBrowser(Page):
     """A `Page` of one chart; `view` is the widget to display."""
 
     def __init__(self, lab: Profile, bench: Workbench):
-        self.desk, self.lab = Desk(lab, bench, ()), lab
+        self.desk, self.lab = Desk(lab, bench), lab
         self.what = choice("what", _CHOICES)
-        self.values = w.SelectMultiple(options=[], description="values", rows=8, style={"description_width": "96px"})
+        self.values = w.SelectMultiple(options=[], description="values", rows=8, style=LOOK["style"])
         self.output, self.hover, self.words = w.Output(), Hover(), w.HTML()
-        self.hover.layout.display = "none"
         self.hint = w.HTML("<span class='lk-soft'>Ctrl and click chooses several values; ✓ is measured.</span>")
-        self.compute = w.Button(description="Compute what is missing", layout=w.Layout(width="auto"))
-        self.compute.on_click(lambda _: self.request(compute=True))
+        self.compute = button("Compute what is missing", lambda: self.request(compute=True))
         controls = [self.what, self.values, self.hint, self.compute, self.hover]
-        self.page = Page("Trade-off browser", _WORDS, controls, [self.output, self.words])
-        self.view = self.page.view
-        self.work = Latest(self._show, self.page.trouble, wait=0.12)
+        super().__init__("Trade-off browser", _WORDS, controls, [self.output, self.words], wait=0.12)
         self._quiet = False
         self.what.observe(lambda _: self._changed(), names="value")
         self.values.observe(lambda _: self._quiet or self.request(), names="value")
@@ -48,23 +45,21 @@ class TradeoffBrowser:
         self.output.add_class("lk-dim")
         self.work(self.what.value, tuple(self.values.value), compute)
 
-    def settled(self, timeout: float = 60) -> bool:
-        return self.work.settled(timeout)
-
     def _changed(self) -> None:
-        what, how = self.what.value, self.lab.tradeoff
+        what = self.what.value
         if what != "map":
-            self._list(what, getattr(how, what), getattr(how, what))
+            self._list(what, getattr(self.lab.tradeoff, what))
         self.values.layout.display = self.hint.layout.display = "none" if what == "map" else ""
         self.hover.layout.display = "" if what == "map" else "none"
         self.request()
 
-    def _list(self, what: str, values: Sequence, chosen: Sequence) -> None:
+    def _list(self, what: str, chosen: Sequence) -> None:
         """The values to choose from, with a sign at those that are measured."""
-        kept = {value: self._kept(what, value) for value in values}
+        values = getattr(self.lab.tradeoff, what)
+        options = [(f"{metrics.said(value)}{' ✓' if self._kept(what, value) else ''}", value) for value in values]
         self._quiet = True
         self.values.index = ()  # before there are fewer options than it says
-        self.values.options = [(f"{metrics.said(value)}{' ✓' if kept[value] else ''}", value) for value in values]
+        self.values.options = options
         self.values.value = tuple(chosen)
         self._quiet = False
 
@@ -74,61 +69,57 @@ class TradeoffBrowser:
 
     def _kept(self, what: str, value) -> bool:
         asked = ablations.cases(self.lab, what, value, retrained=self._retrained(what))
-        return all(measurement.kept(case, self.desk.bench) for case in asked.values())
+        return all(map(self.desk.kept, asked.values()))
 
     def _rows(self, what: str, values: Sequence) -> pd.DataFrame:
         return ablations.sweep(self.lab, self.desk.bench, what, values, retrained=self._retrained(what))
 
     def _show(self, check, what: str, values: tuple, compute: bool) -> None:
-        self.page.idle()
+        self.idle()
         if what == "map":
             self._map(check, compute)
             return
-        missing = [value for value in values if not self._kept(what, value)]
+        kept, run = partial(self._kept, what), lambda value: self._rows(what, [value])
+        told = lambda value: f"{self.what.label} = {metrics.said(value)}"  # noqa: E731
+        missing = self.measure(values, compute, check, kept=kept, run=run, told=told)
         if compute:
-            told = {value: f"{self.what.label} = {metrics.said(value)}" for value in missing}
-            self.page.measure(missing, told.get, lambda value: self._rows(what, [value]), check, self._stopped)
-            missing = []
-            self._list(what, getattr(self.lab.tradeoff, what), values)
-        self.compute.disabled = not missing
+            self._list(what, values)
         there = [value for value in values if value not in missing]
         if not there:
-            self.page.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
-            self.output.outputs, self.words.value = (), ""
+            self._draw("chosen values", missing)
             return
         rows = self._rows(what, there)
         check()
         reading = verdicts.text(questions.sweep(rows, what)) if len(there) > 1 else ""
-        self.output.outputs = chart(interactive.tradeoff(rows, what), reading)
-        self.output.remove_class("lk-dim")
-        self.words.value = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
-        left = f"{len(missing)} of the chosen values are not measured yet."
-        self.page.say(left if missing else "All chosen values are measured.")
+        words = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
+        self._draw("chosen values", missing, chart(interactive.tradeoff(rows, what), reading), words)
 
     def _map(self, check, compute: bool) -> None:
-        cases = psnr_accuracy.cases(self.lab)
-        missing = [case for case in cases if not measurement.kept(case, self.desk.bench)]
-        if compute:
-            bench, name = self.desk.bench, attrgetter("label")
-            self.page.measure(missing, name, lambda case: measurement.run([case], bench), check, self._stopped)
-            missing = []
-        self.compute.disabled = not missing
+        cases, run = psnr_accuracy.cases(self.lab), partial(measurement.run, bench=self.desk.bench)
+        how = {"kept": self.desk.kept, "run": lambda case: run([case]), "told": attrgetter("label")}
+        missing = self.measure(cases, compute, check, **how)
         cases = [case for case in cases if case not in missing]
-        rows = psnr_accuracy.intervals(measurement.run(cases, self.desk.bench)) if cases else None
-        if rows is None or rows.empty:
-            self.page.say("No defense is measured yet; “Compute what is missing” does it and keeps it.")
-            self.output.outputs, self.words.value = (), ""
+        rows = psnr_accuracy.intervals(run(cases)) if cases else pd.DataFrame()
+        if rows.empty:
+            self._draw("rows", missing)
             return
         pictures = self._pictures([case for case in cases if case.attack.name != "clean"], check)
-        self.output.outputs = chart(
-            interactive.intervals(rows, pictures), "PSNR of T(x_adv) and accuracies of every defense"
-        )
-        self.output.remove_class("lk-dim")
-        self.words.value = (
+        words = (
             f"<p class='lk-soft'>Vanilla network; {ThreatModel.WEIGHTS.told('FGSM-0.08')}. A disc is clean accuracy, a "
             "square robust accuracy, a thin line a 95 % interval.</p>"
         )
-        self.page.say(f"{len(missing)} rows are not measured yet." if missing else "Every defense is measured.")
+        outputs = chart(interactive.intervals(rows, pictures), "PSNR of T(x_adv) and accuracies of every defense")
+        self._draw("rows", missing, outputs, words)
+
+    def _draw(self, what: str, missing: Sequence, outputs: tuple = (), words: str = "") -> None:
+        """The chart, the words below it and, above, how much is measured; without `outputs`, the old chart goes."""
+        self.compute.disabled = not missing
+        self.output.outputs, self.words.value = outputs, words
+        if outputs:
+            self.output.remove_class("lk-dim")
+            self.say(f"{len(missing)} {what} are not measured yet." if missing else f"All {what} are measured.")
+        else:
+            self.say("None of these is measured yet; “Compute what is missing” does it and keeps it.")
 
     def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
         """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
@@ -137,22 +128,18 @@ class TradeoffBrowser:
         index = measurement.telling(plain, bench)
         for case in cases:
             check()
-            self.page.say(f"Preparing the picture of {escape(case.label)} …")
+            self.say(f"Preparing the picture of {escape(case.label)} …")
             test = bench.images(case.data, "test")
             face = arena.face(case, index if index < len(test) else 0, bench)
             found[case.label] = (interactive.uri(face["seen"]), arena.told(case, face, test.classes))
         return found
 
-    def _stopped(self) -> None:
-        self.work.cancel()
-        self.page.idle()
-        self.page.say("It stops after the point that is being measured; what is measured is kept.")
+    def stopped(self) -> None:
+        self.say("It stops after the point that is being measured; what is measured is kept.")
 
 
 def _html(markdown: str) -> str:
     """The bold words and bullets of `verdicts.text` as HTML."""
-    lines = []
-    for line in markdown.splitlines():
-        parts = escape(line.removeprefix("- ")).split("**")
-        lines.append("<li>" + "".join(f"<b>{p}</b>" if i % 2 else p for i, p in enumerate(parts)) + "</li>")
-    return f"<ul>{''.join(lines)}</ul>"
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(markdown))
+    items = "".join(f"<li>{line.removeprefix('- ')}</li>" for line in bold.splitlines())
+    return f"<ul>{items}</ul>"

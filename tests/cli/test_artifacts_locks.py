@@ -130,7 +130,7 @@ def test_a_store_that_may_not_be_changed_is_explained(store, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(artifacts, "discard", refuse)
+    monkeypatch.setattr("labkit.cli.artifacts.discard", refuse)
     with pytest.raises(InputError, match=r"cannot delete .* \(Permission denied\)"):
         remove(entry)
     assert json.loads((entry.path / "facts.json").read_text()) == {"n": 3}

@@ -56,7 +56,7 @@ def filters(store: Path):
 @pytest.mark.slow
 def test_a_rank_killed_while_learning_costs_nothing(store, tmp_path):
     command = ("learn", "--profile", "smoke", "--dataset", "photos", "--store", str(tmp_path / "store"))
-    killed(1, "parallel.all_reduce", 2, *command, cwd=tmp_path)
+    killed(1, "core.distributed.all_reduce", 2, *command, cwd=tmp_path)
     (theirs, facts), (mine, known) = filters(tmp_path / "store"), filters(store)
     assert_close(theirs, mine, atol=1e-5, rtol=0)
     assert_close(facts["objectives"], known["objectives"], atol=1e-4, rtol=0)
@@ -78,7 +78,7 @@ def test_a_rank_killed_while_projecting_loses_no_chunk_and_makes_none_twice(stor
     command = ["project", "--profile", "smoke", "--dataset", f"tar:{tmp_path}/{{0..4}}.tar", "--learned-on", "photos"]
     command += ["--store", str(store), "--out"]
     alone(*command, str(tmp_path / "one"))
-    calls = killed(1, "checkpoint.write", 1, *command, str(tmp_path / "two"), cwd=tmp_path)
+    calls = killed(1, "core.checkpoint.write", 1, *command, str(tmp_path / "two"), cwd=tmp_path)
     made = Counter(Path(path).name for _, path in calls)
     assert set(made.values()) == {1} and len(made) == 5 and {rank for rank, _ in calls} == {"0", "1"}
     one, two = (
@@ -89,17 +89,11 @@ def test_a_rank_killed_while_projecting_loses_no_chunk_and_makes_none_twice(stor
 
 @pytest.mark.slow
 def test_a_rank_killed_while_measuring_loses_no_case_and_measures_none_twice(tmp_path):
-    command = [
-        "table",
-        "1",
-        "--profile",
-        "smoke",
-        "--only",
-        "attack=Clean,FGSM-0.08",
-        "--only",
-        "defense=No Defense,STL",
-    ]
-    calls = killed(1, "store._write", 4, *command, "--store", str(tmp_path / "store"), "--out", "two", cwd=tmp_path)
+    only = ("--only", "attack=Clean,FGSM-0.08", "--only", "defense=No Defense,STL")
+    command = ["table", "1", "--profile", "smoke", *only]
+    calls = killed(
+        1, "core.store._write", 4, *command, "--store", str(tmp_path / "store"), "--out", "two", cwd=tmp_path
+    )
     made = Counter(path for _, path in calls)
     assert set(made.values()) == {1} and {rank for rank, _ in calls} == {"0", "1"}
     alone(*command, "--store", str(tmp_path / "one"), "--out", str(tmp_path / "one"))

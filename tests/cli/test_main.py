@@ -16,16 +16,8 @@ from labkit.core import profiles
 
 
 def report(lab: Path, *options: str) -> list[str]:
-    return [
-        "report",
-        "--profile",
-        "smoke",
-        "--out",
-        str(lab / "out"),
-        "--notebook-dir",
-        str(lab / "notebooks"),
-        *options,
-    ]
+    folders = ["--out", str(lab / "out"), "--notebook-dir", str(lab / "notebooks")]
+    return ["report", "--profile", "smoke", *folders, *options]
 
 
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

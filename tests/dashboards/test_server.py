@@ -13,7 +13,8 @@ from labkit.dashboards import server
 
 def test_on_this_machine_alone_no_token_is_needed():
     assert server.drawn("127.0.0.1") == server.drawn("localhost") == ""
-    assert server.address(server.serve("127.0.0.1", 8866, guarded=False)) == "http://127.0.0.1:8866/"
+    assert server.address("127.0.0.1", 8866) == "http://127.0.0.1:8866/"
+    assert server.address("::1", 80) == "http://[::1]:80/"
 
 
 @pytest.mark.parametrize("ip", ["0.0.0.0", "192.168.1.5", "::"])
@@ -23,9 +24,8 @@ def test_anything_else_has_a_token_that_nobody_can_guess(ip):
 
 
 def test_a_given_token_is_taken():
-    command = server.serve("0.0.0.0", 80, "/lab/", guarded=True)
     assert server.drawn("127.0.0.1", "secret") == "secret"
-    assert server.address(command, "secret") == "http://0.0.0.0:80/lab/?token=secret"
+    assert server.address("0.0.0.0", 80, "/lab/", "secret") == "http://0.0.0.0:80/lab/?token=secret"
 
 
 @pytest.mark.parametrize(("ip", "given"), [("0.0.0.0", ""), ("127.0.0.1", "given-by-hand")])
@@ -33,13 +33,13 @@ def test_the_token_stands_in_no_command_line(ip, given, monkeypatch, capsys):
     """Every account of a machine can read the arguments of a program, and only its owner its environment."""
     ran = []
 
-    def server(command, *, cwd, env):
+    def run(command, *, cwd, env):
         ran.append((command, env))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setenv("LABKIT_TOKEN", given)
     monkeypatch.setattr(server, "prepare", lambda lab, store: None)
-    monkeypatch.setattr(subprocess, "run", server)
+    monkeypatch.setattr(subprocess, "run", run)
     assert main(["dashboards", "--profile", "smoke", "--ip", ip]) == 0
     ((command, env),) = ran
     token = capsys.readouterr().out.partition("?token=")[2].split()[0]
