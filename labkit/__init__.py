@@ -16,7 +16,7 @@ _MOVED = {
     "labkit.attacks": (
         "attacks.adapters=pyautoattack_runs attacks.ensemble=auto_attack attacks.frequency=low_frequency "
         "attacks.gradient=gradient_based attacks.minimal=minimum_norm attacks.patterns=universal_perturbation "
-        "attacks.search=black_box budget"
+        "attacks.search=auto_attack budget"
     ),
     "labkit.models": "classifiers dae=autoencoder defenses.base=defense networks stl strata thermometer",
     "labkit.defenses": "defenses.simple=filters",
