@@ -12,7 +12,7 @@ labkit.core: precision=hardware profiles provenance=hardware recipes store visio
 labkit.csc: atoms cbpdn cdl conv descent encode=batch_solver sparse=codes split=tikhonov
 labkit.datasets: data=loaders decoding imagefiles=image_files photos project=projections streams=shards
 labkit.attacks: attacks.adapters=pyautoattack_runs attacks.ensemble=auto_attack attacks.frequency=low_frequency budget
-labkit.attacks: attacks.gradient=gradient_based attacks.minimal=minimum_norm attacks.search=black_box
+labkit.attacks: attacks.gradient=gradient_based attacks.minimal=minimum_norm attacks.search=auto_attack
 labkit.attacks: attacks.patterns=universal_perturbation
 labkit.models: classifiers dae=autoencoder defenses.base=defense networks stl strata thermometer
 labkit.defenses: defenses.simple=filters

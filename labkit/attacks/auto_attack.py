@@ -1,13 +1,47 @@
-"""AutoAttack through pyautoattack: the common yardstick, an ensemble that has nothing to tune."""
+"""Attacks through pyautoattack (Square, AutoAttack), and the random noise that each has to beat."""
 
+import torch
 from torch import Tensor
 
-from labkit.attacks.black_box import begin
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, ascent, check, margin
+from labkit.attacks.common import Model, ascent, check, column, margin, normal
 from labkit.core import InputError
 
 VERSIONS = ("standard", "rand")
+
+
+def noise(model: Model, x: Tensor, y: Tensor, *, budget: Budget, draws: int = 1, seed: int = 0) -> Tensor:
+    """Gaussian noise (for L∞ signs, each pixel up or down) of exactly the budget's length after clipping to [0, 1].
+
+    What a perturbation of that size does when nobody aimed it.
+
+    draws  with more than one, the draw under which the model errs most: a random search, which gradients should beat
+    seed   of the draws, which are made for each image from the seed and its pixels: batches do not matter
+    """
+    check("noise", x, y, budget)
+    best, worst = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+    for draw in range(max(draws, 1)):
+        direction = normal(x, f"{seed}:noise:{draw}")
+        at = budget.reach(direction.sign() if budget.norm == "linf" else direction, x)
+        if draws <= 1:
+            return at
+        with torch.no_grad():
+            found = margin(model(at), y)
+        best = torch.where(column(found > worst), at, best)
+        worst = torch.maximum(found, worst)
+    return best
+
+
+def square(model: Model, x: Tensor, y: Tensor, *, budget: Budget, queries: int = 1000, seed: int = 0) -> Tensor:
+    """Square attack (Andriushchenko et al., 2020): a random search that needs no gradient, only logits.
+
+    queries  at most, for each image; an image is left as soon as it is fooled, and comes back unchanged if it never is
+    seed     of the squares, which are the same for all images: batches do not matter
+    """
+    check("square", x, y, budget)
+    run = _begin("square", model, x, y, budget, seed)
+    run.square(queries, rescale=True)
+    return run.x_adv
 
 
 def autoattack(
@@ -28,7 +62,7 @@ def autoattack(
     check("autoattack", x, y, budget)
     if version not in VERSIONS:
         raise InputError(f"unknown version {version!r} of AutoAttack; choose from {', '.join(VERSIONS)}")
-    run = begin("autoattack", model, x, y, budget, seed)
+    run = _begin("autoattack", model, x, y, budget, seed)
     classes = run.classes
     ascent(model, x[:1], y[:1], margin)  # tells, before the library does, when there is no gradient
     if version == "rand":
@@ -43,3 +77,14 @@ def autoattack(
         run.fab(steps=steps, rank=rank)
     run.square(queries, rescale=False)
     return run.x_adv
+
+
+def _begin(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: int):
+    """A `pyautoattack_runs.Run`; InputError when that is not installed."""
+    try:
+        from labkit.attacks.pyautoattack_runs import Run
+    except ImportError as error:
+        raise InputError(
+            f"{name} runs through pyautoattack, which cannot be imported ({error}): pip install pyautoattack"
+        ) from None
+    return Run(model, x, y, budget, seed)

@@ -49,9 +49,8 @@ class Budget:
         """One bound ‖x_adv − x‖₂ ≤ r for the whole set x (N, C, H, W), with r such that the mean of r / ‖x‖₂ is `size`.
 
         For the attacks of the paper's Table 3 ("an average normalized L2-dissimilarity of 0.06") that use all they
-        are given: FGSM, BIM, PGD, universal. Clipping takes a little of it, which `at_average` gives back; attacks
-        that look for the smallest change run without a budget and are brought to the mean by `at_average` alone.
-        Black images, to which nothing is similar, are left out of the mean.
+        are given: FGSM, BIM, PGD, universal. `at_average` gives back what clipping takes, and alone brings attacks
+        without a budget to the mean. Black images, to which nothing is similar, do not count.
         """
         length = x.flatten(1).norm(dim=1)
         if not length.any():
@@ -108,10 +107,9 @@ class Budget:
 def at_average(x_adv: Tensor, x: Tensor, size: float) -> Tensor:
     """All changes x_adv − x (N, C, H, W) stretched by one factor, such that their mean dissimilarity is `size`.
 
-    This is the mode of the paper's Table 3, where "all attacks are in an average normalized L2-dissimilarity of 0.06":
-    images differ in how far they are moved, the set as a whole is moved by `size`, measured after clipping to [0, 1].
-    Needs the whole set at once. Images that were not changed stay, and count; black images do not count.
-    Raises InputError when no factor reaches `size`.
+    The mode of the paper's Table 3, where "all attacks are in an average normalized L2-dissimilarity of 0.06". Needs
+    the whole set at once, and measures after clipping to [0, 1]. Unchanged images stay, and count; black ones
+    do not. Raises InputError when no factor reaches `size`.
     """
     change, length = x_adv - x, x.flatten(1).norm(dim=1)
     lit = length > 0

@@ -1,9 +1,8 @@
 """Attacks that look for the smallest change, in L2, that makes a decision wrong.
 
-All return, for each image, the smallest change they found, and x itself where they found none or the decision was wrong
-to begin with. With a budget, a longer change is shortened to the radius, as the paper "constrains the perturbation
-scale" (Section 5.1): that point is no longer across the boundary, and the attack is left unfinished. So the paper's
-undefended network keeps 5 % to 18 % under DeepFool and CW at 0.03, where without a cap next to nothing is left.
+Each image gets the smallest change found; x itself where there was none, or the decision was wrong to begin with. With
+a budget, a longer change is shortened to the radius, as the paper "constrains the perturbation scale" (Section 5.1).
+That point is not across the boundary: the paper's undefended network keeps 5 % to 18 % under DeepFool and CW at 0.03.
 """
 
 import math
@@ -51,7 +50,7 @@ def deepfool(
         # off grow ever shorter; but a small part of a very small change.
         total = total + column((0.02 * norm(total)).clamp_max(1e-4)) * unit(toward)
         at = (x[left] + (1 + overshoot) * total).clamp(0, 1)
-    return _capped(found, x, budget)
+    return found if budget is None else budget.project(found, x)
 
 
 def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
@@ -74,10 +73,9 @@ def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
 def ddn(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, steps: int = 100) -> Tensor:
     """Decoupled direction and norm (Rony et al., 2019): up the gradient, on a sphere that shrinks while fooled.
 
-    Two things are taken from the fast minimum-norm attack (Pintor et al., 2021): the sphere starts at the linearised
-    network's boundary, and its changes fade from 5 % to 0.1 %. Steps fade from length one to 0.01. The first half of
-    them climbs the log-odds, which weigh all other classes, the rest the margin to the nearest one. At the end the
-    smallest change found is shortened, by bisection, to just beyond the boundary.
+    As in the fast minimum-norm attack (Pintor et al., 2021), the sphere starts at the linearised network's boundary and
+    its changes fade from 5 % to 0.1 %. Steps fade from length one to 0.01; the first half climbs the log-odds, the rest
+    the margin. At the end the smallest change is shortened, by bisection, to just beyond the boundary.
     """
     return _smallest("ddn", model, x, y, budget, lambda x, y: _ddn(model, x, y, steps))
 
@@ -117,8 +115,8 @@ def cw(
     confidence  by how much the logit of another class must be the larger one
 
     Pixels are clipped to [0, 1] after each step (the authors' "projected gradient descent"), not written as tanh, under
-    which the black pixels of a picture hardly move. In each search, an image whose objective did not fall within a
-    tenth of the steps is left. At the end the smallest change is shortened by bisection, as in `ddn`.
+    which black pixels hardly move. A search leaves an image whose objective did not fall within a tenth of the steps.
+    At the end the smallest change is shortened by bisection, as in `ddn`.
     """
     search = lambda x, y: _cw(model, x, y, searches, steps, step, confidence)  # noqa: E731
     return _smallest("cw", model, x, y, budget, search, confidence)
@@ -184,7 +182,7 @@ def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget | No
         left, far = left[length.isfinite()], far[length.isfinite()]
     if len(left):
         found[left] = _shortened(model, far, x[left], y[left], confidence)
-    return _capped(found, x, budget)
+    return found if budget is None else budget.project(found, x)
 
 
 def _shortened(model: Model, far: Tensor, x: Tensor, y: Tensor, confidence: float) -> Tensor:
@@ -199,7 +197,3 @@ def _shortened(model: Model, far: Tensor, x: Tensor, y: Tensor, confidence: floa
         best = torch.where(column(across), at, best)
         low, high = torch.where(across, low, share), torch.where(across, share, high)
     return best
-
-
-def _capped(found: Tensor, x: Tensor, budget: Budget | None) -> Tensor:
-    return found if budget is None else budget.project(found, x)

@@ -1,8 +1,8 @@
 """pyautoattack's attacks with a radius for each image, and with draws that do not depend on the batch.
 
 The library takes one radius for all images and runs whole batches from one random stream. Here its single runs are
-called, one attack and target class at a time, on the images that are still right: the loops around them are the
-library's (`AutoAttack.run_standard_evaluation`), its checks are not run, since they trace every call of Python.
+called, one attack and target class at a time, on the images that are still right, in the library's order
+(`AutoAttack.run_standard_evaluation`). Its checks are not run, since they trace every call of Python.
 """
 
 import logging
@@ -17,8 +17,7 @@ from torch import Tensor
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import Model, column, decide, differentiate, fooled, in_ball
 
-# The library warns of exactly-zero gradients at every run.
-_SILENT = logging.getLogger("labkit.attacks.pyautoattack_runs")
+_SILENT = logging.getLogger("labkit.attacks.pyautoattack_runs")  # else zero gradients are warned of at every run
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
@@ -141,8 +140,7 @@ class _Square(SquareAttack):
         # The library stops on a tie in all images at once, and cannot compare with NaN.
         margin = torch.where(margin == 0, -1e-30, margin).nan_to_num(nan=1e30)
         if isinstance(self._radii, Tensor):
-            # The library goes on with the images of positive margin; which those are, and so whose radii it needs
-            # next, it does not tell, but its bookkeeping is this.
+            # The library goes on with the images of positive margin, and needs their radii; its bookkeeping is this.
             if self._margin is None:
                 self._margin = margin.clone()
             else:

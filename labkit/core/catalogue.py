@@ -33,9 +33,9 @@ ATTACKS = {
     "ddn": Named("labkit.attacks.minimum_norm:ddn", "DDN"),
     "universal": Named("labkit.attacks.universal_perturbation:universal", "Uni"),
     "lowfreq": Named("labkit.attacks.low_frequency:lowfreq", "Low-pass PGD"),
-    "square": Named("labkit.attacks.black_box:square", "Square"),
+    "square": Named("labkit.attacks.auto_attack:square", "Square"),
     "autoattack": Named("labkit.attacks.auto_attack:autoattack", "AutoAttack"),
-    "noise": Named("labkit.attacks.black_box:noise", "Noise"),
+    "noise": Named("labkit.attacks.auto_attack:noise", "Noise"),
 }
 # In the order of their rows.
 DEFENSES = {

@@ -140,8 +140,8 @@ def _unreadable(error: OSError) -> None:
 def split(source: Source) -> tuple[tuple[str, ...], Part, Part]:
     """Class names (sorted), train and test files of an ImageFolder tree, which may lie in one top folder.
 
-    Without test/ (or val/), a fifth of each class is held out, always the same fifth. Where some class has a single
-    image, a fifth of all images is held out instead, and a warning says that classes differ between the two.
+    Without test/ (or val/), a fifth of each class is held out, always the same fifth; where some class has a single
+    image, a fifth of all images, with a warning that classes differ between the two.
 
     Raises InputError when no image lies in a class folder, or a class is present in train only or in test only.
     """
@@ -288,7 +288,6 @@ def _each(function: Callable[[int], Any], count: int, what: str | None = None) -
 
     A bar named `what` appears after two seconds.
     """
-
     if count <= _BLOCK:
         return [function(i) for i in range(count)]
     blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]

@@ -28,9 +28,9 @@ def project(
     """Writes T(x) of a stream's images into the folder `out`, and returns the manifest that then lies there.
 
     A chunk, SHARD-PART.safetensors, holds up to `chunk` images of one shard: x (n, C, H, W) in half precision, y (n,)
-    int64, and the names (`read`). It is there whole or not at all, so that a run which was killed goes on; a chunk that
-    is damaged, or of something else, is made again with a warning. What is written does not depend on the number of
-    ranks, which take turns among the shards; the manifest, which lists every file with its SHA-256, comes last.
+    int64, and the names (`read`). It is there whole or not at all, so a killed run goes on; a damaged or foreign chunk
+    is made again with a warning. Ranks take turns among the shards, and their number changes nothing in the files. The
+    manifest, which lists every file with its SHA-256, comes last.
 
     layer   T, on `device`; the same at every rank
     about   what tells this projection from others, as JSON can hold it; an `out` that holds another is refused
