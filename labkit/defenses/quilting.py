@@ -70,7 +70,7 @@ class Quilting(Defense):
         # Flat ones are equal by the thousand, and would hide every other candidate from the search.
         distinct = np.unique(torch.cat(found).flatten(1).numpy(), axis=0)
         if len(distinct) < self.neighbours:
-            raise InputError(f"only {len(distinct)} patches differ, not {self.neighbours}; give more images")
+            raise InputError(f"{len(distinct)} patches differ, not {self.neighbours}; give more images")
         self.index = torch.from_numpy(distinct).reshape(-1, C, self.patch, self.patch).to(self.index.device)
         self._search = None
         return self

@@ -141,5 +141,5 @@ def test_errors_say_what_to_do(fitted, photos):
         Quilting(overlap=5)
     with pytest.raises(InputError, match="neighbours in"):
         Quilting(neighbours=0)
-    with pytest.raises(InputError, match="distinct patches, not 99"):
+    with pytest.raises(InputError, match="patches differ, not 99"):
         Quilting(neighbours=99).fit(Images(torch.zeros(1, 1, 8, 8), torch.zeros(1).long(), ("none",), ""))
