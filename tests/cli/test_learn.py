@@ -127,7 +127,10 @@ def test_bad_input_of_the_commands_is_one_sentence(capsys, tmp_path):
         (["learn", "--classifier", "depth=3"], "augment, erase, levels, mirrored"),
         (["learn", "--classifier", "augment=1"], "yes or no for augment; got '1'"),
         (["learn", "--classifier", "epochs=many"], "a number for epochs; got 'many'"),
-        (["learn", "--what", "classifier", "--profile", "smoke", "--classifier", "weight_decay=-1"], "at least 0"),
+        (
+            ["learn", "--what", "classifier", "--profile", "smoke", "--classifier", "weight_decay=-1"],
+            "weight_decay ≥ 0, got -1",
+        ),
         (["learn", "--classifier", "epochs"], "a number for epochs; got ''"),
         (["project", "--dataset", "tar:a.tar", "--out", str(tmp_path / "out")], "--learned-on"),
         (["project", "--images", "0", "--out", str(tmp_path / "out")], "above 0"),
