@@ -173,6 +173,10 @@ class _Renderer(IPythonRenderer):
         link = f'<a class="anchor" href="#{anchor}" aria-label="link to this section">#</a>'
         return f'<h{level} id="{anchor}">{text} {link}</h{level}>\n'
 
+    def block_html(self, html: str) -> str:
+        # Looking for pictures, nbconvert closes every tag: a <details> would end before what it is to unfold.
+        return super().block_html(html) if "<img" in html else f"{html}\n"
+
     def block_math(self, body: str) -> str:
         return mathml(body, block=True)
 

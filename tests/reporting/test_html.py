@@ -248,3 +248,9 @@ def test_in_a_browser_the_chart_is_drawn_and_the_code_unfolds(tmp_path):
         assert any("Content Security Policy" in line and "127.0.0.1:9" in line for line in refused)
         assert errors == []
         browser.close()
+
+
+def test_what_unfolds_holds_the_paragraphs_up_to_its_end():
+    text = "<details><summary>More</summary>\n\nFirst *one*.\n\n| a |\n|---|\n| 1 |\n\n</details>\n\nAfter."
+    found = BeautifulSoup(html.markdown(text), "html.parser").details
+    assert found.em.text == "one" and found.table and "After" not in found.text
