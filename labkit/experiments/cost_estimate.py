@@ -148,10 +148,6 @@ def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Call
     return recipe.label, lambda: None  # fitting a baseline
 
 
-def _rates(self, recipe) -> "_Rates":
-    return self.rates(replace(recipe.data, test=None))
-
-
 def _rates(bench: Workbench) -> Callable[[DataRecipe], "_Rates"]:
     return cache(lambda data: _Rates(bench, bench.images(data, "train")))
 
