@@ -23,7 +23,8 @@ SHAPES = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "p
 def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], title: str = "") -> go.Figure:
     """Images as points of a plane, coloured by cluster; pointing at one shows its picture and its name.
 
-    points   (n, 2)  where they lie;  cluster (n,) of which cluster;  names (n) what to call them
+    points   (n, d)  where they lie, by their first two columns
+    cluster  (n,) of which cluster;  names (n) what to call them
     x        (n, C, H, W) in [0, 1]
 
     The picture rides along as a data URI in `customdata`; report pages and `dashboards.HoverMap` show it.
@@ -32,11 +33,11 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
     pictures = [uri(image) for image in x]
     for m in sorted({int(c) for c in cluster}):
         mine = np.flatnonzero(cluster.numpy() == m)
-        x, y = points[mine].T.numpy()
+        across, up = points[mine, :2].T.numpy()
         look = {"color": PALETTE[m % len(PALETTE)], "symbol": SHAPES[m % len(SHAPES)], "size": 6, "opacity": 0.75}
         seen = {"text": [names[i] for i in mine], "customdata": [pictures[i] for i in mine]}
         seen |= {"name": f"cluster {m + 1} ({len(mine)})", "hovertemplate": "%{text}<extra></extra>"}
-        fig.add_scatter(x=x, y=y, mode="markers", marker=look, **seen)
+        fig.add_scatter(x=across, y=up, mode="markers", marker=look, **seen)
     margin = {"l": 30, "r": 10, "t": 50 if title else 20, "b": 30}
     fig.update_layout(template="plotly_white", title=title, height=520, margin=margin)
     fig.update_layout(legend={"itemsizing": "constant"})

@@ -15,7 +15,7 @@ from labkit.reporting import figures, interactive
 def figure(channels=3):
     g = torch.Generator().manual_seed(0)
     x = torch.rand(5, channels, 8, 8, generator=g)
-    points = torch.randn(5, 2, generator=g)
+    points = torch.randn(5, 3, generator=g)  # as many as the features have; a chart has two
     return interactive.clusters(points, torch.tensor([0, 2, 2, 0, 1]), x, list("abcde")), points, x
 
 
