@@ -116,7 +116,7 @@ class _System:
 
     def right(self, x_adv: Tensor, y: Tensor) -> int:
         logits = threat_models.decide(self.network, self.defense, x_adv)[1]
-        return int(threat_models.withstood(logits, y, self.defense).sum())
+        return int(threat_models.correct(logits, y, self.defense).sum())
 
     def _groups(self, x: Tensor, y: Tensor):
         """Which images are attacked together, and what their view has to be told."""

@@ -147,7 +147,7 @@ def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Ten
     def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
         seen, logits = threat_models.decide(network, defense, x_adv)
         y, attacked = bench.images(case.data, "test").y, case.attack.name != "clean"
-        return seen, threat_models.withstood(logits, y, defense, attacked=attacked)
+        return seen, threat_models.correct(logits, y, defense, attacked=attacked)
 
     return judge
 

@@ -111,7 +111,7 @@ def view(
     """What the attacker differentiates: a module from images in [0, 1] to logits.
 
     knowledge  one of KNOWLEDGE: "classifier" is the grey box of the paper's Tables 1–3 and 5–8, "identity" is BPDA
-               (its Table 4; Athalye et al. 2018). For "transfer", pass the undefended copy as `classifier`.
+               (its Table 4; Athalye et al. 2018). For "transfer", pass the surrogate as `classifier`.
     draws      EOT samples: how often a random defense is asked for each answer; the mean of their probabilities
                counts (expectation over transformation). It is judged on fresh samples
     stratum    for "fixed-stratum", the cluster of all the images that will be asked about
@@ -145,7 +145,7 @@ def view(
     return _Answers(system) if knowledge == "queries" else system
 
 
-def withstood(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: bool = True) -> Tensor:
+def correct(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: bool = True) -> Tensor:
     """Which images (B,) the judged system gets right, given its logits and their classes y (B,).
 
     An attacked image that a `Detector` rejects counts as correct; a clean one that it rejects is a mistake.

@@ -117,15 +117,15 @@ def test_a_row_of_an_ensemble_agrees_with_a_recount(rows, cases, bench):
 
 
 def test_a_row_of_a_detector_agrees_with_a_recount(rows, cases, bench):
-    """An attacked image that is rejected is withstood; a clean one is a mistake."""
+    """An attacked image that is rejected counts as correct; a clean one is a mistake."""
     x, y, network, detector = parts(asked(cases, "magnet-detector", "fgsm"), bench)
     x_adv = fgsm(network, x, y, budget=Budget.dissimilarity(0.08))
     row = rows[rows.defense == "MagNet detector"].set_index("attack").accuracy
     with torch.no_grad():
         clean = (network(x).argmax(1) == y) & ~detector.rejects(x)
-        withstood = (network(x_adv).argmax(1) == y) | detector.rejects(x_adv)
+        right = (network(x_adv).argmax(1) == y) | detector.rejects(x_adv)
     assert row["Clean"] == float(clean.double().mean())
-    assert row["FGSM-0.08"] == float(withstood.double().mean())
+    assert row["FGSM-0.08"] == float(right.double().mean())
 
 
 class Either(nn.Module):

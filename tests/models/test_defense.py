@@ -67,9 +67,9 @@ def test_the_last_logit_wins_exactly_where_the_detector_rejects(detector, classi
 
 def test_a_rejected_image_is_withstood_when_attacked_and_a_mistake_when_clean(detector):
     logits, y = torch.tensor([[0.0, 1, 2], [3, 1, 2], [0, 3, 2]]), torch.tensor([0, 0, 0])
-    assert threat_models.withstood(logits, y, detector).tolist() == [True, True, False]
-    assert threat_models.withstood(logits, y, detector, attacked=False).tolist() == [False, True, False]
-    assert threat_models.withstood(logits[:, :2], y, None).tolist() == [False, True, False]
+    assert threat_models.correct(logits, y, detector).tolist() == [True, True, False]
+    assert threat_models.correct(logits, y, detector, attacked=False).tolist() == [False, True, False]
+    assert threat_models.correct(logits[:, :2], y, None).tolist() == [False, True, False]
 
 
 def test_the_joint_objective_fools_classifier_and_detector_where_one_alone_is_caught(detector, classifier, images):
@@ -80,12 +80,12 @@ def test_the_joint_objective_fools_classifier_and_detector_where_one_alone_is_ca
     joint = threat_models.view(classifier, detector, "exact", label=0)
     made = pgd(joint, x[mine], y[mine], budget=budget, steps=40)
     judged = threat_models.judged(classifier, detector)(made)
-    assert not threat_models.withstood(judged, y[mine], detector).any()
+    assert not threat_models.correct(judged, y[mine], detector).any()
     # Turning the class by brightening the right side alone is seen.
     brighter = x[mine].clone()
     brighter[..., 2:] += 0.24
     assert classifier(brighter).argmax(1).tolist() == [1] * 4
-    assert threat_models.withstood(threat_models.judged(classifier, detector)(brighter), y[mine], detector).all()
+    assert threat_models.correct(threat_models.judged(classifier, detector)(brighter), y[mine], detector).all()
 
 
 def test_a_detector_is_attacked_class_by_class(detector, classifier, images):
@@ -98,7 +98,7 @@ def test_a_defense_without_gradient_says_so_and_can_be_attacked_by_bpda(classifi
     with pytest.raises(InputError, match="no gradient of its own"):
         threat_models.view(classifier, Rounded(), "exact")
     made = pgd(threat_models.view(classifier, Rounded(), "identity"), x, y, budget=Budget.linf(0.3), steps=20)
-    assert not threat_models.withstood(threat_models.judged(classifier, Rounded())(made), y, None).any()
+    assert not threat_models.correct(threat_models.judged(classifier, Rounded())(made), y, None).any()
 
 
 def test_wrong_use_is_told_in_a_sentence(classifier):
