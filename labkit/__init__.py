@@ -1,7 +1,12 @@
-"""An interactive lab for *Adversarial Defense by Stratified Convolutional Sparse Coding*."""
+"""An interactive lab for *Adversarial Defense by Stratified Convolutional Sparse Coding*.
+
+Import it before torch: it decides how many threads torch, numba and BLAS start, and how they wait (`THREADS`).
+"""
 
 import importlib.abc
 import sys
+
+from labkit.core import threads
 
 __version__ = "0.2.0"
 
@@ -44,3 +49,4 @@ class _Moved(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.append(_Moved())
+THREADS = threads.decide()

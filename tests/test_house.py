@@ -42,7 +42,9 @@ def test_a_room_says_what_it_knows_and_shows_three_to_ten_names(room):
 def test_the_walls_let_through_what_the_face_names_and_no_other_module(room):
     (wall,) = (c for c in CONTRACTS if c.get("protected_modules") == [f"labkit.{room}.*"])
     assert wall["type"] == "protected" and wall["allowed_importers"] == [f"labkit.{room}"]
-    through = {line.removeprefix(f"** -> labkit.{room}.") for line in wall.get("ignore_imports", ())}
+    # What labkit itself decides before anything is loaded is its own affair.
+    lines = [line for line in wall.get("ignore_imports", ()) if not line.startswith("labkit -> ")]
+    through = {line.removeprefix(f"** -> labkit.{room}.") for line in lines}
     modules = {m.name for m in pkgutil.iter_modules([str(ROOT / room)])}
     face = ast.literal_eval(
         re.search(r"^__all__ = (\[.*?\])", (ROOT / room / "__init__.py").read_text(), re.M | re.S)[1]

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+import labkit
 from labkit.cli import common
 from labkit.core import InputError, wording
 from labkit.core.wording import reason
@@ -64,6 +65,8 @@ def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
         except Exception as error:  # a package may not even load
             words = f"does not work ({type(error).__name__}: {reason(error)})"
             yield Finding(what, words, _AGAIN, fatal=what != "GPU")
+    number, why, waiting = labkit.THREADS
+    yield Finding("threads", f"{number}: {why}; they wait with {waiting}")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
     advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
     yield Finding("browser", browser or "none", advice * (not browser))
@@ -98,9 +101,8 @@ def _packages(pins: Path) -> tuple[str, str, bool]:
 def _torch() -> Finding:
     import torch
 
-    found = f"{torch.__version__}, {torch.get_num_threads()} threads"
     ok = float(torch.ones(3).sum()) == 3
-    return Finding("torch", found, "" if ok else f"it cannot add: {_AGAIN}", not ok)
+    return Finding("torch", torch.__version__, "" if ok else f"it cannot add: {_AGAIN}", not ok)
 
 
 def _torchvision() -> Finding:

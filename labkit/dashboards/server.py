@@ -75,7 +75,7 @@ def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict
         "LABKIT_PROFILE": lab.name,
         "LABKIT_DATASET": lab.data.name,
         "LABKIT_RESOLUTION": str(lab.data.resolution or 0),
-        "OMP_NUM_THREADS": "1",
+        **labkit.THREADS.environment(1),
         "JUPYTER_PATH": os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH")))),
     }
     if token:

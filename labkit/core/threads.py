@@ -1,0 +1,103 @@
+"""How many threads compute, and how they wait for each other: decided once, before torch, numba or BLAS start theirs."""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+# By default GNU's OpenMP spins for milliseconds at each barrier while another process has the core that it waits for.
+_SPIN = "1000"
+
+
+class Decision(NamedTuple):
+    """How many threads compute, and a few words on why; how they wait, likewise."""
+
+    number: int
+    why: str
+    waiting: str
+
+    @staticmethod
+    def environment(number: int) -> dict[str, str]:
+        """The variables that give a child process `number` threads, which wait like this one's."""
+        return dict.fromkeys(_COUNTS, str(number))
+
+
+def decide(environ: MutableMapping[str, str] = os.environ, root: Path = Path("/")) -> Decision:
+    """Sets the variables that torch, numba and BLAS read when they are loaded; what the user has set stays.
+
+    As many threads as there are cores that this process may use; with torchrun's ranks, one a rank.
+
+    environ  the environment to decide for
+    root     of the file system, where the quota of a container is read
+    """
+    number, why = _allowed(root)
+    if int(environ.get("WORLD_SIZE") or 1) > 1:
+        number, why = 1, "one a rank"
+    with suppress(KeyError, ValueError):
+        number, why = max(1, int(environ["OMP_NUM_THREADS"].split(",")[0])), "OMP_NUM_THREADS says so"
+    for name in _COUNTS:
+        environ.setdefault(name, str(number))
+    theirs = [f"{name}={environ[name]}" for name in _WAITS if name in environ]
+    late = sys.modules.get("torch") if environ is os.environ else None
+    if late and late.get_num_threads() > number:
+        late.set_num_threads(number)
+    if late and not theirs:
+        warnings.warn(
+            "torch was loaded before labkit, so its threads spin while they wait, which is slow where other programs "
+            f"run; import labkit first, or set GOMP_SPINCOUNT={_SPIN} before Python starts",
+            stacklevel=3,
+        )
+        return Decision(number, why, "spinning (torch was loaded before labkit)")
+    if not theirs:
+        environ["GOMP_SPINCOUNT"] = _SPIN
+    return Decision(number, why, ", ".join(theirs) or f"GOMP_SPINCOUNT={_SPIN}")
+
+
+def _allowed(root: Path) -> tuple[int, str]:
+    """How many cores this process may use, and what says so."""
+    # Of a laptop with macOS, only the number of cores is known.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(root)
+    if quota < cores:
+        return max(1, int(quota)), f"the quota is {quota:g} of {cores} cores"
+    return cores, f"{cores} core{'s' * (cores > 1)} may be used"
+
+
+def _quota(root: Path) -> float:
+    """The least quota of processor time, in cores, among the cgroups that hold this process; without one, infinity."""
+    with suppress(OSError):
+        groups = re.findall(r"^\d+:(.*):(.*)$", (root / "proc/self/cgroup").read_text(), re.M)
+        return min((_least(root, names, path) for names, path in groups), default=float("inf"))
+    return float("inf")
+
+
+def _least(root: Path, names: str, path: str) -> float:
+    """The same for one line of /proc/self/cgroup: version 2 names no controllers, version 1 those of its folder."""
+    if names and "cpu" not in names.split(","):
+        return float("inf")
+    found = [float("inf")]
+    for mount in [root / "sys/fs/cgroup" / name for name in ({names, "cpu"} if names else ("", "unified"))]:
+        # In a container, the folders above its own, and sometimes its own path, are out of sight.
+        for folder in [mount / path.strip("/"), *(mount / path.strip("/")).parents]:
+            if mount not in (folder, *folder.parents):
+                break
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                found.append(_cores(folder, old=bool(names)))
+    return min(found)
+
+
+def _cores(folder: Path, *, old: bool) -> float:
+    """A cgroup's quota over its period; ValueError or OSError where it has none."""
+    if old:
+        quota, period = ((folder / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+    else:
+        quota, period = (folder / "cpu.max").read_text().split()
+    if int(quota) < 0:
+        raise ValueError(quota)
+    return int(quota) / int(period)
