@@ -58,21 +58,23 @@ class MagNet(Defense):
         # Measured on a CPU: with the channels last, a batch takes a third of the time.
         self.autoencoder.to(memory_format=torch.channels_last)
 
-        def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        def prepare(at: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             x = images.x[at]
-            seen = corrupt(x, self.noise, generator).to(self.here, memory_format=torch.channels_last)
-            energy = 0.0
+            return x.to(self.here), corrupt(x, self.noise, generator).to(self.here, memory_format=torch.channels_last)
+
+        def loss(ready: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            (x, seen), energy = ready, 0.0
             for layer in self.autoencoder:
                 seen = layer(seen)
                 if isinstance(layer, nn.Sigmoid):
                     energy = energy + seen.square().sum(1).mean() * _PIXELS
-            error = functional.mse_loss(seen, x.to(self.here))
+            error = functional.mse_loss(seen, x)
             return error + self.regularisation * energy, {"error": error}
 
         training = Training(self.autoencoder, torch.optim.Adam(self.autoencoder.parameters(), lr=self.lr), {})
         epochs = self.epochs or math.ceil(_BATCHES / math.ceil(len(images) / self.batch))
         how = {"draw": lambda _: self.generator, "even": False, "name": "training MagNet", "progress": progress}
-        training.run(epochs, torch.arange(len(images)), self.batch, loss, **how)
+        training.run(epochs, torch.arange(len(images)), self.batch, prepare, loss, **how)
         self.autoencoder.requires_grad_(False)
         return self
 

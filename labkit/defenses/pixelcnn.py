@@ -205,8 +205,10 @@ def train(
         sample = images.x[torch.linspace(0, len(images) - 1, min(len(images), _STARTED_FROM)).long()]
         _start(model, _crop(sample, crop, torch.Generator().manual_seed(seed)))
 
-    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = to_8_bits(_crop(images.x[at], crop, generator)).to(device, memory_format=layout)
+    def prepare(at: Tensor, generator: torch.Generator) -> Tensor:
+        return to_8_bits(_crop(images.x[at], crop, generator)).to(device, memory_format=layout)
+
+    def loss(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with autocast(device):
             logs = _pixel_logs(model, x)
         bits = -logs.mean() / (model.channels * math.log(2))
@@ -214,7 +216,7 @@ def train(
 
     draw = lambda epoch: draws(seed, epoch + 1)  # noqa: E731
     how = {"draw": draw, "warmup": _WARMUP, "name": "training a PixelCNN", "progress": progress}
-    return training.run(epochs, torch.arange(len(images)), batch, loss, **how)["bits_per_dimension"]
+    return training.run(epochs, torch.arange(len(images)), batch, prepare, loss, **how)["bits_per_dimension"]
 
 
 @torch.no_grad()

@@ -96,12 +96,15 @@ def train(
     training = Training(model, torch.optim.Adam(model.parameters(), lr=recipe.lr), run, checkpoint)
     small = _small(model, images.x, progress) if training.done < recipe.epochs else images.x
 
-    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def prepare(at: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = small[at]
-        noisy = corrupt(x, recipe.noise, generator).to(device, memory_format=layout)
+        return x.to(device), corrupt(x, recipe.noise, generator).to(device, memory_format=layout)
+
+    def loss(ready: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        x, noisy = ready
         with autocast(device):
             seen = model(noisy)
-        error = functional.mse_loss(seen.float(), x.to(device))
+        error = functional.mse_loss(seen.float(), x)
         return error, {"loss": error}
 
     def measure() -> dict[str, float]:
@@ -112,7 +115,7 @@ def train(
         return {"held_out": total / len(held)}
 
     how = {"draw": partial(draws, recipe.seed), "measure": measure, "name": "training the autoencoder"}
-    return training.run(recipe.epochs, kept, recipe.batch, loss, progress=progress, **how)
+    return training.run(recipe.epochs, kept, recipe.batch, prepare, loss, progress=progress, **how)
 
 
 @torch.no_grad()

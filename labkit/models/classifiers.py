@@ -64,15 +64,18 @@ def train(
         model.std.copy_(_mean(images, lambda x: (x - mean).square()).sqrt().clamp_min(1 / 255))
     network = model if ranks == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
 
-    def loss(at: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = images.x[at], images.y[at].to(device)
+    def prepare(at: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
+        x = images.x[at]
         if recipe.augment:
             x = augment(x, generator)
         if recipe.erase:
             x = erase(x, recipe.erase, generator)
-        x, weights = x.to(device, memory_format=LAYOUT), None
+        return x.to(device, memory_format=LAYOUT), images.y[at].to(device), generator.initial_seed()
+
+    def loss(ready: tuple[Tensor, Tensor, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        (x, y, seed), weights = ready, None
         if recipe.adversarial:
-            x, weights = _mixed(model, x, y, recipe.adversarial, generator.initial_seed())
+            x, weights = _mixed(model, x, y, recipe.adversarial, seed)
         with autocast(device):
             logits = network(x)
         found = _loss(logits.float(), y, weights)
@@ -80,7 +83,7 @@ def train(
 
     name = f"training {recipe.network} × {recipe.width:g}"
     how = {"draw": partial(draws, recipe.seed), "warmup": _WARMUP, "name": name, "progress": progress}
-    training.run(recipe.epochs, torch.arange(len(images)), recipe.batch, loss, **how)
+    training.run(recipe.epochs, torch.arange(len(images)), recipe.batch, prepare, loss, **how)
     return model
 
 

@@ -1,16 +1,20 @@
 """The Sparse Transformation Layer (STL): an image's low-pass part, and the sparse code of the rest."""
 
+import copy
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from labkit.core import InputError, metrics
 from labkit.core.recipes import TransformRecipe
 from labkit.csc import cbpdn, codes, conv, extend, split
-from labkit.csc.codes import Codes
+from labkit.csc.codes import Code, Codes
 from labkit.models.defense import Defense
 
 BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
+_APPROXIMATE = 1e-2  # relative residual of the projected gradient, where only its direction counts
 
 
 class SparseTransform(Defense):
@@ -47,12 +51,19 @@ class SparseTransform(Defense):
             raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
         self.register_buffer("d", d.detach().clone())
         self.backward_mode, self.method = backward, method
+        self._asked = False  # whether it remembers what it was asked last, and what that is: high-pass parts and codes
+        self._last: tuple[Tensor, Codes] | None = None
 
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
         fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits")
         return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
+
+    def approximate(self, gap: float) -> "SparseTransform":
+        layer = copy.copy(self)
+        layer.gap_tol, layer._asked, layer._last = max(gap, self.gap_tol), True, None
+        return layer
 
     def parts(self, x: Tensor, *, start=None, gap_tol: float | None = None) -> tuple[Tensor, Tensor, cbpdn.Solution]:
         """Low-pass part (not dimmed), high-pass part (both as x) and the code of the latter, for looking at.
@@ -95,6 +106,13 @@ class SparseTransform(Defense):
         how = {"gap_tol": gap_tol or self.gap_tol, "method": self.method, "z0": start}
         return cbpdn.solve(high, self.d.to(high.dtype), self.lam, **how)
 
+    def _code(self, high: Tensor) -> cbpdn.Solution:
+        """The code of each image, begun where it remembers any with that of the image last asked about and nearest."""
+        found = self._solve(high, self._last and _nearest(high, *self._last))
+        if self._asked and isinstance(found.code, Codes):  # ADMM gains little from a code without its multipliers
+            self._last = high, found.code
+        return found
+
     def _wide(self, high: Tensor) -> Tensor:
         return high if self.boundary == "circular" else extend(high, self.d.shape[-1] - 1)
 
@@ -129,7 +147,7 @@ class _SparseMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, high, layer):
         size = _at_once(high, len(layer.d)) if high.is_cuda else max(len(high), 1)
-        found = [layer._solve(part.detach()) for part in high.split(size)]
+        found = [layer._code(part.detach()) for part in high.split(size)]
         ctx.layer = layer
         ctx.supports = [f.code if isinstance(f.code, Codes) else f.code != 0 for f in found if high.requires_grad]
         ctx.sizes = [len(f.gap) for f in found]
@@ -139,8 +157,17 @@ class _SparseMap(torch.autograd.Function):
     def backward(ctx, grad):
         if ctx.layer.backward_mode == "none":
             raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
-        d = ctx.layer.d.to(grad.dtype)
-        return torch.cat([project(g, s, d) for g, s in zip(grad.split(ctx.sizes), ctx.supports, strict=True)]), None
+        d, tol = ctx.layer.d.to(grad.dtype), ctx.layer._asked and _APPROXIMATE or None
+        return torch.cat([project(g, s, d, tol=tol) for g, s in zip(grad.split(ctx.sizes), ctx.supports, strict=True)]), None
+
+
+def _nearest(high: Tensor, last: Tensor, known: Codes) -> Codes:
+    """For each image the code of the nearest of `last`; an empty one where that is farther than half the way to 0."""
+    far, which = torch.cdist(high.flatten(1), last.flatten(1)).min(1)
+    near = far < high.flatten(1).norm(dim=1) / 2
+    none = Code(*(np.empty(0, dtype) for dtype in (*[np.int32] * 3, high.numpy().dtype)))
+    codes = [known.codes[i] if use else none for i, use in zip(which.tolist(), near.tolist(), strict=True)]
+    return Codes(codes, (len(high), *known.shape[1:]), known.dtype)
 
 
 def _at_once(high: Tensor, K: int) -> int:

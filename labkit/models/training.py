@@ -1,8 +1,10 @@
 """Training: epochs of batches by an optimizer, and a checkpoint from which a killed run goes on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from tqdm.auto import tqdm
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
 
-Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+Prepare = Callable[[Tensor, torch.Generator], Any]
+Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 _FILE = "training.safetensors"
 
@@ -54,15 +57,18 @@ class Training:
         return len(next(iter(self.history.values()), ()))
 
     def run(
-        self, epochs: int, positions: Tensor, batch: int, loss: Loss, *, draw: Callable[[int], torch.Generator],
-        even: bool = True, warmup: float | None = None, measure: Callable[[], dict[str, float]] = dict,
+        self, epochs: int, positions: Tensor, batch: int, prepare: Prepare, loss: Loss, *,
+        draw: Callable[[int], torch.Generator], even: bool = True, warmup: float | None = None,
+        measure: Callable[[], dict[str, float]] = dict,
         name: str = "training", progress: bool = True,
     ) -> dict[str, list[float]]:  # fmt: skip
         """Trains up to `epochs` epochs, leaves the model in evaluation mode and returns the history.
 
         positions  of the images to train on, which each epoch takes in random order
         batch      most images in a step
-        loss       what a step minimises, given positions and generator, and figures to report: means over these images
+        prepare    what a step needs of the images at some positions, such as augmented ones. It alone draws from the
+                   generator, one batch ahead and beside the step that is under way
+        loss       what a step minimises, given what was prepared, and figures to report: means over these images
         draw       the generator of an epoch; where ranks share the batches, all but the first go on with seeds of
                    their own
         even       nearly equal batches: a last one of one image would leave batch normalisation without a variance
@@ -82,11 +88,12 @@ class Training:
                     generator.manual_seed(generator.initial_seed() + 1_000_000_007 * distributed.rank())
                 parts = order.tensor_split(steps) if even else order.split(batch)
                 sums: dict[str, float] = {}
-                for step, part in enumerate(parts):
+                mine = parts if self._ranks == 1 else [distributed.shard(part) for part in parts]
+                for step, ready in enumerate(_ahead(prepare, mine, generator)):
                     if warmup is not None:
                         for group in self.optimizer.param_groups:
                             group["lr"] = lr * schedule((epoch * steps + step + 1) / total, warmup)
-                    for figure, value in self._step(part, generator, loss).items():
+                    for figure, value in self._step(ready, len(mine[step]), len(parts[step]), loss).items():
                         sums[figure] = sums.get(figure, 0.0) + value
                     bar.update()
                 if self._ranks > 1:
@@ -102,15 +109,14 @@ class Training:
         self.model.to(memory_format=torch.contiguous_format).eval()
         return self.history
 
-    def _step(self, batch: Tensor, generator: torch.Generator, loss) -> dict[str, float]:
-        """One step of the optimizer; returns the figures, summed over this rank's images."""
-        mine = batch if self._ranks == 1 else distributed.shard(batch)
-        objective, figures = loss(mine, generator)
+    def _step(self, ready: Any, mine: int, batch: int, loss: Loss) -> dict[str, float]:
+        """One step of the optimizer; returns the figures, summed over this rank's images, `mine` of the batch."""
+        objective, figures = loss(ready)
         self.optimizer.zero_grad()
         # Gradients will be averaged over ranks, whose shares may differ by one image.
-        (objective if self._ranks == 1 else objective * (self._ranks * len(mine) / len(batch))).backward()
+        (objective if self._ranks == 1 else objective * (self._ranks * mine / batch)).backward()
         self.optimizer.step()
-        return {name: value.item() * len(mine) for name, value in figures.items()}
+        return {name: value.item() * mine for name, value in figures.items()}
 
     def _everyones(self, sums: dict[str, float]) -> dict[str, float]:
         """Sums over all ranks; the model's buffers, such as what batch normalisation keeps, become their means."""
@@ -145,3 +151,14 @@ class Training:
             # In the memory layout of its parameter, as the optimizer would have made it; steps are counted on the CPU.
             self.optimizer.state[p][what] = torch.empty_like(p).copy_(kept) if kept.ndim else kept
         return history
+
+
+def _ahead(prepare: Prepare, parts: Sequence[Tensor], generator: torch.Generator) -> Iterator[Any]:
+    """What `prepare` makes of each part in turn, the next one while the last is used."""
+    with ThreadPoolExecutor(1) as pool:
+        ready = [pool.submit(prepare, parts[0], generator)]
+        for part in parts[1:]:
+            found = ready.pop().result()
+            ready.append(pool.submit(prepare, part, generator))
+            yield found
+        yield ready.pop().result()

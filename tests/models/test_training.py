@@ -33,16 +33,19 @@ def regression(folder=None, optimizer="SGD", epochs=3, stop_after=None, run="thi
         nn.init.normal_(p, generator=generator)
     model.to(memory_format=torch.channels_last)
 
-    def loss(at, generator):
+    def prepare(at, generator):
+        return at, 0.1 * torch.randn(target[at].shape, generator=generator)
+
+    def loss(ready):
         if len(seen) == stop_after:
             raise Interrupted
+        at, noise = ready
         seen.append(at)
-        noise = 0.1 * torch.randn(target[at].shape, generator=generator)
         found = functional.mse_loss(model(x[at]), target[at] + noise)
         return found, {"loss": found}
 
     training = Training(model, OPTIMIZERS[optimizer](model), {"run": run}, folder)
-    training.run(epochs, torch.arange(10), 4, loss, draw=partial(draws, 7), progress=False, **options)
+    training.run(epochs, torch.arange(10), 4, prepare, loss, draw=partial(draws, 7), progress=False, **options)
     return model, training.history, seen
 
 
@@ -131,9 +134,9 @@ def test_a_checkpoint_of_something_else_is_discarded_with_a_warning(tmp_path, ch
 
 
 def test_a_loss_that_is_no_longer_finite_is_said():
-    def loss(at, generator):
+    def loss(ready):
         return (model.weight * torch.nan).sum(), {"loss": torch.tensor(torch.nan)}
 
     model = nn.Linear(1, 1)
     with pytest.raises(InputError, match=r"diverged in epoch 1; choose a learning rate below 0\.1"):
-        Training(model, OPTIMIZERS["SGD"](model), {}).run(1, torch.arange(2), 2, loss, draw=partial(draws, 0))
+        Training(model, OPTIMIZERS["SGD"](model), {}).run(1, torch.arange(2), 2, lambda at, _: at, loss, draw=partial(draws, 0))
