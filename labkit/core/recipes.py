@@ -268,6 +268,8 @@ class AttackRecipe:
     steps   of iterative attacks; queries of black-box ones; AutoAttack sets its own
     draws   EOT samples of a random defense for each gradient
     loss    of "pgd": "log-odds" or "margin" (`attacks.common`)
+    gap     relative duality gap of T's codes where an attack differentiates T, each begun with the code of the image
+            before; 0 for T as it is judged. No other attack has one (`Case`), and the judged image is coded anew
     stored  whether the images are rounded to 8 bits in the end, as a file would, and still within the size
     """
 
@@ -279,6 +281,7 @@ class AttackRecipe:
     draws: int = field(default=20, metadata=LATER)
     loss: str = field(default="log-odds", metadata=LATER)
     stored: bool = field(default=False, metadata=LATER)
+    gap: float = field(default=0.0, metadata=LATER)
     version: int = 2
 
     def __post_init__(self):

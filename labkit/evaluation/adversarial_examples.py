@@ -103,8 +103,8 @@ class _System:
             self.defense.seeded(start)
 
     def view(self, **group) -> torch.nn.Module:
-        draws = self.attempt.attack.draws
-        return threat_models.view(self.network, self.defense, self.attempt.knowledge, draws=draws, **group)
+        how = {"draws": self.attempt.attack.draws, "gap": self.attempt.attack.gap}
+        return threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
 
     def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
         """A batch, attacked."""

@@ -4,7 +4,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit.core import metrics
-from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe
+from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.evaluation import threat_models
 from labkit.evaluation.adversarial_examples import Attempt, adversarial, timed
@@ -40,6 +40,12 @@ class Case:
     knowledge: str = "classifier"
     version: int = 4
     copy: ClassifierRecipe | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self):
+        # Who does not differentiate T has nothing to approximate, and rows that say the same have one name.
+        coded = isinstance(self.defense, TransformRecipe | StratifiedRecipe)
+        if self.attack.gap and not (coded and self.knowledge in ("identity", "exact", "fixed-stratum")):
+            object.__setattr__(self, "attack", replace(self.attack, gap=0.0))
 
     @property
     def data(self) -> DataRecipe:

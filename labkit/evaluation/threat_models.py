@@ -106,7 +106,7 @@ def decide(classifier: nn.Module, defense: Defense | None, x: Tensor) -> tuple[T
 
 def view(
     classifier: nn.Module, defense: Defense | None, knowledge: str, *,
-    draws: int = 1, stratum: int | None = None, label: int | None = None,
+    draws: int = 1, gap: float = 0.0, stratum: int | None = None, label: int | None = None,
 ) -> nn.Module:  # fmt: skip
     """What the attacker differentiates: a module from images in [0, 1] to logits.
 
@@ -114,6 +114,7 @@ def view(
                (its Table 4; Athalye et al. 2018). For "transfer", pass the surrogate as `classifier`.
     draws      EOT samples: how often a random defense is asked for each answer; the mean of their probabilities
                counts (expectation over transformation). It is judged on fresh samples
+    gap        duality gap of T's codes in what is differentiated (`Defense.approximate`); 0 for T as it is judged
     stratum    for "fixed-stratum", the cluster of all the images that will be asked about
     label      for a `Detector`, the class of all the images that will be asked about: being rejected then counts as
                that class, so that one attack has to fool both classifier and detector (joint objective)
@@ -132,6 +133,8 @@ def view(
     if knowledge in ("exact", "fixed-stratum") and not defense.differentiable:
         name = type(defense).__name__
         raise InputError(f'{name} has no gradient of its own; attack it as "identity" (BPDA) or "queries"')
+    if gap:
+        defense = defense.approximate(gap)
     averaged = draws > 1 and defense.stochastic
     if averaged and defense.maps:
         classifier = Recomputed(classifier)

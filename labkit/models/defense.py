@@ -93,6 +93,10 @@ class Defense(FittedBuffers):
         """The same defense with the identity's gradient, for an attacker who uses BPDA."""
         return _StraightThrough(self)
 
+    def approximate(self, gap: float) -> "Defense":
+        """What an iterative attack may differentiate in its place: cheaper where that loses nothing; else the same."""
+        return self
+
     def extra_repr(self) -> str:
         told = {name: getattr(self, name) for name in self._shown}
         return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in told.items())

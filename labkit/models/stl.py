@@ -61,6 +61,7 @@ class SparseTransform(Defense):
         return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
     def approximate(self, gap: float) -> "SparseTransform":
+        """The same layer for attackers: codes down to a gap of `gap`, each begun with that of the last image it saw."""
         layer = copy.copy(self)
         layer.gap_tol, layer._asked, layer._last = max(gap, self.gap_tol), True, None
         return layer

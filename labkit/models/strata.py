@@ -153,6 +153,10 @@ class StratifiedTransform(Defense):
         seen = [T(part) for T, part in zip(self.transforms, x[order].split(sizes), strict=True) if len(part)]
         return torch.cat(seen)[order.argsort()]
 
+    def approximate(self, gap: float) -> "StratifiedTransform":
+        """The same with the `approximate` transform of each cluster."""
+        return StratifiedTransform(self.strata, [T.approximate(gap) for T in self.transforms]).eval()
+
     def _checked(self, stratum: Tensor, x: Tensor) -> Tensor:
         check_pixels(x)
         M = len(self.transforms)
