@@ -105,9 +105,8 @@ class Budget:
 def at_average(x_adv: Tensor, x: Tensor, size: float) -> Tensor:
     """All changes x_adv − x (N, C, H, W) stretched by one factor, such that their mean dissimilarity is `size`.
 
-    The mode of the paper's Table 3, where "all attacks are in an average normalized L2-dissimilarity of 0.06". Needs
-    the whole set at once, and measures after clipping to [0, 1]. Unchanged images stay, and count; black ones
-    do not. Raises InputError when no factor reaches `size`.
+    The mode of the paper's Table 3 (`Budget.average`). Needs the whole set at once, and measures after clipping to
+    [0, 1]. Unchanged images stay, and count; black ones do not. Raises InputError when no factor reaches `size`.
     """
     change, length = x_adv - x, x.flatten(1).norm(dim=1)
     lit = length > 0

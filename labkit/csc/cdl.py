@@ -147,7 +147,9 @@ def learn(
                 use = memory.ztz[:, :, recipe.S - 1, recipe.S - 1].diagonal()  # Σ z² of each filter
                 d = _revive(d, use, x - solution.synthesis, generator)
             if last and len(aside):
-                held = _held(d, images.x[distributed.shard(aside)], recipe)
+                kept = _high(images.x[distributed.shard(aside)], recipe)
+                coded = cbpdn.solve(kept, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
+                held = _mean(coded.objective(kept, recipe.lam))
                 over, best = held > (1 - recipe.stop) * best, min(best, held)
             reached = _mean(solution.objective(x, recipe.lam))  # every rank takes part in the sum
             if callback:
@@ -173,13 +175,6 @@ def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
         raise InputError("a dictionary cannot be learned from no images")
     drawn = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(recipe.seed))
     return drawn[:count], drawn[count : count + recipe.held]
-
-
-def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
-    """The objective per image of images that were not learned from; x is this rank's share of them."""
-    x = _high(x, recipe)
-    solution = cbpdn.solve(x, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
-    return _mean(solution.objective(x, recipe.lam))
 
 
 def _mean(objectives: Tensor) -> float:

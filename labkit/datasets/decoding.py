@@ -25,11 +25,6 @@ GREY = ("1", "L", *SIXTEEN_BITS)
 _EXIF_ORIENTATION = 0x0112
 
 
-def size(where: str, raw: bytes) -> tuple[int, int]:
-    """Height and width of one file, upright, from its bytes; `where` and errors as for `decode_like`."""
-    return opened(where, raw)[1]
-
-
 def decode_like(where: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
     """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `where` it lies is how errors name it.
 

@@ -218,7 +218,7 @@ class Scan(NamedTuple):
 
 def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
     """Height and width that the named file will have, from its header alone."""
-    return (resolution, resolution) if resolution else decoding.size(source.where(name), source.read(name))
+    return (resolution, resolution) if resolution else decoding.opened(source.where(name), source.read(name))[1]
 
 
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:

@@ -131,7 +131,7 @@ def _tars(address: str, channels: int, resolution: int | None) -> Stream:
     first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
     if first is None:
         raise InputError(f"{address} holds no images ({', '.join(image_files.ENDINGS)}); give shards that do")
-    side = (resolution, resolution) if resolution else decoding.size(*first[2:])
+    side = (resolution, resolution) if resolution else decoding.opened(*first[2:])[1]
     shape = (channels, *side)
 
     def shard(address: str) -> Iterator[Item]:
