@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, ascent, check, column, margin, normal
+from labkit.attacks.common import Model, ascent, check, column, logits_at, margin, normal
 from labkit.core import InputError
 
 VERSIONS = ("standard", "rand")
@@ -25,8 +25,7 @@ def noise(model: Model, x: Tensor, y: Tensor, *, budget: Budget, draws: int = 1,
         at = budget.reach(direction.sign() if budget.norm == "linf" else direction, x)
         if draws <= 1:
             return at
-        with torch.no_grad():
-            found = margin(model(at), y)
+        found = margin(logits_at(model, at), y)
         best = torch.where(column(found > worst), at, best)
         worst = torch.maximum(found, worst)
     return best
@@ -84,7 +83,5 @@ def _begin(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: 
     try:
         from labkit.attacks.pyautoattack_runs import Run
     except ImportError as error:
-        raise InputError(
-            f"{name} runs through pyautoattack, which cannot be imported ({error}): pip install pyautoattack"
-        ) from None
+        raise InputError(f"{name} needs pyautoattack ({error}): pip install pyautoattack") from None
     return Run(model, x, y, budget, seed)

@@ -59,9 +59,7 @@ class Budget:
 
     def radius(self, x: Tensor) -> Tensor:
         """The bound for each image of x (B, C, H, W), in pixel units: (B,)."""
-        if self.relative:
-            return self.size * x.flatten(1).norm(dim=1)
-        return x.new_full((len(x),), self.size)
+        return self.size * x.flatten(1).norm(dim=1) if self.relative else x.new_full((len(x),), self.size)
 
     def length(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Size of x_adv − x in the budget's norm, in pixel units: (B,)."""
@@ -107,9 +105,8 @@ class Budget:
 def at_average(x_adv: Tensor, x: Tensor, size: float) -> Tensor:
     """All changes x_adv − x (N, C, H, W) stretched by one factor, such that their mean dissimilarity is `size`.
 
-    The mode of the paper's Table 3, where "all attacks are in an average normalized L2-dissimilarity of 0.06". Needs
-    the whole set at once, and measures after clipping to [0, 1]. Unchanged images stay, and count; black ones
-    do not. Raises InputError when no factor reaches `size`.
+    The mode of the paper's Table 3 (`Budget.average`). Needs the whole set at once, and measures after clipping to
+    [0, 1]. Unchanged images stay, and count; black ones do not. Raises InputError when no factor reaches `size`.
     """
     change, length = x_adv - x, x.flatten(1).norm(dim=1)
     lit = length > 0
@@ -125,10 +122,7 @@ def at_average(x_adv: Tensor, x: Tensor, size: float) -> Tensor:
     while mean(high) < size:
         low, high = high, 2 * high
         if high > 1e6:
-            raise InputError(
-                f"no stretching of these changes has a mean dissimilarity of {size:g}: {mean(high):.3g} at most; "
-                "ask for less, or attack more images"
-            )
+            raise InputError(f"stretching reaches {mean(high):.3g}, not {size:g}; ask for less, or attack more images")
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if mean(middle) < size else (low, middle)

@@ -21,10 +21,7 @@ def check(name: str, x: Tensor, y: Tensor, budget: Budget | None, *, uncapped: b
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise InputError(f"{name} needs one class index for each of {len(x)} images, got {tuple(y.shape)} {y.dtype}")
     if budget is None and not uncapped:
-        raise InputError(
-            f"{name} needs a budget, such as Budget.dissimilarity(0.08); "
-            "only attacks that look for the smallest change (deepfool, cw, ddn) run without one"
-        )
+        raise InputError(f"{name} needs a budget, as Budget.dissimilarity(0.08); only deepfool, cw and ddn need none")
 
 
 def column(a: Tensor) -> Tensor:
@@ -55,13 +52,6 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 LOSSES = {"cross-entropy": partial(F.cross_entropy, reduction="none"), "log-odds": log_odds, "margin": margin}
 
 
-def loss_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """One of LOSSES. Raises InputError for another name."""
-    if name not in LOSSES:
-        raise InputError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
-    return LOSSES[name]
-
-
 def _others(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf)
 
@@ -72,9 +62,9 @@ def fooled(logits: Tensor, y: Tensor, confidence: float = 0.0) -> Tensor:
 
 
 @torch.no_grad()
-def decide(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Which images the model takes for another class than y: (B,)."""
-    return fooled(model(x), y)
+def logits_at(model: Model, x: Tensor) -> Tensor:
+    """The model's logits (B, classes), from which no gradient can be taken."""
+    return model(x)
 
 
 def ascent(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:

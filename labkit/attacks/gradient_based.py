@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import LOSSES, Model, ascent, check, column, fooled, free, in_ball, loss_named, margin, unit
+from labkit.attacks.common import LOSSES, Model, ascent, check, column, fooled, free, in_ball, logits_at, margin, unit
+from labkit.core import InputError
 
 
 def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
@@ -17,8 +18,7 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
     clipping; here pixels are clipped after the step, so what is reached can be less, and tables print it.
     """
     check("fgsm", x, y, budget)
-    _, gradient = ascent(model, x, y, LOSSES["cross-entropy"])
-    return budget.project(x + column(budget.radius(x)) * _sign(gradient, budget.norm), x)
+    return bim(model, x, y, budget=budget, steps=1, step=1.0)
 
 
 def bim(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10, step: float | None = None) -> Tensor:
@@ -31,7 +31,8 @@ def bim(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10, 
     x_adv = x
     for _ in range(steps):
         _, gradient = ascent(model, x_adv, y, LOSSES["cross-entropy"])
-        x_adv = budget.project(x_adv + length * _sign(gradient, budget.norm), x)
+        direction = gradient.sign() if budget.norm == "linf" else unit(gradient.sign())
+        x_adv = budget.project(x_adv + length * direction, x)
     return x_adv
 
 
@@ -53,6 +54,8 @@ def pgd(
     seed  of the starts, which are drawn for each image from the seed and its pixels: batches do not matter
     """
     check("pgd", x, y, budget)
+    if loss not in LOSSES:
+        raise InputError(f"unknown loss {loss!r}; choose from {', '.join(LOSSES)}")
 
     def climb(at: Tensor, gradient: Tensor) -> Tensor:
         return gradient.sign() if budget.norm == "linf" else unit(free(gradient, at))
@@ -61,7 +64,7 @@ def pgd(
         return budget.project(x + column(budget.radius(x)) * in_ball(x, f"{seed}:{restart}", budget.norm), x)
 
     return search(
-        model, x, y, climb, start, budget.project, loss=loss_named(loss), radius=budget.radius(x),
+        model, x, y, climb, start, budget.project, loss=LOSSES[loss], radius=budget.radius(x),
         steps=steps, restarts=restarts, step=step, stop=stop,
     )  # fmt: skip
 
@@ -73,8 +76,7 @@ def search(
 ) -> Tensor:  # fmt: skip
     """The frame of `pgd`: from each `start`, steps along `climb`, each followed by `project`; the best iterate."""
     step = min(10 / max(steps, 1), 1) if step is None else step
-    with torch.no_grad():
-        logits = model(x)
+    logits = logits_at(model, x)
     best, score = x.clone(), margin(logits, y)
     done = (radius <= 0) | (fooled(logits, y) if stop else False)
     for restart in range(restarts):
@@ -86,8 +88,7 @@ def search(
             if taken < steps:
                 logits, gradient = ascent(model, at, y[left], loss)
             else:  # where the last step has led
-                with torch.no_grad():
-                    logits = model(at)
+                logits = logits_at(model, at)
             found = margin(logits, y[left])
             better = found > score[left]
             best[left[better]], score[left[better]] = at[better], found[better]
@@ -98,8 +99,3 @@ def search(
             length = step * (1 - taken / steps) * column(radius[left])
             at = project(at + length * climb(at, gradient), x[left])
     return best
-
-
-def _sign(gradient: Tensor, kind: str) -> Tensor:
-    """The sign pattern of a gradient, of length one in the norm `kind`; zero stays zero."""
-    return gradient.sign() if kind == "linf" else unit(gradient.sign())

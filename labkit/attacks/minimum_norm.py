@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from labkit.attacks import common
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import LOSSES, Model, ascent, check, column, differentiate, fooled, free, margin, norm, unit
+from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, logits_at, margin, norm, unit
 
 _RATE = 0.01  # of Adam, in pixels, where there is no gradient to tell the distance
 _HALVINGS, _BEYOND = 8, 2e-3
@@ -28,7 +29,7 @@ def deepfool(
 
     Pixels are clipped to [0, 1] after each step. An image is left as soon as it is fooled.
     """
-    check("deepfool", x, y, budget, uncapped=True)
+    common.check("deepfool", x, y, budget, uncapped=True)
     found = x.clone()
     left, at, total = torch.arange(len(x), device=x.device), x, torch.zeros_like(x)
     for taken in range(steps + 1):
@@ -61,7 +62,7 @@ def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
     change, shortest = torch.zeros_like(x), torch.full_like(own[:, 0], torch.inf).detach()
     for k in range(count):
         difference = (logits.gather(1, rivals[:, k : k + 1]) - own)[:, 0]
-        gradient = differentiate(difference.sum(), x, again=k < count - 1)
+        gradient = common.differentiate(difference.sum(), x, again=k < count - 1)
         size = norm(gradient)
         distance = difference.detach().abs() / size
         nearer = distance < shortest  # false where the gradient is zero: the distance is infinite or not a number
@@ -77,7 +78,7 @@ def ddn(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, ste
     its changes fade from 5 % to 0.1 %. Steps fade from length one to 0.01; the first half climbs the log-odds, the rest
     the margin. At the end the smallest change is shortened, by bisection, to just beyond the boundary.
     """
-    return _smallest("ddn", model, x, y, budget, lambda x, y: _ddn(model, x, y, steps))
+    return _smallest("ddn", model, x, y, budget, _ddn, (steps,))
 
 
 def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -118,8 +119,7 @@ def cw(
     which black pixels hardly move. A search leaves an image whose objective did not fall within a tenth of the steps.
     At the end the smallest change is shortened by bisection, as in `ddn`.
     """
-    search = lambda x, y: _cw(model, x, y, searches, steps, step, confidence)  # noqa: E731
-    return _smallest("cw", model, x, y, budget, search, confidence)
+    return _smallest("cw", model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
 
 
 def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, confidence: float):
@@ -171,14 +171,13 @@ def _keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Te
     return torch.where(column(better), at, best), torch.where(better, length, shortest)
 
 
-def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget | None, search, confidence=0.0) -> Tensor:
-    """What `search(x, y)`, as `_adam`, finds for the images that are right, shortened along the line to each."""
-    check(name, x, y, budget, uncapped=True)
+def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence=0.0) -> Tensor:
+    """What `search`, as `_adam`, finds for the images that are right, shortened along the line to each."""
+    common.check(name, x, y, budget, uncapped=True)
     found = x.clone()
-    with torch.no_grad():
-        left = torch.nonzero(~fooled(model(x), y))[:, 0]
+    left = torch.nonzero(~fooled(logits_at(model, x), y))[:, 0]
     if len(left):
-        far, length = search(x[left], y[left])
+        far, length = search(model, x[left], y[left], *options)
         left, far = left[length.isfinite()], far[length.isfinite()]
     if len(left):
         found[left] = _shortened(model, far, x[left], y[left], confidence)
@@ -192,8 +191,7 @@ def _shortened(model: Model, far: Tensor, x: Tensor, y: Tensor, confidence: floa
         # At the end a little further than to the boundary: on it, another batch size may round to another decision.
         share = (low + high) / 2 if halving < _HALVINGS else (1 + _BEYOND) * high
         at = (x + column(share) * (far - x)).clamp(0, 1)
-        with torch.no_grad():
-            across = fooled(model(at), y, confidence)
+        across = fooled(logits_at(model, at), y, confidence)
         best = torch.where(column(across), at, best)
         low, high = torch.where(across, low, share), torch.where(across, share, high)
     return best

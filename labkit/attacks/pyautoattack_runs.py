@@ -15,7 +15,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, column, decide, differentiate, fooled, in_ball
+from labkit.attacks.common import Model, column, differentiate, fooled, in_ball, logits_at
 
 _SILENT = logging.getLogger("labkit.attacks.pyautoattack_runs")  # else zero gradients are warned of at every run
 _SILENT.addHandler(logging.NullHandler())
@@ -31,8 +31,7 @@ class Run:
     def __init__(self, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: int):
         self.model, self.x, self.y, self.budget, self.seed = model, x, y, budget, seed
         self._common = {"norm": {"l2": "L2", "linf": "Linf"}[budget.norm], "device": x.device}
-        with torch.no_grad():
-            logits = model(x)
+        logits = logits_at(model, x)
         self.x_adv, self.classes = x.clone(), logits.shape[1]
         self.done = (budget.radius(x) <= 0) | fooled(logits, y) | ~logits.isfinite().all(1)
 
@@ -50,7 +49,7 @@ class Run:
             if rank is None:
                 attack.loss = loss
             else:
-                attack.y_target = self._rank(x, rank)
+                attack.y_target = logits_at(self._predict, x).sort(dim=1)[1][:, -rank]
             # Given, so that the start does not depend on the other images of the batch.
             start = in_ball(x, f"{self.seed}:apgd:{loss}:{rank}", self.budget.norm)
             start = (x + self._radius(x) * start).clamp(0, 1)
@@ -75,8 +74,8 @@ class Run:
         """
 
         def found(x: Tensor, y: Tensor) -> Tensor:
-            how = {"n_queries": queries, "p_init": 0.8, "resc_schedule": rescale}
-            attack = _Square(self._predict, eps=self._radius(x), **how, **self._common)
+            how = {"n_queries": queries, "p_init": 0.8, "resc_schedule": rescale, **self._common}
+            attack = _Square(self._predict, eps=self._radius(x), **how)
             attack.init_hyperparam(x)
             return attack.attack_single_run(x, y)[1]
 
@@ -93,7 +92,7 @@ class Run:
             x_adv = attack(x.float(), y).detach().to(x)
         finite = x_adv.flatten(1).isfinite().all(1)
         x_adv = self.budget.project(torch.where(column(finite), x_adv, x), x)
-        wrong = decide(self.model, x_adv, y)
+        wrong = fooled(logits_at(self.model, x_adv), y)
         self.x_adv[left[wrong]] = x_adv[wrong]
         self.done[left[wrong]] = True
 
@@ -105,10 +104,6 @@ class Run:
 
     def _radius(self, x: Tensor) -> Tensor | float:
         return self.budget.size if not self.budget.relative else column(self.budget.radius(x))
-
-    @torch.no_grad()
-    def _rank(self, x: Tensor, rank: int) -> Tensor:
-        return self._predict(x).sort(dim=1)[1][:, -rank]
 
 
 class _Fab(FABAttack_PT):
@@ -127,7 +122,7 @@ class _Square(SquareAttack):
     """The same squares for all images, so that none depends on the batch, and a radius for each image."""
 
     def attack_single_run(self, x, y):
-        self._radii, self._margin = self.eps, None
+        self._radii, self._margin = self.eps, torch.full_like(x[:, 0, 0, 0], torch.inf)
         return super().attack_single_run(x, y)
 
     def random_choice(self, shape):
@@ -141,10 +136,7 @@ class _Square(SquareAttack):
         margin = torch.where(margin == 0, -1e-30, margin).nan_to_num(nan=1e30)
         if isinstance(self._radii, Tensor):
             # The library goes on with the images of positive margin, and needs their radii; its bookkeeping is this.
-            if self._margin is None:
-                self._margin = margin.clone()
-            else:
-                active = self._margin > 0
-                self._margin[active] = torch.minimum(margin, self._margin[active])
+            active = self._margin > 0
+            self._margin[active] = torch.minimum(margin, self._margin[active])
             self.eps = self._radii[self._margin > 0]
         return margin, margin.clone()

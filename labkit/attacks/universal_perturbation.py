@@ -20,13 +20,9 @@ def universal(model: Model, x: Tensor, y: Tensor, *, budget: Budget, pattern: Te
     """
     check("universal", x, y, budget)
     if pattern is None:
-        raise InputError(
-            "a universal perturbation is fitted on training images: pass pattern=fit_universal(model, images, budget=…)"
-        )
+        raise InputError("universal needs a pattern of training images: pattern=fit_universal(model, images, budget=…)")
     if pattern.shape != x.shape[1:]:
-        raise InputError(
-            f"the pattern is {tuple(pattern.shape)}, an image {tuple(x.shape[1:])}; fit one for these images"
-        )
+        raise InputError(f"the pattern is {[*pattern.shape]}, an image {[*x.shape[1:]]}; fit one for these images")
     return _apply(pattern.to(x), x, budget)
 
 
@@ -50,26 +46,19 @@ def fit_universal(
     generator = torch.Generator().manual_seed(seed)
     pattern = torch.zeros(1, *images.x.shape[1:], device=device)
     parts = (len(images) + batch - 1) // batch
-    bar = tqdm(total=epochs * parts, desc="fitting a universal pattern", unit="batch", disable=not progress, delay=2)
-    with bar:
+    with tqdm(total=epochs * parts, desc="fitting a pattern", unit="batch", disable=not progress, delay=2) as bar:
         for epoch in range(epochs):
             for part, at in enumerate(torch.randperm(len(images), generator=generator).tensor_split(parts)):
                 x, y = images.x[at].to(device), images.y[at].to(device)
-                _, gradient = ascent(model, _apply(pattern[0], x, budget), y, _hinge)
+                x_adv = _apply(pattern[0], x, budget)
+                _, gradient = ascent(model, x_adv, y, lambda logits, y: log_odds(logits, y).clamp_max(_ENOUGH))
                 # Chain rule: the pattern enters image i multiplied by its radius.
                 pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
                 pull = unit(pull) if budget.norm == "l2" else pull.sign()
                 pattern = pattern + step * (1 - (epoch * parts + part) / (epochs * parts)) * pull
-                if budget.norm == "linf":
-                    pattern = pattern.clamp(-1, 1)
-                else:
-                    pattern = pattern / norm(pattern).clamp_min(1)
+                pattern = pattern.clamp(-1, 1) if budget.norm == "linf" else pattern / norm(pattern).clamp_min(1)
                 bar.update()
     return pattern[0] / budget.length(pattern, torch.zeros_like(pattern)).clamp_min(1e-30)
-
-
-def _hinge(logits: Tensor, y: Tensor) -> Tensor:
-    return log_odds(logits, y).clamp_max(_ENOUGH)
 
 
 def _apply(pattern: Tensor, x: Tensor, budget: Budget) -> Tensor:

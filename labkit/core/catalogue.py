@@ -56,17 +56,13 @@ DEFENSES = {
     "magnet-detector": Named("labkit.defenses.magnet:magnet_detector", "MagNet detector"),
     "lid": Named("labkit.defenses.lid:LID", "LID", given="victim"),
 }
-# Each a function `Ask -> Images` (`datasets.loaders`).
-DATASETS = {
-    "fashion": Named("labkit.datasets.loaders:_fashion", "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test "
-                     "images a class, padded to 32×32."),
-    "photos": Named("labkit.datasets.loaders:_photos", "Crops of ten photographs (three of them JPEG), the class being "
-                    "the photograph; train and test crops come from different halves."),
-    "cifar10": Named("labkit.datasets.loaders:_cifar10", "CIFAR-10 (Krizhevsky, 2009) as published, through "
-                     "torchvision."),
-    "imagenet10": Named("labkit.datasets.loaders:_imagenet10", "Ten coarse classes of ILSVRC-2012, chosen here (the "
-                        "paper does not publish its own); validation images as test; pixels come from (lossy) JPEG "
-                        "files."),
-    "imagenet": Named("labkit.datasets.loaders:_imagenet", "ILSVRC-2012, validation images as test; pixels come from "
-                      "(lossy) JPEG files."),
-}  # fmt: skip
+# Each a function `Ask -> Images` (`datasets.loaders`), under the data set's name.
+DATASETS = {name: Named(f"labkit.datasets.loaders:_{name}", label) for name, label in {
+    "fashion": "Fashion-MNIST (Zalando, MIT): 1,000 train and 200 test images a class, padded to 32×32.",
+    "photos": "Crops of ten photographs (three of them JPEG), the class being the photograph; train and test crops "
+              "come from different halves.",
+    "cifar10": "CIFAR-10 (Krizhevsky, 2009) as published, through torchvision.",
+    "imagenet10": "Ten coarse classes of ILSVRC-2012, chosen here (the paper does not publish its own); validation "
+                  "images as test; pixels come from (lossy) JPEG files.",
+    "imagenet": "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files.",
+}.items()}  # fmt: skip

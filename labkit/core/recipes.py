@@ -152,8 +152,7 @@ class StratifiedRecipe:
     @property
     def label(self) -> str:
         """The paper's name in tables."""
-        dim = self.transform.dim
-        return "STL (cluster)" if dim == 1 else f"STL (cluster, low-pass ×{dim:g})"
+        return "STL (cluster)" if self.transform.dim == 1 else f"STL (cluster, low-pass ×{self.transform.dim:g})"
 
     @property
     def dictionaries(self) -> "tuple[ClusterRecipe, ...]":

@@ -81,7 +81,8 @@ def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "wh
     # The circular convolution that `_normal` is cut from bounds its eigenvalues.
     step = 1 / max(float(torch.linalg.eigvalsh(spectrum).max()), 1e-30)
     for _ in range(max_iter):
-        moved = _into_ball(ahead - step * (_normal(ahead, spectrum) - stats.ztx), norm)
+        moved = ahead - step * (_normal(ahead, spectrum) - stats.ztx)
+        moved = moved / _norms(moved, norm).clamp_min(1)
         if ((ahead - moved) * (moved - point)).sum() > 0:
             momentum = 1.0
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
@@ -129,13 +130,7 @@ def learn(
         d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
         memory = Stats(**tensors, count=facts["count"])
     else:
-        d, done, best, over, memory = (
-            start(images, recipe),
-            0,
-            1e300,
-            False,
-            None,
-        )  # 1e300 is large, but JSON can hold it
+        d, done, best, over, memory = start(images, recipe), 0, 1e300, False, None  # JSON can hold no infinity
     for step in range(done, recipe.passes):
         if over:
             break
@@ -149,9 +144,12 @@ def learn(
             last, held = n + 1 == batches, None
             if recipe.method == "online" or last:
                 d = update(d, memory, norm=recipe.norm)
-                d = _revive(d, _use(memory), x - solution.synthesis, generator)
+                use = memory.ztz[:, :, recipe.S - 1, recipe.S - 1].diagonal()  # Σ z² of each filter
+                d = _revive(d, use, x - solution.synthesis, generator)
             if last and len(aside):
-                held = _held(d, images.x[distributed.shard(aside)], recipe)
+                kept = _high(images.x[distributed.shard(aside)], recipe)
+                coded = cbpdn.solve(kept, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
+                held = _mean(coded.objective(kept, recipe.lam))
                 over, best = held > (1 - recipe.stop) * best, min(best, held)
             reached = _mean(solution.objective(x, recipe.lam))  # every rank takes part in the sum
             if callback:
@@ -179,23 +177,9 @@ def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
     return drawn[:count], drawn[count : count + recipe.held]
 
 
-def _use(memory: Stats) -> Tensor:
-    """How much each filter is used: Σ z², (K,)."""
-    middle = memory.ztz.shape[-1] // 2
-    return memory.ztz[:, :, middle, middle].diagonal()
-
-
-def _held(d: Tensor, x: Tensor, recipe: DictionaryRecipe) -> float:
-    """The objective per image of images that were not learned from; x is this rank's share of them."""
-    x = _high(x, recipe)
-    solution = cbpdn.solve(x, _unit(d, recipe.norm), recipe.lam, gap_tol=recipe.gap_tol)
-    return _mean(solution.objective(x, recipe.lam))
-
-
 def _mean(objectives: Tensor) -> float:
     """The mean over the images of all ranks."""
-    count = torch.tensor(len(objectives), device=objectives.device)
-    total, count = distributed.all_reduce(objectives.double().sum(), count)
+    total, count = distributed.all_reduce(objectives.double().sum(), objectives.new_tensor(len(objectives)))
     return float(total / count)
 
 
@@ -245,10 +229,6 @@ def _normal(d: Tensor, spectrum: Tensor) -> Tensor:
     N, S = spectrum.shape[0], d.shape[-1]
     spread = torch.fft.rfft2(d, s=(N, N)).permute(2, 3, 0, 1)
     return torch.fft.irfft2((spectrum @ spread).permute(2, 3, 0, 1), s=(N, N))[..., :S, :S]
-
-
-def _into_ball(d: Tensor, norm: str = "whole") -> Tensor:
-    return d / _norms(d, norm).clamp_min(1)
 
 
 def _unit(d: Tensor, norm: str = "whole") -> Tensor:

@@ -14,22 +14,16 @@ from labkit.csc import codes
 def check(d: Tensor, size: tuple[int, int] | torch.Size | None = None, channels: int | None = None) -> None:
     """Raise InputError unless `d` is a (K, C, S, S) dictionary for images of this size and channel number."""
     if d.ndim != 4 or d.shape[2] != d.shape[3]:
-        raise InputError(
-            f"d must be (K, C, S, S), got {tuple(d.shape)}; a grey one needs an explicit channel axis: d[:, None]"
-        )
+        raise InputError(f"d must be (K, C, S, S), got {tuple(d.shape)}; a grey one needs a channel axis: d[:, None]")
     if not torch.is_floating_point(d) or d.dtype in (torch.float16, torch.bfloat16):
         raise InputError(f"d must be float32 or float64, got {d.dtype}; convert with d.float()")
     if not torch.isfinite(d).all():
         raise InputError("the dictionary holds NaN or infinite values; learn it again or load another file")
     if channels is not None and d.shape[1] != channels:
-        raise InputError(
-            f"the dictionary has {d.shape[1]} channel(s) but the image {channels}; use one learned on such images"
-        )
+        raise InputError(f"the dictionary has {d.shape[1]} channel(s), the image {channels}; learn one on such images")
     if size is not None and d.shape[-1] > min(size):
-        raise InputError(
-            f"filters of {d.shape[-1]}×{d.shape[-1]} pixels are larger than the image of {size[0]}×{size[1]}; "
-            "use a smaller S or a higher resolution"
-        )
+        S, h, w = d.shape[-1], *size
+        raise InputError(f"filters of {S}×{S} are larger than the image of {h}×{w}; use a smaller S or larger images")
 
 
 def synthesize(z: Tensor, d: Tensor) -> Tensor:

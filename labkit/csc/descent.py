@@ -66,12 +66,6 @@ def subtract(x, filters, k, i, j, v, residual, frame):
 
 
 @njit(nogil=True, cache=True)
-def _violation(z, c, la):
-    """How far a coordinate is from its best value, given c = ⟨atom, residual⟩: |z − soft(z + c, λ)|."""
-    return abs(c - max(min(c + z, la), -la))
-
-
-@njit(nogil=True, cache=True)
 def advance(x, residual, k, i, j, v, top, arg, worst, filters, lam, frame, target, early):
     """One outer step for one image: certify, and if the gap is above `target`, improve its code and residual.
 
@@ -89,10 +83,10 @@ def advance(x, residual, k, i, j, v, top, arg, worst, filters, lam, frame, targe
         for q in range(at, at + frame.W * frame.C):
             rr += float(residual[q]) ** 2
     for a in range(len(v)):
-        c = atoms.correlate(filters, k[a], i[a], j[a], residual, frame)
+        c, own = atoms.correlate(filters, k[a], i[a], j[a], residual, frame), lam[k[a]]
         zc += float(v[a]) * float(c)
-        l1 += abs(float(v[a])) * float(lam[k[a]])
-        peak = max(peak, float(_violation(v[a], c, lam[k[a]])))
+        l1 += abs(float(v[a])) * float(own)
+        peak = max(peak, float(abs(c - max(min(c + v[a], own), -own))))  # how far from its best: |z − soft(z + c, λ)|
     xr = rr + zc
     s = xr / rr if rr > 0 else 0.0
     if worst > 0:

@@ -25,11 +25,6 @@ GREY = ("1", "L", *SIXTEEN_BITS)
 _EXIF_ORIENTATION = 0x0112
 
 
-def size(where: str, raw: bytes) -> tuple[int, int]:
-    """Height and width of one file, upright, from its bytes; `where` and errors as for `decode_like`."""
-    return opened(where, raw)[1]
-
-
 def decode_like(where: str, raw: bytes, shape: Sequence[int], resolution: int | None) -> np.ndarray:
     """The pixels (C, H, W) uint8, of `shape`, of one file's bytes; `where` it lies is how errors name it.
 
@@ -38,8 +33,7 @@ def decode_like(where: str, raw: bytes, shape: Sequence[int], resolution: int | 
     image, size = opened(where, raw)
     if not resolution and size != tuple(shape[1:]):
         raise InputError(
-            f"images of mixed size: {where} is {size[1]}×{size[0]}, the first one is {shape[2]}×{shape[1]}; "
-            "choose one size with --resolution"
+            f"images of mixed size: {where} is {size[1]}×{size[0]}, the first {shape[2]}×{shape[1]}; set a --resolution"
         )
     if shape[0] == 1 and mode(image) not in GREY:
         raise InputError(f"{where} is in colour and the dictionary grey; use one learned in colour")

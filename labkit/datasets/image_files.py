@@ -6,7 +6,6 @@ channel; in any other set grey files become RGB. Conversions are said once, in o
 
 import os
 import re
-import stat
 import warnings
 import zipfile
 import zlib
@@ -43,9 +42,7 @@ class Source:
 
     def __init__(self, path: str | Path, names: Sequence[str] | None = None):
         """`names`: files that are known to lie below the folder `path`, taken as they are."""
-        self.path = typed(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._pid = 0
+        self.path, self._zip, self._pid = typed(path), None, 0
         if names is not None:
             self.names = list(names)
             return
@@ -71,17 +68,19 @@ class Source:
         What is larger than any image, or no plain file, is not read, and no more is unpacked than a file says it
         holds: neither a "zip bomb" nor a link to a device without end takes memory or time.
         """
-        archive = self._archive() if self.path.is_file() else None
+        file, archive = self.path / name, self._archive() if self.path.is_file() else None
         try:
-            size = archive.getinfo(name).file_size if archive else _size(self.path / name)
+            size = archive.getinfo(name).file_size if archive else file.stat().st_size
             if size > MAX_BYTES:
                 raise OSError(f"{size:,} bytes, the limit is {MAX_BYTES:,}")
+            if not archive and not file.is_file():  # reading a pipe waits, a device may never end
+                raise OSError("it is no plain file")
             if not archive:
-                return (self.path / name).read_bytes()
+                return file.read_bytes()
             if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise OSError("a zip of images is read when it is stored or deflated")  # others unpack without bound
-            with archive.open(name) as file:
-                return file.read(size + 1)
+            with archive.open(name) as member:
+                return member.read(size + 1)
         except Exception as error:  # zipfile raises a dozen types for damaged archives
             raise InputError(f"{self.where(name)} cannot be read ({reason(error)}); replace or remove it") from error
 
@@ -125,14 +124,6 @@ def _walk(root: Path) -> Iterable[str]:
             yield Path(folder, file).relative_to(root).as_posix()
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, links followed. Raises OSError when it is none: reading a pipe waits, a device may never end."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no plain file")
-    return found.st_size
-
-
 def _unreadable(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend its permissions")
 
@@ -163,11 +154,9 @@ def split(source: Source) -> tuple[tuple[str, ...], Part, Part]:
     if test is None:
         return _hold_out(source, train)
     there, here = ({c for c, _ in part} for part in (train, test))
-    for only, which, other in ((there - here, "train", "test"), (here - there, "test", "train")):
+    for only, which, rest in ((there - here, "train", "test"), (here - there, "test", "train")):
         if only:
-            raise InputError(
-                f"{source.path}: class {_some(only)} present in {which} only; add images of it to {other}, or remove it"
-            )
+            raise InputError(f"{source.path}: class {_some(only)} present in {which} only; remove it, or add to {rest}")
     classes = tuple(sorted(there))
     return classes, _part(train, classes), _part(test, classes)
 
@@ -229,7 +218,7 @@ class Scan(NamedTuple):
 
 def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
     """Height and width that the named file will have, from its header alone."""
-    return (resolution, resolution) if resolution else decoding.size(source.where(name), source.read(name))
+    return (resolution, resolution) if resolution else decoding.opened(source.where(name), source.read(name))[1]
 
 
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
@@ -267,9 +256,7 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
     out = torch.empty((len(names), *shape[1:]), dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        where = source.where(names[i])
-        image, _ = decoding.opened(where, source.read(names[i]))
-        out.numpy()[i] = decoding.upright(where, image, resolution)[: shape[1]]
+        out.numpy()[i] = decoding.decode_like(source.where(names[i]), source.read(names[i]), shape[1:], resolution)
 
     _each(fill, len(names))
     return out
@@ -288,14 +275,10 @@ def _each(function: Callable[[int], Any], count: int, what: str | None = None) -
 
     A bar named `what` appears after two seconds.
     """
-    if count <= _BLOCK:
-        return [function(i) for i in range(count)]
     blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
     results: list[Any] = []
-    with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=count, desc=what, unit="image", delay=2, disable=not what, leave=False) as bar,
-    ):
+    bar = tqdm(total=count, desc=what, unit="image", delay=2, disable=not what, leave=False)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
         for some in pool.map(lambda block: [function(i) for i in block], blocks):  # cancels the others on an error
             results += some
             bar.update(len(some))

@@ -71,10 +71,8 @@ class Images:
 
     def __post_init__(self):
         if len(self.x.shape) != 4 or self.y.shape != (len(self.x),) or self.y.dtype != torch.int64:
-            raise InputError(
-                f"images must be x (N, C, H, W) with y (N,) int64, got {tuple(self.x.shape)} with "
-                f"{tuple(self.y.shape)} {self.y.dtype}"
-            )
+            found = f"{tuple(self.x.shape)} with {tuple(self.y.shape)} {self.y.dtype}"
+            raise InputError(f"images must be x (N, C, H, W) with y (N,) int64, got {found}")
 
     def __len__(self) -> int:
         return len(self.y)

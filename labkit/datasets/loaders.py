@@ -226,10 +226,7 @@ def _imagenet(ask: Ask, coarse: bool = False) -> Images:
     return from_files(ask._replace(resolution=ask.resolution or 224), source, files, classes)
 
 
-def _imagenet10(ask: Ask) -> Images:
-    return _imagenet(ask, coarse=True)
-
-
+_imagenet10 = partial(_imagenet, coarse=True)
 _FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 # Ten coarse classes of four synsets each. The paper does not publish which classes its ImageNet-10 has.

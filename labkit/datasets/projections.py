@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -60,8 +61,6 @@ def read(out: str | Path) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
 
     Raises InputError when the projection is not complete, or a chunk is not what was written.
     """
-    from safetensors import safe_open
-
     out = Path(out)
     try:
         manifest = json.loads((out / MANIFEST).read_text())
@@ -112,21 +111,18 @@ def _projected(layer: nn.Module, items: list[Item], device) -> Tensor:
     """T(x) of images (n, C, H, W), in half precision, a few at a time."""
     if not items:
         return torch.empty(0, dtype=torch.half)
-    first = items[0].pixels()
-    size = max(1, _AT_ONCE // first.numel())
-    seen = torch.empty(len(items), *first.shape, dtype=torch.half)
+    size, seen = max(1, _AT_ONCE // items[0].pixels().numel()), []
     for start in range(0, len(items), size):
         x = torch.stack([item.pixels() for item in items[start : start + size]])
-        seen[start : start + len(x)] = layer(x.to(device)).half().cpu()
-    return seen
+        seen.append(layer(x.to(device)).half().cpu())
+    return torch.cat(seen)
 
 
 @contextmanager
 def _claimed(out: Path, run: dict) -> Iterator[None]:
     """Holds the folder for one run, whose description lies in it; rank 0 does it for all."""
     lock = FileLock(out / ".lock")
-    wrong = _refused(out, run, lock) if distributed.rank() == 0 else None
-    if wrong := distributed.tell(wrong):
+    if wrong := distributed.tell(_refused(out, run, lock) if distributed.rank() == 0 else None):
         raise InputError(wrong)
     try:
         yield

@@ -30,6 +30,7 @@ CHUNK = 250  # images: few enough that sixteen ranks share ten thousand, enough 
 
 _LARGEST = {"image": 256 * 2**20, "label": 2**20}  # bytes of one file in a tar shard
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SAMPLE = re.compile(r"(.*/)?[^.]*", re.DOTALL)  # what the names of one sample's files share
 _SHARDS = 1_000_000  # more than a range of numbers in an address may stand for
 
 
@@ -130,33 +131,26 @@ def _tars(address: str, channels: int, resolution: int | None) -> Stream:
     first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
     if first is None:
         raise InputError(f"{address} holds no images ({', '.join(image_files.ENDINGS)}); give shards that do")
-    side = (resolution, resolution) if resolution else decoding.size(first.where, first.raw)
+    side = (resolution, resolution) if resolution else decoding.opened(*first[2:])[1]
     shape = (channels, *side)
 
-    def shard(where: str) -> Iterator[Item]:
-        for s in _samples(where):
-            yield Item(s.name, s.y, lambda s=s: _float(s.where, s.raw, shape, resolution))
+    def shard(address: str) -> Iterator[Item]:
+        for name, y, *file in _samples(address):
+            yield Item(name, y, lambda file=file: _float(*file, shape, resolution))
 
-    names = [_base(one) for one in addresses]
-    return Stream(_base(address), (), [partial(shard, one) for one in addresses], side, None, _identity(names))
-
-
-class _Sample(NamedTuple):
-    where: str
-    name: str
-    y: int
-    raw: bytes
+    identity = _identity([Path(one).name for one in addresses])
+    return Stream(Path(address).name, (), [partial(shard, one) for one in addresses], side, None, identity)
 
 
-def _samples(address: str) -> Iterator[_Sample]:
-    """The images of one tar shard with their classes, in order."""
-    for _, files in itertools.groupby(_members(address), key=lambda file: _key(file[0])):
+def _samples(address: str) -> Iterator[tuple[str, int, str, bytes]]:
+    """The images of one tar shard, in order: name, class, how an error names the file, and its bytes."""
+    for _, files in itertools.groupby(_members(address), key=lambda file: _SAMPLE.match(file[0])[0]):
         files = list(files)
         labels = [raw for name, raw in files if name.lower().endswith(".cls")]
         for name, raw in files:
             if image_files.is_image(name):
                 where = printable(f"{address}/{name}")
-                yield _Sample(where, name, _label(where, labels[0]) if labels else -1, raw)
+                yield name, _label(where, labels[0]) if labels else -1, where, raw
 
 
 def _members(address: str) -> Iterator[tuple[str, bytes]]:
@@ -190,12 +184,11 @@ def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
 def _expand(address: str) -> list[str]:
     """The shards that an address names, sorted as counted or matched."""
     found = _counted(address)
-    if "*" not in address:
-        return found
-    matched = [one for each in found for one in sorted(_matches(each))]
-    if not matched:
+    if "*" in address:
+        found = [one for each in found for one in sorted(_matches(each))]
+    if not found:
         raise InputError(f"nothing matches {address}; check the address of the tar shards")
-    return matched
+    return found
 
 
 def _counted(address: str) -> list[str]:
@@ -224,20 +217,11 @@ def _fsspec():
     return fsspec
 
 
-def _key(name: str) -> str:
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
-
-
 def _label(where: str, raw: bytes) -> int:
     try:
         return int(raw)
     except ValueError:
         raise InputError(f"{where} has a class that is no number ({raw[:20]!r}); mend its .cls") from None
-
-
-def _base(address: str) -> str:
-    return address.rstrip("/").rpartition("/")[2]
 
 
 def _float(where: str, raw: bytes, shape: tuple[int, int, int], resolution: int | None) -> Tensor:

@@ -54,7 +54,7 @@ def test_dense_and_sparse_correlations_are_the_same(case):
 @pytest.mark.parametrize(
     "d, size, channels, words",
     [
-        (torch.zeros(4, 3, 3), None, None, "explicit channel axis"),
+        (torch.zeros(4, 3, 3), None, None, "needs a channel axis"),
         (torch.zeros(4, 5, 5, 3), None, None, "must be"),
         (torch.zeros(4, 3, 3, 3), (12, 10), 1, "3 channel"),
         (torch.zeros(4, 3, 9, 9), (12, 8), 3, "larger than the image"),
