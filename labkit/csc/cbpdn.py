@@ -97,7 +97,8 @@ def solve(
 
 def prepare() -> None:
     """Have the solver's loops compiled now (and announced), rather than in the middle of something."""
-    solve(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 2, 2), 1.0, method="cd")
+    pixel = torch.zeros([1] * 4)
+    solve(pixel, pixel, 1.0, method="cd")
 
 
 def _checked(x, d, lam, z0) -> Tensor:
@@ -111,8 +112,8 @@ def _checked(x, d, lam, z0) -> Tensor:
     lam = torch.as_tensor(lam, dtype=x.dtype, device=x.device).expand(len(x))
     if not (torch.isfinite(lam).all() and (lam > 0).all()):
         raise InputError("λ must be positive and finite; λ = 0 would reproduce the image as it is")
-    if z0 is not None and tuple(z0.shape) != (len(x), len(d), *x.shape[-2:]):
-        raise InputError(f"z0 must be {(len(x), len(d), *x.shape[-2:])}, got {tuple(z0.shape)}")
+    if z0 is not None and tuple(z0.shape) != (len(x), len(d), *x.shape[2:]):
+        raise InputError(f"z0 must be {(len(x), len(d), *x.shape[2:])}, got {tuple(z0.shape)}")
     return lam
 
 

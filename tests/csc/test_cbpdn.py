@@ -48,6 +48,7 @@ def test_the_optimum_is_the_dense_lassos(method):
     best = oracles.objective(oracles.lasso(x[0].numpy(), d.numpy(), 0.4), x[0].numpy(), d.numpy(), 0.4)
     found = cbpdn.solve(x, d, 0.4, method=method, gap_tol=1e-8, max_iter=5000)
     assert_close(float(cbpdn.objective(found.z, x, d, 0.4)), best, rtol=1e-6, atol=0)
+    assert_close(found.objective(x, 0.4), cbpdn.objective(found.z, x, d, 0.4))
     assert float(cbpdn.objective(found.z, x, d, 0.4) - found.gap) <= best + 1e-9
 
 
@@ -167,6 +168,8 @@ def test_a_stored_dictionary_gives_sporcos_projection(channels, tmp_path):
         (dict(lam=float("nan")), "positive"),
         (dict(x=torch.full((1, 3, 8, 8), torch.nan)), "NaN"),
         (dict(x=torch.zeros(1, 3, 8, 8, dtype=torch.float16)), "float"),
+        (dict(x=torch.zeros(1, 3, 8, 8).half(), d=torch.ones(5, 3, 3, 3).half()), "float"),
+        (dict(x=torch.zeros(1, 3, 8, 8).double()), "float"),
         (dict(x=torch.zeros(3, 8, 8)), r"x\[None\]"),
         (dict(x=torch.zeros(1, 1, 8, 8)), "channel"),
         (dict(x=torch.zeros(1, 3, 2, 8)), "larger than the image"),
@@ -263,3 +266,12 @@ def test_admm_counts_its_steps_and_stops_at_the_first_gap_that_is_small_enough()
     assert again.iterations == 0
     assert_close(again.z, found.z)
     assert_close(again.gap, found.gap)
+
+
+@pytest.mark.parametrize(("scale", "most"), [(1, (190, 60, 40)), (0.01, (180, 40, 20))])
+def test_admm_balances_its_penalty_so_that_few_steps_do_at_any_scale(scale, most):
+    x, d = problem()
+    for lam, steps in zip((0.05, 0.3, 1.0), most, strict=True):
+        found = cbpdn.solve(scale * x, d, scale * lam, method="admm", gap_tol=1e-4)
+        assert found.iterations <= steps
+        assert_close(found.objective(scale * x, scale * lam), cbpdn.objective(found.z, scale * x, d, scale * lam))
