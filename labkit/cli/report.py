@@ -16,6 +16,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
     parser.add_argument("--notebooks", default="", metavar="02,05", help="only these, by number or name")
     parser.add_argument("--notebook-dir", type=Path, metavar="D", help="where they lie (default: the lab's own)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: 2, with half the cores each)")
     parser.add_argument("--cell-timeout", type=int, metavar="S", help="seconds a cell may take (default: any)")
 
     common.command(commands, "profiles", _profiles, "table of the profiles", "The sizes the lab comes in.")
@@ -26,13 +27,14 @@ def _report(options: argparse.Namespace) -> int:
     from labkit.reporting import report
 
     settings = report.Settings(options.profile, options.dataset, options.resolution, options.data_root, options.store)
-    if options.cell_timeout is not None and options.cell_timeout <= 0:
-        raise InputError(f"--cell-timeout is a number of seconds above 0; got {options.cell_timeout}")
+    for name, unit in (("cell_timeout", "seconds"), ("jobs", "notebooks")):
+        if (given := getattr(options, name)) is not None and given <= 0:
+            raise InputError(f"--{name.replace('_', '-')} is a number of {unit} above 0; got {given}")
     source = options.notebook_dir or report.NOTEBOOKS
     plan = report.check(settings, options.out, notebooks=source, only=options.notebooks.split(","))
     cbpdn.prepare()  # here, where its announcement is no stray line on a page
     print(f"{len(plan)} notebooks, profile {settings.profile}, data set {settings.dataset} -> {options.out}")
-    entries = report.run(settings, options.out, plan, cell_timeout=options.cell_timeout)
+    entries = report.run(settings, options.out, plan, jobs=options.jobs, cell_timeout=options.cell_timeout)
     print(f"report: {options.out / 'index.html'}")
     failed = [entry for entry in entries if entry["error"]]
     for entry in failed:

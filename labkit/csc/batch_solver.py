@@ -123,10 +123,9 @@ class _Batch:
 
     def step(self, b: int, c: np.ndarray) -> None:
         """Certify the code of an image, given its Dᵀr; if its gap is not small enough, improve it."""
-        K, residual = len(self.weights), self.frames[self.slot[b]]
-        top = np.empty(self.frame.H * self.frame.W, residual.dtype)
-        arg = np.empty(top.shape, np.int32)
-        worst = (descent.scan_rough if self.rough[b] else descent.scan)(c, K, self.level[b], top, arg)
+        residual = self.frames[self.slot[b]]
+        top, arg = _largest(c, len(self.weights), self.level[b])
+        worst = float(top.max()) / float(self.level[b]) + 1
         last = self.passes[b] >= self.max_iter
         target = -1.0 if self.rough[b] else np.inf if last else self.target[b]
         self.gap[b], *code = descent.advance(
@@ -154,3 +153,16 @@ class _Batch:
         """Free the slots of images that are done: in order, so that who shares a pass is not left to chance."""
         for b in [b for b in self.slot if self.done[b]]:
             self.free.append(self.slot.pop(b))
+
+
+def _largest(c: np.ndarray, K: int, level: np.floating) -> tuple[np.ndarray, np.ndarray]:
+    """Per pixel of c (pixels · K,), floats or bits of bfloat16, the largest |c| less `level`, and its filter if above.
+
+    The level in bfloat16 is rounded down: a filter more than needed is named.
+    """
+    kind = np.dtype(f"u{c.itemsize}").type
+    peak, arg = np.empty(len(c) // K, kind), np.empty(len(c) // K, np.int32)
+    short = c.itemsize == 2
+    bound = level.view(np.uint32) >> 16 if short else level.view(kind)
+    descent.scan(c.view(kind), K, kind(np.iinfo(kind).max // 2), kind(bound), peak, arg)
+    return (peak.astype(np.uint32) << 16 if short else peak).view(level.dtype) - level, arg

@@ -17,45 +17,24 @@ from labkit.csc import atoms
 _ENTER, _INNER, _MOVE, _STEP = 0.25, 0.35, 0.25, 0.17
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def scan(c, K, level, top, arg):
-    """Per pixel of c (pixels · K,) the largest |c| − level and, where positive, its filter; returns max |c| / level."""
-    n, most = np.uint64(K), c[0] * 0
-    at = np.uint64(0)
-    for u in range(len(top)):
-        m = c[0] * 0
+@njit(nogil=True, cache=True)
+def scan(bits, K, sign, level, peak, arg):
+    """Per pixel of bits (pixels · K,) the largest and, where that is above `level`, its filter.
+
+    Floats of any width, seen as unsigned integers, order by size when the bit of their sign is left out (`sign` is
+    the mask). So compared, many fit one instruction, where numba compares floats one by one.
+    """
+    n, at = np.uint64(K), np.uint64(0)
+    for u in range(len(peak)):
+        m = sign ^ sign
         for k in range(n):
-            m = max(m, abs(c[at + k]))
-        top[u] = m - level
+            m = max(m, bits[at + k] & sign)
+        peak[u] = m
         if m > level:
             for k in range(n):
-                if abs(c[at + k]) == m:
+                if bits[at + k] & sign == m:
                     arg[u] = k
-        most = max(most, m)
         at += n
-    return most / level
-
-
-@njit(nogil=True, cache=True)
-def scan_rough(c, K, level, top, arg):
-    """The same for the bits of bfloat16, which, without their sign, order as integers do."""
-    n, most, sign = np.uint64(K), np.float32(0), np.uint16(0x7FFF)
-    bits = np.empty(1, np.uint32)
-    value = bits.view(np.float32)
-    at = np.uint64(0)
-    for u in range(len(top)):
-        m = np.uint16(0)
-        for k in range(n):
-            m = max(m, c[at + k] & sign)
-        bits[0] = np.uint32(m) << np.uint32(16)
-        top[u] = value[0] - level
-        if value[0] > level:
-            for k in range(n):
-                if c[at + k] & sign == m:
-                    arg[u] = k
-        most = max(most, value[0])
-        at += n
-    return most / level
 
 
 @njit(nogil=True, cache=True)
@@ -71,7 +50,8 @@ def advance(x, residual, k, i, j, v, top, arg, worst, filters, lam, frame, targe
 
     x           (C, H, W) image; residual, x − D z in its frame
     k, i, j, v  the code z, which must have every non-zero coefficient
-    top, arg    what `scan` found in Dᵀr, and `worst`, what it returned
+    top, arg    per pixel by how much the largest of |Dᵀr| is above the level, and its filter; `worst`, the largest of
+                all over the level
     lam         (K,) λ for each filter of unit norm (infinite for a zero filter)
     early       whether to be choosy, as is good while most of the image is still to be explained
 

@@ -2,7 +2,11 @@
 
 import dataclasses
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from labkit.core.wording import duration, typed
 from labkit.reporting import runner
 from labkit.reporting.report_folder import ReportFolder, Settings
 
+_LONGEST = "05_defense_tables"
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
 
 
@@ -55,9 +60,12 @@ def check(
 
 def run(
     settings: Settings, out: Path, plan: Mapping[Path, nbformat.NotebookNode], *,
-    cell_timeout: int | None = None, say: Callable[[str], object] = tqdm.write,
+    jobs: int | None = None, cell_timeout: int | None = None, say: Callable[[str], object] = tqdm.write,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Run the notebooks of `plan` (from `check`) and write the report into folder `out`.
+
+    `jobs` of them run at once and share the threads that labkit may use; what two of them need is built by one, while
+    the other waits. By default two do, where there are two threads: one thread each does more than two in one.
 
     A failing notebook does not stop the ones after it. Notebooks of an earlier report in `out` that are not in the
     plan keep their pages. Every file appears under its name only when complete.
@@ -65,28 +73,51 @@ def run(
     Returns the manifest's entries of the notebooks run, each with `name`, `status` ("finished" or "failed"),
     `seconds`, `error` (None, or the fields of a runner.Failure and its `sentence`) and `files` with SHA-256.
     """
-    out = out.absolute()
-    report = ReportFolder(out, settings, next(iter(plan)).parent)
+    out, jobs = out.absolute(), jobs or min(2, labkit.THREADS.number)
+    report, kernels, turn = ReportFolder(out, settings, next(iter(plan)).parent), [], threading.Lock()
+    told = labkit.THREADS.environment(max(1, labkit.THREADS.number // jobs))
     report.begin(plan)
-    with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar:
-        for path in plan:
-            name, begun = path.stem, datetime.now(UTC)
+    places = queue.SimpleQueue()  # of bars, below that of the whole report
+    for place in range(jobs):
+        places.put(place + 1)
+
+    def one(path: Path) -> None:
+        name, begun, place = path.stem, datetime.now(UTC), places.get()
+        partial, root = out / "executed" / f".{name}.partial.ipynb", path.resolve().parent.parent
+        with turn:
+            folder = report.prepare(name)
             bar.set_postfix_str(name)
             if bar.disable:
                 say(f"{name}: running")
-            folder, partial = report.prepare(name), out / "executed" / f".{name}.partial.ipynb"
-            root = path.resolve().parent.parent
-            try:
-                outcome = runner.execute(
-                    path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
-                    progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
-                )  # fmt: skip
-            finally:
-                partial.unlink(missing_ok=True)
-            report.finish(name, outcome, begun)
-            end = f"failed in {outcome.failure.sentence}" if outcome.failure else "finished"
-            say(f"{name}: {end} ({duration(outcome.seconds)})")
-            bar.update()
+        try:
+            outcome = runner.execute(
+                path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
+                progress_bar={"desc": f"  {name}", "leave": False, "position": place, "disable": None},
+                environment=told, kernels=kernels,
+            )  # fmt: skip
+        finally:
+            partial.unlink(missing_ok=True)
+            places.put(place)
+        with turn:
+            if not stopped.is_set():
+                report.finish(name, outcome, begun)
+                end = f"failed in {outcome.failure.sentence}" if outcome.failure else "finished"
+                say(f"{name}: {end} ({duration(outcome.seconds)})")
+                bar.update()
+
+    stopped = threading.Event()
+    with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar, ThreadPoolExecutor(jobs) as pool:
+        try:
+            # The longest first: it trains the networks that the others need, while the first pages are written.
+            for done in as_completed([pool.submit(one, p) for p in sorted(plan, key=lambda p: p.stem != _LONGEST)]):
+                done.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for kernel in kernels:
+                with suppress(ProcessLookupError, AttributeError):
+                    kernel.provisioner.process.kill()
+            raise
     return [report.entries[path.stem] for path in plan]
 
 

@@ -52,7 +52,7 @@ class ReportFolder:
         self.entries: dict[str, dict[str, Any]] = {}
         self.leads: dict[str, Markup] = {}
         self.old_files: dict[str, list[str]] = {}
-        self.found: dict[Path, int] = {}
+        self.found: dict[str, dict[Path, int]] = {}
 
     def begin(self, plan: Mapping[Path, nbformat.NotebookNode]) -> None:
         """Take over an earlier report's other notebooks, and give each planned one its place."""
@@ -97,7 +97,7 @@ class ReportFolder:
         for file in self.old_files.get(name, []):
             if Path(file).parts[0] == name and ".." not in Path(file).parts:
                 (self.out / file).unlink(missing_ok=True)
-        self.found = _stamps(folder)
+        self.found[name] = _stamps(folder)
         return folder
 
     def finish(self, name: str, outcome: runner.Outcome, begun: datetime) -> None:
@@ -108,7 +108,7 @@ class ReportFolder:
         entry["seconds"] = round(outcome.seconds, 2)
         entry["error"] = {**dataclasses.asdict(failure), "sentence": failure.sentence} if failure else None
         # What somebody else put there is neither listed nor, next time, removed.
-        made = [path for path, stamp in _stamps(self.out / name).items() if self.found.get(path) != stamp]
+        made = [path for path, stamp in _stamps(self.out / name).items() if self.found[name].get(path) != stamp]
         figures = [path for path in made if path.suffix in _FIGURES]
         headline = next((path for path in figures if path.name == "headline.png"), next(iter(figures), None))
         entry["headline"] = headline.relative_to(self.out).as_posix() if headline else None

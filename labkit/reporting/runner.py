@@ -90,8 +90,12 @@ def inspect(path: Path, names: Mapping[str, Any]) -> nbformat.NotebookNode:
 def execute(
     path: Path, partial: Path, parameters: Mapping[str, Any], *,
     cwd: Path, cell_timeout: int | None = None, progress_bar: bool | dict[str, Any] = False,
+    environment: Mapping[str, str] | None = None, kernels: list[AsyncKernelManager] | None = None,
 ) -> Outcome:  # fmt: skip
     """Run the notebook at `path` with `parameters` in folder `cwd`, saving to `partial` after every cell.
+
+    The kernel has this process's environment and what `environment` adds, and is put into `kernels`: another thread
+    ends the notebook by killing it.
 
     `cell_timeout` is in seconds, None for no limit. An error in a cell, a cell out of time, a dead kernel and an
     early sys.exit are all returned as a Failure: papermill's metadata marks cells that never ran as completed, so
@@ -101,7 +105,7 @@ def execute(
     failure, trace, inside = None, "", True
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # we say what failed, once, ourselves
     try:
-        with _kernel_class() as kernel_class:
+        with _kernel_class(environment or {}, [] if kernels is None else kernels) as kernel_class:
             papermill.execute_notebook(
                 _literal(path), _literal(partial), dict(parameters), kernel_name="python3", language="python",
                 cwd=str(cwd), progress_bar=progress_bar, execution_timeout=cell_timeout,
@@ -135,8 +139,10 @@ def execute(
 
 
 @contextlib.contextmanager
-def _kernel_class() -> Iterator[type[AsyncKernelManager]]:
-    """A kernel manager that starts *this* interpreter, whatever kernels are registered, over a private socket.
+def _kernel_class(
+    environment: Mapping[str, str], kernels: list[AsyncKernelManager]
+) -> Iterator[type[AsyncKernelManager]]:
+    """A kernel manager, to be found in `kernels`, that starts *this* interpreter, whatever kernels are registered, over a private socket.
 
     Sockets in a folder of our own rather than TCP ports: no other user can connect, and ipykernel does not warn.
     The folder sits directly under the temporary directory because a socket's path may have only 107 characters.
@@ -144,6 +150,10 @@ def _kernel_class() -> Iterator[type[AsyncKernelManager]]:
     folder = Path(tempfile.mkdtemp(prefix="labkit-"))
 
     class Kernel(AsyncKernelManager):
+        def __init__(self, **options):
+            super().__init__(**options)
+            kernels.append(self)
+
         @default("transport")
         def _transport(self) -> str:
             return "tcp" if sys.platform == "win32" or len(str(folder)) > 80 else "ipc"
@@ -157,7 +167,7 @@ def _kernel_class() -> Iterator[type[AsyncKernelManager]]:
             # Its log goes to our terminal, and reports the signal that asks it to end as an error.
             argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
             shown = {"language": "python", "display_name": "Python 3", "metadata": {"debugger": False}}
-            return KernelSpec(argv=argv, env=dict(_KERNEL_ENV), **shown)
+            return KernelSpec(argv=argv, env={**_KERNEL_ENV, **environment}, **shown)
 
     try:
         yield Kernel
