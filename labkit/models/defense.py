@@ -15,7 +15,7 @@ from labkit.models.networks import Recomputed
 
 
 class FittedBuffers(nn.Module):
-    """A module that `load_state_dict` fills although not fitted yet; buffers in `sized_by_fit` take the stored sizes."""
+    """A module that `load_state_dict` fills although not fitted yet; buffers in `sized_by_fit` take stored sizes."""
 
     sized_by_fit: tuple[str, ...] = ()
 
