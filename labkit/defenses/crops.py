@@ -31,11 +31,9 @@ class CropEnsemble(Ensemble):
     Guo, Rana, Cissé & van der Maaten, "Countering adversarial images using input transformations", ICLR 2018:
     cropping and rescaling (Section 4), together with total-variation minimisation and image quilting (Section 5).
 
-    tvm, quilting  cleaners that come before the crops. With both, half of the crops are cut from either cleaned image;
-                   with one, all are; with none, all are cut from x itself
+    tvm, quilting  cleaners before the crops, which are cut from the cleaned images in turn; with none, from x itself
     crops          how many
     share          side of a crop as a share of the image's: 90 of 224 pixels
-
     backward       what an attacker sees of a cleaner that is not differentiable: "identity", its output with the
                    gradient of its input (BPDA), or "none", no gradient through it
 

@@ -73,18 +73,16 @@ class D3(Defense):
         self._check_fitted(bool(len(self.d)))
         P = self.patch
         self._check(x, self.d.shape[1] // P**2)
-        _, _, H, W = x.shape
-        rows, columns = (torch.tensor(starts(side, P, self.overlap), device=x.device) for side in (H, W))
+        rows, columns = (torch.tensor(starts(side, P, self.overlap), device=x.device) for side in x.shape[2:])
         # Position in the image, (H · W) in all, of each pixel of each patch.
         inside = torch.arange(P, device=x.device)
         row = (rows[:, None] + inside)[:, None, :, None]
-        at = (row * W + (columns[:, None] + inside)[None, :, None, :]).flatten()
+        at = (row * x.shape[3] + (columns[:, None] + inside)[None, :, None, :]).flatten()
         size = max(1, _PATCHES_AT_ONCE // (len(rows) * len(columns)))
         return torch.cat([self._clean(part, at) for part in x.split(size)])
 
     def _clean(self, x: Tensor, at: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        PP = self.patch**2
+        (B, C, H, W), PP = x.shape, self.patch**2
         patches = x.flatten(2)[..., at].reshape(B, C, -1, PP).transpose(1, 2)
         means = patches.mean(3, keepdim=True)
         p = (patches - means).reshape(-1, C * PP)
@@ -102,8 +100,7 @@ class D3(Defense):
         P, n = self.patch, self.atoms * self.candidates
         whose, row, column = (torch.randint(high, (n,), generator=self.generator) for high in (N, H - P + 1, W - P + 1))
         whose = whose.sort().values  # so that an image in a file is decoded once or twice, not for every patch
-        inside = torch.arange(P)
-        drawn = []
+        inside, drawn = torch.arange(P), []
         for part in torch.arange(n).split(_DRAWN_AT_ONCE):
             different, mine = whose[part].unique(return_inverse=True)
             y, x = row[part, None, None] + inside[:, None], column[part, None, None] + inside

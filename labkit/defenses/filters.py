@@ -18,7 +18,6 @@ from labkit.models.defense import check
 
 _BLURRED_AT_ONCE = 500  # images
 _NO_BLUR = 0.15  # sigma at which a neighbour gets a share of 2e-10, which single precision hardly sees
-_MOST = 100.0  # dB that may be asked for; images of which less is lost count with this
 
 
 class JPEG(Defense):
@@ -104,7 +103,7 @@ class LowPass(Defense):
     Images that a blur cannot change, each channel being constant, do not count in the mean.
     """
 
-    limits = f"sigma in (0, inf); psnr in (0, {_MOST:g})"
+    limits = f"sigma in (0, inf); psnr in (0, {metrics.MOST:g})"
 
     def __init__(self, sigma=None, psnr=None):
         super().__init__(psnr=psnr)
@@ -148,7 +147,7 @@ class LowPass(Defense):
             x = x.to(self.sigma.device)
             low, high = x.flatten(2).aminmax(dim=2)
             x = x[(low < high).any(1)]
-            found.append(metrics.psnr(_blur(x, sigma), x).clamp_max(_MOST).cpu())
+            found.append(metrics.psnr(_blur(x, sigma), x).clamp_max(metrics.MOST).cpu())
         if not (found := torch.cat(found)).numel():
             raise InputError("no blur changes these images, as each is of one colour; fit to others")
         return float(found.double().mean())

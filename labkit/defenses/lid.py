@@ -52,7 +52,6 @@ class LID(Detector):
     """
 
     sized_by_fit = ("reference", "answers", "weight")
-
     limits = "neighbours in [2, inf); held in (0, 1); " + Detector.limits
 
     def __init__(self, neighbours: int = 20, batch: int = 100, rate: float = 0.05, *, held: float = 0.3):
@@ -62,8 +61,7 @@ class LID(Detector):
         for name in self.sized_by_fit:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("bias", torch.zeros(()))
-        self._classifier: tuple[nn.Module, ...] = ()  # in a tuple: a module would become part of the state
-        self._features: list[Tensor] = []  # of the reference images, until they or the classifier move
+        self._use()
 
     @torch.no_grad()
     def fit(self, images: Images, *, classifier: nn.Module, attack: Attack, progress: bool = False) -> Self:
@@ -92,7 +90,10 @@ class LID(Detector):
             x, y = x[right], y[right]
             with torch.enable_grad():
                 x_adv = attack(classifier, x, y).detach()
-            for found, seen in ((clean, x), (noisy, self._noisy(x, x_adv)), (attacked, x_adv)):
+            noise = torch.randn(x.shape, generator=self.generator).to(x)
+            length = (x_adv - x).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+            x_noisy = (x + length[:, None, None, None] * noise).clamp(0, 1)
+            for found, seen in ((clean, x), (noisy, x_noisy), (attacked, x_adv)):
                 found.append(self.dimensions(seen).cpu())
         if not clean:
             raise InputError("LID learns from images that the classifier gets right, and it gets none right; train it")
@@ -135,13 +136,9 @@ class LID(Detector):
         self._use(classifier)
         return super().around(classifier)
 
-    def _use(self, classifier: nn.Module) -> None:
-        self._classifier, self._features = (classifier,), []
-
-    def _noisy(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        noise = torch.randn(x.shape, generator=self.generator).to(x)
-        length = (x_adv - x).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
-        return (x + length[:, None, None, None] * noise).clamp(0, 1)
+    def _use(self, *classifier: nn.Module) -> None:
+        self._classifier = classifier  # a tuple, of one or none: a module would become part of the state
+        self._features: list[Tensor] = []  # of the reference images, until they or the classifier move
 
     def _regress(self, normal: np.ndarray, attacked: np.ndarray) -> None:
         features = np.concatenate([normal, attacked])
@@ -154,7 +151,7 @@ class LID(Detector):
         self.bias.fill_(float(regression.intercept_[0] - weight @ scaler.mean_))
 
     def _prepare(self, stored: dict[str, Tensor]) -> None:
-        self._classifier, self._features = (), []
+        self._use()
 
 
 def layers(classifier: nn.Module, x: Tensor) -> list[Tensor]:

@@ -90,8 +90,7 @@ class MagNet(Defense):
         return net.to(self.here).requires_grad_()
 
     def _prepare(self, stored: dict[str, Tensor]) -> None:
-        first = stored.get("autoencoder.0.weight")
-        if first is not None:
+        if (first := stored.get("autoencoder.0.weight")) is not None:
             self.width = len(first)
             self.autoencoder = self._build(first.shape[1]).requires_grad_(False)
 

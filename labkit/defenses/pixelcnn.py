@@ -22,7 +22,6 @@ _BETAS = (0.9, 0.99)
 _WARMUP = 0.1
 _STARTED_FROM = 500  # images
 _AT_ONCE = 50
-_LIMITS = "epochs, batch, crop in [1, inf); lr in (0, inf]"
 
 
 class PixelCNN(nn.Module):
@@ -97,10 +96,8 @@ def channel_logs(theta: Tensor, levels: Tensor, earlier: list[Tensor], channels:
     levels   (..., V)  of channel c, whole numbers 0 … 255
     earlier  c tensors (...), levels of the channels before it
     """
-    C, c = channels, len(earlier)
-    M = (theta.shape[-1] - C) // _outputs(C)
-    part = theta[..., :-C].unflatten(-1, (_outputs(C), M))  # rows: weight, C means, C log scales, coefficients
-    base = theta[..., -C:]
+    C, c, base = channels, len(earlier), theta[..., -channels:]
+    part = theta[..., :-C].unflatten(-1, (_outputs(C), -1))  # rows: weight, C means, C log scales, coefficients
     mean = base[..., c, None] + part[..., 1 + c, :]
     first = 1 + 2 * C + c * (c - 1) // 2
     for d, level in enumerate(earlier):
@@ -139,13 +136,9 @@ def _pixel_logs(model: PixelCNN, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bits_per_dimension(model: PixelCNN, x: Tensor | Lazy) -> Tensor:
-    """−log₂ p(x) / (C·H·W) of each image, (B,), on the CPU; 8 for a model that knows nothing.
-
-    x  (B, C, H, W) in [0, 1], rounded to 8 bits
-    """
+    """−log₂ p(x) / (C·H·W), (B,), on the CPU, of x (B, C, H, W) in [0, 1] rounded to 8 bits; 8 for knowing nothing."""
     _check(model, x)
-    here = next(model.parameters())
-    size, found = math.prod(x.shape[1:]), []
+    here, size, found = next(model.parameters()), math.prod(x.shape[1:]), []
     for start in range(0, len(x), _AT_ONCE):
         logs = _pixel_logs(model, to_8_bits(x[start : start + _AT_ONCE].to(here)))
         found.append(-logs.double().sum((1, 2)).cpu() / (size * math.log(2)))
@@ -195,7 +188,7 @@ def train(
     device = torch.device(device)
     _check(model, images.x)
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "crop": crop, "seed": seed}
-    check("training", settings, _LIMITS)
+    check("training", settings, "epochs, batch, crop in [1, inf); lr in (0, inf]")
     layout = torch.channels_last  # three quarters of the time, measured on a CPU
     model.to(device, memory_format=layout).train()
     shapes = {name: [*p.shape] for name, p in model.named_parameters()}
@@ -222,12 +215,12 @@ def train(
 @torch.no_grad()
 def _start(model: PixelCNN, x: Tensor) -> None:
     """Sets the linear prediction, and what a channel adds to the next, to least squares on images x (N, C, H, W)."""
-    C = model.channels
-    upper, before = _neighbours(network_input(to_8_bits(x)))
+    C, x = model.channels, to_8_bits(x)
+    upper, before = _neighbours(network_input(x))
     upper, before = functional.unfold(upper, _ABOVE), functional.unfold(before, (1, _LEFT))
     # (N, features, H·W); sums of squares in double precision, image by image.
     features = [torch.cat(pair).double() for pair in zip(upper, before, strict=True)]
-    values = (2 * to_8_bits(x) - 1).flatten(2).double()
+    values = (2 * x - 1).flatten(2).double()
     F = len(features[0])
     gram = sum(f @ f.T for f in features)
     moments = sum(f @ v.T for f, v in zip(features, values, strict=True))

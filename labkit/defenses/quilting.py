@@ -60,8 +60,7 @@ class Quilting(Defense):
         each, rest = divmod(min(self.patches, N * spots), N)
         counts = torch.full((N,), each)
         counts[torch.randperm(N, generator=self.generator)[:rest]] += 1
-        found = []
-        parts = counts.nonzero()[:, 0].split(_IMAGES_AT_ONCE)
+        found, parts = [], counts.nonzero()[:, 0].split(_IMAGES_AT_ONCE)
         for part in tqdm(parts, desc="drawing patches", unit="batch", disable=not progress, delay=2):
             pixels = (images.x[part] * 255).round().byte()
             for windows, count in zip(self._windows(pixels), counts[part].tolist(), strict=True):
@@ -228,16 +227,12 @@ def cheapest_path(error):
 @njit(nogil=True, cache=True)
 def _sew(chosen, rows, columns, out):
     """Patches (B, R, L, C, p, p) at `rows` (R,) × `columns` (L,), in raster order, into `out` (B, C, H, W)."""
-    B, R, L, C, p, _ = chosen.shape
+    B, R, L, _, p, _ = chosen.shape
     for b in range(B):
         for i in range(R):
             for j in range(L):
                 r, c = rows[i], columns[j]
-                error = np.zeros((p, p), np.int64)
-                for k in range(C):
-                    for u in range(p):
-                        for v in range(p):
-                            error[u, v] += (np.int64(chosen[b, i, j, k, u, v]) - np.int64(out[b, k, r + u, c + v])) ** 2
+                error = ((chosen[b, i, j].astype(np.int64) - out[b, :, r : r + p, c : c + p]) ** 2).sum(0)
                 beside, above = np.zeros(p, np.int64), np.zeros(p, np.int64)
                 if j and columns[j - 1] + p > c:
                     beside = cheapest_path(np.ascontiguousarray(error[:, : columns[j - 1] + p - c]))

@@ -23,7 +23,6 @@ class SAP(Around):
     """
 
     stochastic = True
-
     limits = "draws in (0, inf)"
 
     def __init__(self, draws: float = 2.0):
@@ -41,10 +40,7 @@ class SAP(Around):
         return h * torch.where(kept, 1 / keep, 0.0).to(h.dtype)
 
     def around(self, classifier: nn.Module) -> nn.Module:
-        """The classifier with the maps of its ReLU modules pruned, while it is asked through this module alone.
-
-        Raises InputError when it has none.
-        """
+        """The classifier, the maps of its ReLU modules pruned when it is asked through this; InputError without any."""
         if not any(isinstance(module, nn.ReLU) for module in classifier.modules()):
             raise InputError("SAP prunes what torch.nn.ReLU modules answer, and this classifier has none")
         return super().around(classifier)

@@ -43,10 +43,7 @@ class Attempt:
 
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
-    """The attacked test images (n, C, H, W) of an attempt, from the store or made now.
-
-    Made in batches that survive a kill, under a bar that shows the accuracy so far as the attacker sees it.
-    """
+    """The attacked test images (n, C, H, W) of an attempt, kept or made now; a kill costs one batch at most."""
     return timed(attempt, bench)[0]
 
 
@@ -77,7 +74,8 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
             x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
             make = partial(system.attack, start, x.to(bench.device), y.to(bench.device), budget, options)
             parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", make))
-            right += system.right(parts[-1], y)
+            logits = threat_models.decide(system.network, system.defense, parts[-1])[1]
+            right += int(threat_models.correct(logits, y, system.defense).sum())
             bar.set_postfix(accuracy=f"{right / (start + len(y)):.3f}")
         x_adv = torch.cat(parts)
         if attack.norm == "average":
@@ -93,8 +91,7 @@ class _System:
 
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
-        self.network = bench.classifier(attempt.victim)
-        self.defense = bench.transform(attempt.defense)
+        self.network, self.defense = bench.classifier(attempt.victim), bench.transform(attempt.defense)
         self.seeded(0)
 
     def seeded(self, start: int) -> None:
@@ -113,10 +110,6 @@ class _System:
         for mine, group in self._groups(x, y):
             made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
         return made
-
-    def right(self, x_adv: Tensor, y: Tensor) -> int:
-        logits = threat_models.decide(self.network, self.defense, x_adv)[1]
-        return int(threat_models.correct(logits, y, self.defense).sum())
 
     def _groups(self, x: Tensor, y: Tensor):
         """Which images are attacked together, and what their view has to be told."""
@@ -143,8 +136,7 @@ def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
         return {}
     if attack.name == "universal":
         train = bench.images(system.attempt.data, "train")
-        images = train[: min(len(train), _FITTED_ON)]
         budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else sized(attack, train.x)
-        return {"pattern": fit_universal(system.view(), images, budget=budget)}
+        return {"pattern": fit_universal(system.view(), train[:_FITTED_ON], budget=budget)}
     told = {"restarts": attack.restarts, "loss": attack.loss, **dict.fromkeys(_LENGTHS, attack.steps)}
     return {name: told[name] for name in inspect.signature(ATTACKS[attack.name]).parameters if name in told}

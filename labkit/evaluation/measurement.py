@@ -98,9 +98,8 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
     psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
     seconds              time to make the adversarial examples and to judge them, without building networks and
-                         defenses. Missing where making them was interrupted, and in rows without a `run`
-    run                  id of this measurement: another measurement of the same recipe has another. Rows kept before
-                         there was a `run` have none, and their time included training
+                         defenses. Missing where it was interrupted, and in old rows, where it included training
+    run                  id of this measurement: another of the same recipe has another. Old rows have none
     recipe               hash of the settings: the artifact's name in the store
     """
     rows = []
@@ -114,10 +113,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 
 
 def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
-    """The recipe behind each hash in `rows`, as the store keeps it: `store.key` of it is that hash again.
-
-    rows  from `run`, or made of it: the hashes stand in every column whose name ends in "recipe"
-    """
+    """The stored recipe behind each hash in the columns of `rows` that end in "recipe"; its `store.key` is the hash."""
     keys = dict.fromkeys(rows.filter(regex="recipe$").to_numpy().ravel())
     return {key: parsed(bench.store.root / "row" / key / "recipe.json") for key in keys}
 
@@ -138,10 +134,7 @@ def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> 
 
 
 def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
-    """x_adv, T(x_adv), right: images as attacked, as the network gets them (n, C, H, W), which are correct (n,).
-
-    Where a defense is no map of images, the classifier gets them as they are.
-    """
+    """x_adv, T(x_adv) (or x_adv again, if a defense is no map of images), each (n, C, H, W); which are correct (n,)."""
     x_adv = adversarial(case.attempt(), bench)
     return x_adv, *_judge(case, bench)(x_adv)
 
@@ -149,10 +142,10 @@ def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
 def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
     network, defense = bench.classifier(case.classifier), bench.transform(case.defense)
+    y, attacked = bench.images(case.data, "test").y, case.attack.name != "clean"
 
     def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
         seen, logits = threat_models.decide(network, defense, x_adv)
-        y, attacked = bench.images(case.data, "test").y, case.attack.name != "clean"
         return seen, threat_models.correct(logits, y, defense, attacked=attacked)
 
     return judge
@@ -226,7 +219,7 @@ def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     """Accuracy of a case for each true class, with its interval, the hardest hit first."""
     test = bench.images(case.data, "test")
     right = decisions(case, bench)[2]
-    there = [c for c in range(len(test.classes)) if (test.y == c).any()]
-    rows = [(test.classes[c], *metrics.accuracy(right[test.y == c])) for c in there]
+    groups = ((name, right[test.y == c]) for c, name in enumerate(test.classes))
+    rows = [(name, *metrics.accuracy(mine)) for name, mine in groups if len(mine)]
     frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"]).round(3)
     return frame[["class", "n", "accuracy", "low", "high"]].sort_values("accuracy", kind="stable", ignore_index=True)

@@ -14,7 +14,7 @@ from labkit.core.recipes import ClassifierRecipe, rebase
 from labkit.evaluation import threat_models
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyTransform, Workbench
-from labkit.models import SparseTransform
+from labkit.models import SparseTransform, predict
 
 _SIZES = (0.02, 0.08, 0.3)
 _STEPS = (1e-6, 1e-7, 1e-8)  # of finite differences
@@ -54,10 +54,7 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
 
 
 def audits(profile: Profile, *, retrained: bool = True) -> dict[str, Audit]:
-    """What is checked beside the tables of a profile: the undefended network, and one behind each T.
-
-    retrained  whether those behind T are the networks retrained on T(x), or the undefended one
-    """
+    """What is checked beside a profile's tables: the undefended network and, behind each T, it or one `retrained`."""
     how = profile.adaptive
     small = rebase(profile, profile.data.at_most(how.n))
     effort = {"n": small.data.at_most(_CHECKED).test, "steps": how.steps, "queries": how.queries}
@@ -96,9 +93,8 @@ def run(
     x_adv = attacked(size)
     mine = accuracy(x_adv)
     curve = {s: mine if s == size else accuracy(attacked(s)) for s in _SIZES}
-    said = ", ".join(f"{s:g}: {a:.3f}" for s, a in curve.items())
     falls = all(after <= before + one for before, after in itertools.pairwise([clean, *curve.values()]))
-    note("accuracy falls as the size grows", falls, said)
+    note("accuracy falls as the size grows", falls, ", ".join(f"{s:g}: {a:.3f}" for s, a in curve.items()))
     top = accuracy(attacked(2.0, 2 * steps))
     note("no bound leaves no accuracy", top <= 0.01 + one, f"dissimilarity 2: {top:.3f}")
 
@@ -123,11 +119,10 @@ def run(
     note("finite differences agree", worst <= 0.02, f"largest relative error {worst:.1e}, in float64, codes converged")
     inside = bool(budget.holds(x_adv, x).all())
     note("attacked images are images within the size", inside, "finite, in [0, 1], measured after clipping")
-    with torch.no_grad():
-        alone = torch.cat([judge(one_image).argmax(1) for one_image in x_adv[:16].split(1)])
-        same = torch.equal(alone, judge(x_adv)[:16].argmax(1))
-        logits = judge(x)
+    alone = predict(judge, x_adv[:16], batch=1).argmax(1)
+    same = torch.equal(alone, predict(judge, x_adv, batch=len(x))[:16].argmax(1))
     note("an image's verdict does not depend on the batch", same, f"{len(alone)} images alone and together")
+    logits = predict(judge, x, batch=len(x))
     odds = bool(((logits.sum(1) - 1).abs() < 1e-3).all() and (logits >= 0).all())
     resting = not odds and not judge.training
     note("the attacker sees logits of a network at rest", resting, "not probabilities, not training")

@@ -75,18 +75,12 @@ KNOWLEDGE = tuple(m.value for m in ThreatModel if m.name not in ("WHITE_BOX", "W
 
 
 def judged(classifier: nn.Module, defense: Defense | None) -> nn.Module:
-    """What decides in the end: the classifier with its defense, in evaluation mode.
-
-    Where the defense is a `Detector`, there is one logit more than there are classes, and the last says "attacked".
-    """
+    """The classifier with its defense, in evaluation mode; a `Detector` adds a last logit, which says "attacked"."""
     return (classifier if defense is None else defense.around(classifier)).eval()
 
 
 def turned(classifier: nn.Module, defense: Defense | None, x: Tensor) -> Tensor:
-    """What the classifier gets of images x (n, C, H, W), on the CPU: x itself where the defense is no map of images.
-
-    Computed in batches, where the classifier lies.
-    """
+    """What the classifier gets of x (n, C, H, W), on the CPU: x itself where the defense is no map of images."""
     if defense is None or not defense.maps:
         return x
     with torch.no_grad():
@@ -94,10 +88,7 @@ def turned(classifier: nn.Module, defense: Defense | None, x: Tensor) -> Tensor:
 
 
 def decide(classifier: nn.Module, defense: Defense | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`turned`, and the judged system's logits for images x (n, C, H, W), on the CPU.
-
-    A random defense draws from JUDGED_SEED.
-    """
+    """`turned`, and the judged system's logits for x (n, C, H, W), on the CPU; random draws are from JUDGED_SEED."""
     if defense is not None:
         defense.seeded(JUDGED_SEED)
     seen, wraps = turned(classifier, defense, x), defense is not None and not defense.maps

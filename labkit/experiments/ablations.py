@@ -19,18 +19,13 @@ from labkit.models import SparseTransform, StratifiedTransform, predict
 
 # What can be changed: what a reader calls it, and which recipe has it ("both": T and its dictionary).
 CHOICES = {
-    "lam": ("λ", "both"),
-    "K": ("K, filters", "dictionary"),
-    "S": ("S, pixels a side", "dictionary"),
-    "M": ("M, clusters", "strata"),
-    "lowpass": ("weight of the low-pass filter", "both"),
-    "pad": ("padding of the low-pass filter", "both"),
-    "boundary": ("boundary", "both"),
-    "norm": ("filters of unit norm", "dictionary"),
-    "gap_tol": ("gap at which the solver stops", "transform"),
+    "lam": ("λ", "both"), "K": ("K, filters", "dictionary"), "S": ("S, pixels a side", "dictionary"),
+    "M": ("M, clusters", "strata"), "lowpass": ("weight of the low-pass filter", "both"),
+    "pad": ("padding of the low-pass filter", "both"), "boundary": ("boundary", "both"),
+    "norm": ("filters of unit norm", "dictionary"), "gap_tol": ("gap at which the solver stops", "transform"),
     "bits": ("bits T(x) is rounded to, 0 for none", "transform"),
     "dim": ("share of the low-pass part that is kept", "transform"),
-}
+}  # fmt: skip
 _BATCH = 100
 
 
@@ -47,9 +42,9 @@ def varied(recipe: AnyTransform, what: str, value) -> AnyTransform:
         return recipe.transform if value == 1 else replace(recipe, strata=replace(recipe.strata, clusters=value))
     if place == "strata":
         raise InputError("M counts the clusters of a StratifiedRecipe; a TransformRecipe has none")
-    changed = {what: value}
-    dictionary = recipe.dictionary if place == "transform" else replace(recipe.dictionary, **changed)
-    return replace(recipe, dictionary=dictionary, **({} if place == "dictionary" else changed))
+    if place in ("dictionary", "both"):
+        recipe = replace(recipe, dictionary=replace(recipe.dictionary, **{what: value}))
+    return recipe if place == "dictionary" else replace(recipe, **{what: value})
 
 
 def own(lab: Profile, what: str):
@@ -131,7 +126,7 @@ def gaps(rows: pd.DataFrame) -> list[Point]:
     """For every value of `sweep`, by how much the attacked accuracy lies below the clean one, with its interval."""
     numbers = rows[["value", "accuracy", "low", "high"]]
     points = [map(Point._make, numbers[rows.asked == asked].to_numpy(object)) for asked in ("clean", "attacked")]
-    return [metrics.difference(*pair) for pair in zip(*points, strict=True)]
+    return list(map(metrics.difference, *points))
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,12 @@ def recipes_of(lab: Profile, bench: Workbench, lams: Sequence[float]) -> dict[st
 def perturbed(classifier: ClassifierRecipe, attack: AttackRecipe, bench: Workbench) -> dict[str, Tensor]:
     """The test images (n, C, H, W) attacked on a network without defense, and with noise as large, by name.
 
-    Where no test image is of a class that was trained on, as in a folder with one image a class, no network can tell
-    them apart, and there is nothing to attack: then there is noise alone.
+    Noise alone where no test image is of a class that was trained on, as in a folder with one image a class.
     """
     train, test = bench.images(classifier.data, "train"), bench.images(classifier.data, "test")
     made, x = {}, test.x[:]
     if set(train.y.tolist()) & set(test.y.tolist()):
-        x_adv = adversarial(Attempt(classifier.undefended, None, attack, "classifier"), bench)
-        made[attack.label] = x_adv
+        made[attack.label] = adversarial(Attempt(classifier.undefended, None, attack, "classifier"), bench)
     noise = ATTACKS["noise"](nn.Flatten(), x, test.y, budget=sized(replace(attack, name="noise"), x))
     return made | {f"noise-{attack.size:g}": noise}
 
@@ -85,5 +83,5 @@ def _one(layer: SparseTransform | StratifiedTransform, x: Tensor, x_adv: Tensor)
     first = layer if isinstance(layer, SparseTransform) else layer.transforms[0]  # they differ in their filters alone
     low = split(x_adv - x, first.lowpass, first.pad)[0]
     size = (x_adv - x).flatten(1).norm(dim=1).clamp_min(1e-12)
-    kept, share = ((part.flatten(1).norm(dim=1) / size) for part in (attacked - clean, low))
+    kept, share = (part.flatten(1).norm(dim=1) / size for part in (attacked - clean, low))
     return kept, share.square(), *(metrics.psnr(seen, x).clamp_max(metrics.MOST) for seen in (clean, attacked))

@@ -129,9 +129,8 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
     x, attack = bench.images(few.data, "test").x[:], few.attack("FGSM-0.08")
     attacked = adversarial(Case(few.classifier, None, attack).attempt(), bench)
     turned = partial(threat_models.turned, bench.classifier(few.classifier), bench.transform(few.transform))
-    after = {"T(x)": turned(x), "T(x_adv)": turned(attacked)}
-    model, rows = bench.defense(before(lab, "pixeldefend")[0].defense).network, []
-    for name, part in {"x": x, f"x_adv, {attack.label}": attacked, **after}.items():
-        bits = pixelcnn.bits_per_dimension(model, part)
-        rows.append((name, len(bits), *metrics.mean(bits, z=1.96)))
+    images = {"x": x, f"x_adv, {attack.label}": attacked, "T(x)": turned(x), "T(x_adv)": turned(attacked)}
+    model = bench.defense(before(lab, "pixeldefend")[0].defense).network
+    bits = {name: pixelcnn.bits_per_dimension(model, part) for name, part in images.items()}
+    rows = [(name, len(found), *metrics.mean(found, z=1.96)) for name, found in bits.items()]
     return pd.DataFrame(rows, columns=["images", "n", "bits per dimension", "low", "high"])

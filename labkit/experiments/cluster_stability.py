@@ -39,7 +39,7 @@ def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | 
         x_adv = adversarial(Attempt(lab.classifier, None, attack, "classifier"), bench)
         size = (x_adv - x).flatten(1).norm(dim=1)
         noise = torch.randn(x.shape, generator=generator)
-        noise = noise * (size / noise.flatten(1).norm(dim=1))[:, None, None, None]
+        noise *= (size / noise.flatten(1).norm(dim=1))[:, None, None, None]
         for name, moved in ((attack.label, x_adv), (f"noise as large as {attack.label}", (x + noise).clamp(0, 1))):
             same = metrics.accuracy(votes(lab, bench, moved) == home)
             rows.append((name, float(metrics.dissimilarity(moved, x).mean()), *same))
@@ -61,11 +61,11 @@ def gain(lab: Profile, bench: Workbench, *, n: int = 500) -> pd.DataFrame:
         own[mine] = seen[mine]
         others[~mine] += seen[~mine] / max(len(several) - 1, 1)
     rows = []
-    for m in [*range(len(several)), None]:
-        mine = torch.ones(len(x), dtype=torch.bool) if m is None else home == m
+    groups = {str(m + 1): home == m for m in range(len(several))} | {"all": torch.ones(len(x), dtype=torch.bool)}
+    for cluster, mine in groups.items():
         if not mine.any():
             continue
-        row = {"cluster": "all" if m is None else str(m + 1), "n": int(mine.sum())}
+        row = {"cluster": cluster, "n": int(mine.sum())}
         for name, table in (("own", own), ("one for all", single), ("others", others)):
             row[f"PSNR {name}, dB"], row[f"objective {name}"] = (float(v) for v in table[mine].mean(0))
         rows.append(row)

@@ -57,18 +57,17 @@ def steps(cases: Iterable[Case], bench: Workbench) -> list[Step]:
 def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
     """`steps` of each group as if it stood alone, with everything timed only once."""
     rates = _rates(bench)
-    return {name: _Walk(bench, rates).all(("row", case) for case in cases) for name, cases in groups.items()}
+    return {name: _walk((("row", case) for case in cases), bench, rates) for name, cases in groups.items()}
 
 
 def parts(defenses: Iterable[ClassifierRecipe | AnyDefense], bench: Workbench) -> list[Step]:
     """The same for networks and defenses, whatever they will be asked."""
-    return _Walk(bench, _rates(bench)).all(artifact for recipe in defenses for artifact in built(recipe))
+    return _walk((artifact for recipe in defenses for artifact in built(recipe)), bench, _rates(bench))
 
 
 def table(planned: Iterable[Step]) -> pd.DataFrame:
     """One line per kind of artifact: kind, needed, kept, to build, minutes."""
-    lines = []
-    frame = pd.DataFrame([vars(step) for step in planned], columns=["kind", "what", "kept", "seconds"])
+    lines, frame = [], pd.DataFrame(map(vars, planned), columns=["kind", "what", "kept", "seconds"])
     for kind, mine in frame.groupby("kind", sort=False):
         new = mine[~mine.kept]
         blank = int(new.seconds.isna().sum())
@@ -85,33 +84,25 @@ def hours(planned: Iterable[Step]) -> str:
     return told + (f", and the time to fit {blank} competitors" if blank else "")
 
 
-class _Walk:
-    """From one artifact down to what it needs; what is kept is not looked into."""
+def _walk(artifacts: Iterable[tuple[str, Any]], bench: Workbench, rates: Callable[..., "_Rates"]) -> list[Step]:
+    """Each artifact, behind all that it needs; what is kept is not looked into."""
+    found: dict[tuple[str, str], Step] = {}
 
-    def __init__(self, bench: Workbench, rates: Callable[[DataRecipe], "_Rates"]):
-        self.found: dict[tuple[str, str], Step] = {}
-        self.bench, self.rates = bench, rates
-
-    def all(self, artifacts: Iterable[tuple[str, Any]]) -> list[Step]:
-        for kind, recipe in artifacts:
-            self._add(kind, recipe)
-        return list(self.found.values())
-
-    def _add(self, kind: str, recipe) -> None:
-        """Notes an artifact, behind all that it needs."""
+    def add(kind: str, recipe) -> None:
         measured = kind in ("row", "attack")
-        digest = self.bench.digest(recipe.data) if measured else self.bench.images(recipe.data, "train").digest
-        name = (kind, key(recipe, digest))
-        if name in self.found:
+        digest = bench.digest(recipe.data) if measured else bench.images(recipe.data, "train").digest
+        if (name := (kind, key(recipe, digest))) in found:
             return
-        kept = self.bench.store.has(kind, recipe, digest=digest)
+        kept = bench.store.has(kind, recipe, digest=digest)
         for need in () if kept else needs(kind, recipe):
-            self._add(*need)
-        rates, count = self.rates(replace(recipe.data, test=None)), len(self.bench.images(recipe.data, "train"))
-        if measured:
-            count = len(self.bench.images(recipe.data, "test"))
-        what, seconds = _estimate(kind, recipe, rates, count)
-        self.found[name] = Step(kind, what, kept, 0.0 if kept else seconds())
+            add(*need)
+        count = len(bench.images(recipe.data, "test" if measured else "train"))
+        what, seconds = _estimate(kind, recipe, rates(replace(recipe.data, test=None)), count)
+        found[name] = Step(kind, what, kept, 0.0 if kept else seconds())
+
+    for artifact in artifacts:
+        add(*artifact)
+    return list(found.values())
 
 
 def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Callable[[], float | None]]:
@@ -160,16 +151,15 @@ class _Rates:
         self.share = min(1.0, 64**2 / (train.x.shape[-1] * train.x.shape[-2]))
         self.x = train.x[: self._count(_BATCH)].to(bench.device)
         self.forward, self.gradient = _by_speed(self._forward), _by_speed(self._gradient)
-        self.training, self._timed = _by_speed(self._training), cache(self._defense)
+        self.training, self.defense = _by_speed(self._training), cache(self._defense)
 
-    def defense(self, recipe: AnyDefense | None) -> float:
+    def _defense(self, recipe: AnyDefense | None) -> float:
         """Of a defense, without the network; of a T with clusters, one dictionary's."""
-        if recipe is None:
-            return 0.0
-        return self._timed(recipe.transform if isinstance(recipe, recipes.StratifiedRecipe) else recipe)
-
-    def _defense(self, recipe: TransformRecipe | DefenseRecipe) -> float:
-        return self._baseline(recipe) if isinstance(recipe, DefenseRecipe) else self._layer(recipe)
+        if isinstance(recipe, recipes.StratifiedRecipe):
+            return self.defense(recipe.transform)
+        if isinstance(recipe, DefenseRecipe):
+            return self._baseline(recipe)
+        return self._layer(recipe) if recipe else 0.0
 
     def _count(self, most: int) -> int:
         return max(_LEAST, int(most * self.share))
@@ -211,8 +201,8 @@ class _Rates:
             if not defense.maps:
                 return 0.0  # beside the network that it wraps, it costs little
         else:
-            network, images = self._network(ClassifierRecipe()), self.train[: self._count(_FEWER)]
-            defense = throughput.briefly(recipe.name, network, images)
+            network = self._network(ClassifierRecipe())
+            defense = throughput.briefly(recipe.name, network, self.train[: self._count(_FEWER)])
         with torch.no_grad():
             # The first call of some takes twice as long.
             few = self.x[: self._count(_FEW)]

@@ -22,7 +22,6 @@ _WHO = {
     "4": ("sap", "thermometer", "lid", "pixeldefend", "magnet"),
     **dict.fromkeys(("8a", "8b"), ("adversarial",)),
 }
-_LONG = ("cw",)  # an image of CW takes ten times as long as one of any other attack of the tables
 _VANILLA = ("5", "6a", "6b", "7")
 _PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
 _TRAINED = "training its network takes longer than this profile affords"
@@ -62,10 +61,7 @@ def grid(profile: Profile) -> list[Case]:
 
 
 def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> list[Case]:
-    """Retrained networks under every threat model, and the undefended one, at one size: the paper's Table 4 and beyond.
-
-    `size` and `norm` are Table 4's. On the profile's `adaptive.n` test images.
-    """
+    """Retrained networks and the undefended one under every threat model, at Table 4's size, on `adaptive.n` images."""
     how = profile.adaptive
     small = rebase(profile, profile.data.at_most(how.n))
     noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm)
@@ -100,9 +96,11 @@ def table(lab: Profile, name: str) -> Asked:
     (everyone, missing), attacks = _everyone(lab, name), _attacks(lab, name)
     blind, aware = [], []
     for baseline in everyone:
-        at, small = (_clean(lab, baseline, n) for n in (None, lab.adaptive.n))
+        clean, most = Case(baseline.network, baseline.defense, _CLEAN), lab.data.at_most(baseline.n)
+        at, small = (rebase(clean, most.at_most(n)) for n in (None, lab.adaptive.n))
         for attack in attacks:
-            place = small if name == "4" or attack.name in _LONG else at
+            # An image of CW takes ten times as long as one of any other attack of the tables.
+            place = small if name == "4" or attack.name == "cw" else at
             for knowledge in _knowing(baseline, name, attack):
                 for cases, where in ((blind, place), (aware, small)):
                     copy = rebase(lab.copy(knowledge), where.data)
@@ -117,10 +115,7 @@ def table(lab: Profile, name: str) -> Asked:
 
 
 def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """What all attackers of one size together leave: `measurement.worst_case` for every size, with a column `size`.
-
-    The clean images are those of size 0, with 0 attacks. Of no attackers, no rows.
-    """
+    """`measurement.worst_case` for every size of attack, with a column `size`; clean ones have size 0, 0 attacks."""
     by_size: dict[float, list[Case]] = {}
     for case in aware:
         by_size.setdefault(case.attack.size, []).append(case)
@@ -166,25 +161,17 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str,
     found += [Baseline(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
     for who in _WHO[name]:
         if who in ("adversarial", "thermometer"):
-            baseline = baselines.hardened(lab, who)
-            if who in lab.rivals.trained:
-                found.append(baseline)
-            else:
-                missing.append((baseline.network.label, _TRAINED))
-            continue
-        for baseline in baselines.before(lab, who):
-            if not retrained or name == "4":
-                found.append(baseline)
-            elif who in lab.rivals.retrained:
-                found.append(replace(baseline, network=lab.retrained(baseline.defense)))
-            else:
-                missing.append((baseline.defense.label, _PROJECTED))
+            rows, affordable, why = [baselines.hardened(lab, who)], who in lab.rivals.trained, _TRAINED
+        else:
+            rows, affordable, why = baselines.before(lab, who), True, _PROJECTED
+            if retrained and name != "4":
+                rows = [replace(row, network=lab.retrained(row.defense)) for row in rows]
+                affordable = who in lab.rivals.retrained
+        if affordable:
+            found += rows
+        else:
+            missing += [((row.defense or row.network).label, why) for row in rows]
     return found, tuple(missing)
-
-
-def _clean(lab: Profile, baseline: Baseline, n: int | None) -> Case:
-    """The clean case of a baseline, on no more than n of its test images."""
-    return rebase(Case(baseline.network, baseline.defense, _CLEAN), lab.data.at_most(baseline.n).at_most(n))
 
 
 def _knowing(baseline: Baseline, name: str, attack: AttackRecipe) -> tuple[str, ...]:
@@ -216,12 +203,11 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
 
 def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> list[AttackRecipe]:
     """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
-    steps = lab.strongest.steps
     slow = baseline.n in (lab.rivals.slow, lab.rivals.slowest)
     # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
     draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if baseline.random else {}
     return [
-        AttackRecipe(name, size, steps, norm, loss=loss, **draws)
+        AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, **draws)
         for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
         for name, loss in (("bim", "log-odds"), ("pgd", "margin"))[: 1 if slow else 2]
     ]

@@ -38,15 +38,15 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
     """
     knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
     plain = rows[~rows.retrained & ~knows].sort_values("n", ascending=False, kind="stable")
+    found = {(row.defense, row.attack): row for row in plain[::-1].itertuples()}  # of several, the first stays
     lines = []
     for defense in dict.fromkeys(rows.defense):
-        mine = plain[plain.defense == defense]
-        clean, attacked = (mine[mine.attack == name].head(1) for name in ("Clean", attack))
-        if clean.empty or attacked.empty:
+        pair = {name: found.get((defense, of)) for name, of in (("clean", "Clean"), ("attacked", attack))}
+        if None in pair.values():
             continue
-        line = {"defense": defense, "n": attacked.n.item(), "psnr": attacked.psnr.item()}
-        for name, row in (("clean", clean), ("attacked", attacked)):
-            line |= {name: row.accuracy.item(), f"{name}_low": row.low.item(), f"{name}_high": row.high.item()}
+        line = {"defense": defense, "n": pair["attacked"].n, "psnr": pair["attacked"].psnr}
+        for name, row in pair.items():
+            line |= {name: row.accuracy, f"{name}_low": row.low, f"{name}_high": row.high}
         line["low"], line["high"] = metrics.characteristic_interval(line["clean"], line["attacked"])
-        lines.append(line | {"clean_recipe": clean.recipe.item(), "attacked_recipe": attacked.recipe.item()})
+        lines.append(line | {f"{name}_recipe": row.recipe for name, row in pair.items()})
     return pd.DataFrame(lines)

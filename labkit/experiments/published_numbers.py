@@ -31,9 +31,8 @@ def table(name: str) -> pd.DataFrame:
 
     Attacks that the paper names without their size carry it here, as ours do: BIM-0.03 and so on.
     """
-    if name not in _published():
+    if (found := _published().get(name)) is None:
         raise InputError(f"the paper has no table {name!r}; it has {', '.join(names())}")
-    found = _published()[name]
     sized = _SIZED.get(name, {attack: f"{attack}-0.03" for attack in ("BIM", "DeepFool", "CW")})
     rows = {re.sub(r"(?i)STL\(cluster\)", "STL (cluster)", row): values for row, values in found["rows"].items()}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[sized.get(c, c) for c in found["columns"]])

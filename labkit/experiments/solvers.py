@@ -33,8 +33,7 @@ def race(
     one at a time. Each setting starts afresh. Columns: solver, seconds (an image), gap (largest of gap / ½‖x‖²,
     computed alike for all), n.
     """
-    half = 0.5 * x.square().flatten(1).sum(1).clamp_min(1e-12)
-    rows = []
+    half, rows = 0.5 * x.square().flatten(1).sum(1).clamp_min(1e-12), []
 
     def row(solver, took, z, n):
         gap = cbpdn.duality_gap(z.double(), x[:n].double(), d.double(), lam) / half[:n]
@@ -69,17 +68,15 @@ def costs(
     sweeps  values to try, by name: "K", "S", "lam", "resolution" (images resized); the others stay as given
     Filters are patches of the images, not learned ones. Columns: what, value, ms, active, n.
     """
-    rows = []
-    runs = [(name, value) for name, values in sweeps.items() for value in values]
+    rows, runs = [], [(name, value) for name, values in sweeps.items() for value in values]
     for name, value in tqdm(runs, desc="measuring", unit="size", disable=not progress, delay=2):
         at = {"K": K, "S": S, "lam": lam, "resolution": x.shape[-1], name: value}
         size = (at["resolution"], at["resolution"])
         seen = x if size == x.shape[-2:] else F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)
         high = split(seen)[1]
         d = cdl.patches(high, at["K"], at["S"], torch.Generator().manual_seed(0))
-        found = cbpdn.solve(high, d, at["lam"], gap_tol=gap_tol)
-        took = seconds(lambda: cbpdn.solve(high, d, at["lam"], gap_tol=gap_tol), 2)  # noqa: B023
-        active = float(metrics.sparsity(found.z).float().mean())
+        solve = lambda: cbpdn.solve(high, d, at["lam"], gap_tol=gap_tol)  # noqa: B023, E731
+        active, took = float(metrics.sparsity(solve().z).float().mean()), seconds(solve, 2)
         rows.append({"what": name, "value": value, "ms": 1e3 * took / len(x), "active": active, "n": len(x)})
     return pd.DataFrame(rows)
 
@@ -88,9 +85,8 @@ def exactness(
     x: Tensor, d: Tensor, lam: float, *, tolerances: Sequence[float] = (*TOLERANCES, 1e-4), converged: float = 1e-6
 ) -> pd.DataFrame:
     """How close T(x) is to its converged self at each gap: columns tolerance, psnr (mean, dB), worst (dB), n."""
-    reference = SparseTransform(d.double(), lam=lam, gap_tol=converged)(x.double())
-    rows = []
+    exact, rows = SparseTransform(d.double(), lam=lam, gap_tol=converged)(x.double()), []
     for tolerance in tolerances:
-        found = metrics.psnr(SparseTransform(d, lam=lam, gap_tol=tolerance)(x).double(), reference)
+        found = metrics.psnr(SparseTransform(d, lam=lam, gap_tol=tolerance)(x).double(), exact)
         rows.append((tolerance, float(found.mean()), float(found.min()), len(x)))
     return pd.DataFrame(rows, columns=["tolerance", "psnr", "worst", "n"])

@@ -70,8 +70,7 @@ def _timed(system: nn.Module, x: Tensor) -> dict:
     best = {"images": 0, "per_second": 0.0}
     for count in dict.fromkeys(min(count, len(x)) for count in _BATCHES):
         call = lambda count=count: system(x[:count])  # noqa: E731
-        took = seconds(call, repeat=1)
-        if took < _ENOUGH:
+        if (took := seconds(call, repeat=1)) < _ENOUGH:
             took = min(took, seconds(call, repeat=2))
         gain = count / took > 1.1 * best["per_second"]
         best = max(best, {"images": count, "per_second": count / took}, key=lambda found: found["per_second"])

@@ -89,10 +89,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch: int = 500) -> Tensor:
-    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], a tensor or `Lazy`, `batch` at a time.
-
-    The model runs where its parameters (or buffers) lie, in the mode it is in.
-    """
+    """Logits (N, classes), on the CPU, of x (N, C, H, W) in [0, 1], tensor or `Lazy`; the model stays where it is."""
     device = device_of(model)
     return torch.cat([model(x[start : start + batch].to(device)).cpu() for start in range(0, len(x), batch)])
 
@@ -118,20 +115,18 @@ def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
     "Cutout" (DeVries & Taylor, 2017). The square's middle lies anywhere in the image, so that some may lie outside.
     """
-    B, _, H, W = x.shape
-    inside = []
-    for size in (H, W):
-        middle = torch.rand(B, 1, generator=generator) * size
-        inside.append((torch.arange(size) + 0.5 - middle).abs() <= share * size / 2)
-    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    rows, columns = (
+        (torch.arange(size) + 0.5 - size * torch.rand(len(x), 1, generator=generator)).abs() <= share * size / 2
+        for size in x.shape[2:]
+    )
+    square = rows[:, None, :, None] & columns[:, None, None, :]
     return torch.where(square, x.mean((2, 3), keepdim=True), x)
 
 
 def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:
     """(B, size) positions 0 … size − 1, moved by up to size // 8 and mirrored back at either end."""
     reach = size // 8
-    shift = torch.randint(-reach, reach + 1, (B, 1), generator=generator)
-    position = (torch.arange(size) + shift).abs()
+    position = (torch.arange(size) + torch.randint(-reach, reach + 1, (B, 1), generator=generator)).abs()
     return size - 1 - (size - 1 - position).abs()
 
 

@@ -15,10 +15,7 @@ from labkit.models.networks import Recomputed
 
 
 class FittedBuffers(nn.Module):
-    """A module that `load_state_dict` fills although it is not fitted yet.
-
-    sized_by_fit  names of the buffers that take their sizes from what is loaded
-    """
+    """A module that `load_state_dict` fills although not fitted yet; buffers in `sized_by_fit` take stored sizes."""
 
     sized_by_fit: tuple[str, ...] = ()
 
@@ -107,10 +104,8 @@ class Defense(FittedBuffers):
         if channels is not None and x.shape[1] != channels:
             raise InputError(f"{name} was fitted to {channels} channels and got {x.shape[1]}; fit it to such images")
         if min(x.shape[-2:]) < self.smallest:
-            raise InputError(
-                f"{name} needs images of at least {self.smallest} pixels a side, got {x.shape[-2]}×{x.shape[-1]}; "
-                "enlarge them (--resolution)"
-            )
+            got = f"got {x.shape[-2]}×{x.shape[-1]}; enlarge them (--resolution)"
+            raise InputError(f"{name} needs images of at least {self.smallest} pixels a side, {got}")
 
 
 class _StraightThrough(Defense):
@@ -143,10 +138,8 @@ class Around(Defense):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        raise InputError(
-            f"{type(self).__name__} is no map from images to images; it wraps a classifier: "
-            "around(classifier)(x) gives logits"
-        )
+        how = "it wraps a classifier: around(classifier)(x) gives logits"
+        raise InputError(f"{type(self).__name__} is no map from images to images; {how}")
 
 
 class _Wrapped(nn.Module):
@@ -218,10 +211,9 @@ class Detector(Around):
 
     def _check_held(self, n: int) -> None:
         if n * self.rate < 1:
-            raise InputError(
-                f"a false-positive rate of {self.rate:g} needs at least {math.ceil(1 / self.rate)} held-out images, "
-                f"got {n}; ask for a larger rate or give more images"
-            )
+            least = f"at least {math.ceil(1 / self.rate)} held-out images, got {n}"
+            how = "ask for a larger rate or give more images"
+            raise InputError(f"a false-positive rate of {self.rate:g} needs {least}; {how}")
 
 
 @contextmanager

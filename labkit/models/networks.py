@@ -40,8 +40,7 @@ class Classifier(nn.Module):
 
     def __init__(self, network: nn.Module, channels: int, levels: int = 0, mirrored: bool = False):
         super().__init__()
-        self.network = network
-        self.mirrored = mirrored
+        self.network, self.mirrored = network, mirrored
         self.encode = Thermometer(levels) if levels else None
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
@@ -116,9 +115,8 @@ def load(model: Classifier, weights: Weights) -> Classifier:
     try:
         (model if whole else model.network).load_state_dict(tensors)
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        first = lines[1] if len(lines) > 1 else lines[0]
-        raise InputError(f"the weights in {weights.path} are of another network: {first[:200]}") from None
+        *_, line = str(error).splitlines()[:2]  # the first one is a title, where there are more
+        raise InputError(f"the weights in {weights.path} are of another network: {line.strip()[:200]}") from None
     return model.eval()
 
 

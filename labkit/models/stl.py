@@ -45,10 +45,9 @@ class SparseTransform(Defense):
     ):  # fmt: skip
         conv.check(d)
         super().__init__(lam=lam, lowpass=lowpass, pad=pad, boundary=boundary, gap_tol=gap_tol, dim=dim, bits=bits)
-        if backward not in BACKWARDS:
-            raise InputError(f"unknown backward {backward!r}; choose from {', '.join(BACKWARDS)}")
-        if boundary not in BOUNDARIES:
-            raise InputError(f"unknown boundary {boundary!r}; choose from {', '.join(BOUNDARIES)}")
+        for what, value, known in (("backward", backward, BACKWARDS), ("boundary", boundary, BOUNDARIES)):
+            if value not in known:
+                raise InputError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         self.register_buffer("d", d.detach().clone())
         self.backward_mode, self.method = backward, method
         self._asked = False  # whether it remembers what it was asked last, and what that is: high-pass parts and codes
@@ -118,9 +117,7 @@ class SparseTransform(Defense):
         return high if self.boundary == "circular" else extend(high, self.d.shape[-1] - 1)
 
     def _narrow(self, sparse: Tensor, size) -> Tensor:
-        if self.boundary == "circular":
-            return sparse
-        edge = self.d.shape[-1] - 1
+        edge = 0 if self.boundary == "circular" else self.d.shape[-1] - 1
         return sparse[..., edge : edge + size[0], edge : edge + size[1]]
 
     def _check(self, x: Tensor, channels: int | None = None) -> None:

@@ -66,10 +66,9 @@ class Strata(FittedBuffers):
         with np.errstate(invalid="ignore"):  # of shares of the variance, where the images are all alike
             pca.fit(codes.numpy())
         features = codes @ torch.from_numpy(pca.components_.T)
-        means = KMeans(M, init="k-means++", n_init=10, random_state=self.recipe.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer clusters than asked for; said below
-            means.fit(features.numpy())
+            means = KMeans(M, n_init=10, random_state=self.recipe.seed).fit(features.numpy())
         labels = torch.from_numpy(means.labels_).long()
         if (found := len(labels.unique())) < M:
             raise InputError(f"the training images fall into {found} distinct clusters, not {M}; ask for {found}")
@@ -142,10 +141,7 @@ class StratifiedTransform(Defense):
         self.strata, self.transforms = strata, nn.ModuleList(transforms)
 
     def forward(self, x: Tensor, stratum: Tensor | None = None) -> Tensor:
-        """T(x), each image by the transform of its cluster; `stratum` (B,) int64 holds the vote fixed.
-
-        Raises InputError when `stratum` is not such a tensor, or names a cluster that does not exist.
-        """
+        """T(x), each image by its cluster's transform; `stratum` (B,) int64 fixes the vote (InputError where wrong)."""
         stratum = self.strata.vote(x) if stratum is None else self._checked(stratum, x)
         # Sorted by cluster, solved cluster by cluster, and put back: one gather each way, which autograd follows.
         order = stratum.argsort(stable=True).to(x.device)
@@ -159,10 +155,10 @@ class StratifiedTransform(Defense):
 
     def _checked(self, stratum: Tensor, x: Tensor) -> Tensor:
         check_pixels(x)
-        M = len(self.transforms)
         if stratum.dtype != torch.int64 or stratum.shape != x.shape[:1]:
             shape = tuple(stratum.shape)
             raise InputError(f"stratum must be ({len(x)},) int64, one cluster an image, got {shape} {stratum.dtype}")
-        if not 0 <= int(stratum.min()) <= int(stratum.max()) < M:
-            raise InputError(f"there are clusters 0 … {M - 1}, got {int(stratum.min())} … {int(stratum.max())}")
+        low, high = map(int, stratum.aminmax())
+        if not 0 <= low <= high < len(self.transforms):
+            raise InputError(f"there are clusters 0 … {len(self.transforms) - 1}, got {low} … {high}")
         return stratum
