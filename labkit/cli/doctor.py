@@ -6,10 +6,10 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import NamedTuple
 
 from labkit.cli import common
@@ -65,8 +65,8 @@ def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
             words = f"does not work ({type(error).__name__}: {reason(error)})"
             yield Finding(what, words, _AGAIN, fatal=what != "GPU")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
-    yield Finding("browser", browser or "none", advice * (not browser))
+    advice = "" if browser else "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
+    yield Finding("browser", browser or "none", advice)
     yield from _store(store)
     yield _memory()
 
@@ -98,9 +98,8 @@ def _packages(pins: Path) -> tuple[str, str, bool]:
 def _torch() -> Finding:
     import torch
 
-    found = f"{torch.__version__}, {torch.get_num_threads()} threads"
-    ok = float(torch.ones(3).sum()) == 3
-    return Finding("torch", found, "" if ok else f"it cannot add: {_AGAIN}", not ok)
+    found, wrong = f"{torch.__version__}, {torch.get_num_threads()} threads", float(torch.ones(3).sum()) != 3
+    return Finding("torch", found, f"it cannot add: {_AGAIN}" * wrong, wrong)
 
 
 def _torchvision() -> Finding:
@@ -118,7 +117,7 @@ def _numba() -> Finding:
     folder = Path(compiled._cache.cache_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with TemporaryFile(dir=folder):
             return Finding("numba", f"keeps compiled loops in {folder}")
     except OSError as error:
         advice = "let the environment variable NUMBA_CACHE_DIR name a folder you may write to"
@@ -147,14 +146,12 @@ def _store(store: str) -> Iterator[Finding]:
     try:
         root = Store(store).root
         near = next(folder for folder in (root, *root.parents) if folder.exists())
-        with tempfile.TemporaryDirectory(prefix=".labkit-", dir=near) as scratch:
-            with locked(Path(scratch) / "trial", wait=False) as mine:
-                works = mine
+        with TemporaryDirectory(prefix=".labkit-", dir=near) as trial, locked(Path(trial) / "it", wait=False) as works:
+            free = shutil.disk_usage(near).free
     except (InputError, OSError, NotImplementedError) as error:
         yield Finding("store", f"cannot be written ({reason(error)})", advice, fatal=True)
         return
     yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
-    free = shutil.disk_usage(near).free
     more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
     yield Finding("disk", f"{wording.size(free)} free for it", more if free < _DISK else "")
 
@@ -164,9 +161,8 @@ def _memory() -> Finding:
         (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     except (OSError, ValueError):
         return Finding("memory", "this system does not say")
-    size = int(free) * 1024
-    advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
-    return Finding("memory", f"{wording.size(size)} available", advice)
+    advice = "close something, or stay with the profiles smoke and quick" * (int(free) * 1024 < _MEMORY)
+    return Finding("memory", f"{wording.size(int(free) * 1024)} available", advice)
 
 
 def _version(name: str) -> str | None:

@@ -129,17 +129,15 @@ def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
     undefended one stands in both.
     """
     mine = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")].sort_values("n", kind="stable")
-    found, names = {}, [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
-    for name, row in zip(names, mine.itertuples(), strict=True):
-        found[row.defense, name] = row.accuracy, row.low, row.high, row.n
-    attacks, models = rows.attack.drop_duplicates().tolist(), [model.label for model in ThreatModel]
-    columns = sorted(set(names), key=lambda name: (attacks.index(name[0]), models.index(name[1])))
-    lines = {}
-    for defense in (name for name in rows.defense.unique() if name in set(mine.defense)):
-        cells = [found.get((defense, name)) for name in columns]
-        least = min(cell[0] for cell in cells if cell)
-        lines[defense] = [cell and (*cell, cell[0] == least) for cell in cells]
-    return pd.DataFrame(lines.values(), index=list(lines), columns=pd.MultiIndex.from_tuples(columns))
+    models = [ThreatModel.of(*pair).label for pair in zip(mine.knowledge, mine.defense, strict=True)]
+    mine = mine.assign(model=models).drop_duplicates(["defense", "attack", "model"], keep="last")
+    worst = mine.accuracy == mine.groupby("defense").accuracy.transform("min")
+    mine["cell"] = list(zip(mine.accuracy, mine.low, mine.high, mine.n, worst, strict=True))
+    grid = mine.pivot(index="defense", columns=["attack", "model"], values="cell")
+    order = {"attack": list(rows.attack.unique()), "model": [model.label for model in ThreatModel]}
+    grid = grid.sort_index(axis=1, key=lambda names: names.map(order[names.name].index))
+    grid = grid.reindex([name for name in rows.defense.unique() if name in grid.index])
+    return grid.where(grid.notna(), None)
 
 
 @dataclass(frozen=True)
