@@ -68,9 +68,8 @@ class Arena(Page):
             self.say("Nothing is measured yet for these images; “Measure what is missing” does it and keeps it.")
             return
         self.rows = measurement.run(there, self.desk.bench)
-        self.cases = {}
-        for case, row in sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n):
-            self.cases[row.retrained, row.defense, row.attack, row.knowledge] = case
+        pairs = sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n)
+        self.cases = {(row.retrained, row.defense, row.attack, row.knowledge): case for case, row in pairs}
         self._fill()
         left = f", {len(missing)} more can be" if missing else ""
         what = escape(f"{self.rows.data[0]}; {self.rows.classifier[0]}; brackets are 95 % Wilson intervals, then n.")
@@ -182,14 +181,11 @@ def _words(case: Case) -> str:
 
 def _html(grid: pd.DataFrame) -> str:
     heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
-    lines = (
-        f"<tr><th scope='row'>{escape(defense)}</th>{''.join(map(_cell, cells))}</tr>"
-        for defense, *cells in grid.itertuples()
-    )
-    return (
-        "<table aria-label='accuracy of every defense under every attack'><thead><tr><th>defense</th>"
-        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    )
+    cells = grid.map(_cell).agg("".join, axis=1)
+    lines = "".join(f"<tr><th scope='row'>{escape(defense)}</th>{line}</tr>" for defense, line in cells.items())
+    label = "accuracy of every defense under every attack"
+    head = f"<thead><tr><th>defense</th>{heads}</tr></thead>"
+    return f"<table aria-label='{label}'>{head}<tbody>{lines}</tbody></table>"
 
 
 def _cell(cell) -> str:

@@ -23,7 +23,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/webp", "image/gif")
 _KINDS = (PLOTLY, "text/html", *_IMAGES, "text/markdown", "text/latex", WIDGET, "text/plain")  # the first is shown
-_EXTERNAL = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
+_EXTERNAL = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
 _EXTERNAL_IN_LIST = re.compile(r"(^|[\s,])(https?:)?//", re.IGNORECASE)
 _CSS_LOADS = re.compile(r"@import\s[^;]*;?|url\(\s*['\"]?\s*(?:https?:)?//[^)]*\)", re.IGNORECASE)
 _NUMERIC = re.compile(r"\s*[-−+±]?\.?\d")
@@ -110,13 +110,12 @@ def offline(fragment: str) -> str:
         if "style" in tag.attrs:
             tag["style"] = _CSS_LOADS.sub("none", tag["style"])
         names = _LOADING if tag.name in ("a", "area") else (*_LOADING, "href")
-        loading = [name for name in names if _EXTERNAL.match(tag.get(name) or "")]
-        if _EXTERNAL_IN_LIST.search(tag.get("srcset") or ""):
-            loading.append("srcset")
+        looked = {name: _EXTERNAL_IN_LIST if name == "srcset" else _EXTERNAL for name in names}
+        loading = [name for name, pattern in looked.items() if pattern.search(tag.get(name) or "")]
         if not loading:
             continue
         address = tag[loading[0]].split()[0]
-        for name in set(loading):
+        for name in loading:
             del tag[name]
         if tag.name in ("img", "iframe", "video", "audio", "embed", "object"):
             link = soup.new_tag("a", href=address)

@@ -39,9 +39,8 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
         seen |= {"name": f"cluster {m + 1} ({len(mine)})", "hovertemplate": "%{text}<extra></extra>"}
         fig.add_scatter(x=across, y=up, mode="markers", marker=look, **seen)
     margin = {"l": 30, "r": 10, "t": 50 if title else 20, "b": 30}
-    fig.update_layout(
-        template="plotly_white", title=title, height=520, margin=margin, legend={"itemsizing": "constant"}
-    )
+    fig.update_layout(template="plotly_white", title=title, height=520, margin=margin)
+    fig.update_layout(legend={"itemsizing": "constant"})
     fig.update_xaxes(title="first principal component", zeroline=False)
     fig.update_yaxes(title="second principal component", zeroline=False)
     return fig
