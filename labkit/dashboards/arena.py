@@ -32,9 +32,7 @@ class Arena(Page):
         self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
         self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(_IMAGES - 1)
         self.compute = button("Measure what is missing", lambda: self.load(compute=True))
-        self.board, self.table = Board(across=4), w.HTML()
-        self.table.add_class("lk-table")
-        self.table.add_class("lk-scroll")
+        self.board, self.table = Board(across=4), w.HTML().add_class("lk-table").add_class("lk-scroll")
         self.cases: dict[tuple, Case] = {}
         self.rows = pd.DataFrame()
         self._quiet = False

@@ -33,8 +33,7 @@ class LiveAccuracy(Page):
         self.network = choice("classifier", {"vanilla": False, "retrained on the lab's T": True})
         chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.size.continuous_update = False
-        self.bars = w.HTML()
-        self.bars.add_class("lk-table")
+        self.bars = w.HTML().add_class("lk-table")
         self.found: dict[str, Accuracy] = {}
         controls = [self.data, self.count, self.network, *chosen]
         super().__init__("Live accuracy", _WORDS, controls, [self.bars], wait=_WAIT)

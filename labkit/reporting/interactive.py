@@ -121,10 +121,9 @@ _SYMBOLS = dict(zip("osv^PDX*", "circle square triangle-down triangle-up cross d
 
 
 def uri(x: Tensor, side: int = 96) -> str:
-    """An image (C, H, W) as a small JPEG in a data URI, enlarged to about `side` pixels."""
+    """An image (C, H, W) as a small JPEG in a data URI, no larger than `side` pixels."""
     picture = pillow(x)
-    if max(picture.size) > side:
-        picture.thumbnail((side, side))
+    picture.thumbnail((side, side))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -185,8 +185,7 @@ def by_resolution(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     cells, place = pd.concat(parts, ignore_index=True), ["attack", "block", "defense", "knowledge"]
     cells = cells[cells.groupby(place).value.transform("nunique") == len(measured)]
     cells = cells[cells.defense.isin(cells.defense[cells.block == "ours"])]
-    attacks, blocks = list(dict.fromkeys(cells.attack)), list(_BLOCKS)
-    order = {"attack": attacks.index, "block": blocks.index}
+    order = {"attack": list(cells.attack.unique()).index, "block": list(_BLOCKS).index}
     return cells.sort_values(["attack", "block"], kind="stable", key=lambda part: part.map(order[part.name]))
 
 
@@ -242,10 +241,8 @@ def save(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / f"{name}.csv", index=False)
-    (folder / f"{name}.md").write_text(
-        frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
-        + (f"\n\n{caption}\n" if caption else "\n")
-    )
+    text = frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
+    (folder / f"{name}.md").write_text(f"{text}\n\n{caption}\n" if caption else f"{text}\n")
     if recipes is not None:
         (folder / f"{name}_recipes.json").write_text(listed(recipes))
 
