@@ -110,18 +110,15 @@ def _verify(options: argparse.Namespace) -> int:
             bar.update(entry.size)
             damaged += bool(wrong)
             lines += [f"{entry}: {printable(name)} {what}\n" for name, what in wrong.items()]
-    print(*lines, sep="", end="")
-    if damaged:
-        print(f"{damaged} of {_total(found)} damaged; the next run that needs one builds it again")
-    else:
-        print(f"{_total(found)} in {store.root}: all as written")
+    sound = f"{_total(found)} in {store.root}: all as written"
+    amiss = f"{damaged} of {_total(found)} damaged; the next run that needs one builds it again"
+    print(*lines, amiss if damaged else sound, sep="")
     return int(damaged > 0)
 
 
 def _prune(options: argparse.Namespace) -> int:
-    which = {"older_than": options.older_than, "kind": options.kind, "unfinished": options.unfinished}
-    gone, kept = [], []
-    for entry in prunable(_store(options), **which):
+    store, unfinished, gone, kept = _store(options), options.unfinished, [], []
+    for entry in prunable(store, older_than=options.older_than, kind=options.kind, unfinished=unfinished):
         free = remove(entry) if options.yes else not in_use(entry)
         (gone if free else kept).append(entry)
     _print_entries(gone)
@@ -129,7 +126,7 @@ def _prune(options: argparse.Namespace) -> int:
         print(f"kept: {entry}, which a run is building")
     if gone or options.yes:
         done = "deleted" if options.yes else "would be deleted; add --yes to do it"
-        print(_total(gone, "leftover" if options.unfinished else "artifact"), done)
+        print(_total(gone, "leftover" if unfinished else "artifact"), done)
     else:
         print("nothing to delete")
     return 0
@@ -162,10 +159,11 @@ def artifacts(store: Store, *, kind: str = "", unfinished: bool = False) -> list
     paths = [path for path in store.root.glob("[!.]*/*") if _NAME.fullmatch(path.name)]
     kinds = sorted({path.parent.name for path in paths})
     if kind and kind not in kinds:
-        there = ", ".join(kinds) or "none at all"
-        raise InputError(f"no artifacts of kind {kind!r} in {store.root}; there are {there}")
-    found = [_entry(path) for path in paths if kind in ("", path.parent.name) and path.is_dir()]
-    chosen = [entry for entry in found if entry and entry.unfinished == unfinished]
+        raise InputError(
+            f"no artifacts of kind {kind!r} in {store.root}; there are {', '.join(kinds) or 'none at all'}"
+        )
+    found = (_entry(path) for path in paths if kind in ("", path.parent.name) and path.is_dir())
+    chosen = (entry for entry in found if entry and entry.unfinished == unfinished)
     return sorted(chosen, key=lambda entry: (entry.kind, -entry.built, entry.key))
 
 
@@ -174,9 +172,7 @@ def find(store: Store, key: str) -> Entry:
     kind, slash, start = key.rpartition("/")
     found = [e for e in artifacts(store) if e.key.startswith(start.lower()) and (not slash or e.kind == kind)]
     if not found:
-        raise InputError(
-            f"no artifact's key begins with {key!r} in {store.root}; `labkit artifacts list` shows the keys"
-        )
+        raise InputError(f"no artifact's key begins with {key!r} in {store.root}; `labkit artifacts list` shows them")
     if len(found) > 1:
         some = ", ".join(f"{entry.kind}/{entry.key}" for entry in found[:3]) + ", …" * (len(found) > 3)
         raise InputError(f"{len(found)} artifacts begin with {key!r} ({some}); type more of the key, or KIND/KEY")
@@ -225,10 +221,9 @@ def in_use(entry: Entry) -> bool:
 
 
 def prunable(store: Store, *, older_than: float | None = None, kind: str = "", unfinished: bool = False) -> list[Entry]:
-    """What `remove` may be called for: artifacts, or what `unfinished` runs have left.
+    """What `remove` may be called for: artifacts of one kind or all, or what `unfinished` runs have left.
 
     older_than  days since it was built (or last touched)
-    kind        only of this kind
 
     Raises InputError on an unknown kind, a number of days below 0, or when nothing narrows the choice.
     """
@@ -287,13 +282,11 @@ def images(plain: Any) -> str:
 def _entry(path: Path) -> Entry | None:
     """What lies in a folder that the store has named; None when it was deleted while we looked."""
     key, left, why = _NAME.fullmatch(path.name).groups()
-    size, touched = 0, 0.0
     try:
-        for file in [path, *path.rglob("*")]:
-            stat = file.lstat()
-            size += stat.st_size if file.is_file() else 0
-            touched = max(touched, stat.st_mtime)
-        built = (path / MANIFEST).stat().st_mtime if key and (path / MANIFEST).is_file() else touched
+        stats = {file: file.lstat() for file in [path, *path.rglob("*")]}
+        size = sum(stat.st_size for file, stat in stats.items() if file.is_file())
+        finished = [path / MANIFEST] if key and path / MANIFEST in stats else []
+        built = max(stats[file].st_mtime for file in finished or stats)
     except OSError:
         return None
     what = {"work": "kept for a run to go on from", "new": "half written or half deleted"}.get(why, "")

@@ -6,10 +6,10 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import NamedTuple
 
 import labkit
@@ -68,8 +68,8 @@ def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
     number, why, waiting = labkit.THREADS
     yield Finding("threads", f"{number}: {why}; they wait with {waiting}")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-    advice = "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
-    yield Finding("browser", browser or "none", advice * (not browser))
+    advice = "" if browser else "install Chromium if you mean to run the dashboards' tests; nothing else needs it"
+    yield Finding("browser", browser or "none", advice)
     yield from _store(store)
     yield _memory()
 
@@ -101,8 +101,8 @@ def _packages(pins: Path) -> tuple[str, str, bool]:
 def _torch() -> Finding:
     import torch
 
-    ok = float(torch.ones(3).sum()) == 3
-    return Finding("torch", torch.__version__, "" if ok else f"it cannot add: {_AGAIN}", not ok)
+    wrong = float(torch.ones(3).sum()) != 3
+    return Finding("torch", torch.__version__, f"it cannot add: {_AGAIN}" * wrong, wrong)
 
 
 def _torchvision() -> Finding:
@@ -120,7 +120,7 @@ def _numba() -> Finding:
     folder = Path(compiled._cache.cache_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with TemporaryFile(dir=folder):
             return Finding("numba", f"keeps compiled loops in {folder}")
     except OSError as error:
         advice = "let the environment variable NUMBA_CACHE_DIR name a folder you may write to"
@@ -149,14 +149,12 @@ def _store(store: str) -> Iterator[Finding]:
     try:
         root = Store(store).root
         near = next(folder for folder in (root, *root.parents) if folder.exists())
-        with tempfile.TemporaryDirectory(prefix=".labkit-", dir=near) as scratch:
-            with locked(Path(scratch) / "trial", wait=False) as mine:
-                works = mine
+        with TemporaryDirectory(prefix=".labkit-", dir=near) as trial, locked(Path(trial) / "it", wait=False) as works:
+            free = shutil.disk_usage(near).free
     except (InputError, OSError, NotImplementedError) as error:
         yield Finding("store", f"cannot be written ({reason(error)})", advice, fatal=True)
         return
     yield Finding("store", str(root)) if works else Finding("store", f"{root} knows no locks", advice, fatal=True)
-    free = shutil.disk_usage(near).free
     more = f"free some space there (`labkit artifacts prune` helps), or {advice}"
     yield Finding("disk", f"{wording.size(free)} free for it", more if free < _DISK else "")
 
@@ -166,9 +164,8 @@ def _memory() -> Finding:
         (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     except (OSError, ValueError):
         return Finding("memory", "this system does not say")
-    size = int(free) * 1024
-    advice = "close something, or stay with the profiles smoke and quick" if size < _MEMORY else ""
-    return Finding("memory", f"{wording.size(size)} available", advice)
+    advice = "close something, or stay with the profiles smoke and quick" * (int(free) * 1024 < _MEMORY)
+    return Finding("memory", f"{wording.size(int(free) * 1024)} available", advice)
 
 
 def _version(name: str) -> str | None:

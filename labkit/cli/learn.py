@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,8 +42,7 @@ def _learn(options: argparse.Namespace) -> int:
     if unknown := sorted(set(wanted) - set(WHAT)):
         raise InputError(f"nothing called {', '.join(unknown)} can be learned; choose from {', '.join(WHAT)}")
     lab = common.lab(options)
-    classifier = _changed(lab.classifier, options.classifier)
-    lab = replace(lab, classifier=classifier)
+    lab = replace(lab, classifier=_changed(lab.classifier, options.classifier))
     from labkit.core import distributed, metrics
     from labkit.models import predict
 
@@ -51,13 +51,12 @@ def _learn(options: argparse.Namespace) -> int:
         builds = {
             "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
             "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),
-            "classifier": (lambda: bench.classifier(classifier), classifier),
+            "classifier": (lambda: bench.classifier(lab.classifier), lab.classifier),
             "retrained": (lambda: [bench.classifier(lab.retrained(T)) for T in lab.defenses], lab.retrained()),
         }
         for what in wanted:
-            started = time.perf_counter()
             build, recipe = builds[what]
-            built = build()
+            started, built = time.perf_counter(), build()
             if distributed.rank() == 0:
                 took = wording.duration(time.perf_counter() - started)
                 print(f"{what}: {bench.recipe_key(recipe, lab.data)} in {bench.store.root} ({took})")
@@ -127,10 +126,8 @@ def _learned(options: argparse.Namespace, recipe) -> tuple:
     def kept():
         digest = loaders.load_recipe(recipe.data, "train", data_root=options.data_root or None).digest
         folder = store.Store(options.store or None).root / "dictionary" / store.key(recipe.dictionary, digest)
-        try:
+        with suppress(store.Damaged):  # or not there
             return {"d": store.read(folder).tensors["d"]}, digest
-        except store.Damaged:  # or not there
-            return None
 
     found = distributed.first(kept) if isinstance(recipe, recipes.TransformRecipe) else None
     if found:

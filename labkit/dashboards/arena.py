@@ -32,9 +32,7 @@ class Arena(Page):
         self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
         self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(_IMAGES - 1)
         self.compute = button("Measure what is missing", lambda: self.load(compute=True))
-        self.board, self.table = Board(across=4), w.HTML()
-        self.table.add_class("lk-table")
-        self.table.add_class("lk-scroll")
+        self.board, self.table = Board(across=4), w.HTML().add_class("lk-table").add_class("lk-scroll")
         self.cases: dict[tuple, Case] = {}
         self.rows = pd.DataFrame()
         self._quiet = False
@@ -68,9 +66,8 @@ class Arena(Page):
             self.say("Nothing is measured yet for these images; “Measure what is missing” does it and keeps it.")
             return
         self.rows = measurement.run(there, self.desk.bench)
-        self.cases = {}
-        for case, row in sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n):
-            self.cases[row.retrained, row.defense, row.attack, row.knowledge] = case
+        pairs = sorted(zip(there, self.rows.itertuples(), strict=True), key=lambda pair: pair[1].n)
+        self.cases = {(row.retrained, row.defense, row.attack, row.knowledge): case for case, row in pairs}
         self._fill()
         left = f", {len(missing)} more can be" if missing else ""
         what = escape(f"{self.rows.data[0]}; {self.rows.classifier[0]}; brackets are 95 % Wilson intervals, then n.")
@@ -129,17 +126,15 @@ def table(rows: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
     undefended one stands in both.
     """
     mine = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")].sort_values("n", kind="stable")
-    found, names = {}, [(row.attack, ThreatModel.of(row.knowledge, row.defense).label) for row in mine.itertuples()]
-    for name, row in zip(names, mine.itertuples(), strict=True):
-        found[row.defense, name] = row.accuracy, row.low, row.high, row.n
-    attacks, models = rows.attack.drop_duplicates().tolist(), [model.label for model in ThreatModel]
-    columns = sorted(set(names), key=lambda name: (attacks.index(name[0]), models.index(name[1])))
-    lines = {}
-    for defense in (name for name in rows.defense.unique() if name in set(mine.defense)):
-        cells = [found.get((defense, name)) for name in columns]
-        least = min(cell[0] for cell in cells if cell)
-        lines[defense] = [cell and (*cell, cell[0] == least) for cell in cells]
-    return pd.DataFrame(lines.values(), index=list(lines), columns=pd.MultiIndex.from_tuples(columns))
+    models = [ThreatModel.of(*pair).label for pair in zip(mine.knowledge, mine.defense, strict=True)]
+    mine = mine.assign(model=models).drop_duplicates(["defense", "attack", "model"], keep="last")
+    worst = mine.accuracy == mine.groupby("defense").accuracy.transform("min")
+    mine["cell"] = list(zip(mine.accuracy, mine.low, mine.high, mine.n, worst, strict=True))
+    grid = mine.pivot(index="defense", columns=["attack", "model"], values="cell")
+    order = {"attack": list(rows.attack.unique()), "model": [model.label for model in ThreatModel]}
+    grid = grid.sort_index(axis=1, key=lambda names: names.map(order[names.name].index))
+    grid = grid.reindex([name for name in rows.defense.unique() if name in grid.index])
+    return grid.where(grid.notna(), None)
 
 
 @dataclass(frozen=True)
@@ -184,14 +179,11 @@ def _words(case: Case) -> str:
 
 def _html(grid: pd.DataFrame) -> str:
     heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
-    lines = (
-        f"<tr><th scope='row'>{escape(defense)}</th>{''.join(map(_cell, cells))}</tr>"
-        for defense, *cells in grid.itertuples()
-    )
-    return (
-        "<table aria-label='accuracy of every defense under every attack'><thead><tr><th>defense</th>"
-        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    )
+    cells = grid.map(_cell).agg("".join, axis=1)
+    lines = "".join(f"<tr><th scope='row'>{escape(defense)}</th>{line}</tr>" for defense, line in cells.items())
+    label = "accuracy of every defense under every attack"
+    head = f"<thead><tr><th>defense</th>{heads}</tr></thead>"
+    return f"<table aria-label='{label}'>{head}<tbody>{lines}</tbody></table>"
 
 
 def _cell(cell) -> str:

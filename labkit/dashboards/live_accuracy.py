@@ -18,6 +18,7 @@ _ROWS = {
     "T clean": ("behind T, clean", "#0072b2"),
     "T attacked": ("behind T, attacked", "#d55e00"),
 }
+_HEAD = "<thead><tr><th>system</th><th>accuracy and 95 % interval</th><th></th><th>n</th></tr></thead>"
 _WAIT = 0.25  # seconds before a run begins: a slider that is dragged asks many times
 
 
@@ -32,8 +33,7 @@ class LiveAccuracy(Page):
         self.network = choice("classifier", {"vanilla": False, "retrained on the lab's T": True})
         chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.size.continuous_update = False
-        self.bars = w.HTML()
-        self.bars.add_class("lk-table")
+        self.bars = w.HTML().add_class("lk-table")
         self.found: dict[str, Accuracy] = {}
         controls = [self.data, self.count, self.network, *chosen]
         super().__init__("Live accuracy", _WORDS, controls, [self.bars], wait=_WAIT)
@@ -64,9 +64,10 @@ class LiveAccuracy(Page):
         settings += f"The attacker of T {against.words}."
         for found in live.accuracies(judge, layer, test.x[:n], test.y[:n], attacker=attacker, stop=check):
             check()
-            self.found = found
-            done = next(iter(found.values())).n
-            self._draw(found)
+            self.found, done = found, next(iter(found.values())).n
+            lines = "".join(_bar(*_ROWS[name], value) for name, value in found.items())
+            self.bars.value = f"<table aria-label='accuracies'>{_HEAD}<tbody>{lines}</tbody></table>"
+            self.bars.remove_class("lk-dim")
             self.busy(done / n)
             self.say(f"{done:,} of {n:,} test images. <span class='lk-soft'>{escape(settings)}</span>")
         self.idle()
@@ -74,14 +75,6 @@ class LiveAccuracy(Page):
     def stopped(self) -> None:
         n = next((a.n for a in self.found.values()), 0)
         self.say(f"Stopped after {n:,} images. Move a control to begin again.")
-
-    def _draw(self, found: dict[str, Accuracy]) -> None:
-        lines = [_bar(*_ROWS[name], value) for name, value in found.items()]
-        self.bars.value = (
-            "<table aria-label='accuracies'><thead><tr><th>system</th><th>accuracy and 95 % interval</th><th></th>"
-            f"<th>n</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
-        )
-        self.bars.remove_class("lk-dim")
 
 
 def _bar(name: str, colour: str, found: Accuracy) -> str:

@@ -75,8 +75,7 @@ class Page:
     def __init__(
         self, title: str, words: str, controls: Sequence[w.Widget], content: Sequence[w.Widget], *, wait: float = 0
     ):
-        self.status = w.HTML()
-        self.status.add_class("lk-status")
+        self.status = w.HTML().add_class("lk-status")
         self.bar = w.IntProgress(0, 0, _STEPS, layout=w.Layout(width="325px", display="none"))
         self.button = button("", lambda: self._agreed(), display="none", button_style="primary")
         self.cancel = button("Cancel", self._cancelled, display="none")
@@ -85,11 +84,9 @@ class Page:
         self._builder, self.work = self.worker(self._build), self.worker(self._show, wait=wait)
         self.asked: Sequence[w.Widget] = ()
         heading = w.HTML(f"<h1>{escape(title)}</h1><p class='lk-soft'>{words}</p>")
-        left, right = w.VBox([*controls, self.button, self.bar, self.cancel]), w.VBox([self.status, *content])
-        columns = w.HBox([left, right])
-        self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns])
-        for box, name in ((left, "controls"), (right, "content"), (columns, "columns"), (self.view, "page")):
-            box.add_class(f"lk-{name}")
+        left = w.VBox([*controls, self.button, self.bar, self.cancel]).add_class("lk-controls")
+        columns = w.HBox([left, w.VBox([self.status, *content]).add_class("lk-content")]).add_class("lk-columns")
+        self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns]).add_class("lk-page")
 
     def worker(self, work: Callable[..., None], *, wait: float = 0) -> Latest:
         """Somebody who does the newest request; what fails is told on the page, and `settled` waits for it."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import anywidget
 import ipywidgets as w
-import numpy as np
 import plotly.graph_objects as go
 import traitlets as t
 from torch import Tensor
 
 from labkit.reporting.interactive import pillow
+from labkit.reporting.pictures import mosaic
 
 _STATIC = Path(__file__).parent / "static"
 _CSS = _STATIC / "dashboards.css"
@@ -109,15 +109,10 @@ class Mosaic(anywidget.AnyWidget):
     label = t.Unicode().tag(sync=True)
 
     def show(self, tiles: Tensor, label: str) -> None:
-        count, C, H, W = tiles.shape
-        across = int(np.ceil(np.sqrt(1.6 * count)))
-        board = tiles.new_ones(C, -(-count // across) * (H + 1), across * (W + 1))
-        for k, tile in enumerate(tiles):
-            i, j = divmod(k, across)
-            board[:, i * (H + 1) : i * (H + 1) + H, j * (W + 1) : j * (W + 1) + W] = tile
+        board = mosaic(tiles)[:, 1:, 1:]  # each tile with the lines right of it and below
         with self.hold_sync():
-            self.count, self.across, self.label = count, across, label
-            self.chosen = min(self.chosen, count - 1)
+            self.count, self.across, self.label = len(tiles), board.shape[2] // (tiles.shape[3] + 1), label
+            self.chosen = min(self.chosen, len(tiles) - 1)
             self.picture = encoded(board, max(board.shape))
 
 

@@ -20,6 +20,7 @@ from labkit.reporting import captions, interactive, questions, verdicts
 
 _WORDS = """Every point was measured on the same test images and is kept; what is not measured yet can be. The curves
 are clean accuracy and robust accuracy under two threat models: a grey box, as in the paper, and a white box."""
+_SIGNS = "A disc is clean accuracy, a square robust accuracy, a thin line a 95 % interval."
 _MAP = "map of all defenses (Figure 6)"
 _CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, clusters": "M", _MAP: "map"}
 
@@ -104,10 +105,7 @@ class TradeoffBrowser(Page):
             self._draw("rows", missing)
             return
         pictures = self._pictures([case for case in cases if case.attack.name != "clean"], check)
-        words = (
-            f"<p class='lk-soft'>Vanilla network; {ThreatModel.WEIGHTS.told('FGSM-0.08')}. A disc is clean accuracy, a "
-            "square robust accuracy, a thin line a 95 % interval.</p>"
-        )
+        words = f"<p class='lk-soft'>Vanilla network; {ThreatModel.WEIGHTS.told('FGSM-0.08')}. {_SIGNS}</p>"
         outputs = chart(interactive.intervals(rows, pictures), "PSNR of T(x_adv) and accuracies of every defense")
         self._draw("rows", missing, outputs, words)
 
@@ -124,7 +122,7 @@ class TradeoffBrowser(Page):
     def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
         """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
         bench, found = self.desk.bench, {}
-        plain = next((case for case in cases if case.defense is None and case.label == "No Defense"), cases[0])
+        plain = next((case for case in cases if case.label == "No Defense"), cases[0])
         index = measurement.telling(plain, bench)
         for case in cases:
             check()

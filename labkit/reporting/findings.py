@@ -143,15 +143,13 @@ def _swept(folder: Path, link: str) -> list[str]:
             parts.append(verdicts.markdown(questions.sweep(rows, what)))
     if (folder / "map.csv").is_file():
         shown = f"![PSNR of T(x_adv) against the interval from attacked to clean accuracy, by defense]({link}map.png)"
-        parts += ["### Where every defense lies on the paper's Figure 6", shown]
-        found = questions.psnr_accuracy(pd.read_csv(folder / "map.csv"))
-        parts += [captions.psnr_accuracy(), verdicts.markdown(found)]
+        found = verdicts.markdown(questions.psnr_accuracy(pd.read_csv(folder / "map.csv")))
+        parts += ["### Where every defense lies on the paper's Figure 6", shown, captions.psnr_accuracy(), found]
     if (folder / "silent_rows.csv").is_file():
         rows = pd.read_csv(folder / "silent_rows.csv")
         rows["value"] = rows.value.map(setting)
-        parts += ["### What the unspecified choices change", captions.sweep(rows)]
         found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
-        parts.append(verdicts.markdown(found))
+        parts += ["### What the unspecified choices change", captions.sweep(rows), verdicts.markdown(found)]
     if parts:
         parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by `{_command(folder, '06')}`.")
     return parts

@@ -2,7 +2,6 @@
 
 import html
 import re
-from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from itertools import zip_longest
@@ -24,7 +23,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/webp", "image/gif")
 _KINDS = (PLOTLY, "text/html", *_IMAGES, "text/markdown", "text/latex", WIDGET, "text/plain")  # the first is shown
-_EXTERNAL = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
+_EXTERNAL = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
 _EXTERNAL_IN_LIST = re.compile(r"(^|[\s,])(https?:)?//", re.IGNORECASE)
 _CSS_LOADS = re.compile(r"@import\s[^;]*;?|url\(\s*['\"]?\s*(?:https?:)?//[^)]*\)", re.IGNORECASE)
 _NUMERIC = re.compile(r"\s*[-−+±]?\.?\d")
@@ -79,10 +78,9 @@ def heading(notebook: nbformat.NotebookNode, title: str) -> tuple[str, Markup]:
 def markdown(text: str, **options: Any) -> Markup:
     """Markdown with formulas as HTML; `options` as for _Renderer."""
     try:
-        made = MarkdownWithMath(renderer=_Renderer(**options)).render(text)
+        return Markup(offline(MarkdownWithMath(renderer=_Renderer(**options)).render(text)))
     except InvalidNotebook:  # an attachment that was lost
-        made = f"<pre>{html.escape(text)}</pre>"
-    return Markup(offline(made))
+        return Markup(f"<pre>{html.escape(text)}</pre>")
 
 
 def mathml(latex: str, *, block: bool) -> str:
@@ -112,13 +110,12 @@ def offline(fragment: str) -> str:
         if "style" in tag.attrs:
             tag["style"] = _CSS_LOADS.sub("none", tag["style"])
         names = _LOADING if tag.name in ("a", "area") else (*_LOADING, "href")
-        loading = [name for name in names if _EXTERNAL.match(tag.get(name) or "")]
-        if _EXTERNAL_IN_LIST.search(tag.get("srcset") or ""):
-            loading.append("srcset")
+        looked = {name: _EXTERNAL_IN_LIST if name == "srcset" else _EXTERNAL for name in names}
+        loading = [name for name, pattern in looked.items() if pattern.search(tag.get(name) or "")]
         if not loading:
             continue
         address = tag[loading[0]].split()[0]
-        for name in set(loading):
+        for name in loading:
             del tag[name]
         if tag.name in ("img", "iframe", "video", "audio", "embed", "object"):
             link = soup.new_tag("a", href=address)
@@ -209,15 +206,11 @@ class _Exporter(HTMLExporter):
 @cache
 def _exporter() -> _Exporter:
     return _Exporter(
-        template_name="base",
-        template_file="page.html",
-        extra_loaders=[jinja2.PackageLoader("labkit.reporting")],
+        template_name="base", template_file="page.html", extra_loaders=[jinja2.PackageLoader("labkit.reporting")],
         extra_template_basedirs=[],  # by default the working directory, whatever lies there
-        filters={"highlight_code": Highlight2HTML(pygments_lexer="python")},
         default_preprocessors=[],  # `_prepared` has done it; they refuse a notebook that is not quite valid
-        exclude_raw=True,
-        exclude_unknown=True,
-    )
+        filters={"highlight_code": Highlight2HTML(pygments_lexer="python")}, exclude_raw=True, exclude_unknown=True,
+    )  # fmt: skip
 
 
 def _prepared(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -230,14 +223,10 @@ def _prepared(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if output.output_type == "stream":
                 output.text = _KERNEL_FILE.sub(r"line \1", output.text.replace("\r", ""))
             elif "data" in output:
-                output.kind = _kind(output.data)
+                hidden = "text/html" if WIDGET in output.data else ""  # of a widget, only a browser completes it
+                output.kind = next((kind for kind in _KINDS if kind in output.data and kind != hidden), "")
         cell.outputs = [output for output in cell.outputs if not _blank(output)]
     return notebook
-
-
-def _kind(data: Mapping[str, Any]) -> str:
-    """What to show of an output: the first of _KINDS, but of a widget not its HTML, which only a browser completes."""
-    return next((kind for kind in _KINDS if kind in data and not (kind == "text/html" and WIDGET in data)), "")
 
 
 def _blank(output: nbformat.NotebookNode) -> bool:

@@ -57,13 +57,15 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
         look, name = figures.style(model), model.told(part.attack.iloc[0])
         marker = {"color": look["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
         marker["line"] = {"color": model.colour, "width": 2}
-        line = _line(part, part.value)
-        fig.add_scatter(**line, name=name, line={"color": model.colour}, marker=marker, row=1, col=1)
+        line = {**_line(part, part.value), "line": {"color": model.colour}}
+        fig.add_scatter(**line, name=name, marker=marker, row=1, col=1)
     clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
     alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
     fig.add_scatter(**_line(gap, gap["at"], "number"), **alone, name="gap", row=2, col=1)
     fig.add_scatter(**_line(clean, clean.value, "fidelity"), **alone, name="T(x)", row=3, col=1)
-    fig.update_xaxes(**_axis(what, list(clean.value)))
+    if what in figures.NUMERIC:
+        fig.update_xaxes(tickvals=list(clean.value), ticktext=[f"{v:g}" for v in clean.value])
+    fig.update_xaxes(type=figures.NUMERIC.get(what, "category"))
     fig.update_xaxes(title=CHOICES[what][0], row=3, col=1)
     fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
     fig.update_yaxes(title="gap", row=2, col=1)
@@ -113,23 +115,15 @@ def _errors(value: Sequence, low: Sequence, high: Sequence, **look) -> dict:
     return {"type": "data", "array": np.subtract(high, value), "arrayminus": np.subtract(value, low), **look}
 
 
-def _axis(what: str, values: Sequence) -> dict:
-    if what not in figures.NUMERIC:
-        return {"type": "category"}
-    ticks = {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
-    return {**ticks, "type": figures.NUMERIC[what]}
-
-
 _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
 # matplotlib's markers by plotly's names.
 _SYMBOLS = dict(zip("osv^PDX*", "circle square triangle-down triangle-up cross diamond x star".split(), strict=True))
 
 
 def uri(x: Tensor, side: int = 96) -> str:
-    """An image (C, H, W) as a small JPEG in a data URI, enlarged to about `side` pixels."""
+    """An image (C, H, W) as a small JPEG in a data URI, no larger than `side` pixels."""
     picture = pillow(x)
-    if max(picture.size) > side:
-        picture.thumbnail((side, side))
+    picture.thumbnail((side, side))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

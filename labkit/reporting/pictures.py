@@ -12,11 +12,10 @@ from torch import Tensor
 
 def filters(d: Tensor, title: str = "") -> Figure:
     """A dictionary (K, C, S, S) as a mosaic, each filter scaled to fill the range around mid-grey (paper, Figure 8)."""
-    K, _, S, _ = d.shape
-    board = _mosaic(scaled(d), across=int(np.ceil(np.sqrt(1.6 * K))))
+    board = mosaic(scaled(d))
     fig, ax = canvas(7, 7 * board.shape[1] / board.shape[2] + 0.4)
     _image(ax, board)
-    ax.set_title(title or f"{K} filters of {S}×{S} pixels", fontsize=11)
+    ax.set_title(title or f"{len(d)} filters of {d.shape[2]}×{d.shape[3]} pixels", fontsize=11)
     return fig
 
 
@@ -33,11 +32,10 @@ def history(lines: dict[str, Sequence[float]], ylabel: str) -> Figure:
 
 def strata(samples: Sequence[Tensor], dictionaries: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     """Sample images of each cluster beside its dictionary, one row per cluster (paper, Figure 10)."""
-    rows = len(samples)
-    fig, axes = canvas(9, 2.1 * rows, rows, 2, squeeze=False, width_ratios=(2, 1))
+    fig, axes = canvas(9, 2.1 * len(samples), len(samples), 2, squeeze=False, width_ratios=(2, 1))
     for (left, right), x, d, title in zip(axes, samples, dictionaries, titles, strict=True):
-        _image(left, _mosaic(x, across=-(-len(x) // 3)))
-        _image(right, _mosaic(scaled(d), across=int(np.ceil(np.sqrt(1.6 * len(d))))))
+        _image(left, mosaic(x, across=-(-len(x) // 3)))
+        _image(right, mosaic(scaled(d)))
         left.set_title(title, fontsize=9, loc="left")
         right.set_title(f"its {len(d)} filters", fontsize=9, loc="left")
     return fig
@@ -46,11 +44,10 @@ def strata(samples: Sequence[Tensor], dictionaries: Sequence[Tensor], titles: Se
 def learning(objectives: Sequence[float], batches: int) -> Figure:
     """The objective per image, batch by batch, while a dictionary is learned; `batches` make one pass."""
     fig, ax = canvas(7, 3.2)
-    steps = np.arange(1, len(objectives) + 1) / max(batches, 1)
+    steps, passes = np.arange(1, len(objectives) + 1) / batches, np.arange(1, len(objectives) // batches + 1)
     ax.plot(steps, objectives, ".", color="#0072b2", alpha=0.45, label="one batch")
-    ends = np.arange(batches, len(objectives) + 1, batches)
-    means = [np.mean(objectives[end - batches : end]) for end in ends]
-    ax.plot(ends / max(batches, 1), means, "o-", color="#d55e00", label="mean of a pass")
+    means = np.reshape(objectives[: len(passes) * batches], (-1, batches)).mean(1)
+    ax.plot(passes, means, "o-", color="#d55e00", label="mean of a pass")
     ax.set(xlabel="passes over the images", ylabel="objective per image")
     ax.legend(frameon=False)
     return fig
@@ -125,19 +122,19 @@ def scaled(d: Tensor) -> Tensor:
     return 0.5 + 0.5 * d / d.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def _mosaic(x: Tensor, across: int) -> Tensor:
-    """Images (n, C, H, W) side by side with a white pixel between them, `across` to a row: (C, rows, columns)."""
+def mosaic(x: Tensor, across: int = 0) -> Tensor:
+    """Images (n, C, H, W) with a white pixel around each: (C, rows, columns); `across` to a row, or wider than high."""
     n, C, H, W = x.shape
+    across = across or int(np.ceil(np.sqrt(1.6 * n)))
     board = torch.ones(C, -(-n // across) * (H + 1) + 1, across * (W + 1) + 1)
-    for k in range(n):
-        i, j = divmod(k, across)
-        board[:, 1 + i * (H + 1) : (i + 1) * (H + 1), 1 + j * (W + 1) : (j + 1) * (W + 1)] = x[k].clamp(0, 1)
+    for k, image in enumerate(x):
+        i, j = (k // across) * (H + 1) + 1, (k % across) * (W + 1) + 1
+        board[:, i : i + H, j : j + W] = image.clamp(0, 1)
     return board
 
 
 def _image(ax, x: Tensor) -> None:
-    x = x.detach().float().clamp(0, 1).cpu()
-    picture = x[0] if x.shape[0] == 1 else x.movedim(0, -1)
-    ax.imshow(picture.numpy(), cmap="gray" if x.shape[0] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
+    pixels = x.detach().float().clamp(0, 1).cpu().movedim(0, -1).numpy()
+    ax.imshow(pixels, cmap="gray" if len(x) == 1 else None, vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

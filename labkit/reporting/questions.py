@@ -15,6 +15,7 @@ from labkit.evaluation import ThreatModel
 from labkit.evaluation.threat_models import inside_network
 from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import tables
+from labkit.reporting.figures import NUMERIC
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, table
 
 STL = ("STL", "STL (cluster)")
@@ -49,7 +50,7 @@ def of_table(cells: pd.DataFrame, votes: pd.DataFrame = _NONE) -> pd.DataFrame:
         asked = f"What is the relative robust accuracy (robust / clean) of {name}?"
         found.append(beside(asked, *(part[part.defense == name] for part in shares), "case", ""))
     found += [_leaking(labelled(cells)), ranking(cells[cells.attack != "Clean"])]
-    return table([*found, stability(votes)] if len(votes) else found)
+    return table([*found, *([stability(votes)] if len(votes) else [])])
 
 
 def _leaking(cells: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def ranking(cells: pd.DataFrame) -> pd.DataFrame:
     """
     own, found = labelled(cells[cells.block != "paper"]), []
     others = [name for name in dict.fromkeys(own.defense) if not name.startswith("STL")]
-    for ours, other in [*((stl, other) for stl in STL for other in others), STL[::-1]]:
+    for ours, other in [*product(STL, others), STL[::-1]]:
         asked = "Does stratification help?" if other == "STL" else f"Does {ours} beat {other}?"
         # What has no T to know of is attacked in one way only.
         on = "block case" if inside_network(other) else "block knowledge case"
@@ -87,14 +88,14 @@ def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame) -> pd.DataFrame:
     The vanilla network is attacked by its weights. The same attacked images are the surrogate's against the retrained
     network; another attacker has the retrained weights.
     """
-    found, old, new = [], labelled(vanilla).assign(name="vanilla"), labelled(retrained).assign(name="retrained")
-    for name in STL:
-        for before, after in (("classifier", "transfer"), ("classifier", "classifier"), ("", "")):
-            again = new[(new.defense == name) & (new.knowledge == after) & (new.block != "paper")]
-            again = again if after == "transfer" else again[again.attack != "Clean"]
-            first = old[(old.defense == name) & (old.knowledge == before) & (old.block != "paper")]
-            found.append(beside(f"Does retraining help {name}?", again, first, "case"))
-    return table(found)
+    old = labelled(vanilla[vanilla.block != "paper"]).assign(name="vanilla")
+    new = labelled(retrained[retrained.block != "paper"]).assign(name="retrained")
+    new = new[(new.attack != "Clean") | (new.knowledge == "transfer")]
+    return table(
+        beside(f"Does retraining help {name}?", new[(new.defense == name) & (new.knowledge == after)],
+               old[(old.defense == name) & (old.knowledge == before)], "case")
+        for name in STL for before, after in (("classifier", "transfer"), ("classifier", "classifier"), ("", ""))
+    )  # fmt: skip
 
 
 def stability(votes: pd.DataFrame) -> pd.DataFrame:
@@ -103,8 +104,8 @@ def stability(votes: pd.DataFrame) -> pd.DataFrame:
     votes  from `cluster_stability.stability`, where each attack precedes noise of its size
     """
     asked = "Do attacked images keep their clusters (“usually live closely”)?"
-    votes = votes.rename(columns={"same cluster": "accuracy"}).assign(where="share that keeps its cluster")
-    attacked = votes[::2].assign(name="attacked", case=votes.attack[::2])
+    votes = votes.assign(accuracy=votes["same cluster"], where="share that keeps its cluster", case=votes.attack)
+    attacked = votes[::2].assign(name="attacked")
     noise = votes[1::2].assign(name="noise of that size", case=list(attacked.case))
     return table([beside(asked, attacked, noise, "case"), _claimed(asked, attacked.low.min() > 0.5)])
 
@@ -120,12 +121,10 @@ def grid(rows: pd.DataFrame) -> pd.DataFrame:
         mine = rows.assign(name=kind)[(rows.defense == name) & ~knows]
         first = mine[~mine.retrained & (mine.knowledge != "transfer")]
         found.append(beside(f"Does retraining help {name}?", mine[mine.retrained], first, "case"))
-    if knows.any():
-        best = rows.loc[rows[knows].accuracy.idxmin()]
-        same = (rows.attack == best.attack) & (rows.retrained == best.retrained) & (rows.defense == best.defense)
-        one, other = rows.loc[[best.name]], rows[same & ~knows].nlargest(1, "accuracy")
-        pair = (part.assign(name=part["where"], where=best.defense) for part in (one, other))
-        found.append(beside("What does it change that the attacker knows the defense?", *pair, "case"))
+    rows = rows.assign(name=rows["where"], where=rows.defense)
+    best = rows[knows].nsmallest(1, "accuracy")
+    other = rows[~knows].merge(best[["attack", "retrained", "defense"]]).nlargest(1, "accuracy")
+    found.append(beside("What does it change that the attacker knows the defense?", best, other, "case"))
     return table(found)
 
 
@@ -134,7 +133,7 @@ def baselines(rows: pd.DataFrame) -> pd.DataFrame:
 
     A network that is its own defense is known to whoever has its weights: it is among the aware.
     """
-    rows = labelled(rows)
+    rows = labelled(rows).assign(case=lambda found: found["where"] + found.n.map(", n = {:,}".format))
     aware, found = tables.knowing(rows), []
     hardest = rows.attack[rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)].iloc[0]
     # Nobody need know No Defense, but the others are compared with it.
@@ -147,10 +146,8 @@ def baselines(rows: pd.DataFrame) -> pd.DataFrame:
     for name in (name for name in STL if name in set(rows.defense)):
         question = f"How does {name} compare with the other defenses?"
         for where, part in asked.items():
-            others = part[part.defense != name].copy()
-            others["case"] = [f"{place}, n = {n:,}" for place, n in zip(others["where"], others.n, strict=True)]
             mine = part[part.defense == name].drop(columns="case").assign(where=where)
-            found.append(beside(question, mine, others))
+            found.append(beside(question, mine, part[part.defense != name]))
         found.append(claim(question, ThreatModel.BPDA.label, "an upper bound, as no gradient passes these defenses"))
     return table(found)
 
@@ -161,7 +158,7 @@ def sweep(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     λ, K, S and M are read from the smallest value to the largest; every other choice beside the lab's own value.
     """
     rows, choice = rows[rows.what == what], CHOICES[what][0]
-    rows = rows.sort_values("value", kind="stable") if what in ("lam", "K", "S", "M") else rows
+    rows = rows.sort_values("value", kind="stable") if what in NUMERIC else rows
     clean = rows[rows.asked == "clean"]
     gap = pd.DataFrame(gaps(rows)).rename(columns={"at": "value", "number": "accuracy"})
     parts = {
@@ -169,17 +166,17 @@ def sweep(rows: pd.DataFrame, what: str) -> pd.DataFrame:
         **{asked: part.assign(where=tables.asked(part.iloc[0])) for asked, part in rows.groupby("asked", sort=False)},
         "gap": gap.assign(where="gap between clean and attacked accuracy", n=rows.n.iloc[0]),
     }
-    if what not in ("lam", "K", "S", "M"):
-        every = pd.concat([part.assign(name=part.value.map(said)) for at, part in parts.items() if at != "gap"])
-        (own,) = rows.value[rows.own].unique()
-        return table(
-            beside(f"{choice[:1].upper()}{choice[1:]}: {said(value)} instead of {said(own)}?",
-                   every[every.value == value], every[every.value == own], "where")
-            for value in dict.fromkeys(rows.value) if value != own
-        )  # fmt: skip
-    name = choice.split(",")[0]
-    found = [_course(f"What does {name} change?", part, name) for part in parts.values()]
-    return table([*found, _held(parts, what, name)])
+    if what in NUMERIC:
+        name = choice.split(",")[0]
+        return table([*(_course(f"What does {name} change?", part, name) for part in parts.values()),
+                      _held(parts, what, name)])  # fmt: skip
+    every = pd.concat([part.assign(name=part.value.map(said)) for at, part in parts.items() if at != "gap"])
+    (own,) = rows.value[rows.own].unique()
+    return table(
+        beside(f"{choice[:1].upper()}{choice[1:]}: {said(value)} instead of {said(own)}?",
+               every[every.value == value], every[every.value == own], "where")
+        for value in dict.fromkeys(rows.value) if value != own
+    )  # fmt: skip
 
 
 def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFrame:
@@ -188,12 +185,13 @@ def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFra
     for measure, way in CLAIMS.get(what, {}).items():
         part = parts[measure]
         points = _points(part)
-        verdict = {way: "holds", -way: "does not hold", 0: SAME}[metrics.moved(points[0], points[-1])] if way else (
-            {True: "holds", False: "does not hold", None: "not decided"}[metrics.alike(points, _ALIKE)]
-        )  # fmt: skip
-        expected = {-1: "falls", 0: f"stays within {_ALIKE:g}", 1: "rises"}[way]
-        ends = part if way else part.sort_values("accuracy")
-        found.append(_ends(question, ends.assign(where=ends["where"] + " " + expected), name, verdict))
+        if way:
+            verdict = {way: "holds", -way: "does not hold", 0: SAME}[metrics.moved(points[0], points[-1])]
+        else:
+            part = part.sort_values("accuracy")
+            verdict = {True: "holds", False: "does not hold", None: "not decided"}[metrics.alike(points, _ALIKE)]
+        expected = {-1: " falls", 0: f" stays within {_ALIKE:g}", 1: " rises"}[way]
+        found.append(_ends(question, part.assign(where=part["where"] + expected), name, verdict))
     if not found:
         return claim(question, "the paper", f"no curve for {name}")
     return table([*found, claim(question, "all in all", holds([part.verdict.item() for part in found]))])
@@ -205,9 +203,8 @@ def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
     for name in (name for name in STL if name in set(found.defense)):
         asked = f"Has {name} “both the highest PSNR and most preferable characteristic interval”?"
         mine, others = found[found.defense == name], found[~found.defense.str.startswith("STL")]
-        near = (_of(part, "psnr", where="PSNR of T(x_adv)", unit=" dB") for part in (mine, others))
-        lines.append(beside(asked, *near, "", ""))
-        lines[-1]["verdict"] = ["lower" if gap < 0 else "higher" for gap in lines[-1].difference]
+        near = beside(asked, *(_of(part, "psnr", where="PSNR of T(x_adv)", unit=" dB") for part in (mine, others)))
+        lines.append(near.assign(verdict=["lower" if gap < 0 else "higher" for gap in near.difference]))
         nearer = others.psnr[others.defense != "No Defense"].max() > mine.psnr.item()
         for what in ("attacked", "clean"):
             lines.append(beside(asked, *(_of(part, what, where=f"{what} accuracy") for part in (mine, others))))
@@ -217,9 +214,8 @@ def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
 
 def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of `attenuation.table`: how much of a perturbation T leaves, of an attack and of noise as large."""
-    rows = rows.assign(name=rows.change, value=rows["λ"], case="λ = " + rows["λ"].map(said))
-    left = _of(rows, "kept", where="share of " + rows.change)
-    changes = [part for _, part in left.groupby("change", sort=False)]
+    left = _of(rows.assign(name=rows.change, value=rows["λ"], case="λ = " + rows["λ"].map(said)), "kept")
+    changes = [part.assign(where=f"share of {change}") for change, part in left.groupby("change", sort=False)]
     found = [_course("How much of a perturbation does T leave?", part, "λ") for part in changes]
     if len(changes) == 2:
         pair = (part.assign(where="share that T leaves") for part in changes)
@@ -239,14 +235,13 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     for name in STL:
         asked, mine = f"Does {name} hold at every resolution?", ours[ours.defense == name]
         found += [_course(asked, part, "pixels") for _, part in mine.groupby("where", sort=False)]
-        both = mine.assign(name="ours"), paper[paper.defense == name].assign(name="paper")
-        shares = [_of(part, "kept") for part in both]
-        shares[0]["where"] = "relative robust accuracy, " + shares[0]["where"]
-        shares[0]["case"] = shares[0].value.map("{} pixels".format)
-        found.append(beside(asked, *shares, "attack value", ""))
+        mine = mine.assign(case=mine.value.map("{} pixels".format))
+        share = _of(mine, "kept", name="ours", where="relative robust accuracy, " + mine["where"])
+        printed = _of(paper[paper.defense == name], "kept", name="paper")
+        found.append(beside(asked, share, printed, "attack value", ""))
     for name, other in product(STL, dict.fromkeys(ours.defense[~ours.defense.isin(STL)])):
-        pair = ours[ours.defense == name].assign(case=ours.value.map("{} pixels".format)), ours[ours.defense == other]
         on = "attack block value" + ("" if inside_network(other) else " knowledge")
+        pair = ours[ours.defense == name].assign(case=ours.value.map("{} pixels".format)), ours[ours.defense == other]
         found.append(beside(f"Does {name} beat {other} at every resolution?", *pair, on))
     return table(found)
 
@@ -264,8 +259,8 @@ def repeated(files: Iterable[Path]) -> pd.DataFrame:
         return pd.DataFrame()
     rows = pd.concat(found, ignore_index=True)
     numbers = rows.filter(items=[*_NUMBERS, "dissimilarity", "psnr"]).map(repr).agg(" ".join, axis=1)
-    identity = rows.run.fillna(numbers) if "run" in rows else numbers
-    made = rows.assign(identity=identity).drop_duplicates(["recipe", "identity"])
+    rows["identity"] = rows.run.fillna(numbers) if "run" in rows else numbers
+    made = rows.drop_duplicates(["recipe", "identity"])
     first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
     twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
     twice = twice[twice.identity != twice.identity_again]
@@ -277,8 +272,7 @@ def repeats(twice: pd.DataFrame) -> pd.DataFrame:
     asked, one = "Do two runs of one recipe agree?", labelled(twice)
     kind = twice.retrained.map({True: ", retrained, ", False: ", "})
     one = one.assign(case=one.defense + kind + one.attack + ", " + one["where"], name="first", where="accuracies")
-    numbers = {f"{name}_again": name for name in _NUMBERS}
-    again = twice[["recipe", *numbers]].rename(columns=numbers).assign(name="again")
+    again = twice[["recipe"]].assign(name="again", **{name: twice[f"{name}_again"] for name in _NUMBERS})
     far = (twice.accuracy - twice.accuracy_again).abs()
     told = f"{far.median():.3f} in the median, at most {far.max():.3f}"
     return table([beside(asked, one, again, "recipe"), claim(asked, f"distance of all {len(twice)} pairs", told)])
@@ -292,10 +286,10 @@ def _of(rows: pd.DataFrame, column: str, **labels) -> pd.DataFrame:
 
 def _course(question: str, part: pd.DataFrame, name: str) -> pd.DataFrame:
     """How a number moves from its first value to its last, and between the two that differ most where these do not."""
-    found, points = [_ends(question, part, name)], _points(part)
-    if found[0].verdict.item() == SAME and (pair := metrics.farthest(points)):
-        found.append(_ends(question, part[part.value.isin([point.at for point in pair])], name))
-    return table(found)
+    found = _ends(question, part, name)
+    if found.verdict.item() == SAME and (pair := metrics.farthest(_points(part))):
+        found = table([found, _ends(question, part[part.value.isin([point.at for point in pair])], name)])
+    return found
 
 
 def _ends(question: str, part: pd.DataFrame, name: str, verdict: str | None = None) -> pd.DataFrame:

@@ -65,29 +65,26 @@ class ReportFolder:
             left.unlink(missing_ok=True)  # of a run that was killed
         checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
 
-        kept, planned = {}, {path.stem for path in plan}
-        for entry in _earlier(self.out):
-            name, executed = entry["name"], self.out / entry["executed"]
-            self.old_files[name] = [file["path"] for file in entry["files"]]
-            if name in planned or entry["status"] == "waiting" or not executed.is_file():
-                continue
-            try:
-                kept[name] = nbformat.read(executed, as_version=4)
-            except Exception:  # as in `runner.inspect`
-                print(f"labkit: {executed} is damaged; its page is left out", file=sys.stderr)
-            else:
-                self._place(name, kept[name], entry)
-        for path, notebook in plan.items():
-            self._place(path.stem, notebook, {})
-        self.entries = dict(sorted(self.entries.items()))
+        kept, planned = {}, {path.stem: notebook for path, notebook in plan.items()}
+        earlier = {entry["name"]: entry for entry in _earlier(self.out)}
+        self.old_files = {name: [file["path"] for file in entry["files"]] for name, entry in earlier.items()}
+        for name, entry in earlier.items():
+            executed = self.out / entry["executed"]
+            if name not in planned and entry["status"] != "waiting" and executed.is_file():
+                try:
+                    kept[name] = nbformat.read(executed, as_version=4)
+                except Exception:  # as in `runner.inspect`
+                    print(f"labkit: {executed} is damaged; its page is left out", file=sys.stderr)
+        for name, notebook in sorted({**kept, **planned}.items()):
+            self._place(name, notebook, earlier[name] if name in kept else {})
         for name, notebook in kept.items():  # again, for the links to the new neighbours
             self._write_page(name, notebook)
             own = [self.out / path for path in _own(self.entries[name])]
             self._fingerprint(self.entries[name], [path for path in own if path.is_file()])
-        for path in plan:
-            if not (self.out / f"{path.stem}.html").exists():
-                title = nbformat.v4.new_markdown_cell(f"# {self.entries[path.stem]['title']}")
-                self._write_page(path.stem, nbformat.v4.new_notebook(cells=[title]))
+        for name in planned:
+            if not (self.out / f"{name}.html").exists():
+                title = nbformat.v4.new_markdown_cell(f"# {self.entries[name]['title']}")
+                self._write_page(name, nbformat.v4.new_notebook(cells=[title]))
         self._write_index()
 
     def prepare(self, name: str) -> Path:
@@ -108,10 +105,16 @@ class ReportFolder:
         entry["seconds"] = round(outcome.seconds, 2)
         entry["error"] = {**dataclasses.asdict(failure), "sentence": failure.sentence} if failure else None
         # What somebody else put there is neither listed nor, next time, removed.
+<<<<<<< HEAD
         made = [path for path, stamp in _stamps(self.out / name).items() if self.found[name].get(path) != stamp]
         figures = [path for path in made if path.suffix in _FIGURES]
         headline = next((path for path in figures if path.name == "headline.png"), next(iter(figures), None))
         entry["headline"] = headline.relative_to(self.out).as_posix() if headline else None
+=======
+        made = [path for path, stamp in _stamps(self.out / name).items() if self.found.get(path) != stamp]
+        figures = [path.relative_to(self.out).as_posix() for path in made if path.suffix in _FIGURES]
+        entry["headline"] = min(figures, key=lambda path: not path.endswith("/headline.png"), default=None)
+>>>>>>> less-a
         self._write_page(name, outcome.notebook)
         self._fingerprint(entry, made)
         self._write_index()
@@ -122,19 +125,18 @@ class ReportFolder:
 
     def _place(self, name: str, notebook: nbformat.NotebookNode, earlier: Mapping[str, Any]) -> None:
         title, self.leads[name] = html.heading(notebook, name)
-        shared = {key: getattr(self.settings, key) for key in _SHOWN}
-        empty = {"begun": None, "seconds": None, "error": None, "headline": None, "files": []}
-        files = {"page": f"{name}.html", "executed": f"executed/{name}.ipynb"}
         entry = {"name": name, "title": title, "status": "waiting"}
-        self.entries[name] = {**entry, **shared, **empty, **files, **earlier}
+        entry |= {key: getattr(self.settings, key) for key in _SHOWN}
+        entry |= {"begun": None, "seconds": None, "error": None, "headline": None, "files": []}
+        self.entries[name] = {**entry, "page": f"{name}.html", "executed": f"executed/{name}.ipynb", **earlier}
 
     def _write_page(self, name: str, notebook: nbformat.NotebookNode) -> None:
         views = [self._view(entry) for entry in self.entries.values()]
         at = list(self.entries).index(name)
         previous, entry, following = [None, *views, None][at : at + 3]
-        shown = {"here": name, "entry": entry, "entries": views, "previous": previous, "following": following}
         facts = [*_choices(entry), *entry["facts"][:1]]
-        text = html.page(notebook, folder=self.sources, title=name, facts=facts, **shown)
+        text = html.page(notebook, folder=self.sources, title=name, here=name, entry=entry, entries=views,
+                         previous=previous, following=following, facts=facts)  # fmt: skip
         checkpoint.write_whole(self.out / f"{name}.html", text.encode())
 
     def _write_index(self) -> None:
@@ -157,10 +159,8 @@ class ReportFolder:
         if any(entry[key] != getattr(self.settings, key) for key in _SHOWN):
             facts += ["earlier run", *_choices(entry)]
         own = _own(entry)
-        view = {"label": entry["name"].replace("_", " "), "facts": facts, "lead": self.leads[entry["name"]]}
-        view["sentence"] = f"Stopped in {entry['error']['sentence']}" if entry["error"] else ""
-        view["links"] = [(path, path.split("/", 1)[1]) for path in own]
-        return {**entry, **view, "tables": _tables(self.out, own) if full else []}
+        shown = {"facts": facts, "lead": self.leads[entry["name"]], "own": own}
+        return {**entry, **shown, "tables": _tables(self.out, own) if full else []}
 
 
 def _own(entry: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert.filters.ansi import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
-from traitlets import default
+from traitlets import Unicode
 
 from labkit.core import InputError
 
@@ -124,7 +124,8 @@ def execute(
     notebook = remove_error_markers(nbformat.read(partial if partial.exists() else path, as_version=4))
     for key in ("input_path", "output_path"):  # a report is shown to others; where it was made is nobody's business
         notebook.metadata.get("papermill", {}).pop(key, None)
-    code = [cell for cell in notebook.cells if _runs(cell)]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()
+            and "skip-execution" not in cell.metadata.get("tags", [])]  # fmt: skip
     begun = [cell for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
     if failure is None and len(begun) < len(code):
         failure = ("StoppedEarly", f"sys.exit left {len(code) - len(begun)} cells unexecuted")
@@ -150,17 +151,12 @@ def _kernel_class(
     folder = Path(tempfile.mkdtemp(prefix="labkit-"))
 
     class Kernel(AsyncKernelManager):
+        transport = Unicode("tcp" if sys.platform == "win32" or len(str(folder)) > 80 else "ipc")
+        connection_file = Unicode(str(folder / "kernel.json"))
+
         def __init__(self, **options):
             super().__init__(**options)
             kernels.append(self)
-
-        @default("transport")
-        def _transport(self) -> str:
-            return "tcp" if sys.platform == "win32" or len(str(folder)) > 80 else "ipc"
-
-        @default("connection_file")
-        def _connection_file(self) -> str:
-            return str(folder / "kernel.json")
 
         @property
         def kernel_spec(self) -> KernelSpec:
@@ -173,11 +169,6 @@ def _kernel_class(
         yield Kernel
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(cell: nbformat.NotebookNode) -> bool:
-    skipped = "skip-execution" in cell.metadata.get("tags", [])
-    return cell.cell_type == "code" and bool(cell.source.strip()) and not skipped
 
 
 def _literal(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Tables: tidy rows pivoted for reading, beside what the paper printed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,11 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high; the paper's lines
     have no n, no interval, and only the attacks that are in `rows`. Lines of what nobody attacked are left out.
     """
-    printed, lines = published_numbers.table(table), []
     attacks = rows.drop_duplicates("attack").set_index("attack").budget
-    for (defense, knowledge), group in _by_attacker(rows):
-        same = {"block": "ours", "defense": defense, "knowledge": knowledge}
-        lines += [{**same, **row[["n", "attack", "accuracy", "low", "high"]]} for _, row in group.iterrows()]
-    for row in worst.itertuples():
-        same = {"block": "worst", "defense": row.defense, "knowledge": "", "n": row.n}
-        numbers = {"accuracy": row.accuracy, "low": row.low, "high": row.high}
-        lines += [{**same, "attack": a, **numbers} for a, size in attacks.items() if size == row.size]
-    for defense, values in printed.iterrows():
+    lines = pd.concat(_by_attacker(rows)).assign(block="ours").to_dict("records")
+    for row in worst.assign(block="worst", knowledge="").to_dict("records"):
+        lines += [{**row, "attack": a} for a, size in attacks.items() if size == row["size"]]
+    for defense, values in published_numbers.table(table).iterrows():
         same = {"block": "paper", "defense": defense, "knowledge": "identity" if table == "4" else ""}
         lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
     return pd.DataFrame(lines, columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"])
@@ -171,14 +166,10 @@ def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
         return [told(Point(None, *ends), unit) for ends in rows[[name, f"{name}_low", f"{name}_high"]].to_numpy()]
 
     return pd.DataFrame({
-        "change": rows.change,
-        "λ": [f"{lam:g}" for lam in rows["λ"]],
-        "n": rows.n,
-        "share left": numbers("kept"),
+        "change": rows.change, "λ": rows["λ"].map("{:g}".format), "n": rows.n, "share left": numbers("kept"),
         "share left, largest": rows.worst.map("{:.3f}".format),
         "low-pass share": rows.lowpass_share.map("{:.3f}".format),
-        "PSNR of T(x)": numbers("psnr", " dB"),
-        "PSNR of T(x_adv)": numbers("psnr_adv", " dB"),
+        "PSNR of T(x)": numbers("psnr", " dB"), "PSNR of T(x_adv)": numbers("psnr_adv", " dB"),
     })  # fmt: skip
 
 
@@ -194,8 +185,7 @@ def by_resolution(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     cells, place = pd.concat(parts, ignore_index=True), ["attack", "block", "defense", "knowledge"]
     cells = cells[cells.groupby(place).value.transform("nunique") == len(measured)]
     cells = cells[cells.defense.isin(cells.defense[cells.block == "ours"])]
-    attacks, blocks = list(dict.fromkeys(cells.attack)), list(_BLOCKS)
-    order = {"attack": attacks.index, "block": blocks.index}
+    order = {"attack": list(cells.attack.unique()).index, "block": list(_BLOCKS).index}
     return cells.sort_values(["attack", "block"], kind="stable", key=lambda part: part.map(order[part.name]))
 
 
@@ -251,10 +241,8 @@ def save(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / f"{name}.csv", index=False)
-    (folder / f"{name}.md").write_text(
-        frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
-        + (f"\n\n{caption}\n" if caption else "\n")
-    )
+    text = frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
+    (folder / f"{name}.md").write_text(f"{text}\n\n{caption}\n" if caption else f"{text}\n")
     if recipes is not None:
         (folder / f"{name}_recipes.json").write_text(listed(recipes))
 
@@ -265,10 +253,9 @@ def listed(recipes: Mapping[str, Any]) -> str:
     return f"{{\n{lines}\n}}\n"
 
 
-def _by_attacker(rows: pd.DataFrame):
-    """Rows grouped by defense and attacker in order of first appearance; every group has the clean row as well."""
+def _by_attacker(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rows by defense and attacker in order of first appearance, each with the clean row; then what nobody attacks."""
     clean, attacked = rows[rows.attack == "Clean"], rows[rows.attack != "Clean"]
     for (defense, knowledge), group in attacked.groupby(["defense", "knowledge"], sort=False):
-        yield (defense, knowledge), pd.concat([clean[clean.defense == defense], group])
-    for defense, group in clean[~clean.defense.isin(attacked.defense)].groupby("defense", sort=False):
-        yield (defense, "–"), group
+        yield pd.concat([clean[clean.defense == defense], group]).assign(knowledge=knowledge)
+    yield clean[~clean.defense.isin(attacked.defense)].assign(knowledge="–")

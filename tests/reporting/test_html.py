@@ -11,12 +11,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from labkit.reporting import html
 
-ENTRY = {"name": "a", "page": "a.html", "label": "a", "title": "T", "status": "finished", "executed": "a b.ipynb"}
+ENTRY = {"name": "a", "page": "a.html", "title": "T", "status": "finished", "executed": "a b.ipynb"}
 
 
 def page_of(*cells, folder: Path = Path(), facts=(), **entry) -> str:
     """The page of a notebook with these cells, in a report of its own."""
-    entry = {**ENTRY, "sentence": "", "facts": [], **entry}
+    entry = {**ENTRY, "facts": [], **entry}
     notebook = nbformat.v4.new_notebook(cells=list(cells))
     return html.page(notebook, folder=folder, title="untitled", here="a", entry=entry, entries=[entry], facts=facts)
 
@@ -178,7 +178,7 @@ def test_pictures_beside_the_notebook_are_carried_along(tmp_path):
 
 
 def test_values_are_escaped():
-    made = page_of(new_markdown_cell("# <t>"), facts=["data set folder:<script>"], label="<i>", title='"<b>"')
+    made = page_of(new_markdown_cell("# <t>"), facts=["data set folder:<script>"], name="<i>", title='"<b>"')
     assert "folder:&lt;script&gt;" in made and "<i>" not in made and "<b>" not in made
     assert 'href="a%20b.ipynb"' in made
     assert "plotly" not in made  # five megabytes that a page without charts need not load
