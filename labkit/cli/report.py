@@ -16,7 +16,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report")
     parser.add_argument("--notebooks", default="", metavar="02,05", help="only these, by number or name")
     parser.add_argument("--notebook-dir", type=Path, metavar="D", help="where they lie (default: the lab's own)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: 2, with half the cores each)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: 2)")
     parser.add_argument("--cell-timeout", type=int, metavar="S", help="seconds a cell may take (default: any)")
 
     common.command(commands, "profiles", _profiles, "table of the profiles", "The sizes the lab comes in.")

@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait for each other: decided once, before torch, numba or BLAS start theirs."""
+"""How many threads compute and how they wait: decided once, before torch, numba and BLAS start theirs."""
 
 import os
 import re

@@ -105,16 +105,9 @@ class ReportFolder:
         entry["seconds"] = round(outcome.seconds, 2)
         entry["error"] = {**dataclasses.asdict(failure), "sentence": failure.sentence} if failure else None
         # What somebody else put there is neither listed nor, next time, removed.
-<<<<<<< HEAD
         made = [path for path, stamp in _stamps(self.out / name).items() if self.found[name].get(path) != stamp]
-        figures = [path for path in made if path.suffix in _FIGURES]
-        headline = next((path for path in figures if path.name == "headline.png"), next(iter(figures), None))
-        entry["headline"] = headline.relative_to(self.out).as_posix() if headline else None
-=======
-        made = [path for path, stamp in _stamps(self.out / name).items() if self.found.get(path) != stamp]
         figures = [path.relative_to(self.out).as_posix() for path in made if path.suffix in _FIGURES]
         entry["headline"] = min(figures, key=lambda path: not path.endswith("/headline.png"), default=None)
->>>>>>> less-a
         self._write_page(name, outcome.notebook)
         self._fingerprint(entry, made)
         self._write_index()

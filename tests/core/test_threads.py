@@ -1,4 +1,4 @@
-"""How many threads: affinity, both kinds of cgroup in a fake file tree, what the user has set, and torch loaded first."""
+"""How many threads: affinity, cgroups in a fake file tree, what the user has set, and torch loaded first."""
 
 import os
 import subprocess

@@ -139,4 +139,5 @@ def test_a_loss_that_is_no_longer_finite_is_said():
 
     model = nn.Linear(1, 1)
     with pytest.raises(InputError, match=r"diverged in epoch 1; choose a learning rate below 0\.1"):
-        Training(model, OPTIMIZERS["SGD"](model), {}).run(1, torch.arange(2), 2, lambda at, _: at, loss, draw=partial(draws, 0))
+        training = Training(model, OPTIMIZERS["SGD"](model), {})
+        training.run(1, torch.arange(2), 2, lambda at, _: at, loss, draw=partial(draws, 0))
