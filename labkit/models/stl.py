@@ -156,9 +156,8 @@ class _SparseMap(torch.autograd.Function):
         if ctx.layer.backward_mode == "none":
             raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
         d, tol = ctx.layer.d.to(grad.dtype), (ctx.layer._asked and _APPROXIMATE) or None
-        return torch.cat(
-            [project(g, s, d, tol=tol) for g, s in zip(grad.split(ctx.sizes), ctx.supports, strict=True)]
-        ), None
+        parts = zip(grad.split(ctx.sizes), ctx.supports, strict=True)
+        return torch.cat([project(g, s, d, tol=tol) for g, s in parts]), None
 
 
 def _nearest(high: Tensor, last: Tensor, known: Codes) -> Codes:

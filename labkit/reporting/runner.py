@@ -145,8 +145,9 @@ def _kernel_class(
 ) -> Iterator[type[AsyncKernelManager]]:
     """A kernel manager that starts *this* interpreter, whatever kernels are registered, over a private socket.
 
-    Each one made is put into `kernels`, and has the `environment` besides ours. Sockets in a folder of our own rather than TCP ports: no other user can connect, and ipykernel does not warn.
-    The folder sits directly under the temporary directory because a socket's path may have only 107 characters.
+    Each one made is put into `kernels`, and has the `environment` besides ours. Sockets in a folder of our own rather
+    than TCP ports: no other user can connect, and ipykernel does not warn. The folder sits directly under the temporary
+    directory because a socket's path may have only 107 characters.
     """
     folder = Path(tempfile.mkdtemp(prefix="labkit-"))
 
