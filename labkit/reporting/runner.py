@@ -1,6 +1,7 @@
 """Runs one notebook in a kernel of this Python and says how it ended."""
 
 import contextlib
+import contextvars
 import logging
 import re
 import shutil
@@ -16,6 +17,7 @@ import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert.filters.ansi import strip_ansi
 from papermill.exceptions import PapermillExecutionError
@@ -106,10 +108,10 @@ def execute(
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # we say what failed, once, ourselves
     try:
         with _kernel_class(environment or {}, [] if kernels is None else kernels) as kernel_class:
-            papermill.execute_notebook(
-                _literal(path), _literal(partial), dict(parameters), kernel_name="python3", language="python",
-                cwd=str(cwd), progress_bar=progress_bar, execution_timeout=cell_timeout,
-                kernel_manager_class=kernel_class,
+            # In a context of its own, where Jupyter's event loop is this notebook's and can be closed after it.
+            contextvars.Context().run(
+                _papermill, _literal(path), _literal(partial), dict(parameters), cwd=str(cwd),
+                progress_bar=progress_bar, execution_timeout=cell_timeout, kernel_manager_class=kernel_class,
             )  # fmt: skip
     except PapermillExecutionError as error:
         failure, trace = (error.ename, error.evalue), "\n".join(error.traceback)
@@ -137,6 +139,13 @@ def execute(
         begun[-1].metadata.papermill.status = "failed"
     where = (len(begun), _code_line(begun[-1].source, trace)) if begun and inside else (None, "")
     return Outcome(notebook, seconds, Failure(*where, failure[0], _first_line(failure[1])))
+
+
+def _papermill(*places, **options) -> None:
+    try:
+        papermill.execute_notebook(*places, kernel_name="python3", language="python", **options)
+    finally:
+        ensure_event_loop().close()
 
 
 @contextlib.contextmanager

@@ -215,3 +215,41 @@ def test_wrong_images_are_refused():
         T(255 * images())
     with pytest.raises(InputError, match="NaN"):
         T(images() * torch.nan)
+
+
+def test_for_attackers_a_code_begins_with_that_of_the_nearest_image_asked_about_last(monkeypatch):
+    x, d = images(B=4), dictionary()
+    T = SparseTransform(d, gap_tol=1e-3)
+    quick, starts = T.approximate(0.05), []
+    solve = SparseTransform._solve
+    monkeypatch.setattr(SparseTransform, "_solve", lambda *given: starts.append(given[2]) or solve(*given))
+    first = quick(x)
+    assert starts.pop() is None and quick.gap_tol == 0.05 and T.gap_tol == 1e-3
+    moved = x[[2, 0]] + 1e-3 * images(B=2, seed=5)
+    second, begun = quick(moved), starts.pop()
+    known = quick._last[1].codes
+    assert [len(code.v) for code in begun.codes] == [
+        len(solve(T, split(x)[1], None, 0.05).code.codes[i].v) for i in (2, 0)
+    ]
+    assert len(known) == 2 and not torch.equal(second, first[[2, 0]])
+    quick(images(B=1, seed=9) + 1 - images(B=1, seed=9))  # a flat image resembles none
+    assert [len(code.v) for code in starts.pop().codes] == [0]
+    T(x)
+    assert starts.pop() is None and T._last is None
+
+
+@pytest.mark.parametrize("mode", ["exact", "identity"])
+def test_the_approximate_layer_and_its_gradient_are_near_the_layers_own(mode):
+    x, d = images(), dictionary()
+    T = SparseTransform(d, lam=0.1, gap_tol=1e-6, backward=mode)
+    weights = images(seed=3)
+
+    def answers(layer):
+        at = x.clone().requires_grad_()
+        seen = layer(at)
+        return seen.detach(), torch.autograd.grad((weights * seen).sum(), at)[0]
+
+    quick = T.approximate(1e-4)
+    for _ in range(2):  # from nothing, and from its own code
+        for mine, own in zip(answers(quick), answers(T), strict=True):
+            assert (mine - own).norm() <= 0.05 * own.norm()

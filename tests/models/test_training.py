@@ -1,5 +1,6 @@
 """Training: what a step does, and that a killed run ends as if it had not been killed."""
 
+import threading
 from functools import partial
 
 import pytest
@@ -141,3 +142,26 @@ def test_a_loss_that_is_no_longer_finite_is_said():
     with pytest.raises(InputError, match=r"diverged in epoch 1; choose a learning rate below 0\.1"):
         training = Training(model, OPTIMIZERS["SGD"](model), {})
         training.run(1, torch.arange(2), 2, lambda at, _: at, loss, draw=partial(draws, 0))
+
+
+def test_the_next_batch_is_prepared_beside_the_step_and_never_two_ahead():
+    prepared, taken, waiting = [], [], threading.Event()
+
+    def prepare(at, generator):
+        prepared.append(at.tolist())
+        assert len(prepared) <= len(taken) + 2
+        waiting.set()
+        return at
+
+    def loss(at):
+        taken.append(at.tolist())
+        if len(taken) == 1:  # the second batch comes while the first step is under way
+            waiting.clear()
+            assert len(prepared) == 2 or waiting.wait(20)
+        found = model.weight.sum()
+        return found, {"loss": found}
+
+    model = nn.Linear(1, 1)
+    training = Training(model, OPTIMIZERS["SGD"](model), {})
+    training.run(2, torch.arange(6), 2, prepare, loss, draw=partial(draws, 0), progress=False)
+    assert taken == prepared and len(taken) == 6

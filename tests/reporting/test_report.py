@@ -16,6 +16,7 @@ import nbformat
 import pytest
 from small_notebooks import PARAMETERS, save
 
+import labkit
 from labkit.core.errors import InputError
 from labkit.reporting import report
 
@@ -66,9 +67,9 @@ def entries(lab) -> list[dict]:
     return run(lab)
 
 
-def run(lab: Path, *only: str, settings: report.Settings = SETTINGS, out: str = "out") -> list[dict]:
+def run(lab: Path, *only: str, settings: report.Settings = SETTINGS, out: str = "out", **options) -> list[dict]:
     plan = report.check(settings, lab / out, notebooks=lab / "notebooks", only=only, images=False)
-    return report.run(settings, lab / out, plan)
+    return report.run(settings, lab / out, plan, **options)
 
 
 def pages(lab: Path) -> list[Path]:
@@ -177,7 +178,7 @@ def test_a_killed_report_is_whole_and_the_next_one_completes_it(tmp_path):
     program = (
         "import pathlib, sys; from labkit.reporting import report; root = pathlib.Path(sys.argv[1])\n"
         "s, out = report.Settings('smoke'), root / 'out'\n"
-        "report.run(s, out, report.check(s, out, notebooks=root / 'notebooks', images=False))"
+        "report.run(s, out, report.check(s, out, notebooks=root / 'notebooks', images=False), jobs=1)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment, stdout=subprocess.DEVNULL)
@@ -245,3 +246,36 @@ def test_paths_typed_elsewhere_mean_the_same_to_the_kernel(tmp_path, monkeypatch
     assert Path(typed["dataset"].removeprefix("folder:")).resolve() == tmp_path / "photos"
     assert Path(typed["data_root"]) == elsewhere / "raw" and Path(typed["out"]) == elsewhere / "01_a"
     assert typed["store"] == ""
+
+
+def test_two_notebooks_run_at_once_and_share_the_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(labkit, "THREADS", labkit.THREADS._replace(number=6))
+    for name, other in (("01_a", "02_b"), ("02_b", "01_a")):  # each waits until the other has begun
+        save(
+            tmp_path / "notebooks" / f"{name}.ipynb",
+            f"import os, pathlib, time\nroot = pathlib.Path({str(tmp_path)!r})\n(root / '{name}').touch()\n"
+            f"while not (root / '{other}').exists():\n    time.sleep(0.01)\nprint(os.environ['OMP_NUM_THREADS'])",
+        )
+    assert [entry["status"] for entry in run(tmp_path, jobs=2)] == ["finished", "finished"]
+    assert all(">3\n" in (tmp_path / "out" / f"{name}.html").read_text() for name in ("01_a", "02_b"))
+
+
+def test_what_is_interrupted_ends_its_kernels_and_leaves_no_half_page(tmp_path):
+    begun = tmp_path / "begun"
+    wait = f"import os, pathlib, time\npathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    save(tmp_path / "notebooks" / "01_a.ipynb", wait)
+    save(tmp_path / "notebooks" / "02_b.ipynb", "print('done')")
+
+    def interrupt(said: str) -> None:
+        if said.startswith("02_b: finished"):
+            while not begun.exists() or not begun.read_text():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, jobs=2, say=interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["status"] for entry in manifest["notebooks"]] == ["waiting", "finished"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name]
