@@ -17,6 +17,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Two gigabytes each.
+WORKERS = $(shell $(BIN)/python -c 'import labkit; print(min(4, labkit.THREADS.number))')
+
 .PHONY: help reports test lab dashboards screenshots scaling bench measured lint clean
 .DELETE_ON_ERROR:
 
@@ -48,8 +51,11 @@ reports: $(READY)
 
 # nbval runs each notebook from top to bottom; a stripped notebook has no outputs to compare with, hence -lax.
 # Its kernels measure coverage, too, but only when told of what and how: a bare --cov makes them hang.
+# A worker for each core that may be used, with one thread: two workers do more than two threads. A file's tests share
+# what they train, so one worker has them all.
 test: $(READY)
-	LABKIT_PROFILE=smoke $(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks --numprocesses=$(WORKERS) --dist=loadfile \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --cov=labkit --cov-config=pyproject.toml --cov-report=term --durations=10
 
 lab: $(READY)

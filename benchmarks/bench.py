@@ -8,11 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-import torch
-from torch import Tensor
-from tqdm.auto import tqdm
-
 from benchmarks import stamps
 from labkit.cli import common
 from labkit.core import InputError, checkpoint, hardware
@@ -22,6 +17,11 @@ from labkit.datasets import loaders
 from labkit.experiments import reference, throughput
 from labkit.experiments.solvers import seconds
 from labkit.models import stl
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 LAM, K, S = 0.2, 64, 8
 PARTS = ("coding", "learning", "projecting", "learning_many", "defending")

@@ -2,9 +2,9 @@
 
 import math
 
-import pandas as pd
-
 from benchmarks import stamps
+
+import pandas as pd
 
 TRAIN, TEST = 1_281_167, 50_000  # images of ILSVRC-2012
 EPOCHS = 100  # of retraining, as in the profile `paper`

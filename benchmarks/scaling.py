@@ -11,9 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from tqdm.auto import tqdm
-
 from benchmarks import stamps
 from benchmarks.forecast import markdown
 from labkit.cli import common
@@ -23,6 +20,9 @@ from labkit.csc import cbpdn, cdl, split
 from labkit.datasets import loaders
 from labkit.experiments.solvers import seconds
 from labkit.models import SparseTransform
+
+import torch
+from tqdm.auto import tqdm
 
 _PHOTOS = ("resolution", "filters", "message")  # parts that measure photographs, whatever the data set
 PARTS = ("resolution", "filters", "message", "learning", "ranks", "memory")

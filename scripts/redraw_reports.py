@@ -10,12 +10,12 @@ import re
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from labkit.core import checkpoint
 from labkit.datasets import loaders
 from labkit.experiments import published_numbers
 from labkit.reporting import captions, findings, table_page, tables
+
+import pandas as pd
 
 
 def comparison(folder: Path, told: dict) -> None:

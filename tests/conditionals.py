@@ -1,8 +1,8 @@
 """What a PixelCNN says of all values of every sub-pixel: slow, for checking what looks at one value."""
 
-import torch
-
 from labkit.defenses.pixelcnn import channel_logs, mixture_weights
+
+import torch
 
 
 def log_probabilities(model, x):

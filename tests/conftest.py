@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import pytest
-import torch
-
 from labkit.core import profiles, recipes
 from labkit.evaluation.workbench import Workbench
+
+import pytest
+import torch
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from labkit.core import recipes, store
 from labkit.evaluation import measurement
 from labkit.experiments import ablations
+
+import pandas as pd
 
 _ASKED = {"classifier": "attacked", "exact": "aware"}  # what a sweep calls an attacker who has this
 # Attack, knowledge, and whether the network is retrained, of the two recipes of a line of the paper's Figure 6.

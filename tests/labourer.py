@@ -37,10 +37,10 @@ def work(store: str, data: str) -> None:
 
 
 def main() -> None:
-    import torch
-
     from labkit.csc import cbpdn
     from labkit.evaluation import adversarial_examples, measurement, workbench  # noqa: F401
+
+    import torch
 
     torch.set_num_threads(1)
     cbpdn.prepare()

@@ -1,9 +1,9 @@
 """Linear classifiers, on which the effect of every attack is known, and images for them."""
 
+from labkit.attacks.budget import Budget
+
 import torch
 from torch import nn
-
-from labkit.attacks.budget import Budget
 
 BUDGETS = [Budget.dissimilarity(0.08), Budget.l2(0.4), Budget.linf(8 / 255)]
 SHAPE = (3, 8, 7)

@@ -10,13 +10,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
-
 from labkit.core import profiles, recipes
 from labkit.core.store import Store
 from labkit.dashboards import Explorer, server
 from labkit.evaluation.workbench import Workbench
+
+import torch
+from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
 
 _SETTLED = {1: "true class", 2: "100 of 100", 3: "measured", 4: "cases are measured", 5: "filters of"}
 

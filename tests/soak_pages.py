@@ -8,11 +8,11 @@ import itertools
 import sys
 import time
 
-from browser_drive import PAGES, Tab, chromium, kernels, memory, served
-
 from labkit.core import profiles
 from labkit.core.store import Store
 from labkit.dashboards import server
+
+from browser_drive import PAGES, Tab, chromium, kernels, memory, served
 
 _WARM = 5  # minutes that count for nothing: caches fill
 _GROWTH = 1.10

@@ -4,9 +4,9 @@ import importlib
 import re
 from pathlib import Path
 
-import pytest
-
 import labkit
+
+import pytest
 
 ROOT = Path(labkit.__file__).parents[1]
 MODULES: dict[str, list[str]] = {}  # by their last name; two rooms may each have one of that name

@@ -10,9 +10,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 import labkit
+
+import pytest
 
 ROOT = Path(labkit.__file__).parent
 ROOMS = [

@@ -4,11 +4,11 @@ import json
 import re
 from pathlib import Path
 
-import pandas as pd
-
 from labkit.core import checkpoint
 from labkit.experiments import published_numbers
 from labkit.reporting import tables
+
+import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-from safetensors.torch import save_file
-
 from labkit.core import distributed
 from labkit.core.errors import InputError
 from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, DictionaryRecipe
 from labkit.csc import cdl
 from labkit.datasets.loaders import Images
 from labkit.models import classifiers, networks
+
+import torch
+from safetensors.torch import save_file
 
 FILTERS = DictionaryRecipe(K=5, S=3, lam=0.1, images=23, passes=2, batch=9, held=7, stop=-1)
 WAYS = {

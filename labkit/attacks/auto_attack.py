@@ -1,11 +1,11 @@
 """Attacks through pyautoattack (Square, AutoAttack), and the random noise that each has to beat."""
 
-import torch
-from torch import Tensor
-
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import Model, ascent, check, column, logits_at, margin, normal
 from labkit.core import InputError
+
+import torch
+from torch import Tensor
 
 VERSIONS = ("standard", "rand")
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from labkit.core import InputError
+
 import torch
 from torch import Tensor
-
-from labkit.core import InputError
 
 _LEVELS = 255
 # Rounding of float32: a norm over a few thousand pixels, and a difference of two numbers in [0, 1].

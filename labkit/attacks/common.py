@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from labkit.attacks.budget import Budget
 from labkit.core import InputError
 from labkit.datasets import check_pixels
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 Model = Callable[[Tensor], Tensor]
 

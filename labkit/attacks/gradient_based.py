@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import LOSSES, Model, ascent, check, column, fooled, free, in_ball, logits_at, margin, unit
 from labkit.core import InputError
+
+import torch
+from torch import Tensor
 
 
 def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:

@@ -2,13 +2,13 @@
 
 import math
 
-import torch
-from torch import Tensor
-
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import Model, check, column, log_odds, normal, unit
 from labkit.attacks.gradient_based import search
 from labkit.core import InputError
+
+import torch
+from torch import Tensor
 
 
 def lowfreq(

@@ -7,12 +7,12 @@ That point is not across the boundary: the paper's undefended network keeps 5 % 
 
 import math
 
-import torch
-from torch import Tensor
-
 from labkit.attacks import common
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, logits_at, margin, norm, unit
+
+import torch
+from torch import Tensor
 
 _RATE = 0.01  # of Adam, in pixels, where there is no gradient to tell the distance
 _HALVINGS, _BEYOND = 8, 2e-3

@@ -8,14 +8,14 @@ called, one attack and target class at a time, on the images that are still righ
 import logging
 from collections.abc import Callable
 
+from labkit.attacks.budget import Budget
+from labkit.attacks.common import Model, column, differentiate, fooled, in_ball, logits_at
+
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor
-
-from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, column, differentiate, fooled, in_ball, logits_at
 
 _SILENT = logging.getLogger("labkit.attacks.pyautoattack_runs")  # else zero gradients are warned of at every run
 _SILENT.addHandler(logging.NullHandler())

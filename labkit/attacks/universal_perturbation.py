@@ -1,13 +1,13 @@
 """Universal perturbation: one pattern, fitted on training images, that is added to every image."""
 
-import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import Model, ascent, check, column, log_odds, norm, unit
 from labkit.core import InputError
 from labkit.datasets import Images
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 # An image that is wrong by this much no longer pulls at the pattern: log-odds of 1 are 73 % for other classes.
 _ENOUGH = 1.0

@@ -12,12 +12,12 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from labkit.cli import common
 from labkit.core import InputError, recipes, wording
 from labkit.core.store import MANIFEST, TENSORS, Store, beside, discard, flaws, locked, parsed
 from labkit.core.wording import printable, reason
+
+from safetensors import SafetensorError, safe_open
 
 # Only what bears a name the store gives is ever looked at, let alone deleted: a --store typed wrongly costs nothing.
 _NAME = re.compile(r"([0-9a-f]{16})|\.([0-9a-f]{16})\.(work|new)")

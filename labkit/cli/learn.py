@@ -117,11 +117,11 @@ def _learned(options: argparse.Namespace, recipe) -> tuple:
     Where the filters are kept, rank 0 looks for them and tells the others: to know a million training images by their
     digest, every file is read, and once is enough. Nor need a rank wait for all that the workbench brings.
     """
-    import torch
-
     from labkit.core import distributed, store
     from labkit.datasets import loaders
     from labkit.models import SparseTransform
+
+    import torch
 
     def kept():
         digest = loaders.load_recipe(recipe.data, "train", data_root=options.data_root or None).digest

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
 from labkit.core.wording import reason
+
+from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:  # who writes a page need not wait for torch
     from torch import Generator, Tensor

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from labkit.core.errors import InputError
+
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor
-
-from labkit.core.errors import InputError
 
 # A rank may wait for hours while another builds. Who waits for a dead one need not wait: torchrun ends them all.
 _PATIENCE = timedelta(days=7)

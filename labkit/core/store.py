@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-
 from labkit.core import checkpoint, recipes
 from labkit.core.errors import InputError
 from labkit.core.wording import reason, typed
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 if TYPE_CHECKING:  # torch is imported by the functions that need it: a look through the store does not wait for it
     from torch import Tensor

@@ -9,14 +9,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from labkit.core.hardware import has_bfloat16
+from labkit.csc import atoms, descent
+from labkit.csc.codes import Code, Codes
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from labkit.core.hardware import has_bfloat16
-from labkit.csc import atoms, descent
-from labkit.csc.codes import Code, Codes
 
 _PATIENCE = 10  # exact passes without a smaller gap after which an image is left as it is
 _WINDOW_BYTES = 64 * 2**20  # correlations held at once: enough images to fill the cores

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from torch import Tensor
-
 from labkit.core import InputError
 from labkit.csc import batch_solver, conv
 from labkit.csc.codes import Codes
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)

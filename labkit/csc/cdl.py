@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
 from labkit.core.recipes import DictionaryRecipe, canonical
 from labkit.csc import cbpdn, conv
 from labkit.csc.codes import Codes
 from labkit.csc.tikhonov import extend, split
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 METHODS = ("online", "batch")
 NORMS = ("whole", "channel")

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from labkit.csc import atoms
+
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-
-from labkit.csc import atoms
 
 
 class Code(NamedTuple):

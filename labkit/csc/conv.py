@@ -3,12 +3,12 @@
 Filters have their origin at the top-left corner, as in sporco: x[u] = Σₖ Σₛ dₖ[s] zₖ[u − s], indices modulo (H, W).
 """
 
+from labkit.core import InputError
+from labkit.csc import codes
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from labkit.core import InputError
-from labkit.csc import codes
 
 
 def check(d: Tensor, size: tuple[int, int] | torch.Size | None = None, channels: int | None = None) -> None:

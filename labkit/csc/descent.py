@@ -7,10 +7,10 @@ residual, or moving its coefficient, costs S·S·C multiplications and no table.
 λ and no neighbour exceeds it more: the greediness of Moreau, Oudre & Vayatis (DICOD, ICML 2018).
 """
 
+from labkit.csc import atoms
+
 import numpy as np
 from numba import njit
-
-from labkit.csc import atoms
 
 # Shares of the largest violation of optimality: what may enter (fewer take more passes, more a larger set), how well
 # the working set is solved, and what is worth a move. And the relative residual of `_newton`.

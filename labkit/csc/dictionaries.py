@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from labkit.core import InputError
 from labkit.core.wording import reason
 from labkit.csc import conv
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 def load_dictionary(path: str | Path) -> Tensor:

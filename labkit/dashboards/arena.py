@@ -4,11 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
-import ipywidgets as w
-import pandas as pd
-import torch
-from torch import Tensor
-
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards.explorer import top
@@ -18,6 +13,11 @@ from labkit.evaluation import Case, ThreatModel, Workbench, measurement, threat_
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.experiments import baselines, paper_tables
 from labkit.models import predict
+
+import ipywidgets as w
+import pandas as pd
+import torch
+from torch import Tensor
 
 _WORDS = """Every column names its attack and its threat model. The outlined cell is a defense's lowest accuracy: read
 that one. Choose a defense and an attack to see what they do to an image."""

@@ -3,11 +3,6 @@
 import time
 from html import escape
 
-import ipywidgets as w
-import matplotlib
-import torch
-from torch import Tensor
-
 from labkit.core import InputError, metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
@@ -16,6 +11,11 @@ from labkit.dashboards.parts import SMALL, Board, Upload
 from labkit.datasets import decoding
 from labkit.evaluation import Workbench
 from labkit.models import predict
+
+import ipywidgets as w
+import matplotlib
+import torch
+from torch import Tensor
 
 _ROUGH = 0.2  # relative duality gap of a first look at a large image
 _WORDS = """T keeps the low-pass part of an image and codes the rest sparsely. The upper row is the clean image, the

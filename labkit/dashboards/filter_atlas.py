@@ -1,8 +1,5 @@
 """The filter atlas: dictionaries by cluster, K, S and λ; choose a filter and see where it is active."""
 
-import ipywidgets as w
-import torch
-
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
 from labkit.dashboards.explorer import heat
@@ -12,6 +9,9 @@ from labkit.evaluation import Workbench
 from labkit.experiments.ablations import varied
 from labkit.models import SparseTransform, StratifiedTransform
 from labkit.reporting import pictures
+
+import ipywidgets as w
+import torch
 
 _WORDS = """A dictionary is all that T knows of natural images. Click a filter, or use the arrow keys. The page shows
 where in the image the filter is active, what it adds there, and the images in which it is most active."""

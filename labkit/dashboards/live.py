@@ -4,15 +4,15 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from labkit.attacks import ATTACKS, Budget
 from labkit.core.metrics import Accuracy, accuracy
 from labkit.csc import conv
 from labkit.csc.codes import Codes
 from labkit.evaluation import threat_models
 from labkit.models import SparseTransform, StratifiedTransform
+
+import torch
+from torch import Tensor, nn
 
 # Attacks that answer while somebody waits: what to call them, and their options.
 ATTACKS_LIVE = {

@@ -2,13 +2,13 @@
 
 from html import escape
 
-import ipywidgets as w
-
 from labkit.core.metrics import Accuracy
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
 from labkit.dashboards.page import LOOK, OFFERS, Desk, Page, T, choice, settings
 from labkit.evaluation import ThreatModel, Workbench
+
+import ipywidgets as w
 
 _WORDS = """Clean and robust accuracy on test images, without T and behind it. Bars grow as images are done; the thin
 line is the 95 % interval. Without T, the attack is a white box. Moving a control stops the run and starts another."""

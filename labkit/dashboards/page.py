@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import cache, partial
 from html import escape
 
-import ipywidgets as w
-
 from labkit.core import InputError, profiles
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
@@ -17,6 +15,8 @@ from labkit.dashboards.work import Latest, clock
 from labkit.evaluation import ThreatModel, Workbench, measurement
 from labkit.experiments import cost_estimate
 from labkit.experiments.ablations import varied
+
+import ipywidgets as w
 
 LOOK = {"layout": w.Layout(width="325px"), "style": {"description_width": "96px"}}
 OFFERS = (("fashion", None), ("photos", 64), ("photos", 224))  # embedded, so that everybody has them

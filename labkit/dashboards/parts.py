@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from labkit.reporting.interactive import pillow
+from labkit.reporting.pictures import mosaic
+
 import anywidget
 import ipywidgets as w
 import plotly.graph_objects as go
 import traitlets as t
 from torch import Tensor
-
-from labkit.reporting.interactive import pillow
-from labkit.reporting.pictures import mosaic
 
 _STATIC = Path(__file__).parent / "static"
 _CSS = _STATIC / "dashboards.css"

@@ -6,9 +6,6 @@ from functools import partial
 from html import escape
 from operator import attrgetter
 
-import ipywidgets as w
-import pandas as pd
-
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards import arena
@@ -17,6 +14,9 @@ from labkit.dashboards.parts import Hover, chart
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import ablations, psnr_accuracy
 from labkit.reporting import captions, interactive, questions, verdicts
+
+import ipywidgets as w
+import pandas as pd
 
 _WORDS = """Every point was measured on the same test images and is kept; what is not measured yet can be. The curves
 are clean accuracy and robust accuracy under two threat models: a grey box, as in the paper, and a white box."""

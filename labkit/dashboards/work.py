@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ipywidgets as w
-
 from labkit.core import InputError
+
+import ipywidgets as w
 
 _TICK = 0.25  # seconds between two moves of a bar that goes by the clock
 

@@ -7,13 +7,13 @@ grey keeps its upper 8 bits, an animation its first frame.
 import io
 from collections.abc import Sequence
 
+from labkit.core import InputError
+from labkit.core.wording import reason
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-
-from labkit.core import InputError
-from labkit.core.wording import reason
 
 MAX_PIXELS = 50_000_000  # one image of more pixels is a mistake or an attack (a "decompression bomb")
 

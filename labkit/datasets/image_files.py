@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from tqdm.auto import tqdm
-
 from labkit.core import InputError
 from labkit.core.wording import printable, reason, typed
 from labkit.datasets import decoding
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from labkit.core import InputError
+
 import torch
 from torch import Tensor
-
-from labkit.core import InputError
 
 # Up to the first limit images are float32 in memory; up to the second, 8-bit; beyond, files are decoded when asked for.
 FLOAT_LIMIT = 512 * 2**20

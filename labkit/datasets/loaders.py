@@ -12,17 +12,17 @@ from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional
-
 from labkit.core import InputError
 from labkit.core.recipes import DATASETS, DataRecipe, Named
 from labkit.core.wording import typed
 from labkit.datasets import decoding, image_files, images, photos
 from labkit.datasets.images import Images, Lazy, settle
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 MOST_BYTES = 16 * 2**30  # of a set that is in memory whatever its size, in 8 bits
 

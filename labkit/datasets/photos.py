@@ -3,10 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from labkit.core import InputError
+
 import torch
 from PIL import Image
-
-from labkit.core import InputError
 
 # Package, file and size of each photograph, and whether its halves lie side by side. Licences: data/README.md.
 PHOTOS = {

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from labkit.core import InputError, checkpoint, distributed
+from labkit.datasets.shards import CHUNK, Item, Stream
+
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-
-from labkit.core import InputError, checkpoint, distributed
-from labkit.datasets.shards import CHUNK, Item, Stream
 
 MANIFEST = "manifest.json"
 

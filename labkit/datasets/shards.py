@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import torch
-from torch import Tensor
-
 from labkit.core import InputError
 from labkit.core.wording import printable, reason
 from labkit.datasets import decoding, image_files, loaders
+
+import torch
+from torch import Tensor
 
 SPLITS = ("train", "test", "all")
 CHUNK = 250  # images: few enough that sixteen ranks share ten thousand, enough that writing them costs nothing

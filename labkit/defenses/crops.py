@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from typing import Self
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from labkit.core import InputError
 from labkit.datasets import Images
 from labkit.defenses.quilting import Quilting
 from labkit.defenses.tvm import TVM
 from labkit.models import Defense
 from labkit.models.defense import Ensemble
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 def crops(*, patches: int = 1_000_000, **options) -> "CropEnsemble":

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple, Self
 
-import torch
-from torch import Tensor
-from tqdm.auto import tqdm
-
 from labkit.core import InputError
 from labkit.datasets import Images
 from labkit.models import Defense
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 _CORRELATIONS_AT_ONCE = 2**20
 _CANDIDATES_AT_ONCE = 1000

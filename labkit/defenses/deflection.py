@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
+from labkit.core import InputError
+from labkit.models.defense import Ensemble, hooked
+from labkit.models.networks import Classifier
+
 import numpy as np
 import torch
 from skimage.restoration import denoise_wavelet
 from torch import Tensor, nn
 from torch.nn import functional
-
-from labkit.core import InputError
-from labkit.models.defense import Ensemble, hooked
-from labkit.models.networks import Classifier
 
 _CLASSES = 5  # whose activation maps the robust one sums
 

@@ -3,18 +3,18 @@
 import io
 from typing import Self
 
+from labkit.core import InputError, metrics
+from labkit.csc import extend
+from labkit.datasets import Images
+from labkit.models import Defense
+from labkit.models.defense import check
+
 import numpy as np
 import torch
 from PIL import Image
 from scipy.optimize import brentq
 from torch import Tensor
 from tqdm.auto import tqdm
-
-from labkit.core import InputError, metrics
-from labkit.csc import extend
-from labkit.datasets import Images
-from labkit.models import Defense
-from labkit.models.defense import check
 
 _BLURRED_AT_ONCE = 500  # images
 _NO_BLUR = 0.15  # sigma at which a neighbour gets a share of 2e-10, which single precision hardly sees

@@ -5,16 +5,16 @@ import re
 from collections.abc import Callable
 from typing import Self
 
+from labkit.core import InputError
+from labkit.datasets import Images
+from labkit.models.defense import Detector, hooked
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-
-from labkit.core import InputError
-from labkit.datasets import Images
-from labkit.models.defense import Detector, hooked
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

@@ -4,16 +4,16 @@ import math
 from itertools import pairwise
 from typing import Self
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from labkit.datasets import Images
 from labkit.models import Defense
 from labkit.models.autoencoder import corrupt
 from labkit.models.defense import Detector
 from labkit.models.networks import blank
 from labkit.models.training import Training
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 _BATCHES = 2000
 _AT_ONCE = 500

@@ -2,12 +2,12 @@
 
 import warnings
 
+from labkit.models import Defense
+
 import numpy as np
 import torch
 from skimage.restoration import denoise_nl_means, estimate_sigma
 from torch import Tensor
-
-from labkit.models import Defense
 
 _STRENGTH = 0.8
 

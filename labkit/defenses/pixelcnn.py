@@ -3,10 +3,6 @@
 import math
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from labkit.core import InputError
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
@@ -14,6 +10,10 @@ from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.defense import check
 from labkit.models.networks import blank
 from labkit.models.training import Training
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 _UNIT = 2 / 255  # one 8-bit step, where pixels run from −1 to 1
 _ABOVE = (2, 5)  # rows and columns that the first layer sees above a pixel …

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
 
-import torch
-from torch import Tensor
-
 from labkit.datasets import Images
 from labkit.defenses import pixelcnn
 from labkit.models import Defense
+
+import torch
+from torch import Tensor
 
 _AT_ONCE = 200
 

@@ -2,18 +2,18 @@
 
 from typing import Self
 
+from labkit.core import InputError
+from labkit.datasets import Images
+from labkit.defenses.d3 import starts
+from labkit.models import Defense
+from labkit.models.defense import check
+
 import numpy as np
 import torch
 from numba import njit
 from sklearn.neighbors import KDTree
 from torch import Tensor
 from tqdm.auto import tqdm
-
-from labkit.core import InputError
-from labkit.datasets import Images
-from labkit.defenses.d3 import starts
-from labkit.models import Defense
-from labkit.models.defense import check
 
 _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: the fastest at natural images
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]

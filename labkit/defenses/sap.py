@@ -1,10 +1,10 @@
 """Stochastic activation pruning (SAP): activation maps keep a random part of themselves, large values likelier."""
 
-import torch
-from torch import Tensor, nn
-
 from labkit.core import InputError
 from labkit.models.defense import Around, hooked
+
+import torch
+from torch import Tensor, nn
 
 
 class SAP(Around):

@@ -1,11 +1,11 @@
 """Total-variation minimisation (TVM): an image rebuilt from half of its pixels as the flattest one that fits them."""
 
+from labkit.models import Defense
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-
-from labkit.models import Defense
 
 # Pixel values solved for at once: about as many as stay in a CPU's cache.
 _VALUES_AT_ONCE = 100_000

@@ -6,10 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from tqdm.auto import tqdm
-
 from labkit.attacks import ATTACKS, MINIMAL, Budget, at_average, fit_universal, quantize
 from labkit.core import InputError, checkpoint
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe
@@ -17,6 +13,10 @@ from labkit.evaluation import threat_models
 from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import StratifiedTransform
 from labkit.models.defense import Detector
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation

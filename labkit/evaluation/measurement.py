@@ -7,11 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
-import torch
-from torch import Tensor
-from tqdm.auto import tqdm
-
 from labkit.core import metrics
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
@@ -20,6 +15,11 @@ from labkit.evaluation.adversarial_examples import Attempt, adversarial, timed
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import predict
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",

@@ -4,10 +4,6 @@ import copy
 import itertools
 from dataclasses import dataclass
 
-import pandas as pd
-import torch
-from torch import Tensor, nn
-
 from labkit.attacks import Budget, ascent, fgsm, log_odds, noise, pgd, square
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, rebase
@@ -15,6 +11,10 @@ from labkit.evaluation import threat_models
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyTransform, Workbench
 from labkit.models import SparseTransform, predict
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
 
 _SIZES = (0.02, 0.08, 0.3)
 _STEPS = (1e-6, 1e-7, 1e-8)  # of finite differences

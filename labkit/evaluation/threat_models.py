@@ -3,14 +3,14 @@
 import math
 from enum import Enum
 
-import torch
-from torch import Tensor, nn
-
 from labkit.core import InputError
 from labkit.models import Defense, StratifiedTransform, predict
 from labkit.models.classifiers import device_of
 from labkit.models.defense import Detector
 from labkit.models.networks import Recomputed
+
+import torch
+from torch import Tensor, nn
 
 JUDGED_SEED = 1  # of a random defense when it is judged: not the samples that its attacker saw
 _BATCH = 250

@@ -5,10 +5,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-
 from labkit import defenses
 from labkit.attacks import Budget, fgsm
 from labkit.core import InputError, checkpoint, distributed, metrics, recipes
@@ -18,6 +14,10 @@ from labkit.csc import cdl
 from labkit.datasets import Images, loaders, settle
 from labkit.defenses import Defense
 from labkit.models import SparseTransform, Strata, StratifiedTransform, autoencoder, classifiers, networks
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 AnyTransform = TransformRecipe | StratifiedRecipe
 AnyDefense = AnyTransform | DefenseRecipe

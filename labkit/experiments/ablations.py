@@ -4,10 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
-import torch
-from torch import Tensor
-
 from labkit.core import InputError, metrics
 from labkit.core.metrics import Point
 from labkit.core.profiles import Profile
@@ -16,6 +12,10 @@ from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.evaluation.workbench import AnyTransform
 from labkit.models import SparseTransform, StratifiedTransform, predict
+
+import pandas as pd
+import torch
+from torch import Tensor
 
 # What can be changed: what a reader calls it, and which recipe has it ("both": T and its dictionary).
 CHOICES = {

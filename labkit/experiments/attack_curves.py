@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import pandas as pd
-import torch
-from torch import Tensor
-
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe
 from labkit.evaluation import Case, Workbench, measurement
 from labkit.evaluation.workbench import AnyTransform
+
+import pandas as pd
+import torch
+from torch import Tensor
 
 
 def spectrum(changes: Mapping[str, Tensor], bins: int = 16) -> pd.DataFrame:

@@ -4,10 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-import torch
-from torch import Tensor, nn
-
 from labkit.attacks import ATTACKS
 from labkit.core import metrics, recipes
 from labkit.core.profiles import Profile
@@ -16,6 +12,10 @@ from labkit.csc import split
 from labkit.evaluation import Workbench
 from labkit.evaluation.adversarial_examples import Attempt, adversarial, sized
 from labkit.models import SparseTransform, StratifiedTransform
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
 
 _BATCH = 50
 _COUNT = 200

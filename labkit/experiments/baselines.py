@@ -4,16 +4,16 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pandas as pd
-import torch
-from torch import Tensor
-
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, DefenseRecipe, TransformRecipe, rebase
 from labkit.defenses import DEFENSES, pixelcnn, unfitted
 from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
+
+import pandas as pd
+import torch
+from torch import Tensor
 
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _HARDENED = {

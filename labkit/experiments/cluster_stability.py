@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 
-import pandas as pd
-import torch
-from torch import Tensor
-
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe
 from labkit.csc import split
 from labkit.evaluation import Workbench
 from labkit.evaluation.adversarial_examples import Attempt, adversarial
+
+import pandas as pd
+import torch
+from torch import Tensor
 
 _BATCH = 250
 

@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import pandas as pd
-import torch
-
 from labkit.core import recipes
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, DefenseRecipe, TransformRecipe
 from labkit.core.store import key
@@ -19,6 +16,9 @@ from labkit.evaluation.workbench import AnyDefense, built, needs
 from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds
 from labkit.models import SparseTransform, classifiers, networks
+
+import pandas as pd
+import torch
 
 # Images in a timed batch, of a baseline, and to fit one to; fewer of those larger than 64×64, but so many at least.
 _BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import pandas as pd
-
 from labkit.core import InputError
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe, StratifiedRecipe, rebase
 from labkit.evaluation import Case, Workbench, measurement
 from labkit.experiments import baselines, published_numbers
 from labkit.experiments.baselines import Baseline
+
+import pandas as pd
 
 _CLEAN = AttackRecipe("clean", 0.0, 0)
 _GREY = ("transfer", "classifier")  # both grey boxes: the paper does not say which one its retrained networks face

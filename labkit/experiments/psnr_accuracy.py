@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import pandas as pd
-
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel
 from labkit.experiments import baselines, paper_tables
+
+import pandas as pd
 
 
 def cases(lab: Profile) -> list[Case]:

@@ -5,9 +5,9 @@ import re
 from functools import cache
 from importlib import resources
 
-import pandas as pd
-
 from labkit.core import InputError
+
+import pandas as pd
 
 # What tables with a size of their own call an attack, and what we do.
 _SIZED = {

@@ -3,16 +3,16 @@
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 
+from labkit.core import metrics
+from labkit.csc import cbpdn, cdl, split
+from labkit.experiments import reference
+from labkit.models import SparseTransform
+
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-
-from labkit.core import metrics
-from labkit.csc import cbpdn, cdl, split
-from labkit.experiments import reference
-from labkit.models import SparseTransform
 
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 ITERATIONS = (5, 10, 20, 50, 100, 200, 500)

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pandas as pd
-import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-
 from labkit import defenses
 from labkit.core.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.csc import cdl
 from labkit.datasets import Images, loaders
 from labkit.experiments.solvers import seconds
 from labkit.models import SparseTransform, networks, predict
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 _FITTED_ON = 400
 _FEW = 64  # training images of a PixelCNN

@@ -4,11 +4,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from tqdm.auto import tqdm
-
 from labkit.core import InputError
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
@@ -17,6 +12,11 @@ from labkit.datasets import Images, Lazy, settle
 from labkit.models.limits import check
 from labkit.models.networks import blank, initialise
 from labkit.models.training import Training
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
 
 SIZE = 32  # pixels; the paper downsamples to it (Section 5.1)
 

@@ -6,11 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
-
 from labkit.attacks import ATTACKS, Budget
 from labkit.core import InputError, distributed
 from labkit.core.checkpoint import draws
@@ -20,6 +15,11 @@ from labkit.datasets import Images
 from labkit.models.limits import check
 from labkit.models.networks import LAYOUT, Classifier, classes_of
 from labkit.models.training import Training
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
-import torch
-from torch import Tensor, nn
-
 from labkit.core import InputError
 from labkit.datasets import Images, check_pixels
 from labkit.models.limits import check
 from labkit.models.networks import Recomputed
+
+import torch
+from torch import Tensor, nn
 
 
 class FittedBuffers(nn.Module):

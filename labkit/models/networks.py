@@ -4,11 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
 from labkit.core import InputError
 from labkit.core.checkpoint import digest
 from labkit.core.recipes import ClassifierRecipe, Weights
@@ -16,6 +11,11 @@ from labkit.core.torchvision_shim import torchvision
 from labkit.core.wording import reason
 from labkit.models.limits import check
 from labkit.models.thermometer import Thermometer
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
 NETWORKS = (*VGGS, "resnet50")

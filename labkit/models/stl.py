@@ -2,15 +2,15 @@
 
 import copy
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from labkit.core import InputError, metrics
 from labkit.core.recipes import TransformRecipe
 from labkit.csc import cbpdn, codes, conv, extend, split
 from labkit.csc.codes import Code, Codes
 from labkit.models.defense import Defense
+
+import numpy as np
+import torch
+from torch import Tensor
 
 BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
@@ -62,7 +62,7 @@ class SparseTransform(Defense):
     def approximate(self, gap: float) -> "SparseTransform":
         """The same layer for attackers: codes down to a gap of `gap`, each begun with that of the last image it saw."""
         layer = copy.copy(self)
-        layer.gap_tol, layer._asked, layer._last = max(gap, self.gap_tol), True, None
+        layer.gap_tol, layer._asked, layer._last = gap, True, None
         return layer
 
     def parts(self, x: Tensor, *, start=None, gap_tol: float | None = None) -> tuple[Tensor, Tensor, cbpdn.Solution]:

@@ -4,14 +4,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-import numpy as np
-import torch
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor, nn
-from tqdm.auto import tqdm
-
 from labkit.core import InputError
 from labkit.core.recipes import StrataRecipe
 from labkit.datasets import Images, Lazy, check_pixels
@@ -19,6 +11,14 @@ from labkit.models.autoencoder import Autoencoder
 from labkit.models.defense import Defense, FittedBuffers
 from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 _ENCODED_AT_ONCE = 250
 _DISTANCES_AT_ONCE = 2**24

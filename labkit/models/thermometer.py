@@ -1,9 +1,9 @@
 """Thermometer encoding: a pixel as the row of levels that it does not exceed, with a gradient to attack it by."""
 
+from labkit.models.limits import check
+
 import torch
 from torch import Tensor, nn
-
-from labkit.models.limits import check
 
 _LIMITS = "levels in [2, inf)"
 

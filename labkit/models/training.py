@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from labkit.core import InputError, distributed
+from labkit.core import checkpoint as checkpoint_file
+
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-
-from labkit.core import InputError, distributed
-from labkit.core import checkpoint as checkpoint_file
 
 Prepare = Callable[[Tensor, torch.Generator], Any]
 Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-import pandas as pd
-
 from labkit.evaluation import ThreatModel
 from labkit.experiments import published_numbers
+
+import pandas as pd
 
 
 def lines(*parts: str) -> str:

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
+from labkit.evaluation import ThreatModel
+from labkit.experiments.ablations import CHOICES
+from labkit.reporting.pictures import canvas
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
-
-from labkit.evaluation import ThreatModel
-from labkit.experiments.ablations import CHOICES
-from labkit.reporting.pictures import canvas
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00"}

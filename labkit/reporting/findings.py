@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from labkit.core import InputError, checkpoint
 from labkit.core.wording import typed
 from labkit.experiments import published_numbers
 from labkit.reporting import captions, questions, tables, verdicts
+
+import pandas as pd
 
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}

@@ -4,16 +4,16 @@ import base64
 import io
 from collections.abc import Sequence
 
+from labkit.core.metrics import Point, told
+from labkit.experiments.ablations import CHOICES, gaps
+from labkit.reporting import figures
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
-
-from labkit.core.metrics import Point, told
-from labkit.experiments.ablations import CHOICES, gaps
-from labkit.reporting import figures
 
 # Okabe & Ito's colours without yellow, which no white page shows, then darker twins; and as many shapes.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c5c5c", "#00496f", "#8a3d00", "#00614a")

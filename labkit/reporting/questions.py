@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
-
 from labkit.core import metrics
 from labkit.core.metrics import Point, said
 from labkit.evaluation import ThreatModel
@@ -17,6 +15,8 @@ from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import tables
 from labkit.reporting.figures import NUMERIC
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, table
+
+import pandas as pd
 
 STL = ("STL", "STL (cluster)")
 # What the paper says happens as each grows (Sections 5.4 and C): -1 falls, 0 stays, 1 rises. Of M it says nothing.

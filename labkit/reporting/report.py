@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from tqdm import tqdm
-
 import labkit
 from labkit.core import InputError, profiles
 from labkit.core.wording import duration, typed
 from labkit.reporting import runner
 from labkit.reporting.report_folder import ReportFolder, Settings
+
+import nbformat
+from tqdm import tqdm
 
 _LONGEST = "05_defense_tables"
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"

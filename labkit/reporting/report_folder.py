@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from labkit.core import InputError, checkpoint, hardware, wording
+from labkit.reporting import html, runner
+
 import nbformat
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
-
-from labkit.core import InputError, checkpoint, hardware, wording
-from labkit.reporting import html, runner
 
 _SHOWN = ("profile", "dataset", "resolution")  # the settings that distinguish one result from another
 _FIGURES = (".png", ".svg", ".jpg")

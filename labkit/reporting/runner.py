@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.core import InputError
+
 import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
@@ -23,8 +25,6 @@ from nbconvert.filters.ansi import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 from traitlets import Unicode
-
-from labkit.core import InputError
 
 _OURS = ("InputError", "KernelDied", "CellTimeout", "StoppedEarly")
 _KERNEL_ENV = {

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from labkit.core import InputError, checkpoint, hardware
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
@@ -17,6 +15,8 @@ from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
 from labkit.experiments import cluster_stability, cost_estimate, paper_tables, published_numbers
 from labkit.experiments.paper_tables import Asked
 from labkit.reporting import captions, figures, pictures, questions, tables, verdicts
+
+import pandas as pd
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
 _HOME = Path(__file__).resolve().parents[2]

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from labkit.core.metrics import Point, said, told
 from labkit.core.recipes import canonical
 from labkit.evaluation import ThreatModel
 from labkit.experiments import published_numbers
 from labkit.experiments.ablations import CHOICES
+
+import pandas as pd
 
 _LINE = ["block", "defense", "knowledge"]  # what the cells of one line share
 _ALL = f"{ThreatModel.WORST_CASE.label} of these"

@@ -3,9 +3,9 @@
 A verdict is a line of one table, whatever was measured; `questions` says which numbers are compared.
 """
 
-import pandas as pd
-
 from labkit.core.metrics import Point, difference, moved, told
+
+import pandas as pd
 
 HIGHER, LOWER, SAME = "significantly higher", "significantly lower", "no significant difference"
 _TOLD = {1: HIGHER, -1: LOWER, 0: SAME}

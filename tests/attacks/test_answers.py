@@ -1,11 +1,5 @@
 """What attacks find where the answer is known: on linear models, and of their losses, draws and patterns."""
 
-import pytest
-import torch
-from linear_models import BUDGETS, fall, norms, setting, worst
-from torch import nn
-from torch.testing import assert_close
-
 from labkit import attacks
 from labkit.attacks import ATTACKS, MINIMAL
 from labkit.attacks.budget import Budget
@@ -14,6 +8,12 @@ from labkit.attacks.low_frequency import passed
 from labkit.core.errors import InputError
 from labkit.csc.tikhonov import split
 from labkit.datasets.loaders import Images
+
+import pytest
+import torch
+from linear_models import BUDGETS, fall, norms, setting, worst
+from torch import nn
+from torch.testing import assert_close
 
 # --- on linear models
 

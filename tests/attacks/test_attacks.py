@@ -3,15 +3,15 @@
 import inspect
 import sys
 
-import pytest
-import torch
-from linear_models import BUDGETS, SHAPE, setting
-from torch.testing import assert_close
-
 from labkit import attacks
 from labkit.attacks import ATTACKS, MINIMAL
 from labkit.attacks.budget import Budget, quantize
 from labkit.core.errors import InputError
+
+import pytest
+import torch
+from linear_models import BUDGETS, SHAPE, setting
+from torch.testing import assert_close
 
 AIMED = [name for name in ATTACKS if name not in ("noise", "universal")]
 GRADIENT = [name for name in AIMED if name != "square"]

@@ -1,11 +1,11 @@
+from labkit.attacks.budget import Budget, at_average, quantize
+from labkit.core.errors import InputError
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
-
-from labkit.attacks.budget import Budget, at_average, quantize
-from labkit.core.errors import InputError
 
 
 def pair(seed=0):

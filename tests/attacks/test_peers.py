@@ -2,13 +2,13 @@
 
 import warnings
 
-import pytest
-import torch
-from torch import nn
-
 from labkit import attacks
 from labkit.attacks.budget import Budget, quantize
 from labkit.datasets import loaders
+
+import pytest
+import torch
+from torch import nn
 
 pytestmark = pytest.mark.peer
 

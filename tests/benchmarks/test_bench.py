@@ -1,12 +1,12 @@
 import json
 import re
 
-import pytest
-import torch
-
 from benchmarks import bench, stamps
 from labkit.core.errors import InputError
 from labkit.experiments import throughput
+
+import pytest
+import torch
 
 
 def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):

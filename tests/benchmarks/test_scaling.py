@@ -3,12 +3,12 @@
 import json
 import os
 
-import pytest
-import torch
-
 from benchmarks import forecast, scaling, stamps
 from labkit.core import distributed
 from labkit.core.errors import InputError
+
+import pytest
+import torch
 
 
 def on(**other):

@@ -9,9 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-import torch
-
 import labkit
 from labkit.__main__ import main
 from labkit.cli.artifacts import artifacts, contents, find, images, prunable, remove, summary, verify
@@ -19,6 +16,9 @@ from labkit.core import recipes, wording
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DictionaryRecipe, TransformRecipe
 from labkit.core.store import Store, key, locked
+
+import pytest
+import torch
 
 DICTIONARY, OTHER = DictionaryRecipe(K=12), DictionaryRecipe(lam=0.1)
 DIGEST = "abcdefgh:12345678"

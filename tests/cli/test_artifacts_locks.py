@@ -8,14 +8,14 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-import torch
-from filelock import FileLock, Timeout
-
 from labkit.cli.artifacts import artifacts, in_use, remove
 from labkit.core.errors import InputError
 from labkit.core.recipes import DictionaryRecipe
 from labkit.core.store import Store, beside, flaws, key, locked
+
+import pytest
+import torch
+from filelock import FileLock, Timeout
 
 RECIPE = DictionaryRecipe(K=12)
 

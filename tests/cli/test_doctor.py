@@ -8,11 +8,11 @@ from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 import labkit
 from labkit.__main__ import main
 from labkit.cli import doctor
+
+import pytest
 
 
 def found(what: str, store="", **options) -> doctor.Finding:

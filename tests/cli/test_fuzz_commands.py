@@ -11,13 +11,6 @@ import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import nbformat
-import pytest
-import torch
-from hostile import bent, cases, mutants, put, survive, tree
-from PIL import Image
-from small_notebooks import save
-
 from labkit.__main__ import main
 from labkit.core import store
 from labkit.core.recipes import DictionaryRecipe
@@ -25,6 +18,13 @@ from labkit.csc import cbpdn
 from labkit.experiments import cost_estimate
 from labkit.reporting import report_folder, table_page
 from labkit.reporting.report_folder import ReportFolder, Settings
+
+import nbformat
+import pytest
+import torch
+from hostile import bent, cases, mutants, put, survive, tree
+from PIL import Image
+from small_notebooks import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,19 +7,19 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-import pytest
-from PIL import Image
-from safetensors.torch import load_file
-from torch.testing import assert_close
-from torchrun import torchrun
-
 from labkit.__main__ import main
 from labkit.core import metrics
 from labkit.core.profiles import profile
 from labkit.datasets import loaders
 from labkit.evaluation.workbench import Workbench
 from labkit.models.classifiers import predict
+
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from torchrun import torchrun
 
 HERE = Path(__file__).parents[1]
 

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from small_notebooks import save
-
 import labkit
 from labkit.__main__ import main
 from labkit.core import profiles
 from labkit.csc import cbpdn
+
+import pytest
+from small_notebooks import save
 
 
 def report(lab: Path, *options: str) -> list[str]:

@@ -4,12 +4,12 @@ import inspect
 import subprocess
 import sys
 
-import pytest
-
 from labkit.core import catalogue, profiles
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe, DefenseRecipe
 from labkit.models.defense import Defense
+
+import pytest
 
 
 @pytest.mark.parametrize("name", catalogue.ATTACKS)

@@ -3,11 +3,11 @@
 import os
 import subprocess
 
-import pytest
-import torch
-
 import labkit
 from labkit.core import checkpoint, hardware
+
+import pytest
+import torch
 
 
 def test_versions_name_the_installed_and_leave_out_the_absent():

@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
+from labkit.core import distributed
+from labkit.core.errors import InputError
+from labkit.models.classifiers import predict
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from torchrun import torchrun
 from two_ranks import WAYS, learned, spoken, textures, trained
-
-from labkit.core import distributed
-from labkit.core.errors import InputError
-from labkit.models.classifiers import predict
 
 HERE = Path(__file__).parents[1]
 # As many threads as a rank has: with others, codes differ within their tolerance, and networks by more.

@@ -11,17 +11,17 @@ import time
 import warnings
 from pathlib import Path
 
-import labourer
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-
 import labkit
 from labkit.cli import artifacts
 from labkit.core import store
 from labkit.core.recipes import DictionaryRecipe
 from labkit.core.store import Store, locked
+
+import labourer
+import numpy as np
+import pytest
+import torch
+from PIL import Image
 
 KILLS = int(os.environ.get("LABKIT_KILLS") or 50)
 

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
 import labkit
 from labkit.core import hardware
 from labkit.core.hardware import has_bfloat16
+
+import pytest
+import torch
 
 
 @pytest.mark.parametrize(

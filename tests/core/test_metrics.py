@@ -1,9 +1,9 @@
+from labkit.core import metrics
+from labkit.core.metrics import Point, accuracy
+
 import pytest
 import torch
 from torch.testing import assert_close
-
-from labkit.core import metrics
-from labkit.core.metrics import Point, accuracy
 
 
 def test_wilson_interval_matches_published_values():

@@ -3,8 +3,6 @@
 import json
 from dataclasses import dataclass, field, replace
 
-import pytest
-
 from labkit.core.profiles import QUICK
 from labkit.core.recipes import (
     LATER,
@@ -19,6 +17,8 @@ from labkit.core.recipes import (
     plain,
 )
 from labkit.core.store import key
+
+import pytest
 
 
 def test_a_later_field_is_told_only_where_it_is_not_its_default():

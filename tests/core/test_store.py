@@ -10,14 +10,14 @@ import time
 import warnings
 from pathlib import Path
 
-import pytest
-import torch
-
 import labkit
 from labkit.core.errors import InputError
 from labkit.core.profiles import SMOKE, profile
 from labkit.core.recipes import DataRecipe, DictionaryRecipe, canonical
 from labkit.core.store import Store, flaws, key, locked, read
+
+import pytest
+import torch
 
 RECIPE = DictionaryRecipe()
 

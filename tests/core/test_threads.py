@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import labkit
 from labkit.core import threads
+
+import pytest
 
 CORES = len(os.sched_getaffinity(0))
 CGROUP2, CGROUP1 = "0::/docker/ab12", "4:memory:/docker/ab12\n3:cpu,cpuacct:/docker/ab12"

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
 from labkit.core import wording
 from labkit.core.errors import InputError
 from labkit.core.wording import printable, reason, typed
+
+import pytest
 
 
 def test_a_path_need_not_be_there(tmp_path, monkeypatch):

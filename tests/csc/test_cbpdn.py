@@ -2,6 +2,13 @@ import os
 import subprocess
 import sys
 
+from labkit.core import metrics
+from labkit.core.errors import InputError
+from labkit.csc import batch_solver, cbpdn, conv, load_dictionary
+from labkit.csc.codes import Codes
+from labkit.csc.tikhonov import split
+from labkit.models import SparseTransform
+
 import numpy as np
 import oracles
 import pytest
@@ -9,13 +16,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-
-from labkit.core import metrics
-from labkit.core.errors import InputError
-from labkit.csc import batch_solver, cbpdn, conv, load_dictionary
-from labkit.csc.codes import Codes
-from labkit.csc.tikhonov import split
-from labkit.models import SparseTransform
 
 METHODS = ["cd", "admm"]
 

@@ -2,16 +2,16 @@ import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
+from labkit.core.errors import InputError
+from labkit.core.recipes import DictionaryRecipe
+from labkit.csc import cbpdn, cdl, conv
+from labkit.csc.tikhonov import extend, split
+
 import consensus
 import pytest
 import torch
 from torch.nn.functional import conv2d, pad
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.core.recipes import DictionaryRecipe
-from labkit.csc import cbpdn, cdl, conv
-from labkit.csc.tikhonov import extend, split
 
 B, C, H, W, K, S = 3, 2, 12, 10, 4, 3
 

@@ -1,11 +1,11 @@
+from labkit.csc import atoms, codes, conv
+from labkit.csc.codes import Codes
+
 import numpy as np
 import oracles
 import pytest
 import torch
 from torch.testing import assert_close
-
-from labkit.csc import atoms, codes, conv
-from labkit.csc.codes import Codes
 
 B, C, H, W, K, S = 2, 3, 12, 10, 5, 3
 

@@ -1,11 +1,11 @@
+from labkit.core.errors import InputError
+from labkit.csc import conv
+
 import numpy as np
 import oracles
 import pytest
 import torch
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.csc import conv
 
 B, C, H, W, K, S = 2, 3, 12, 10, 5, 4
 

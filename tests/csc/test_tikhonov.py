@@ -1,8 +1,8 @@
+from labkit.csc.tikhonov import extend, split
+
 import pytest
 import torch
 from torch.testing import assert_close
-
-from labkit.csc.tikhonov import extend, split
 
 
 def images(*shape, dtype=torch.float64):

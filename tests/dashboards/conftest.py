@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import pytest
-
 from labkit.core import profiles, recipes
 from labkit.evaluation.workbench import Workbench
+
+import pytest
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
-import pandas as pd
-import torch
-
 from labkit.dashboards import arena
 from labkit.evaluation import measurement
 from labkit.evaluation.measurement import Case
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.experiments import paper_tables
+
+import pandas as pd
+import torch
 
 
 def row(defense, attack, accuracy, knowledge="classifier", n=100, retrained=False):

@@ -1,8 +1,8 @@
-from shown import titles
-
 from labkit import dashboards
 from labkit.dashboards import arena, parts
 from labkit.evaluation import measurement
+
+from shown import titles
 
 
 def test_the_arena_shows_the_kept_rows_and_outlines_the_worst(tiny_lab, tiny_bench):

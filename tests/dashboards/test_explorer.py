@@ -2,12 +2,12 @@ import io
 import re
 from dataclasses import replace
 
+from labkit import dashboards
+from labkit.core import metrics
+
 import numpy as np
 from PIL import Image
 from shown import at, png, titles
-
-from labkit import dashboards
-from labkit.core import metrics
 
 
 def test_moving_lambda_changes_what_is_shown(tiny_lab, tiny_bench):

@@ -1,8 +1,8 @@
 import re
 
-from shown import titles
-
 from labkit import dashboards
+
+from shown import titles
 
 
 def test_the_atlas_shows_where_a_filter_is_active(tiny_lab, tiny_bench):

@@ -1,12 +1,12 @@
 from dataclasses import replace
 
-import pytest
-import torch
-
 from labkit.core import metrics, recipes
 from labkit.dashboards import live
 from labkit.evaluation import adversarial_examples, measurement
 from labkit.evaluation.measurement import Case
+
+import pytest
+import torch
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
-import ipywidgets as w
-import torch
-
 from labkit import dashboards
 from labkit.core.errors import InputError
 from labkit.dashboards import page, parts
 from labkit.evaluation.workbench import Workbench
+
+import ipywidgets as w
+import torch
 
 
 def test_a_page_works_on_the_cpu_wherever_networks_are_trained(monkeypatch, tmp_path):

@@ -8,17 +8,17 @@ import statistics
 import time
 from dataclasses import replace
 
-import nbformat
-import pytest
-from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, kernels, memory, served
-from PIL import Image
-
 from labkit.core import profiles, recipes
 from labkit.dashboards import server
 from labkit.evaluation import measurement
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import ablations
+
+import nbformat
+import pytest
+from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, kernels, memory, served
+from PIL import Image
 
 pytestmark = [
     pytest.mark.browser,

@@ -1,13 +1,13 @@
 import io
 
+from labkit.dashboards import parts
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
 from PIL import Image
 from shown import drawn
-
-from labkit.dashboards import parts
 
 
 @pytest.mark.parametrize("channels", [1, 3])

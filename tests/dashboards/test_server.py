@@ -2,13 +2,13 @@ import os
 import subprocess
 import urllib.request
 
-import pytest
-from browser_drive import served
-
 from labkit.__main__ import main
 from labkit.core import profiles
 from labkit.core.errors import InputError
 from labkit.dashboards import server
+
+import pytest
+from browser_drive import served
 
 
 def test_on_this_machine_alone_no_token_is_needed():

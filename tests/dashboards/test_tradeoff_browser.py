@@ -1,7 +1,7 @@
-from shown import drawn
-
 from labkit import dashboards
 from labkit.experiments import ablations
+
+from shown import drawn
 
 
 def test_the_browser_shows_kept_points_and_computes_missing_ones(tiny_lab, tiny_bench):

@@ -1,10 +1,10 @@
 import threading
 
-import ipywidgets as w
-import pytest
-
 from labkit.core.errors import InputError
 from labkit.dashboards import work
+
+import ipywidgets as w
+import pytest
 
 
 @pytest.fixture

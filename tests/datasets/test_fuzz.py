@@ -11,19 +11,19 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from hostile import bent, cases, mutants, put, survive, tree
-from PIL import Image
-from safetensors.torch import save as safetensors
-
 from labkit.cli import artifacts
 from labkit.core import checkpoint, store
 from labkit.core.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.csc import load_dictionary
 from labkit.datasets import image_files, loaders, shards
 from labkit.models import networks
+
+import numpy as np
+import pytest
+import torch
+from hostile import bent, cases, mutants, put, survive, tree
+from PIL import Image
+from safetensors.torch import save as safetensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DRAW = np.random.default_rng(0)

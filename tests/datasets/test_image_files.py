@@ -8,14 +8,14 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from labkit.core.errors import InputError
+from labkit.datasets import decoding, image_files
+
 import hostile
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from labkit.core.errors import InputError
-from labkit.datasets import decoding, image_files
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -13,15 +13,15 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-
 from labkit.core.errors import InputError
 from labkit.core.recipes import DATASETS, DataRecipe
 from labkit.datasets import image_files, loaders, photos
 from labkit.datasets.images import Images, Lazy, check_pixels
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -2,13 +2,13 @@
 
 import json
 
+from labkit.core.errors import InputError
+from labkit.datasets import projections, shards
+
 import pytest
 import torch
 from shard_files import picture, shard, tree
 from torch import nn
-
-from labkit.core.errors import InputError
-from labkit.datasets import projections, shards
 
 
 class Dark(nn.Module):

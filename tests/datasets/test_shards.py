@@ -4,14 +4,14 @@ import io
 import tarfile
 import zipfile
 
+from labkit.core.errors import InputError
+from labkit.datasets import loaders, shards
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from shard_files import picture, shard, tree
-
-from labkit.core.errors import InputError
-from labkit.datasets import loaders, shards
 
 
 def everything(stream):

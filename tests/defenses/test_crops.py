@@ -2,18 +2,18 @@
 
 from copy import deepcopy
 
-import pytest
-import torch
-from PIL import Image
-from torch import nn
-from torch.testing import assert_close
-
 from labkit import defenses
 from labkit.core.errors import InputError
 from labkit.datasets import loaders
 from labkit.defenses.crops import CropEnsemble
 from labkit.defenses.quilting import Quilting
 from labkit.defenses.tvm import TVM
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.testing import assert_close
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,15 @@
 """D3: its codes are those of scikit-learn's pursuit, its gradient is that of finite differences."""
 
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.datasets.loaders import Images
+from labkit.defenses.d3 import D3, choose, pursue
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.datasets.loaders import Images
-from labkit.defenses.d3 import D3, choose, pursue
 
 
 @pytest.fixture(autouse=True, scope="module")

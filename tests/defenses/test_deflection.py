@@ -1,5 +1,11 @@
 """Pixel deflection: activation maps taken apart by hand, draws counted, and wavelets beside scikit-image's."""
 
+from labkit.core.errors import InputError
+from labkit.core.recipes import ClassifierRecipe
+from labkit.datasets import loaders
+from labkit.defenses.deflection import PixelDeflection, robust_activation, smooth
+from labkit.models import networks
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +13,6 @@ from skimage.restoration import denoise_wavelet
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.core.recipes import ClassifierRecipe
-from labkit.datasets import loaders
-from labkit.defenses.deflection import PixelDeflection, robust_activation, smooth
-from labkit.models import networks
 
 
 def network(name, channels=3, resolution=64, classes=7):

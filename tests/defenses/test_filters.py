@@ -2,18 +2,18 @@
 
 import io
 
+from labkit.core import metrics
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.datasets.loaders import Images
+from labkit.defenses.filters import JPEG, BitDepth, LowPass, Median
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter, median_filter
 from torch.testing import assert_close
-
-from labkit.core import metrics
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.datasets.loaders import Images
-from labkit.defenses.filters import JPEG, BitDepth, LowPass, Median
 
 LAYERS = [JPEG(), BitDepth(), Median(), Median(2), LowPass(sigma=0.8)]
 names = [str(layer) for layer in LAYERS]

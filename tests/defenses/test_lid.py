@@ -3,14 +3,6 @@
 import math
 from copy import deepcopy
 
-import pytest
-import torch
-from scipy.stats import betabinom
-from sklearn.metrics import roc_auc_score
-from torch import nn
-from torch.nn import functional
-from torch.testing import assert_close
-
 from labkit import attacks
 from labkit.attacks.budget import Budget
 from labkit.core.errors import InputError
@@ -18,6 +10,14 @@ from labkit.core.recipes import ClassifierRecipe
 from labkit.datasets import loaders
 from labkit.defenses.lid import LID, dimension, layers
 from labkit.models import networks
+
+import pytest
+import torch
+from scipy.stats import betabinom
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.nn import functional
+from torch.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

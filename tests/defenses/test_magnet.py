@@ -1,16 +1,16 @@
 """MagNet: what its autoencoder learns, and that its detector rejects as many clean images as it was asked to."""
 
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.datasets.loaders import Lazy
+from labkit.defenses.magnet import MagNet, MagNetDetector
+
 import pytest
 import torch
 from scipy.stats import betabinom
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.datasets.loaders import Lazy
-from labkit.defenses.magnet import MagNet, MagNetDetector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

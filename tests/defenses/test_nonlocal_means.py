@@ -1,15 +1,15 @@
 """Non-local means: what the library is asked for, and that it removes noise."""
 
+from labkit.core import metrics
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.defenses.nonlocal_means import NonLocalMeans
+
 import numpy as np
 import pytest
 import torch
 from skimage.restoration import denoise_nl_means
 from torch.testing import assert_close
-
-from labkit.core import metrics
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.defenses.nonlocal_means import NonLocalMeans
 
 
 def noisy(x, sigma):

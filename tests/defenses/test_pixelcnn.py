@@ -2,18 +2,18 @@
 
 import copy
 
+from labkit.core import checkpoint
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.datasets.loaders import Images
+from labkit.defenses import pixelcnn
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 from conditionals import log_probabilities
 from torch.testing import assert_close
-
-from labkit.core import checkpoint
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.datasets.loaders import Images
-from labkit.defenses import pixelcnn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

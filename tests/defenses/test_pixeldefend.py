@@ -2,15 +2,15 @@
 
 import copy
 
-import pytest
-import torch
-from conditionals import log_probabilities
-from torch.testing import assert_close
-
 from labkit.core.errors import InputError
 from labkit.datasets import loaders
 from labkit.defenses import pixelcnn
 from labkit.defenses.pixeldefend import PixelDefend, Walk
+
+import pytest
+import torch
+from conditionals import log_probabilities
+from torch.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -2,16 +2,16 @@
 
 from itertools import pairwise, product
 
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.datasets.loaders import Images
+from labkit.defenses.quilting import Quilting, _scan, _sew, cheapest_path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.datasets.loaders import Images
-from labkit.defenses.quilting import Quilting, _scan, _sew, cheapest_path
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,16 @@
 """Stochastic activation pruning: its expectation, its draws, and that the classifier stays what it was."""
 
-import pytest
-import torch
-from torch import nn
-from torch.testing import assert_close
-
 from labkit.attacks import fgsm
 from labkit.attacks.budget import Budget
 from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe
 from labkit.defenses.sap import SAP
 from labkit.models import networks
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
 
 VGG = ClassifierRecipe(width=1 / 16)
 RESNET = ClassifierRecipe(network="resnet50", width=1 / 16)

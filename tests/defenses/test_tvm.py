@@ -1,15 +1,15 @@
 """TVM against scikit-image, a general convex solver, a closed form and finite differences."""
 
+from labkit.core.errors import InputError
+from labkit.datasets import loaders
+from labkit.defenses.tvm import TVM
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.datasets import loaders
-from labkit.defenses.tvm import TVM
 
 LAM = 0.03
 

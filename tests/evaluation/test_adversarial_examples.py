@@ -1,10 +1,6 @@
 import functools
 from dataclasses import replace
 
-import pytest
-import torch
-from torch.testing import assert_close
-
 from labkit.attacks import pgd
 from labkit.attacks.budget import Budget
 from labkit.core import metrics
@@ -13,6 +9,10 @@ from labkit.core.recipes import AttackRecipe
 from labkit.evaluation import adversarial_examples, threat_models
 from labkit.evaluation.adversarial_examples import Attempt, adversarial
 from labkit.evaluation.workbench import Workbench
+
+import pytest
+import torch
+from torch.testing import assert_close
 
 
 def test_a_held_vote_is_attacked_cluster_by_cluster(lab, bench):

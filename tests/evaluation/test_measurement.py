@@ -4,12 +4,6 @@ import itertools
 import time
 from dataclasses import replace
 
-import kept_recipes
-import pandas as pd
-import pytest
-import torch
-from torch.testing import assert_close
-
 from labkit.core import metrics, recipes
 from labkit.core.errors import InputError
 from labkit.core.store import key, locked
@@ -18,6 +12,12 @@ from labkit.evaluation.workbench import Workbench
 from labkit.experiments import paper_tables
 from labkit.models.stl import SparseTransform
 from labkit.reporting import tables
+
+import kept_recipes
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 from dataclasses import replace
 
-import pandas as pd
-import pytest
-import torch
-from torch import nn
-
 from labkit.evaluation import sanity_checks
 from labkit.experiments import paper_tables
 from labkit.models.defense import Defense
 from labkit.models.stl import SparseTransform
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
 
 
 class Linear(nn.Module):

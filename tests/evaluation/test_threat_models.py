@@ -1,8 +1,3 @@
-import pytest
-import torch
-from torch import nn
-from torch.testing import assert_close
-
 from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe
 from labkit.defenses.crops import CropEnsemble
@@ -10,6 +5,11 @@ from labkit.defenses.deflection import PixelDeflection
 from labkit.evaluation import threat_models
 from labkit.models import networks
 from labkit.models.defense import Around, Defense
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
 
 
 class Halve(Defense):

@@ -3,10 +3,6 @@
 import dataclasses
 from dataclasses import replace
 
-import pytest
-import torch
-from torch.testing import assert_close
-
 from labkit.core import metrics, profiles, recipes
 from labkit.core.errors import InputError
 from labkit.core.recipes import StratifiedRecipe, TransformRecipe
@@ -14,6 +10,10 @@ from labkit.core.store import key
 from labkit.evaluation import measurement
 from labkit.experiments import ablations
 from labkit.reporting import captions, questions, tables, verdicts
+
+import pytest
+import torch
+from torch.testing import assert_close
 
 
 def leaves(recipe, path=""):

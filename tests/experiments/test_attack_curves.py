@@ -1,10 +1,10 @@
 import math
 
-import pytest
-import torch
-
 from labkit.core.recipes import AttackRecipe
 from labkit.experiments import attack_curves
+
+import pytest
+import torch
 
 
 def test_a_wave_lies_at_its_frequency():

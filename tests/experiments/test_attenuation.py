@@ -2,13 +2,6 @@
 
 from dataclasses import replace
 
-import kept_recipes
-import pandas as pd
-import pytest
-import torch
-from PIL import Image
-from torch.testing import assert_close
-
 from labkit.core import metrics, recipes
 from labkit.core.store import key
 from labkit.evaluation import adversarial_examples
@@ -16,6 +9,13 @@ from labkit.evaluation.workbench import Workbench
 from labkit.experiments import attenuation
 from labkit.models.stl import SparseTransform
 from labkit.reporting import captions, tables
+
+import kept_recipes
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
 
 
 def test_a_layer_that_codes_nothing_keeps_the_low_pass_share(lab, bench):

@@ -3,12 +3,6 @@
 import functools
 from dataclasses import replace
 
-import pytest
-import torch
-from conditionals import log_probabilities
-from torch import nn
-from torch.testing import assert_close
-
 from labkit import defenses
 from labkit.attacks import bim, fgsm
 from labkit.attacks.budget import Budget
@@ -22,6 +16,12 @@ from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import baselines
 from labkit.models.defense import Detector
+
+import pytest
+import torch
+from conditionals import log_probabilities
+from torch import nn
+from torch.testing import assert_close
 
 AWARE = {model.value for model in ThreatModel if model.knows_defense}
 TRAINED = ["Adv Training", "TE", "TE + Adv Training", "STL + Adv Training", "STL (low-pass ×0.5)"]

@@ -1,10 +1,10 @@
-import pytest
-import torch
-from torch.testing import assert_close
-
 from labkit.core import metrics
 from labkit.evaluation import adversarial_examples
 from labkit.experiments import cluster_stability
+
+import pytest
+import torch
+from torch.testing import assert_close
 
 
 def test_stability_counts_the_votes_that_stay(lab, bench):

@@ -3,12 +3,12 @@
 import shutil
 from dataclasses import replace
 
-import pytest
-
 from labkit.core.recipes import AttackRecipe, DataRecipe, DefenseRecipe, DictionaryRecipe, TransformRecipe, rebase
 from labkit.evaluation import measurement
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import cost_estimate, paper_tables
+
+import pytest
 
 
 @pytest.fixture(scope="module")

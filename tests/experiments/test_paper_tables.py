@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import pytest
-
 from labkit.core import profiles
 from labkit.core.errors import InputError
 from labkit.core.recipes import DataRecipe, DefenseRecipe, rebase, reseed
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.experiments import baselines, paper_tables, published_numbers
+
+import pytest
 
 AWARE = [model.value for model in ThreatModel if model.knows_defense]
 

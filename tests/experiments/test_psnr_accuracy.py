@@ -1,8 +1,8 @@
 """Which defenses lie where on the map of PSNR and accuracy, and what is said of it."""
 
-import pandas as pd
-
 from labkit.experiments import psnr_accuracy
+
+import pandas as pd
 
 
 def test_the_map_takes_vanilla_networks_and_blind_attackers():

@@ -1,11 +1,11 @@
 """sporco, beside which labkit is measured, solves the same problem."""
 
+from labkit.csc import cbpdn
+from labkit.experiments import reference
+
 import numpy as np
 import pytest
 import torch
-
-from labkit.csc import cbpdn
-from labkit.experiments import reference
 
 LAM = 0.2
 

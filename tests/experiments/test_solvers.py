@@ -1,12 +1,12 @@
-import pandas as pd
-import pytest
-import torch
-
 from labkit.core import metrics
 from labkit.csc import cbpdn, cdl
 from labkit.csc.tikhonov import split
 from labkit.experiments import solvers
 from labkit.models.stl import SparseTransform
+
+import pandas as pd
+import pytest
+import torch
 
 
 @pytest.fixture(scope="module")

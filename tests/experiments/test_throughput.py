@@ -2,9 +2,9 @@
 
 import time
 
-import torch
-
 from labkit.experiments import throughput
+
+import torch
 
 
 def test_a_defense_is_warm_and_given_the_batch_that_suits_it(monkeypatch):

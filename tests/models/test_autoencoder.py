@@ -7,15 +7,15 @@ import sys
 import textwrap
 from dataclasses import replace
 
-import pytest
-import torch
-from torch.nn import functional
-from torch.testing import assert_close
-
 from labkit.core.errors import InputError
 from labkit.core.recipes import DaeRecipe
 from labkit.datasets.loaders import Images, Lazy
 from labkit.models import autoencoder
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,10 +7,6 @@ import sys
 import textwrap
 from dataclasses import replace
 
-import pytest
-import torch
-from torch.testing import assert_close
-
 from labkit.attacks import fgsm, pgd
 from labkit.attacks.budget import Budget
 from labkit.core import metrics
@@ -20,6 +16,10 @@ from labkit.datasets import loaders
 from labkit.datasets.loaders import Images, Lazy
 from labkit.models import classifiers, networks
 from labkit.models.training import Training
+
+import pytest
+import torch
+from torch.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,15 +1,15 @@
 """The rules of the game for defenses that reject, that draw, and that have no gradient."""
 
-import pytest
-import torch
-from torch import nn
-from torch.testing import assert_close
-
 from labkit.attacks import pgd
 from labkit.attacks.budget import Budget
 from labkit.core.errors import InputError
 from labkit.evaluation import threat_models
 from labkit.models.defense import Around, Defense, Detector
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
 
 
 class Bright(Detector):

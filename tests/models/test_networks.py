@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-import pytest
-import torch
-from safetensors.torch import save_file
-from torch.testing import assert_close
-
 from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe, canonical
 from labkit.core.torchvision_shim import torchvision
 from labkit.models import networks
 from labkit.models.thermometer import encode
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.testing import assert_close
 
 VGG = ClassifierRecipe(width=1 / 16)
 RESNET = ClassifierRecipe(network="resnet50", width=1 / 16)

@@ -1,14 +1,14 @@
-import numpy as np
-import pytest
-import torch
-from torch.testing import assert_close
-
 from labkit.core.errors import InputError
 from labkit.core.recipes import TransformRecipe
 from labkit.csc import cbpdn, conv, load_dictionary
 from labkit.csc.tikhonov import extend, split
 from labkit.evaluation.workbench import Workbench
 from labkit.models.stl import SparseTransform, _at_once, _project_dense, project
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
 
 
 def images(B=2, C=3, H=12, W=10, seed=0):

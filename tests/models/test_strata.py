@@ -3,11 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 
-import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from torch.testing import assert_close
-
 from labkit.core.errors import InputError
 from labkit.core.recipes import (
     ClassifierRecipe,
@@ -24,6 +19,11 @@ from labkit.evaluation.workbench import Workbench
 from labkit.models import autoencoder
 from labkit.models.stl import SparseTransform
 from labkit.models.strata import Strata, StratifiedTransform
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

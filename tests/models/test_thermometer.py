@@ -1,12 +1,12 @@
 """Thermometer encoding: the published examples, the way back, and the published surrogate of its gradient."""
 
+from labkit.core.errors import InputError
+from labkit.models.thermometer import Thermometer, encode
+
 import pytest
 import torch
 from torch.nn.functional import one_hot
 from torch.testing import assert_close
-
-from labkit.core.errors import InputError
-from labkit.models.thermometer import Thermometer, encode
 
 
 def images(B=2, C=3, H=5, W=4):

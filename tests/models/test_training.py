@@ -3,15 +3,15 @@
 import threading
 from functools import partial
 
+from labkit.core.checkpoint import draws
+from labkit.core.errors import InputError
+from labkit.models.training import Training, schedule
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
-
-from labkit.core.checkpoint import draws
-from labkit.core.errors import InputError
-from labkit.models.training import Training, schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,8 +1,8 @@
-import numpy as np
-import pandas as pd
-
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.reporting import figures
+
+import numpy as np
+import pandas as pd
 
 
 def test_a_race_has_a_line_per_solver_in_milliseconds():

@@ -2,12 +2,12 @@
 
 import json
 
-import pandas as pd
-import pytest
-
 from labkit.__main__ import main
 from labkit.core.errors import InputError
 from labkit.reporting import findings
+
+import pandas as pd
+import pytest
 
 COLUMNS = ["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"]
 

@@ -4,12 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+from labkit.reporting import html
+
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
-
-from labkit.reporting import html
 
 ENTRY = {"name": "a", "page": "a.html", "title": "T", "status": "finished", "executed": "a b.ipynb"}
 

@@ -1,15 +1,15 @@
 import base64
 import io
 
+from labkit import dashboards
+from labkit.evaluation.threat_models import ThreatModel
+from labkit.reporting import figures, interactive
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-
-from labkit import dashboards
-from labkit.evaluation.threat_models import ThreatModel
-from labkit.reporting import figures, interactive
 
 
 def figure(channels=3):

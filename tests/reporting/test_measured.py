@@ -8,14 +8,14 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+from labkit.cli import table
+from labkit.core import checkpoint, profiles
+from labkit.reporting import findings, tables
+
 import kept_recipes
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
-
-from labkit.cli import table
-from labkit.core import checkpoint, profiles
-from labkit.reporting import findings, tables
 
 LAB = Path(__file__).resolve().parents[2] / "reports" / "lab"
 MEASURED = sorted({*LAB.rglob("table_*.json")} - {*LAB.rglob("*_recipes.json")})

@@ -1,8 +1,8 @@
+from labkit.reporting import pictures
+
 import numpy as np
 import pytest
 import torch
-
-from labkit.reporting import pictures
 
 
 @pytest.mark.parametrize("channels", [1, 3])

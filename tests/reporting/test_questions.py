@@ -1,10 +1,10 @@
 """Which numbers are compared for every claim, and what the verdicts are on made-up rows."""
 
-import pandas as pd
-import pytest
-
 from labkit.reporting import questions, tables
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME
+
+import pandas as pd
+import pytest
 
 COLUMNS = ["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"]
 

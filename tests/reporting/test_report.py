@@ -12,13 +12,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import nbformat
-import pytest
-from small_notebooks import PARAMETERS, save
-
 import labkit
 from labkit.core.errors import InputError
 from labkit.reporting import report
+
+import nbformat
+import pytest
+from small_notebooks import PARAMETERS, save
 
 SETTINGS = report.Settings("smoke", "fashion", resolution=32)
 FIRST = (

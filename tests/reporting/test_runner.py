@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+from labkit.core.errors import InputError
+from labkit.reporting import runner
+
 import nbformat
 import pytest
 from small_notebooks import PARAMETERS, save
-
-from labkit.core.errors import InputError
-from labkit.reporting import runner
 
 
 def execute(tmp_path: Path, *cells: str, cell_timeout: int | None = None, **parameters) -> runner.Outcome:

@@ -3,17 +3,17 @@
 import json
 from dataclasses import replace
 
-import kept_recipes
-import pandas as pd
-import pytest
-from pandas.testing import assert_frame_equal
-
 from labkit.__main__ import main
 from labkit.core.errors import InputError
 from labkit.evaluation import measurement
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import cluster_stability, paper_tables, published_numbers
 from labkit.reporting import questions, table_page, tables, verdicts
+
+import kept_recipes
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
 
 WANTED = {
     "defense": ["No Defense", "STL", "STL (cluster)"],

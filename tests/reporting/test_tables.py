@@ -1,14 +1,14 @@
 import hashlib
 import json
 
-import pandas as pd
-import pytest
-
 from labkit.core import recipes, store
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe
 from labkit.experiments import published_numbers
 from labkit.reporting import figures, pictures, tables
+
+import pandas as pd
+import pytest
 
 
 def row(defense, retrained, attack, knowledge, accuracy, n=500):

@@ -1,10 +1,10 @@
 """The verdict table: what differs significantly, and the sentences that are made from its lines."""
 
-import pandas as pd
-import pytest
-
 from labkit.reporting import verdicts
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim
+
+import pandas as pd
+import pytest
 
 
 def numbers(*lines, half=0.04):
