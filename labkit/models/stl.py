@@ -77,7 +77,7 @@ class SparseTransform(Defense):
 
     def join(self, low: Tensor, code: cbpdn.Solution) -> Tensor:
         """T(x) of the image that `parts` took apart; no gradient passes."""
-        return self._joined(low, self._narrow(code.synthesis, low.shape[-2:]))
+        return self._joined(low, self._narrow(code.synthesis, low.shape[2:]))
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -86,7 +86,7 @@ class SparseTransform(Defense):
                 moved = self(x) - x
             return x + moved
         low, high = split(x, self.lowpass, self.pad)
-        return self._joined(low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[-2:]))
+        return self._joined(low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[2:]))
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
@@ -94,7 +94,7 @@ class SparseTransform(Defense):
 
     def _joined(self, low: Tensor, sparse: Tensor) -> Tensor:
         if self.dim != 1:
-            mean = low.mean((-2, -1), keepdim=True)
+            mean = low.mean((2, 3), keepdim=True)
             low = mean + self.dim * (low - mean)
         x = (low + sparse).clamp(0, 1)
         if not self.bits:
@@ -114,15 +114,15 @@ class SparseTransform(Defense):
         return found
 
     def _wide(self, high: Tensor) -> Tensor:
-        return high if self.boundary == "circular" else extend(high, self.d.shape[-1] - 1)
+        return high if self.boundary == "circular" else extend(high, self.d.shape[3] - 1)
 
     def _narrow(self, sparse: Tensor, size) -> Tensor:
-        edge = 0 if self.boundary == "circular" else self.d.shape[-1] - 1
+        edge = 0 if self.boundary == "circular" else self.d.shape[3] - 1
         return sparse[..., edge : edge + size[0], edge : edge + size[1]]
 
     def _check(self, x: Tensor, channels: int | None = None) -> None:
         super()._check(x, channels)
-        conv.check(self.d, x.shape[-2:], x.shape[1])
+        conv.check(self.d, x.shape[2:], x.shape[1])
 
     def quality(self, x: Tensor) -> dict[str, float]:
         """How T treats images x (B, C, H, W): means of PSNR, objective and active coefficients, and the largest gap."""

@@ -100,6 +100,7 @@ def test_one_factor_brings_a_set_to_its_average(size, seed):
     if inside.any() and size > 0.01:  # where nothing was clipped, all were stretched alike
         factor = ((found - x) / change)[inside]
         assert_close(factor, factor[:1].expand_as(factor), rtol=1e-2, atol=1e-3)
+        assert factor[0] > 0  # the way that the change goes, not the opposite one
 
 
 def test_dark_images_count_for_an_average_and_black_ones_do_not():

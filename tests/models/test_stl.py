@@ -253,3 +253,38 @@ def test_the_approximate_layer_and_its_gradient_are_near_the_layers_own(mode):
     for _ in range(2):  # from nothing, and from its own code
         for mine, own in zip(answers(quick), answers(T), strict=True):
             assert (mine - own).norm() <= 0.05 * own.norm()
+
+
+def test_contrast_and_brightness_leave_no_trace_where_they_are_not_asked_for():
+    x, d = (images() > 0.5).double(), dictionary()
+    T = SparseTransform(d, lam=0.02, gap_tol=1e-8)
+    low, high, code = T.parts(x)
+    seen = low + code.synthesis
+    assert seen.max() > 1 and seen.min() < 0
+    assert torch.equal(T(x), seen.clamp(0, 1)) and torch.equal(T(x), T.join(low, code))
+    faint = 0.5 + 1e-3 * (x - 0.5)
+    found = SparseTransform(d, lam=1e-5, gap_tol=0.3)
+    _, high, code = found.parts(faint)
+    largest = float((code.gap / (0.5 * high.square().flatten(1).sum(1))).max())
+    assert found.quality(faint)["largest relative gap"] == pytest.approx(largest)
+
+
+def test_dense_codes_have_the_same_gradient():
+    x, d = images(), dictionary()
+    weights = images(seed=3)
+    grads = []
+    for method in ("cd", "admm"):
+        at = x.clone().requires_grad_()
+        layer = SparseTransform(d, lam=0.1, gap_tol=1e-10, method=method)
+        grads.append(torch.autograd.grad((weights * layer(at)).sum(), at)[0])
+    assert_close(*grads, atol=1e-4, rtol=1e-3)
+
+
+def test_dense_projection_leaves_alone_what_is_there_already_and_is_linear():
+    g, d = images(B=2), dictionary()
+    mask = torch.zeros(2, 5, 12, 10, dtype=torch.bool)
+    mask[0, 2, 3, 4] = True  # found in one step, while the other image takes many
+    mask[1, :, ::2, ::2] = True
+    one = _project_dense(g, mask.double(), d, 1e-12)
+    assert_close(one, project(g, mask, d))
+    assert_close(1e-4 * one, _project_dense(1e-4 * g, mask.double(), d, 1e-12), rtol=1e-6, atol=1e-12)
