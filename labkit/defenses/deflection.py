@@ -8,7 +8,7 @@ from labkit.models.networks import Classifier
 
 import numpy as np
 import torch
-from skimage.restoration import denoise_wavelet
+from skimage import restoration
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -86,7 +86,7 @@ def smooth(x: Tensor, sigma: float) -> Tensor:
     colour = {"channel_axis": 0, "convert2ycbcr": True} if x.shape[1] == 3 else {"channel_axis": 0}
     # In double precision, because a flat channel is told from its noise by division by its range.
     seen = x.detach().double().cpu().numpy()
-    shrunk = [denoise_wavelet(image, sigma, mode="soft", method="BayesShrink", **colour) for image in seen]
+    shrunk = [restoration.denoise_wavelet(image, sigma, mode="soft", method="BayesShrink", **colour) for image in seen]
     return torch.from_numpy(np.stack(shrunk)).to(x).clamp(0, 1)
 
 

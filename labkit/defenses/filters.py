@@ -10,9 +10,9 @@ from labkit.models import Defense
 from labkit.models.defense import check
 
 import numpy as np
+import scipy
 import torch
 from PIL import Image
-from scipy.optimize import brentq
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -129,7 +129,7 @@ class LowPass(Defense):
                 if strong > 2 * side:
                     raise InputError(f"no blur brings these images down to {self.psnr:g} dB; ask for a larger PSNR")
             weak = _NO_BLUR if strong == 1 else strong / 2
-            self.sigma.fill_(brentq(excess, weak, strong, xtol=1e-4))
+            self.sigma.fill_(scipy.optimize.brentq(excess, weak, strong, xtol=1e-4))
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from labkit.models.defense import Detector, hooked
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -141,6 +139,9 @@ class LID(Detector):
         self._features: list[Tensor] = []  # of the reference images, until they or the classifier move
 
     def _regress(self, normal: np.ndarray, attacked: np.ndarray) -> None:
+        from sklearn.linear_model import LogisticRegression  # as in `Strata.fit`
+        from sklearn.preprocessing import StandardScaler
+
         features = np.concatenate([normal, attacked])
         scaler = StandardScaler().fit(features)
         regression = LogisticRegression(max_iter=1000)

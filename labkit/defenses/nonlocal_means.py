@@ -6,7 +6,7 @@ from labkit.models import Defense
 
 import numpy as np
 import torch
-from skimage.restoration import denoise_nl_means, estimate_sigma
+from skimage import restoration
 from torch import Tensor
 
 _STRENGTH = 0.8
@@ -42,7 +42,9 @@ class NonLocalMeans(Defense):
         h = self.h or _STRENGTH * _noise(image)
         if not h:
             return image
-        cleaned = denoise_nl_means(image, self.patch_size, self.patch_distance, h, fast_mode=True, channel_axis=-1)
+        cleaned = restoration.denoise_nl_means(
+            image, self.patch_size, self.patch_distance, h, fast_mode=True, channel_axis=-1
+        )
         return cleaned.reshape(image.shape)  # a single channel was squeezed away
 
 
@@ -50,4 +52,4 @@ def _noise(image: np.ndarray) -> float:
     """Standard deviation of the noise of an image (H, W, C), the mean over channels; a constant channel has none."""
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # of the median of nothing, which a constant channel leaves
-        return float(np.nan_to_num(estimate_sigma(image, channel_axis=-1)).mean())
+        return float(np.nan_to_num(restoration.estimate_sigma(image, channel_axis=-1)).mean())

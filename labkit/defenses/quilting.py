@@ -11,7 +11,6 @@ from labkit.models.defense import check
 import numpy as np
 import torch
 from numba import njit
-from sklearn.neighbors import KDTree
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -119,6 +118,8 @@ class _Search:
     """
 
     def __init__(self, patches: Tensor):
+        from sklearn.neighbors import KDTree  # as in `Strata.fit`
+
         self.patches = patches.numpy()
         self.mean = self.patches.mean(0, dtype=np.float64)
         # In parts, because a floating-point copy of all patches would be eight times as large as they.

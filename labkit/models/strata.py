@@ -14,9 +14,6 @@ from labkit.models.stl import SparseTransform
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -55,6 +52,11 @@ class Strata(FittedBuffers):
         PCA and k-means (k-means++ seeds, the best of ten starts) by scikit-learn, drawn from `recipe.seed`. Raises
         InputError when the images fall into fewer distinct clusters than the recipe asks for.
         """
+        # Here, because it takes a second and 80 MB, and whoever only votes has no use for it.
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+        from sklearn.exceptions import ConvergenceWarning
+
         M = self.recipe.clusters
         if len(images) < max(M, 2):
             raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or ask for fewer")

@@ -8,9 +8,9 @@ from labkit.reporting.pictures import canvas
 
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import isotonic_regression
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00"}
@@ -206,7 +206,9 @@ def named(rows: pd.DataFrame) -> list[tuple[str, float, float, float]]:
     """For every defense of `intervals` its name, PSNR, upper end, and the place of its name, clear of the others."""
     rows = rows.sort_values("psnr")
     step = 0.026 * max(float(np.ptp(rows.psnr)), 1e-9) * np.arange(len(rows))
-    places = isotonic_regression(rows.psnr.to_numpy() - step).x + step  # the nearest places at least a step apart
+    places = (
+        scipy.optimize.isotonic_regression(rows.psnr.to_numpy() - step).x + step
+    )  # the nearest places at least a step apart
     return list(zip(rows.defense, rows.psnr, rows.high, places.tolist(), strict=True))
 
 
