@@ -37,6 +37,13 @@ def commit(folder: Path) -> str:
         return ""
 
 
+def processor() -> str:
+    """The model of the processor as the system names it, or its architecture."""
+    with suppress(OSError, TypeError):
+        return re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
+    return platform.processor() or platform.machine()
+
+
 def has_bfloat16(device: "torch.device") -> bool:
     """Whether the hardware multiplies bfloat16 faster than float32: of processors, those with tiles (AMX).
 

@@ -2,9 +2,13 @@
 
 import timeit
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
 
-from labkit.core import metrics
+from labkit.core import hardware, metrics
 from labkit.csc import cbpdn, cdl, split
+from labkit.evaluation import Workbench
 from labkit.experiments import reference
 from labkit.models import SparseTransform
 
@@ -21,6 +25,24 @@ ITERATIONS = (5, 10, 20, 50, 100, 200, 500)
 def seconds(call: Callable[[], object], repeat: int = 3) -> float:
     """The shortest of a few runs: the one that other programs disturbed least."""
     return min(timeit.repeat(call, number=1, repeat=repeat))
+
+
+def kept(bench: Workbench, measure: Callable[..., pd.DataFrame], *given: Any, **how: Any) -> pd.DataFrame:
+    """`measure(*given, **how)`, one of the measurements below, made once on this machine and then kept in the store.
+
+    Another processor, number of threads or version measures anew. The table's `attrs["day"]` says when it was made.
+    """
+    hashed = [sha256(a.numpy().tobytes()).hexdigest() if isinstance(a, Tensor) else a for a in given]
+    where = [hardware.processor(), torch.get_num_threads(), hardware.versions("torch", "numba", "sporco")]
+    recipe = {"measure": measure.__name__, "given": hashed, "how": how, "where": where}
+
+    def build(_):
+        return {}, {"rows": measure(*given, **how).to_dict("list"), "day": datetime.now(UTC).date().isoformat()}
+
+    facts = bench.store.fetch("timing", recipe, build).facts
+    table = pd.DataFrame(facts["rows"])
+    table.attrs["day"] = facts["day"]
+    return table
 
 
 def race(

@@ -1,12 +1,16 @@
-from labkit.core import metrics
+from datetime import UTC, datetime
+
+from labkit.core import hardware, metrics
 from labkit.csc import cbpdn, cdl
 from labkit.csc.tikhonov import split
+from labkit.evaluation import Workbench
 from labkit.experiments import solvers
 from labkit.models.stl import SparseTransform
 
 import pandas as pd
 import pytest
 import torch
+from pandas.testing import assert_frame_equal
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,22 @@ def test_exactness_is_the_distance_to_the_converged_transform(case):
     psnr = metrics.psnr(SparseTransform(d, lam=0.1, gap_tol=0.1)(x), T(x.double()).float())
     assert abs(rows.psnr[0] - float(psnr.mean())) < 0.2 and rows.worst[0] <= rows.psnr[0]
     assert rows.psnr[1] > rows.psnr[0]
+
+
+def test_what_was_measured_on_this_machine_is_not_measured_again(tmp_path, monkeypatch):
+    made = []
+
+    def measure(x, sizes, *, lam):
+        made.append(lam)
+        return pd.DataFrame({"size": sizes, "ms": [float(x.sum()), lam]})
+
+    bench, x = Workbench(tmp_path, progress=False), torch.ones(2, 3)
+    first = solvers.kept(bench, measure, x, [1, 2], lam=0.1)
+    again = solvers.kept(bench, measure, x.clone(), [1, 2], lam=0.1)
+    assert_frame_equal(first, again)
+    assert len(made) == 1 and first.attrs["day"] == datetime.now(UTC).date().isoformat()
+    solvers.kept(bench, measure, x, [1, 2], lam=0.2)
+    solvers.kept(bench, measure, 2 * x, [1, 2], lam=0.1)
+    monkeypatch.setattr(hardware, "processor", lambda: "another")
+    solvers.kept(bench, measure, x, [1, 2], lam=0.1)
+    assert made == [0.1, 0.2, 0.1, 0.1]
