@@ -14,12 +14,16 @@ _D3 = tuple(("d3", (("atoms", atoms), ("sparsity", k))) for atoms, k in ((40_000
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Adaptive attacks: on `n` test images, steps of PGD, queries, and whether AutoAttack (hours, on a CPU) is one."""
+    """Adaptive attacks: on `n` test images, steps of PGD, queries, and whether AutoAttack (hours, on a CPU) is one.
+
+    gap  of T's codes in what is differentiated, for these and the strongest of `Profile.attacks` (`AttackRecipe`)
+    """
 
     n: int | None = 100
     steps: int = 20
     queries: int = 100
     autoattack: bool = False
+    gap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,16 @@ class Profile:
         return replace(self.classifier, epochs=self.retraining or self.classifier.epochs, **how)
 
 
-def _profile(name, *, train, test, dictionary, dae, classifier, bim_steps, strata=None, **rest) -> Profile:
+def _profile(name, *, train, test, dictionary, dae, classifier, bim_steps, adaptive, strata=None, **rest) -> Profile:
     data = recipes.DataRecipe(train=train, test=test)
     transform = recipes.TransformRecipe(dictionary=recipes.DictionaryRecipe(data=data, **dictionary))
-    attacks = ("clean", 0.0, 0), ("fgsm", 0.04), ("fgsm", 0.08), ("bim", 0.03, bim_steps)
-    attacks = tuple(recipes.AttackRecipe(*attack) for attack in attacks)
+    attacks = ("clean", 0.0, 0), ("fgsm", 0.04), ("fgsm", 0.08)
+    strongest = recipes.AttackRecipe("bim", 0.03, bim_steps, gap=adaptive.gap)
+    attacks = (*(recipes.AttackRecipe(*attack) for attack in attacks), strongest)
     strata = recipes.StrataRecipe(recipes.DaeRecipe(data, **dae), **strata or {})
     classifier = recipes.ClassifierRecipe(data=data, **classifier)
-    return Profile(name, data, transform, recipes.StratifiedRecipe(strata, transform), classifier, attacks, **rest)
+    stratified = recipes.StratifiedRecipe(strata, transform)
+    return Profile(name, data, transform, stratified, classifier, attacks, adaptive, **rest)
 
 
 SMOKE = _profile(
@@ -130,7 +136,7 @@ SMOKE = _profile(
     dictionary=dict(K=12, images=60, passes=1, batch=30),
     dae=dict(width=8, epochs=1), strata=dict(clusters=2, components=16, neighbours=5),
     classifier=dict(width=0.125, epochs=3, batch=32),
-    adaptive=Adaptive(n=30, steps=3, queries=5),
+    adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.005),
     rivals=Rivals(
         fast=20, slow=4, slowest=2, draws=2, retrained=("magnet",),
         options=(
@@ -147,7 +153,7 @@ SMOKE = _profile(
 QUICK = _profile(
     "quick", train=8000, test=500, bim_steps=10,
     dictionary=dict(images=400, passes=4), dae=dict(epochs=5), classifier=dict(width=0.25, epochs=8),
-    adaptive=Adaptive(),
+    adaptive=Adaptive(gap=0.005),
     rivals=Rivals(
         fast=100, slow=24, slowest=8, draws=2, trained=(),
         options=(

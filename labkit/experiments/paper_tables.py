@@ -64,7 +64,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
     """Retrained networks and the undefended one under every threat model, at Table 4's size, on `adaptive.n` images."""
     how = profile.adaptive
     small = rebase(profile, profile.data.at_most(how.n))
-    noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm)
+    noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm, gap=how.gap)
     cases = [Case(small.classifier, None, attack) for attack in (_CLEAN, noise, pgd)]
     for T in small.defenses:
         network = small.retrained(T)
@@ -78,7 +78,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
             cases.append(Case(network, T, pgd, "fixed-stratum"))
         cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
         if how.autoattack:
-            cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm), "exact"))
+            cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm, gap=how.gap), "exact"))
     return cases
 
 
@@ -207,7 +207,7 @@ def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> 
     # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
     draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if baseline.random else {}
     return [
-        AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, **draws)
+        AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, gap=lab.adaptive.gap, **draws)
         for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
         for name, loss in (("bim", "log-odds"), ("pgd", "margin"))[: 1 if slow else 2]
     ]

@@ -248,3 +248,15 @@ def test_a_row_is_kept_once_it_is_measured(lab, tmp_path, bench):
     assert not measurement.kept(case, bench)
     measurement.run([case], bench)
     assert measurement.kept(case, bench)
+
+
+def test_only_who_differentiates_t_approximates_it(lab):
+    def asked(defense, knowledge, gap):
+        return measurement.Case(lab.classifier, defense, replace(lab.strongest, gap=gap), knowledge)
+
+    for T in lab.defenses:
+        assert asked(T, "exact", 0.005) != asked(T, "exact", 0.0)
+        assert all(asked(T, k, 0.005) == asked(T, k, 0.0) for k in ("classifier", "transfer", "queries"))
+    assert asked(None, "classifier", 0.005) == asked(None, "classifier", 0.0)
+    bits = recipes.DefenseRecipe("bits", lab.data)
+    assert asked(bits, "identity", 0.005) == asked(bits, "identity", 0.0)
