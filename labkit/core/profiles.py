@@ -151,18 +151,19 @@ SMOKE = _profile(
     ),
 )  # fmt: skip
 QUICK = _profile(
-    "quick", train=8000, test=500, bim_steps=10,
-    dictionary=dict(images=400, passes=4), dae=dict(epochs=5), classifier=dict(width=0.25, epochs=8),
-    adaptive=Adaptive(gap=0.005),
+    "quick", train=6000, test=300, bim_steps=10,
+    dictionary=dict(images=200, passes=3), dae=dict(epochs=3), classifier=dict(width=0.25, epochs=8), retraining=6,
+    adaptive=Adaptive(n=60, gap=0.005),
     rivals=Rivals(
-        fast=100, slow=24, slowest=8, draws=2, trained=(),
+        fast=100, slow=16, slowest=6, draws=2, trained=(),
         options=(
-            ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 15),)),
-            ("magnet-detector", (("epochs", 15), ("rate", 0.005))), ("quilting", (("patches", 100_000),)),
-            ("crops", (("crops", 10), ("patches", 100_000))), ("tvm-quilting", (("patches", 100_000),)),
-            ("pixeldefend", (("epochs", 1),)),
+            ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 8),)),
+            ("magnet-detector", (("epochs", 8), ("rate", 0.005))), ("quilting", (("patches", 50_000),)),
+            ("crops", (("crops", 10), ("patches", 50_000))), ("tvm-quilting", (("patches", 50_000),)),
+            ("pixeldefend", (("epochs", 1), ("width", 32))),
         ),
     ),
+    tradeoff=Tradeoff(n=60),
 )  # fmt: skip
 LAB = _profile(
     "lab", train=None, test=1000, bim_steps=20,
