@@ -56,7 +56,7 @@ reports: $(READY)
 test: $(READY)
 	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks --numprocesses=$(WORKERS) --dist=loadfile \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	    --cov=labkit --cov-config=pyproject.toml --cov-report=term --durations=10
+	    --cov=labkit --cov-config=pyproject.toml --cov-report=term --durations=10 --junitxml=.pytest_cache/tests.xml
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

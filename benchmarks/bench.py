@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import stamps
+from benchmarks import busy, goals, stamps
 from labkit.cli import common
 from labkit.core import InputError, checkpoint, hardware
 from labkit.core.recipes import DataRecipe, DictionaryRecipe
@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 LAM, K, S = 0.2, 64, 8
-PARTS = ("coding", "learning", "projecting", "learning_many", "defending")
+PARTS = ("coding", "attacking", "training", "learning", "projecting", "learning_many", "defending")
 _PASSES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _AT_ONCE = 500
 
@@ -45,6 +45,8 @@ def run(
     higher than that. Two measurements in a process each, for their memory: projecting up to many[0] images of 32×32,
     and learning from up to many[1].
 
+    Attacking and training: `busy`. Above all stands what was asked of the lab's speed (`goals`).
+
     Defenses, at the sizes of `defended`, by their `names` in `labkit.defenses` (None for all): `throughput.table`.
 
     parts  of PARTS, the ones to measure; all others are taken from an earlier bench.json in `out`. () for all. Every
@@ -59,6 +61,8 @@ def run(
     source = {"dataset": dataset, "data_root": data_root}
     measures = {
         "coding": lambda: [_coded(source, size, images) for size in tqdm(sizes, desc="timing coding", unit="size")],
+        "attacking": lambda: busy.attack(dataset, data_root),
+        "training": busy.training,
         "learning": lambda: _learning(source, learned, iterations),
         "projecting": lambda: _alone(_project_all, source, many[0]),
         "learning_many": lambda: _alone(_learn_many, source, many[1]),
@@ -90,12 +94,14 @@ def markdown(record: dict) -> str:
     """The record as tables for people; parts that were not measured have none."""
     sections = {
         "coding": ("Coding {}", _about_coding),
+        "attacking": ("PGD on {}, one thread", _about_attacking),
+        "training": ("Training steps, idle and on a busy machine", _about_training),
         "learning": ("Learning from {}", _about_learning),
         "projecting": ("T(x) of many images of {}, gap 1e-2", _about_many),
         "learning_many": ("Learning from many images of {}, one pass", _about_many),
         "defending": ("Defenses: images of {} a second", _defending),
     }
-    lines = [f"# Speed: K = {K}, S = {S}, λ = {LAM}"]
+    lines = [f"# Speed: K = {K}, S = {S}, λ = {LAM}", "", _table(goals.table(goals.goals(record)))]
     for part, (title, table) in sections.items():
         if part in record:
             rows, on = record[part]["rows"], record[part]["on"]
@@ -126,6 +132,23 @@ def _about_coding(rows: list[dict]) -> list[str]:
         "its last passes are in bfloat16 where the processor has the instructions, and its synthesis is of the few "
         "coefficients that are not zero.",
     ]
+
+
+def _about_attacking(rows: list[dict]) -> list[str]:
+    lines = [
+        {"through": r["through"], "ms an image and step": f"{r['ms']:.2f}", "ratio": f"{r['ratio']:.2f}"} for r in rows
+    ]
+    return ["", _table(lines)]
+
+
+def _about_training(rows: list[dict]) -> list[str]:
+    idle = {r["threads"]: r["ms"] for r in rows if r["beside"] == "nothing"}
+    lines = [
+        {"threads wait": r["threads"], "beside": r["beside"], "median ms a step": f"{r['ms']:.0f}",
+         "times idle": f"{r['ms'] / idle[r['threads']]:.2f}"}
+        for r in rows
+    ]  # fmt: skip
+    return ["", _table(lines), "", "Quarter-width VGG-16, batches of 128 images of 32×32."]
 
 
 def _about_learning(learning: dict) -> list[str]:

@@ -32,8 +32,8 @@ _KERNEL_ENV = {
     "PLOTLY_RENDERER": "plotly_mimetype",
     # debugpy prints three lines about frozen modules at every kernel start of Python 3.11 otherwise.
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    # What `report.check` has already said about the images, once.
-    "PYTHONWARNINGS": "ignore:images converted,ignore:classes with a single image",
+    # What `report.check` has said about the images; and that two notebooks need the same, which is as it should be.
+    "PYTHONWARNINGS": "ignore:images converted,ignore:classes with a single image,ignore:another run is building",
 }
 
 

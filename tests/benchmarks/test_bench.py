@@ -1,7 +1,8 @@
 import json
 import re
+from functools import partial
 
-from benchmarks import bench, stamps
+from benchmarks import bench, busy, stamps
 from labkit.core.errors import InputError
 from labkit.experiments import throughput
 
@@ -11,6 +12,9 @@ import torch
 
 def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
     monkeypatch.setattr(throughput, "_BATCHES", (2, 4))
+    monkeypatch.setattr(busy, "attack", partial(busy.attack, n=4, iterations=2))
+    for name, small in (("_BATCH", 4), ("_STEPS", 2), ("_BEFORE", 0.1)):
+        monkeypatch.setattr(busy, name, small)
     record = bench.run(
         tmp_path, dataset="fashion", sizes=(16,), images=2, learned=8, iterations=3, many=(30, 20),
         defended=(32, 40), names=("bits", "sap"),

@@ -1,0 +1,41 @@
+from benchmarks import goals
+
+import pytest
+
+
+def test_every_goal_is_read_from_where_it_was_recorded(tmp_path):
+    step = {"nothing": 10.0, "a busy loop": 20.0, "another training": 30.0}
+    record = {
+        "coding": {"rows": [{"size": 32, "sporco_ms": 200.0, "ours_ms": 2.0}]},
+        "attacking": {"rows": [{"through": "T approximated", "ratio": 2.5}]},
+        "training": {"rows": [
+            {"threads": threads, "beside": beside, "ms": ms * share}
+            for threads, share in (("as they are", 1), ("as they were", 2)) for beside, ms in step.items()
+        ]},
+    }  # fmt: skip
+    for name, text in {
+        goals.REPORT: '{"begun": "2026-01-01T10:00:00+00:00", "written": "2026-01-01T10:09:00+00:00"}',
+        goals.TESTS: '<testsuites><testsuite time="480"/></testsuites>',
+        goals.PAGES: "| key on λ to new pixels, 60 times | median 55 ms, 95 % within 93 ms |\n"
+        "| λ at 224×224 in colour, in the kernel, 30 times: exact | median 250 ms, 95 % within 429 ms |",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = list(goals.goals(record, tmp_path))
+    assert [goal.found for goal in found] == pytest.approx([100, 2.5, 0.5, 2, 3, 9, 8, 55, 250])
+    words = [
+        "**missed**",
+        "reached",
+        "reached",
+        "reached",
+        "**missed**",
+        "**missed**",
+        "reached",
+        "reached",
+        "**missed**",
+    ]
+    assert [goal.reached for goal in found] == words == [line[""] for line in goals.table(iter(found))]
+
+
+def test_what_was_not_measured_is_said(tmp_path):
+    assert {line[""] for line in goals.table(goals.goals({}, tmp_path))} == {"not measured"}
