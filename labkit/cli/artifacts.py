@@ -27,9 +27,8 @@ _VALUES = 6  # of a long list among the facts, those that are shown
 
 @dataclass(frozen=True)
 class Entry:
-    """One artifact, or what a run that ended early left of one.
+    """One artifact, in the folder `path`, or what a run that ended early left of one.
 
-    path        its folder
     size        bytes of its files
     built       when it was finished, or last touched if it never was, in seconds since 1970
     summary     its recipe in one line
@@ -159,9 +158,8 @@ def artifacts(store: Store, *, kind: str = "", unfinished: bool = False) -> list
     paths = [path for path in store.root.glob("[!.]*/*") if _NAME.fullmatch(path.name)]
     kinds = sorted({path.parent.name for path in paths})
     if kind and kind not in kinds:
-        raise InputError(
-            f"no artifacts of kind {kind!r} in {store.root}; there are {', '.join(kinds) or 'none at all'}"
-        )
+        there = ", ".join(kinds) or "none at all"
+        raise InputError(f"no artifacts of kind {kind!r} in {store.root}; there are {there}")
     found = (_entry(path) for path in paths if kind in ("", path.parent.name) and path.is_dir())
     chosen = (entry for entry in found if entry and entry.unfinished == unfinished)
     return sorted(chosen, key=lambda entry: (entry.kind, -entry.built, entry.key))
@@ -236,10 +234,7 @@ def prunable(store: Store, *, older_than: float | None = None, kind: str = "", u
 
 
 def remove(entry: Entry) -> bool:
-    """Deletes an artifact or a leftover; False, and nothing is touched, when a process is building it.
-
-    Raises InputError when the system does not let us.
-    """
+    """Deletes an artifact or leftover; False while a process builds it. Raises InputError if the system forbids it."""
     try:
         with locked(entry.folder, wait=False) as mine:
             if mine:

@@ -82,10 +82,7 @@ def listed(text: str) -> list[str]:
 
 
 def columns(rows: Iterable[Sequence[object]], align: Sequence[str] = ()) -> str:
-    """Rows of cells under each other for a terminal, a line each, whatever the cells hold.
-
-    align  "left" or "right" for each column; () for all to the left
-    """
+    """Rows as lines for a terminal, whatever the cells hold; `align`: each column's "left" or "right", () for left."""
     from tabulate import tabulate
 
     cells = [[printable(cell) for cell in row] for row in rows]

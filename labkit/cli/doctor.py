@@ -24,11 +24,7 @@ _AGAIN = "install again with `pip install -c constraints.txt -e '.[all]'`"
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
-
-    advice  a sentence on what to do, "" where all is well
-    fatal   whether labkit cannot be used as long as that is not done
-    """
+    """What was looked at, and found; `advice`: what to do, or ""; `fatal`: whether labkit cannot be used until then."""
 
     what: str
     found: str
@@ -63,8 +59,7 @@ def examine(store: str = "", *, pins: Path = _PINS) -> Iterator[Finding]:
         try:
             yield look()
         except Exception as error:  # a package may not even load
-            words = f"does not work ({type(error).__name__}: {reason(error)})"
-            yield Finding(what, words, _AGAIN, fatal=what != "GPU")
+            yield Finding(what, f"does not work ({type(error).__name__}: {reason(error)})", _AGAIN, fatal=what != "GPU")
     number, why, waiting = labkit.THREADS
     yield Finding("threads", f"{number}: {why}; they wait with {waiting}")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
@@ -109,8 +104,7 @@ def _torchvision() -> Finding:
     from labkit.core import torchvision_shim
 
     guarded = "; its compiled operators do not load beside this torch, and labkit does without"
-    version = torchvision_shim.torchvision.__version__
-    return Finding("torchvision", version + guarded * bool(torchvision_shim._schemas))
+    return Finding("torchvision", torchvision_shim.torchvision.__version__ + guarded * bool(torchvision_shim._schemas))
 
 
 def _numba() -> Finding:

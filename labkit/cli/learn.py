@@ -18,8 +18,7 @@ def add(commands: common.Commands) -> None:
     text = """Learn from training images what the lab rests on, and keep it: filters, clusters and the filters of each,
     the network, or the networks retrained on T(x). Under torchrun, all ranks do it together."""
     options = ("profile", "dataset", "resolution", "seed", "data-root", "store")
-    brief = "filters and networks, by all ranks together"
-    parser = common.command(commands, "learn", _learn, brief, text, *options)
+    parser = common.command(commands, "learn", _learn, "filters and networks, by all ranks together", text, *options)
     parser.add_argument("--what", default="dictionary", metavar="A,B", help=f"{', '.join(WHAT)} (default: %(default)s)")
     how = f"the network's fields that are not the profile's, as in width=0.5,epochs=30: {', '.join(_FIELDS)}"
     parser.add_argument("--classifier", default="", metavar="A=X,B=Y", help=how)
@@ -27,8 +26,7 @@ def add(commands: common.Commands) -> None:
     text = """Write T(x) of every image of a data set into a folder, in chunks of half precision with labels and names,
     and a manifest. The data set may also be tar:SHARDS, such as tar:train-{0000..0127}.tar. Under torchrun, the ranks
     share the work. A run that was stopped goes on where it was."""
-    brief = "T(x) of a whole data set, in chunks"
-    parser = common.command(commands, "project", _project, brief, text, *options)
+    parser = common.command(commands, "project", _project, "T(x) of a whole data set, in chunks", text, *options)
     splits = ("train", "test", "all")
     parser.add_argument("--split", default="train", choices=splits, help="of tar shards, all (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the chunks")
@@ -105,8 +103,7 @@ def _project(options: argparse.Namespace) -> int:
         manifest = project(layer, stream, options.out, about, device=device)
         took, most = time.perf_counter() - started, max(distributed.gather(hardware.peak()))
         if distributed.rank() == 0:
-            many = f"{manifest['images']:,} images in {len(manifest['chunks']):,} chunks"
-            print(f"projected {many} -> {options.out}")
+            print(f"projected {manifest['images']:,} images in {len(manifest['chunks']):,} chunks -> {options.out}")
             print(f"{distributed.world()} ranks, {took:.1f} s, {most:.3f} GiB at most in one rank")
     return 0
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 _WORDS = """Every column names its attack and its threat model. The outlined cell is a defense's lowest accuracy: read
 that one. Choose a defense and an attack to see what they do to an image."""
-_IMAGES = 20
 
 
 class Arena(Page):
@@ -30,12 +29,11 @@ class Arena(Page):
     def __init__(self, lab: Profile, bench: Workbench):
         self.desk, self.lab = Desk(lab, bench), lab
         self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
-        self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(_IMAGES - 1)
+        self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(last=19)
         self.compute = button("Measure what is missing", lambda: self.load(compute=True))
         self.board, self.table = Board(across=4), w.HTML().add_class("lk-table").add_class("lk-scroll")
         self.cases: dict[tuple, Case] = {}
-        self.rows = pd.DataFrame()
-        self._quiet = False
+        self.rows, self._quiet = pd.DataFrame(), False
         controls = [self.network, self.defense, self.attack, self.index, self.compute]
         super().__init__("Arena", _WORDS, controls, [self.board, self.table])
         self.pictures = self.worker(self._picture)
@@ -181,9 +179,8 @@ def _html(grid: pd.DataFrame) -> str:
     heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
     cells = grid.map(_cell).agg("".join, axis=1)
     lines = "".join(f"<tr><th scope='row'>{escape(defense)}</th>{line}</tr>" for defense, line in cells.items())
-    label = "accuracy of every defense under every attack"
     head = f"<thead><tr><th>defense</th>{heads}</tr></thead>"
-    return f"<table aria-label='{label}'>{head}<tbody>{lines}</tbody></table>"
+    return f"<table aria-label='accuracy of every defense under every attack'>{head}<tbody>{lines}</tbody></table>"
 
 
 def _cell(cell) -> str:

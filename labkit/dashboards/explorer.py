@@ -32,19 +32,13 @@ class Explorer(Page):
         chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.board = Board()
         self._file: tuple[str, bytes] | None = None  # the visitor's picture, as it came
-        self._attacked: tuple = (None, None)
-        self._seen: tuple = (None, None)
+        self._attacked, self._seen = (None, None), (None, None)
         unit = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
         rows = [self.data, self.index, self.upload, self.attack, self.size, unit, *chosen[2:]]
         super().__init__("Projection explorer", _WORDS, rows, [self.board])
         self.data.observe(lambda _: setattr(self.index, "value", 0), names="value")
         self.index.observe(lambda _: self._moved(), names="value")
         self.ask(self.data, self.index, *chosen)
-        self.request()
-
-    def request(self) -> None:
-        self.board.pending = True
-        super().request()
 
     def take(self, name: str, raw: bytes) -> None:
         """A visitor's picture, in whatever format; the largest centred square of it, as large as the images."""
@@ -118,7 +112,6 @@ class Explorer(Page):
         near = [f"{float(v):.1f} dB to x" for v in metrics.psnr(shown, x.expand_as(shown))]
         far = float(metrics.dissimilarity(x_adv[None], x[None]))
         fires = [f"{int(n):,} of {seen.fires[0].numel():,}" for n in seen.active]
-        rest = 10 * (seen.seen[1] - seen.seen[0])
         self.board.side = 150 if x.shape[-1] <= SMALL else x.shape[-1]
         self.board.show([
             {"title": "image x", "x": x, "bars": bars[0]},
@@ -128,7 +121,7 @@ class Explorer(Page):
             {"title": "T(x)", "x": seen.seen[0], "note": near[1], "bars": bars[2]},
             {"title": "attacked x_adv", "x": x_adv, "note": near[0], "bars": bars[1]},
             {"title": "10 × change", "x": 0.5 + 10 * (x_adv - x), "note": f"x_adv − x, size {far:.3f}"},
-            {"title": "what T leaves", "x": 0.5 + rest, "note": "10 × (T(x_adv) − T(x))"},
+            {"title": "what T leaves", "x": 0.5 + 10 * (seen.seen[1] - seen.seen[0]), "note": "10 × (T(x_adv) − T(x))"},
             {"title": "its sparse code", "x": heat(seen.fires[1]), "note": fires[1]},
             {"title": "T(x_adv)", "x": seen.seen[1], "note": near[2], "bars": bars[3]},
         ])  # fmt: skip

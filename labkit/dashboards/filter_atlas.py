@@ -29,19 +29,13 @@ class FilterAtlas(Page):
         self.cluster = choice("learned from", clusters)
         self.K, self.S, self.lam = swept(lab, "K, filters", "K"), swept(lab, "S, pixels", "S"), swept(lab, "λ", "lam")
         self.mosaic, self.board, self.most = Mosaic(), Board(across=4), Board(across=6, side=110)
-        self._coded: tuple = (None, None)
-        self._looked: tuple = ((), None)
+        self._coded, self._looked = (None, None), ((), None)
         title = w.HTML("<h2>Test images in which it is most active</h2>")
         controls = [self.data, self.cluster, self.K, self.S, self.lam, self.index]
         super().__init__("Filter atlas", _WORDS, controls, [self.mosaic, self.board, title, self.most])
         self.search = self.worker(self._search, wait=0.12)
-        self.ask(*controls)
         self.mosaic.observe(lambda _: self.request(), names="chosen")
-        self.request()
-
-    def request(self) -> None:
-        self.board.pending = self.most.pending = True
-        super().request()
+        self.ask(*controls)
 
     def _show(self, check, data, cluster, K, S, lam, index) -> None:
         lab = self.desk.labs[data]
@@ -60,8 +54,8 @@ class FilterAtlas(Page):
         x = test.x[index : index + 1]
         if self._looked[0] != (*key, index):
             self._looked = ((*key, index), live.look(layer, x))
-        seen = self._looked[1]
         check()
+        seen = self._looked[1]
         alone = live.of_filter(layer, seen, chosen)[0]
         uses = (seen.fires != 0).flatten(2).sum(2)[0]
         share = int(uses[chosen]) / max(int(uses.sum()), 1)

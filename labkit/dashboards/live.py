@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 
 # Attacks that answer while somebody waits: what to call them, and their options.
-ATTACKS_LIVE = {
-    "none": ("", {}), "random noise": ("noise", {"draws": 1}), "FGSM": ("fgsm", {}),
-    "BIM, 10 steps": ("bim", {"steps": 10}), "PGD, 10 steps": ("pgd", {"steps": 10}),
-}  # fmt: skip
+ATTACKS_LIVE = {"none": ("", {}), "random noise": ("noise", {"draws": 1}), "FGSM": ("fgsm", {}),
+                "BIM, 10 steps": ("bim", {"steps": 10}), "PGD, 10 steps": ("pgd", {"steps": 10})}  # fmt: skip
 _BATCH = 25
 
 Layer = SparseTransform | StratifiedTransform

@@ -12,14 +12,9 @@ import ipywidgets as w
 
 _WORDS = """Clean and robust accuracy on test images, without T and behind it. Bars grow as images are done; the thin
 line is the 95 % interval. Without T, the attack is a white box. Moving a control stops the run and starts another."""
-_ROWS = {
-    "clean": ("no defense, clean", "#8c8c8c"),
-    "attacked": ("no defense, attacked", "#8c8c8c8c"),
-    "T clean": ("behind T, clean", "#0072b2"),
-    "T attacked": ("behind T, attacked", "#d55e00"),
-}
+_ROWS = {"clean": ("no defense, clean", "#8c8c8c"), "attacked": ("no defense, attacked", "#8c8c8c8c"),
+         "T clean": ("behind T, clean", "#0072b2"), "T attacked": ("behind T, attacked", "#d55e00")}  # fmt: skip
 _HEAD = "<thead><tr><th>system</th><th>accuracy and 95 % interval</th><th></th><th>n</th></tr></thead>"
-_WAIT = 0.25  # seconds before a run begins: a slider that is dragged asks many times
 
 
 class LiveAccuracy(Page):
@@ -28,17 +23,15 @@ class LiveAccuracy(Page):
     def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS[:-1]):
         self.desk = Desk(lab, bench, offers)
         self.data = choice("images", list(self.desk.labs))
-        counts = (50, 100, 200, 500, 1000)
-        self.count = w.SelectionSlider(options=counts, value=100, description="how many", **LOOK)
+        self.count = w.SelectionSlider(options=(50, 100, 200, 500, 1000), value=100, description="how many", **LOOK)
         self.network = choice("classifier", {"vanilla": False, "retrained on the lab's T": True})
         chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.size.continuous_update = False
         self.bars = w.HTML().add_class("lk-table")
         self.found: dict[str, Accuracy] = {}
         controls = [self.data, self.count, self.network, *chosen]
-        super().__init__("Live accuracy", _WORDS, controls, [self.bars], wait=_WAIT)
+        super().__init__("Live accuracy", _WORDS, controls, [self.bars], wait=0.25)
         self.ask(*controls)
-        self.request()
 
     def request(self) -> None:
         self.bars.add_class("lk-dim")

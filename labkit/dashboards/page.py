@@ -10,7 +10,7 @@ from labkit.core import InputError, profiles
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.dashboards import live
-from labkit.dashboards.parts import Heart, resend
+from labkit.dashboards.parts import Board, Heart, resend
 from labkit.dashboards.work import Latest, clock
 from labkit.evaluation import ThreatModel, Workbench, measurement
 from labkit.experiments import cost_estimate
@@ -21,6 +21,7 @@ import ipywidgets as w
 LOOK = {"layout": w.Layout(width="325px"), "style": {"description_width": "96px"}}
 OFFERS = (("fashion", None), ("photos", 64), ("photos", 224))  # embedded, so that everybody has them
 Recipe = TransformRecipe | StratifiedRecipe | ClassifierRecipe
+_Widgets = Sequence[w.Widget]
 _STEPS = 400  # of a progress bar
 _PATH = re.compile(r"(?<![\w.])(?:~|/)(?:[^/\s]*/)+")
 
@@ -38,8 +39,7 @@ def images(last: int = 1) -> w.IntSlider:
 def swept(lab: Profile, name: str, what: str) -> w.SelectionSlider:
     """A slider over the values of lam, K or S for which the lab learns dictionaries, that of its T among them."""
     own = getattr(lab.transform.dictionary, what)
-    values = sorted({*getattr(lab.tradeoff, what), own})
-    return w.SelectionSlider(options=values, value=own, description=name, **LOOK)
+    return w.SelectionSlider(options=sorted({*getattr(lab.tradeoff, what), own}), value=own, description=name, **LOOK)
 
 
 def settings(lab: Profile) -> tuple[w.Widget, ...]:
@@ -72,9 +72,7 @@ class Page:
     wait  seconds for which a request lies before it is begun, as for `Latest`
     """
 
-    def __init__(
-        self, title: str, words: str, controls: Sequence[w.Widget], content: Sequence[w.Widget], *, wait: float = 0
-    ):
+    def __init__(self, title: str, words: str, controls: _Widgets, content: _Widgets, *, wait: float = 0):
         self.status = w.HTML().add_class("lk-status")
         self.bar = w.IntProgress(0, 0, _STEPS, layout=w.Layout(width="325px", display="none"))
         self.button = button("", lambda: self._agreed(), display="none", button_style="primary")
@@ -82,7 +80,8 @@ class Page:
         self._agreed = lambda: None
         self._workers: list[Latest] = []
         self._builder, self.work = self.worker(self._build), self.worker(self._show, wait=wait)
-        self.asked: Sequence[w.Widget] = ()
+        self.asked: _Widgets = ()
+        self._boards = [part for part in content if isinstance(part, Board)]
         heading = w.HTML(f"<h1>{escape(title)}</h1><p class='lk-soft'>{words}</p>")
         left = w.VBox([*controls, self.button, self.bar, self.cancel]).add_class("lk-controls")
         columns = w.HBox([left, w.VBox([self.status, *content]).add_class("lk-content")]).add_class("lk-columns")
@@ -94,13 +93,16 @@ class Page:
         return self._workers[-1]
 
     def ask(self, *controls: w.Widget) -> None:
-        """From now on, `_show` is given the values of these controls, whenever one of them changes."""
+        """From now on, and at once, `_show` is given the values of these controls, whenever one of them changes."""
         self.asked = controls
         for control in controls:
             control.observe(lambda _: self.request(), names="value")
+        self.request()
 
     def request(self) -> None:
-        """Ask for what the controls say; a newer request overtakes this one."""
+        """Ask for what the controls say; a newer request overtakes this one. Boards fade until they show it."""
+        for board in self._boards:
+            board.pending = True
         self.work(*(control.value for control in self.asked))
 
     def settled(self, timeout: float = 60) -> bool:
@@ -130,10 +132,7 @@ class Page:
         """What follows when somebody has cancelled."""
 
     def measure(self, asked: Sequence, compute: bool, check, *, kept: Callable, run: Callable, told: Callable) -> list:
-        """Those of `asked` that are not `kept`; with `compute`, each of them is `run`, with a bar, and none is left.
-
-        told  what to call one of them
-        """
+        """Those of `asked` not `kept`; with `compute`, each is `run`, with a bar and a name (`told`): none is left."""
         missing = [one for one in asked if not kept(one)]
         for done, one in enumerate(missing if compute else ()):
             self.say(f"Measuring {escape(told(one))}, {done + 1} of {len(missing)} …")
@@ -145,8 +144,7 @@ class Page:
 
     def lacks(self, *recipes: Recipe) -> bool:
         """Whether something of these is not in the store; it is then offered, and asked for again once it is there."""
-        steps = self.desk.missing(*recipes, said=self.say)
-        if steps:
+        if steps := self.desk.missing(*recipes, said=self.say):
             self.offer(recipes, steps)
         return bool(steps)
 
@@ -157,10 +155,9 @@ class Page:
         seconds = sum(step.seconds or 0 for step in steps)
         duration = f"{max(seconds, 1):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
         if needed:
-            self.status.value = (
-                f"<div role='status' class='lk-offer'>Not there yet: {escape(words)}. Making it takes about {duration}"
-                ", once; it is then kept for all dashboards, notebooks and reports.</div>"
-            )
+            offered = f"Not there yet: {escape(words)}. Making it takes about {duration}, once; it is then kept for "
+            offered += "all dashboards, notebooks and reports."
+            self.status.value = f"<div role='status' class='lk-offer'>{offered}</div>"
         self.button.description = f"Make {' and '.join(dict.fromkeys(step.kind for step in steps))} ({duration})"
         self.button.layout.display = ""
         self._agreed = lambda: self._builder(recipes, words, seconds)
@@ -186,10 +183,7 @@ class Page:
 
 
 class Desk:
-    """What a dashboard works with: the lab at each of the offered data sets, and what it has fetched from the store.
-
-    offers  (data set, resolution) beside the lab's own
-    """
+    """What a dashboard works with: the lab, also at each (data set, resolution) of `offers`, and what is fetched."""
 
     def __init__(self, lab: Profile, bench: Workbench, offers: Sequence[tuple[str, int | None]] = ()):
         self.bench, self.labs = bench, {_named(lab): lab}

@@ -27,12 +27,9 @@ class Board(anywidget.AnyWidget):
     """Pictures, `across` to a row, `side` pixels wide where there is room; `show` replaces them in one message."""
 
     _esm, _css = _STATIC / "board.js", _CSS
-    pictures = t.List().tag(sync=True)
-    images = t.List().tag(sync=True)
-    side = t.Int(150).tag(sync=True)
-    across = t.Int(5).tag(sync=True)
-    pending = t.Bool(False).tag(sync=True)
-    shown = t.Int(0).tag(sync=True)
+    pictures, images = t.List().tag(sync=True), t.List().tag(sync=True)
+    side, across = t.Int(150).tag(sync=True), t.Int(5).tag(sync=True)
+    pending, shown = t.Bool(False).tag(sync=True), t.Int(0).tag(sync=True)
 
     def show(self, pictures: Sequence[dict]) -> None:
         """Each picture: title, x (C, H, W), and if need be note and bars [(name, share, kind)]."""
@@ -80,8 +77,7 @@ class Upload(anywidget.AnyWidget):
     """A picture of the visitor's own; `taken(name, bytes)` is called with it. It stays in this kernel's memory."""
 
     _esm, _css = _STATIC / "upload.js", _CSS
-    limit = t.Int(UPLOAD_LIMIT).tag(sync=True)
-    said = t.Unicode("").tag(sync=True)
+    limit, said = t.Int(UPLOAD_LIMIT).tag(sync=True), t.Unicode("").tag(sync=True)
 
     def __init__(self, taken: Callable[[str, bytes], None]):
         super().__init__()
@@ -89,7 +85,7 @@ class Upload(anywidget.AnyWidget):
         self.on_msg(self._received)
 
     def _received(self, _widget, content, buffers) -> None:
-        name, raw = str(content.get("name", "picture"))[:200], b"".join(bytes(part) for part in buffers or [])
+        name, raw = str(content.get("name", "picture"))[:200], b"".join(map(bytes, buffers or []))
         self.said = ""
         if len(raw) > self.limit:  # whoever sends it has gone round the page
             self.said = f"{name} is larger than {self.limit / 1e6:g} MB; make it smaller and choose it again."
@@ -101,12 +97,9 @@ class Mosaic(anywidget.AnyWidget):
     """Tiles (K, C, h, w), `across` to a row, of which one is `chosen` by pointer or arrow keys."""
 
     _esm, _css = _STATIC / "mosaic.js", _CSS
-    picture = t.Bytes().tag(sync=True)
-    count = t.Int(1).tag(sync=True)
-    across = t.Int(1).tag(sync=True)
-    width = t.Int(420).tag(sync=True)
+    picture, label = t.Bytes().tag(sync=True), t.Unicode().tag(sync=True)
+    count, across, width = t.Int(1).tag(sync=True), t.Int(1).tag(sync=True), t.Int(420).tag(sync=True)
     chosen = t.Int(0).tag(sync=True)
-    label = t.Unicode().tag(sync=True)
 
     def show(self, tiles: Tensor, label: str) -> None:
         board = mosaic(tiles)[:, 1:, 1:]  # each tile with the lines right of it and below
@@ -124,10 +117,7 @@ class Hover(anywidget.AnyWidget):
 
 
 class HoverMap(w.HBox):
-    """A chart of `interactive.clusters` that shows, beside it, the picture of the point that is pointed at.
-
-    Where widgets cannot run, as in a report's page, it is the chart alone.
-    """
+    """A chart of `interactive.clusters` and the picture pointed at; where no widgets run, as in a report, the chart."""
 
     def __init__(self, figure: go.Figure):
         self.figure = go.FigureWidget(figure)
@@ -165,10 +155,7 @@ def resend(widget: w.Widget) -> None:
 
 
 def chart(figure: go.Figure, words: str) -> tuple[dict, ...]:
-    """A plotly figure as the `outputs` of an ipywidgets.Output: drawn by the page itself, from local files.
-
-    FigureWidget takes seconds to load, and may come back empty.
-    """
+    """A plotly figure as `outputs` of an Output, drawn by the page; a FigureWidget takes seconds and may stay empty."""
     data = {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": words}
     return ({"output_type": "display_data", "data": data, "metadata": {}},)
 

@@ -20,8 +20,7 @@ def prepare(lab: profiles.Profile, store: str = "") -> None:
 
     cbpdn.prepare()
     bench = Workbench(store)
-    todo = [step for step in cost_estimate.parts([lab.classifier, *lab.defenses], bench) if not step.kept]
-    if todo:
+    if todo := [step for step in cost_estimate.parts([lab.classifier, *lab.defenses], bench) if not step.kept]:
         what = "; ".join(f"{step.kind} ({step.what})" for step in todo)
         print(f"Making {what}: about {cost_estimate.hours(todo)}, once")
     bench.classifier(lab.classifier)
@@ -30,10 +29,7 @@ def prepare(lab: profiles.Profile, store: str = "") -> None:
 
 
 def drawn(ip: str, given: str = "") -> str:
-    """The token that every visitor must bring, or "" for none.
-
-    It is the one given. Without one, a token is drawn where `ip` is not of this machine alone.
-    """
+    """The visitors' token: the one given, else "" (none) where `ip` is of this machine alone, else a new one."""
     return given or ("" if _alone(ip) else secrets.token_urlsafe(24))
 
 
@@ -49,11 +45,9 @@ def serve(ip: str, port: int, base_url: str = "/", *, guarded: bool) -> list[str
     if not (base_url.startswith("/") and base_url.endswith("/")):
         raise InputError(f"--base-url begins and ends with a slash, such as /lab/; got {base_url!r}")
     command = [sys.executable, "-m", "voila", f"--Voila.ip={ip}", f"--port={port}", "--no-browser"]
-    if base_url != "/":
-        command.append(f"--base_url={base_url}")
-    if guarded:
-        command.append("--Voila.auto_token=True")  # $JUPYTER_TOKEN, or one that nobody knows where that is missing
-    return [*command, "."]
+    command += [f"--base_url={base_url}"] if base_url != "/" else []
+    # $JUPYTER_TOKEN, or a token that nobody knows where that is missing.
+    return [*command, *(["--Voila.auto_token=True"] if guarded else []), "."]
 
 
 def _alone(ip: str) -> bool:
@@ -71,13 +65,9 @@ def address(ip: str, port: int, base_url: str = "/", token: str = "") -> str:
 
 def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
     """The server's environment: its token, and the lab for its kernels, which have one thread each."""
-    told = {
-        "LABKIT_PROFILE": lab.name,
-        "LABKIT_DATASET": lab.data.name,
-        "LABKIT_RESOLUTION": str(lab.data.resolution or 0),
-        **labkit.THREADS.environment(1),
-        "JUPYTER_PATH": os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH")))),
-    }
+    told = {"LABKIT_PROFILE": lab.name, "LABKIT_DATASET": lab.data.name, **labkit.THREADS.environment(1)}
+    told["LABKIT_RESOLUTION"] = str(lab.data.resolution or 0)
+    told["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH"))))
     if token:
         told["JUPYTER_TOKEN"] = token
     if store:

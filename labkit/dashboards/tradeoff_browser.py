@@ -60,8 +60,7 @@ class TradeoffBrowser(Page):
         options = [(f"{metrics.said(value)}{' ✓' if self._kept(what, value) else ''}", value) for value in values]
         self._quiet = True
         self.values.index = ()  # before there are fewer options than it says
-        self.values.options = options
-        self.values.value = tuple(chosen)
+        self.values.options, self.values.value = options, tuple(chosen)
         self._quiet = False
 
     def _retrained(self, what: str) -> bool:
@@ -122,8 +121,7 @@ class TradeoffBrowser(Page):
     def _pictures(self, cases: list[Case], check) -> dict[str, tuple[str, str]]:
         """Each defense's output for one image, as a URI, and a line about it; kept once they are made."""
         bench, found = self.desk.bench, {}
-        plain = next((case for case in cases if case.label == "No Defense"), cases[0])
-        index = measurement.telling(plain, bench)
+        index = measurement.telling(next((case for case in cases if case.label == "No Defense"), cases[0]), bench)
         for case in cases:
             check()
             self.say(f"Preparing the picture of {escape(case.label)} …")

@@ -86,8 +86,7 @@ def clock(bar: w.IntProgress, seconds: float | None) -> Iterator[None]:
 
     def move() -> None:
         while not done.wait(_TICK):
-            passed = time.monotonic() - started
-            bar.value = int(bar.max * min(passed / seconds, 0.97)) if seconds else bar.max // 2
+            bar.value = int(bar.max * min((time.monotonic() - started) / seconds, 0.97)) if seconds else bar.max // 2
 
     thread = threading.Thread(target=move, daemon=True)
     thread.start()

@@ -140,12 +140,11 @@ class Fidelity:
 
 def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
     """PSNR of T(x) with its interval, and the share of active coefficients, of a case's T on its test images."""
-    test = bench.images(case.data, "test")
 
     def build(_scratch):
         near, active, size, layer = [], 0, 0, bench.transform(case.defense)
         with torch.no_grad():
-            for part in test.x[:].split(_BATCH):
+            for part in bench.images(case.data, "test").x[:].split(_BATCH):
                 part = part.to(bench.device)
                 near.append(metrics.psnr(layer(part), part).clamp_max(metrics.MOST).cpu())
                 for T, mine in _by_layer(layer, part):
@@ -154,8 +153,7 @@ def _fidelity(case: Case, bench: Workbench) -> dict[str, float]:
         mean, low, high = metrics.mean(torch.cat(near))
         return {}, {"fidelity": mean, "fidelity_low": low, "fidelity_high": high, "active": active / size}
 
-    recipe = Fidelity(case.defense, case.data)
-    return bench.store.fetch("fidelity", recipe, build, digest=bench.digest(case.data)).facts
+    return bench.store.fetch("fidelity", Fidelity(case.defense, case.data), build, digest=bench.digest(case.data)).facts
 
 
 def _by_layer(layer: SparseTransform | StratifiedTransform, x: Tensor) -> list[tuple[SparseTransform, Tensor]]:

@@ -32,8 +32,7 @@ def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame
     keys = list(recipes_of(lab, bench, lams))
     x, found = test.x[:_COUNT].to(bench.device), []
     for change, x_adv in perturbed(lab.classifier, lab.attack("FGSM-0.08"), bench).items():
-        rows = measured(layers, x, x_adv[:_COUNT].to(bench.device))
-        found.append(rows.assign(change=change, recipe=keys))
+        found.append(measured(layers, x, x_adv[:_COUNT].to(bench.device)).assign(change=change, recipe=keys))
     return pd.concat(found, ignore_index=True).assign(data=lab.data.label, pixels=test.x.shape[-1], images=train.digest)
 
 

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
-_HARDENED = {
-    "adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
-    "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY},
-}  # fmt: skip
+_HARDENED = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
+             "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY}}  # fmt: skip
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
@@ -33,10 +31,7 @@ class Baseline:
 
     @property
     def aware(self) -> str | None:
-        """What an attacker who knows the defense does: its exact gradient, BPDA where it has none.
-
-        None where the defense lies in the network: there the weights are all there is to know.
-        """
+        """What who knows the defense uses: "exact" gradient, else BPDA ("identity"); None if it lies in the network."""
         if self.defense is None:
             return None
         return "exact" if unfitted(self.defense).differentiable else "identity"

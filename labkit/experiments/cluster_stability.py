@@ -33,9 +33,7 @@ def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | 
     x = bench.images(lab.data, "test").x[:]
     home, rows = votes(lab, bench, x), []
     generator = torch.Generator().manual_seed(0)
-    for attack in lab.attacks if attacks is None else attacks:
-        if attack.name == "clean":
-            continue
+    for attack in (a for a in (lab.attacks if attacks is None else attacks) if a.name != "clean"):
         x_adv = adversarial(Attempt(lab.classifier, None, attack, "classifier"), bench)
         size = (x_adv - x).flatten(1).norm(dim=1)
         noise = torch.randn(x.shape, generator=generator)
@@ -61,10 +59,8 @@ def gain(lab: Profile, bench: Workbench, *, n: int = 500) -> pd.DataFrame:
         own[mine] = seen[mine]
         others[~mine] += seen[~mine] / max(len(several) - 1, 1)
     rows = []
-    groups = {str(m + 1): home == m for m in range(len(several))} | {"all": torch.ones(len(x), dtype=torch.bool)}
+    groups = {str(m + 1): home == m for m in home.unique().tolist()} | {"all": torch.ones(len(x), dtype=torch.bool)}
     for cluster, mine in groups.items():
-        if not mine.any():
-            continue
         row = {"cluster": cluster, "n": int(mine.sum())}
         for name, table in (("own", own), ("one for all", single), ("others", others)):
             row[f"PSNR {name}, dB"], row[f"objective {name}"] = (float(v) for v in table[mine].mean(0))
@@ -78,7 +74,6 @@ def _quality(layer, x: Tensor, bench: Workbench) -> Tensor:
     with torch.no_grad():
         for part in x.split(_BATCH):
             part = part.to(bench.device)
-            high = split(part, layer.lowpass, layer.pad)[1]
-            objective = layer.parts(part)[2].objective(layer._wide(high), layer.lam)
+            objective = layer.parts(part)[2].objective(layer._wide(split(part, layer.lowpass, layer.pad)[1]), layer.lam)
             found.append(torch.stack([metrics.psnr(layer(part), part), objective], 1))
     return torch.cat(found).cpu()

@@ -203,10 +203,9 @@ class _Rates:
         else:
             network = self._network(ClassifierRecipe())
             defense = throughput.briefly(recipe.name, network, self.train[: self._count(_FEWER)])
+        few = self.x[: self._count(_FEW)]
         with torch.no_grad():
-            # The first call of some takes twice as long.
-            few = self.x[: self._count(_FEW)]
-            return seconds(lambda: defense(few), repeat=2) / len(few)
+            return seconds(lambda: defense(few), repeat=2) / len(few)  # the first call of some takes twice as long
 
 
 def _by_speed(timed: Callable[[ClassifierRecipe], float]) -> Callable[[ClassifierRecipe], float]:

@@ -1,6 +1,6 @@
 """The paper's tables, asked of our own networks: which defenses, which attacks, and what their attackers know."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from labkit.core import InputError
@@ -114,12 +114,10 @@ def table(lab: Profile, name: str) -> Asked:
     return Asked(tuple(dict.fromkeys(blind)), tuple(dict.fromkeys(aware)), missing)
 
 
-def worst(aware: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+def worst(aware: Collection[Case], bench: Workbench) -> pd.DataFrame:
     """`measurement.worst_case` for every size of attack, with a column `size`; clean ones have size 0, 0 attacks."""
-    by_size: dict[float, list[Case]] = {}
-    for case in aware:
-        by_size.setdefault(case.attack.size, []).append(case)
-    parts = [measurement.worst_case(by_size[size], bench).assign(size=size) for size in sorted(by_size)]
+    sizes = sorted({case.attack.size for case in aware})
+    parts = [measurement.worst_case([c for c in aware if c.attack.size == at], bench).assign(size=at) for at in sizes]
     return pd.concat(parts or [measurement.worst_case([], bench).assign(size=None)])
 
 

@@ -16,14 +16,10 @@ def cases(lab: Profile) -> list[Case]:
 
     Defenses that wrap the network are left out: they output no image whose PSNR could be taken.
     """
-    return [
-        case
-        for case in [*paper_tables.grid(lab), *baselines.cases(lab)]
-        if case.attack in (lab.attack("Clean"), lab.attack("FGSM-0.08"))
-        and case.knowledge == "classifier"
-        and case.classifier == replace(lab.classifier, data=case.data)
-        and (case.defense is None or unfitted(case.defense).maps)
-    ]
+    asked, attacks = [*paper_tables.grid(lab), *baselines.cases(lab)], (lab.attack("Clean"), lab.attack("FGSM-0.08"))
+    grey = [case for case in asked if case.attack in attacks and case.knowledge == "classifier"]
+    vanilla = [case for case in grey if case.classifier == replace(lab.classifier, data=case.data)]
+    return [case for case in vanilla if case.defense is None or unfitted(case.defense).maps]
 
 
 def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:

@@ -22,10 +22,8 @@ _BATCHES = (4, 16, 64, 256)
 # image; and after which no larger one is tried at all.
 _ENOUGH, _LONG = 1.0, 5.0
 # Fitted briefly: how long a defense needs does not depend on how well it has been fitted.
-_BRIEF = {
-    "lowpass": {"sigma": 1.0}, "magnet": {"epochs": 1}, "magnet-detector": {"epochs": 1, "rate": 0.1},
-    "pixeldefend": {"epochs": 1},
-}  # fmt: skip
+_BRIEF = {"lowpass": {"sigma": 1.0}, "magnet": {"epochs": 1}, "magnet-detector": {"epochs": 1, "rate": 0.1},
+          "pixeldefend": {"epochs": 1}}  # fmt: skip
 
 
 def table(
@@ -38,14 +36,13 @@ def table(
     Defenses that wrap a network are timed with it (a quarter-width VGG-16, listed as "network alone"). Batches
     grow, up to 256 images, as long as that helps; the best rate counts.
     """
-    rows = []
+    rows, names = [], defenses.DEFENSES if names is None else names
     for size in sizes:
         images = loaders.load(dataset, "train", n=_FITTED_ON, resolution=size, data_root=data_root)
         network = networks.build(ClassifierRecipe(), len(images.classes), images.x.shape[1], size)
         d = cdl.learn(images, DictionaryRecipe(images=100, passes=1, held=0))
         systems = {"network alone": networks.frozen(network, "cpu"), "STL": SparseTransform(d)}
-        chosen = defenses.DEFENSES if names is None else names
-        for name in tqdm(chosen, desc=f"fitting defenses at {size}×{size}", delay=2):
+        for name in tqdm(names, desc=f"fitting defenses at {size}×{size}", delay=2):
             systems[name] = briefly(name, network, images)
         for name, system in tqdm(systems.items(), desc=f"timing defenses at {size}×{size}", delay=2):
             rows.append({"defense": name, "size": size, **_timed(system, images.x[: _BATCHES[-1]])})

@@ -31,14 +31,12 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     places = rows.attack.map(attacks.index) + np.minimum(0.13, 0.8 / many) * (at - (many + 1) / 2)
     fig, axes = canvas(10.5, 4.4, 1, 2, lines="y", sharey=True)
     for ax, retrained in zip(axes, (False, True), strict=True):
-        chosen = rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]
-        for model, defense, part in _lines(chosen):
+        for model, defense, part in _lines(rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]):
             label = None if model is ThreatModel.NOBODY else f"{defense}, {model.label}"
             _bars(ax, places[part.index], part, **style(model, COLOURS[defense]), linestyle="none", label=label)
         ax.set_xticks(range(len(attacks)), attacks)
         ax.set_title("network retrained on T(x)" if retrained else "vanilla network", fontsize=10)
-        ax.set_ylim(-0.02, 1.02)
-        axes[0].set_ylabel(_ACCURACY)
+    axes[0].set(ylabel=_ACCURACY, ylim=(-0.02, 1.02))
     fig.suptitle(title, fontsize=11)
     return _legend(fig)
 
@@ -129,14 +127,13 @@ def race(rows: pd.DataFrame) -> Figure:
 
 def costs(rows: pd.DataFrame) -> Figure:
     """Milliseconds and active coefficients an image against each quantity that was varied (`solvers.costs`)."""
-    names = {"K": "K, filters", "S": "S, pixels a side", "lam": "λ", "resolution": "resolution, pixels a side"}
     groups = list(rows.groupby("what", sort=False))
     fig, axes = canvas(2.9 * len(groups) + 0.6, 3.2, 1, len(groups), lines="both", squeeze=False)
     for ax, (name, part) in zip(axes[0], groups, strict=True):
         ax.loglog(part.value, part.ms, "o-", color="#0072b2", label="milliseconds")
         ax.loglog(part.value, part.active, "s--", color="#d55e00", label="active coefficients")
         _ticks(ax, part.value)
-        ax.set_xlabel(names[name])
+        ax.set_xlabel(CHOICES[name][0] if name in CHOICES else f"{name}, pixels a side")
     axes[0, 0].set_ylabel("an image")
     return _legend(fig, 2)
 
@@ -198,8 +195,7 @@ def setting(rows: pd.DataFrame) -> str:
 
 def map_title(rows: pd.DataFrame) -> str:
     """One line on what the markers of `intervals` are, and on how many images."""
-    attacked = ThreatModel.WEIGHTS.told("FGSM-0.08")
-    return f"disc: clean; square: {attacked}; thin: 95 % interval; n = {_several(rows.n)}"
+    return f"disc: clean; square: {ThreatModel.WEIGHTS.told('FGSM-0.08')}; thin: 95 % interval; n = {_several(rows.n)}"
 
 
 def named(rows: pd.DataFrame) -> list[tuple[str, float, float, float]]:
@@ -244,8 +240,7 @@ def _lines(rows: pd.DataFrame) -> list[tuple[ThreatModel, str, pd.DataFrame]]:
 
 def _dots(ax: Axes, rows: pd.DataFrame, names: Sequence[str], lane: float, **how) -> None:
     """Accuracies across, each on the line of its defense, moved by `lane`."""
-    places = [names.index(name) + lane for name in rows.defense]
-    _bars(ax, places, rows, across=True, linestyle="none", **how)
+    _bars(ax, [names.index(name) + lane for name in rows.defense], rows, across=True, linestyle="none", **how)
 
 
 def _bars(ax: Axes, at: Sequence, rows: pd.DataFrame, what: str = "accuracy", *, across: bool = False, **how) -> None:

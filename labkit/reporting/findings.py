@@ -14,12 +14,9 @@ _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the fir
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
 # What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
 _PROJECTION, _DEFENSES, _TRADEOFF = "03_projection", "05_defense_tables", "06_tradeoff"
-_SWEEPS = {
-    "lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
-    "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"),
-    "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
-    "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)"),
-}
+_SWEEPS = {"lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
+           "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"), "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
+           "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)")}  # fmt: skip
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
 
 
@@ -44,9 +41,8 @@ def page(folder: Path, link: str = "") -> str:
     """
     found: dict[Path, dict[str, pd.DataFrame]] = {}
     for file in sorted({*folder.rglob("table_*.json")} - {*folder.rglob("*_recipes.json")}):
-        name = file.stem.removeprefix("table_")
         cells = pd.read_csv(file.with_suffix(".csv")).fillna({"knowledge": ""})
-        found.setdefault(file.parent, {})[name] = cells
+        found.setdefault(file.parent, {})[file.stem.removeprefix("table_")] = cells
     if not found:
         raise InputError(f"{folder} holds no measured table; make one with `labkit table 5 --out {folder / 'mine'}`")
     parts = []
@@ -58,10 +54,7 @@ def page(folder: Path, link: str = "") -> str:
 
 
 def write(folder: Path, out: Path) -> None:
-    """Put `page` of a folder into a file, whose own words before the mark stay as they are.
-
-    Raises InputError as `page` does.
-    """
+    """Put `page` of a folder into a file, whose words before the mark stay. Raises InputError as `page` does."""
     if typed(out).is_dir():
         raise InputError(f"{out} is a folder; --out names the file to write")
     told = page(typed(folder), f"{folder.name}/")
@@ -85,10 +78,9 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
         parts += [f"### What Table {name} says", "" if name == main else short(cells), verdicts.text(found)]
         parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}{title}/table_{name}.md).")
-    again = [(measured[a], measured[b]) for a, b in _VANILLA.items() if a in measured and b in measured]
+    again = [questions.retraining(measured[a], measured[b]) for a, b in _VANILLA.items() if {a, b} <= set(measured)]
     if again:
-        found = verdicts.table(questions.retraining(*pair) for pair in again)
-        parts += ["### What retraining is worth", verdicts.markdown(found)]
+        parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
     parts += _resolutions(place, measured)
     parts += _compared(place / _DEFENSES, f"{link}{title}/{_DEFENSES}/")
     parts += _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")

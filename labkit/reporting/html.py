@@ -162,8 +162,7 @@ class _Renderer(IPythonRenderer):
         self.sections = [] if sections is None else sections
 
     def heading(self, text: str, level: int, **_: Any) -> str:
-        plain = BeautifulSoup(text, "html.parser").get_text()
-        slug = re.sub(r"\W+", "-", plain).strip("-").lower() or "section"
+        slug = re.sub(r"\W+", "-", BeautifulSoup(text, "html.parser").get_text()).strip("-").lower() or "section"
         taken = {anchor for _, anchor, _ in self.sections}
         anchor = next(name for name in [slug, *(f"{slug}-{n}" for n in range(2, 10_000))] if name not in taken)
         self.sections.append((level, anchor, Markup(text)))

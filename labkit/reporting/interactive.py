@@ -30,12 +30,11 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
     The picture rides along as a data URI in `customdata`; report pages and `dashboards.HoverMap` show it.
     """
     fig = go.Figure()
-    pictures = [uri(image) for image in x]
     for m in sorted({int(c) for c in cluster}):
         mine = np.flatnonzero(cluster.numpy() == m)
         across, up = points[mine, :2].T.numpy()
         look = {"color": PALETTE[m % len(PALETTE)], "symbol": SHAPES[m % len(SHAPES)], "size": 6, "opacity": 0.75}
-        seen = {"text": [names[i] for i in mine], "customdata": [pictures[i] for i in mine]}
+        seen = {"text": [names[i] for i in mine], "customdata": [uri(x[i]) for i in mine]}
         seen |= {"name": f"cluster {m + 1} ({len(mine)})", "hovertemplate": "%{text}<extra></extra>"}
         fig.add_scatter(x=across, y=up, mode="markers", marker=look, **seen)
     margin = {"l": 30, "r": 10, "t": 50 if title else 20, "b": 30}
@@ -47,18 +46,14 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
 
 
 def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
-    """Accuracies against one choice, the gap of the attacked one to the clean one, and the PSNR of T(x).
-
-    rows  from `ablations.sweep`. Bars are 95 % intervals
-    """
+    """Of `ablations.sweep`: accuracies (95 % intervals) against a choice, the gap attacked to clean, PSNR of T(x)."""
     rows = rows[rows.what == what]
     fig = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=(0.54, 0.22, 0.24), vertical_spacing=0.05)
     for model, part in figures.by_model(rows):
-        look, name = figures.style(model), model.told(part.attack.iloc[0])
-        marker = {"color": look["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
+        marker = {"color": figures.style(model)["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
         marker["line"] = {"color": model.colour, "width": 2}
-        line = {**_line(part, part.value), "line": {"color": model.colour}}
-        fig.add_scatter(**line, name=name, marker=marker, row=1, col=1)
+        look = {"name": model.told(part.attack.iloc[0]), "marker": marker, "line": {"color": model.colour}}
+        fig.add_scatter(**_line(part, part.value), **look, row=1, col=1)
     clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
     alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
     fig.add_scatter(**_line(gap, gap["at"], "number"), **alone, name="gap", row=2, col=1)

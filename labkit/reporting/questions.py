@@ -36,10 +36,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_table(cells: pd.DataFrame, votes: pd.DataFrame = _NONE) -> pd.DataFrame:
-    """Of one table (`tables.measured`): attack strength, relative robust accuracy, label leaking, who beats whom.
-
-    votes  as for `stability`, or empty
-    """
+    """Of `tables.measured`: attack strength, relative robust accuracy, leaking, ranking; `votes` as for `stability`."""
     attacked = labelled(cells)[cells.attack != "Clean"]
     ours, paper = (attacked[attacked.block == block].assign(name=block) for block in ("ours", "paper"))
     asked = "How strong are the attacks on the undefended network (lower is stronger)?"
@@ -99,10 +96,7 @@ def retraining(retrained: pd.DataFrame, vanilla: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability(votes: pd.DataFrame) -> pd.DataFrame:
-    """Whether attacked images are voted to the cluster of their clean twins, as the paper's Section 3.4 has it.
-
-    votes  from `cluster_stability.stability`, where each attack precedes noise of its size
-    """
+    """Of `cluster_stability.stability`: do attacked images keep their clean twins' clusters (paper, Section 3.4)?"""
     asked = "Do attacked images keep their clusters (“usually live closely”)?"
     votes = votes.assign(accuracy=votes["same cluster"], where="share that keeps its cluster", case=votes.attack)
     attacked = votes[::2].assign(name="attacked")
@@ -225,10 +219,7 @@ def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """How each STL fares as images grow, which share of clean accuracy is left, and whom it beats where.
-
-    measured  cells of a table (`tables.measured`) by the pixels of an image's side
-    """
+    """As images grow: how each STL fares, what it keeps, whom it beats; `measured` as for `tables.by_resolution`."""
     cells, found = labelled(tables.by_resolution(measured)), []
     cells = cells[cells.attack != "Clean"].assign(where=cells.attack + ", " + cells["where"])
     ours, paper = cells[cells.block != "paper"], cells[cells.block == "paper"]
@@ -237,8 +228,7 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
         found += [_course(asked, part, "pixels") for _, part in mine.groupby("where", sort=False)]
         mine = mine.assign(case=mine.value.map("{} pixels".format))
         share = _of(mine, "kept", name="ours", where="relative robust accuracy, " + mine["where"])
-        printed = _of(paper[paper.defense == name], "kept", name="paper")
-        found.append(beside(asked, share, printed, "attack value", ""))
+        found.append(beside(asked, share, _of(paper[paper.defense == name], "kept", name="paper"), "attack value", ""))
     for name, other in product(STL, dict.fromkeys(ours.defense[~ours.defense.isin(STL)])):
         on = "attack block value" + ("" if inside_network(other) else " knowledge")
         pair = ours[ours.defense == name].assign(case=ours.value.map("{} pixels".format)), ours[ours.defense == other]
@@ -263,8 +253,7 @@ def repeated(files: Iterable[Path]) -> pd.DataFrame:
     made = rows.drop_duplicates(["recipe", "identity"])
     first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
     twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
-    twice = twice[twice.identity != twice.identity_again]
-    return twice.drop(columns=["identity", "identity_again"]).reset_index(drop=True)
+    return twice.query("identity != identity_again").drop(columns=["identity", "identity_again"]).reset_index(drop=True)
 
 
 def repeats(twice: pd.DataFrame) -> pd.DataFrame:

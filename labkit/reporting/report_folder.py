@@ -1,14 +1,13 @@
 """The folder of a report: pages, executed notebooks, index and manifest, each written whole or not at all."""
 
 import csv
-import dataclasses
 import itertools
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,7 @@ class Settings:
     profile     name of a profiles.Profile
     dataset     as for `loaders.load`
     resolution  side of the images in pixels, 0 for as stored
-    data_root   folder of downloaded data sets, "" for the default
-    store       folder of artifacts, "" for the default
+    data_root, store  folders of downloaded data sets and of artifacts, "" for the default
     """
 
     profile: str = "quick"
@@ -103,7 +101,7 @@ class ReportFolder:
         checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
         entry |= {"status": "failed" if failure else "finished", "begun": begun.isoformat(timespec="seconds")}
         entry["seconds"] = round(outcome.seconds, 2)
-        entry["error"] = {**dataclasses.asdict(failure), "sentence": failure.sentence} if failure else None
+        entry["error"] = {**asdict(failure), "sentence": failure.sentence} if failure else None
         # What somebody else put there is neither listed nor, next time, removed.
         made = [path for path, stamp in _stamps(self.out / name).items() if self.found[name].get(path) != stamp]
         figures = [path.relative_to(self.out).as_posix() for path in made if path.suffix in _FIGURES]
@@ -136,7 +134,7 @@ class ReportFolder:
         seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
         done = sum(entry["status"] == "finished" for entry in self.entries.values())
         begun, written = (time.isoformat(timespec="seconds") for time in (self.begun, datetime.now(UTC)))
-        manifest = {**dataclasses.asdict(self.settings), "begun": begun, "written": written}
+        manifest = {**asdict(self.settings), "begun": begun, "written": written}
         manifest |= {"versions": hardware.versions("torch"), "commit": hardware.commit(self.sources)}
         manifest["notebooks"] = list(self.entries.values())
         checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())

@@ -116,8 +116,7 @@ def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) ->
     words = ["python", "-m", "labkit", "table", name, "--profile", lab.name, "--dataset", lab.data.label]
     if lab.data.resolution:
         words += ["--resolution", str(lab.data.resolution)]
-    for word in only:
-        words += ["--only", word]
+    words += [part for word in only for part in ("--only", word)]
     return shlex.join([*words, "--seed", str(seed)])
 
 
@@ -131,8 +130,7 @@ def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
         line = {"table": name, "paper's data": printed["dataset"], "network": printed["classifier"]}
         line |= {"setting": printed["setting"], "cells": len(cells), "measured": sum(cells)}
         line["the others take about"] = cost_estimate.hours(steps)
-        line["not affordable here"] = ", ".join(defense for defense, _ in asked[name].missing) or "–"
-        lines.append(line)
+        lines.append(line | {"not affordable here": ", ".join(defense for defense, _ in asked[name].missing) or "–"})
     return pd.DataFrame(lines)
 
 
@@ -152,7 +150,10 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
     if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
         said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
-    images = {str(len(bench.images(case.data, "test"))): _digest(case, bench) for case in (*asked.blind, *asked.aware)}
+    images = {}
+    for case in (*asked.blind, *asked.aware):
+        train, test = (bench.images(case.data, split) for split in ("train", "test"))
+        images[str(len(test))] = f"{train.digest}:{test.digest}"
     kept = measurement.recipes_of(rows, bench)
     return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, note, said, images, kept)
 
@@ -178,10 +179,6 @@ def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
             by_data.setdefault(case.data, []).append(case.attack)
     found = [cluster_stability.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
     return pd.concat(found or [pd.DataFrame()])
-
-
-def _digest(case, bench: Workbench) -> str:
-    return ":".join(bench.images(case.data, split).digest for split in ("train", "test"))
 
 
 def _markdown(frame: pd.DataFrame) -> str:

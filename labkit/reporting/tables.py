@@ -80,12 +80,8 @@ def asked(row) -> str:
 
 
 def knowing(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `baselines.cases`, those of attackers who know the defense.
-
-    A defense that lies in its network is known to whoever has the weights.
-    """
-    pairs = zip(rows.knowledge, rows.defense, strict=True)
-    return rows[[ThreatModel.of(knowledge, defense).knows_defense for knowledge, defense in pairs]]
+    """Rows of `baselines.cases` whose attacker knows the defense; one in the network, whoever has its weights knows."""
+    return rows[[ThreatModel.of(*pair).knows_defense for pair in zip(rows.knowledge, rows.defense, strict=True)]]
 
 
 def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -106,10 +102,9 @@ def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
         for row in known.itertuples():
             line[f"{row.attack}, defense known"] = f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
         lines.append(line)
-    for defense in dict.fromkeys(blind.defense):
-        if defense in printed.index:
-            values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in blind.attack}
-            lines.append({"source": f"paper, Table {table}", "defense": defense, "n": _UNKNOWN, **values})
+    for defense in (name for name in dict.fromkeys(blind.defense) if name in printed.index):
+        values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in blind.attack}
+        lines.append({"source": f"paper, Table {table}", "defense": defense, "n": _UNKNOWN, **values})
     columns = dict.fromkeys(name for line in lines for name in line if name != _ALL)
     return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
 
@@ -125,10 +120,7 @@ def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
 
 
 def kept(cells: pd.DataFrame) -> pd.Series:
-    """Of every cell of `measured`, its share of the same defense's clean accuracy on the same images; NaN without one.
-
-    An attack that was made on fewer images than the others is divided by the clean accuracy on these.
-    """
+    """Of every cell of `measured`, the share of the defense's clean accuracy on the same images; NaN without one."""
     places = pd.Series(list(zip(cells.block == "paper", cells.defense, cells.n.fillna(0), strict=True)), cells.index)
     clean = cells.attack == "Clean"
     whole = dict(zip(places[clean], cells.accuracy[clean], strict=True))
@@ -229,9 +221,7 @@ def view(frame: pd.DataFrame):
     return frame.style.hide(axis="index").format(precision=3, na_rep="–")
 
 
-def save(
-    frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", recipes: Mapping[str, Any] | None = None
-) -> None:
+def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", recipes: Mapping | None = None) -> None:
     """Write a table as CSV and as Markdown into the folder `out`; nothing when `out` is empty.
 
     recipes  from `measurement.recipes_of`, for a table with recipe hashes; written beside it as NAME_recipes.json

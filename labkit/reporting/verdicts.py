@@ -13,7 +13,6 @@ COLUMNS = ["question", "where", "case", "ours", "number", "low", "high", "n", "o
            "other_high", "difference", "difference_low", "difference_high", "unit", "verdict"]  # fmt: skip
 _READ = {"accuracy": "number", "name": "ours", "name_other": "other"}
 _READ |= {f"{end}_other": f"other_{at}" for end, at in (("accuracy", "number"), ("low", "low"), ("high", "high"))}
-# What a reader must know of the table.
 CAPTION = (
     "Brackets are 95 % intervals; the difference is ours − other, with Newcombe's interval. It is significant where "
     "its interval leaves out 0 (95 %, unpaired)."
