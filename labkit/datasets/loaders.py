@@ -45,8 +45,7 @@ def load(
 
     name        one of `names()`
     split       "train" or "test"; the two never share an image, whatever the seeds
-    n           how many; None, or more than there are, means all. The first n of all are chosen, so a smaller set is
-                the beginning of a larger one; only the chosen files are decoded
+    n           how many, the first of all; None, or more than there are, means all. Only chosen files are decoded
     resolution  side in pixels; None means as stored (`photos`: 64, `imagenet` and `imagenet10`: 224). Files are cut to
                 the largest centred square first
     data_root   where torchvision's data sets lie or are downloaded to; None means data/raw beside the package
@@ -111,8 +110,7 @@ def _choose(y: Tensor, ask: Ask) -> Tensor:
 
 def _digest(classes: Sequence[str], y: Tensor, shape: Sequence[int], content: np.ndarray) -> str:
     head = json.dumps([list(classes), list(shape), content.dtype.str]).encode()
-    sha = hashlib.sha256(len(head).to_bytes(8, "little") + head)
-    sha.update(y.numpy().tobytes())
+    sha = hashlib.sha256(len(head).to_bytes(8, "little") + head + y.numpy().tobytes())
     sha.update(np.ascontiguousarray(content))
     return sha.hexdigest()
 
@@ -127,13 +125,13 @@ def _fits(n: int, channels: int, side: int) -> None:
 def from_pixels(ask: Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
     """The images asked for, of all pixels (N, C, H, W) in 8 bits and their classes y (N,)."""
     at = _choose(y, ask)
-    pixels, y = pixels[at], y[at]
+    pixels = pixels[at]
     if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
         _fits(*pixels.shape[:2], ask.resolution)
         at_once = max(1, min(1000, 2**28 // (pixels.shape[1] * ask.resolution**2)))
         resize = partial(functional.interpolate, size=ask.resolution, mode="bilinear", antialias=True)
         pixels = torch.cat([resize(part.float()).round().clamp(0, 255).byte() for part in pixels.split(at_once)])
-    return _in_memory(pixels, y, classes)
+    return _in_memory(pixels, y[at], classes)
 
 
 def _in_memory(pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
