@@ -210,8 +210,7 @@ def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
     """Read every named file once: its checksum and header and, with `decode`, its pixels.
 
-    Raises InputError naming the file that is damaged, too large or, without `resolution`, of another size than the
-    first one.
+    Raises InputError naming the file that is damaged, too large or, without `resolution`, not of the first one's size.
     """
     h, w = side(source, names[0], resolution)
     decoded = torch.empty((len(names), 3, h, w), dtype=torch.uint8) if decode else None
@@ -220,10 +219,8 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
         raw, where = source.read(names[i]), source.where(names[i])
         image, size = decoding.opened(where, raw)
         if not resolution and size != (h, w):
-            raise InputError(
-                f"images of mixed size: {source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}; "
-                "choose one size with resolution="
-            )
+            sizes = f"{source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}"
+            raise InputError(f"images of mixed size: {sizes}; choose one size with resolution=")
         mode = decoding.mode(image)
         if decoded is not None:
             decoded.numpy()[i] = decoding.upright(where, image, resolution)
@@ -231,7 +228,11 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
 
     prints, modes = zip(*_each(look, len(names), "decoding images" if decode else "checking images"), strict=True)
     grey = all(mode in decoding.GREY for mode in modes)
-    _say(source, Counter(modes), "L" if grey else "RGB")
+    converted = {mode: count for mode, count in sorted(Counter(modes).items()) if mode != ("L" if grey else "RGB")}
+    if converted:
+        what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
+        becomes = f"{'8-bit grey' if grey else 'RGB'}, of {len(names):,} in {source.path}"
+        warnings.warn(f"images converted: {what} to {becomes}", stacklevel=5)
     if grey and decoded is not None:
         decoded = decoded[:, :1].contiguous()
     return Scan((len(names), 1 if grey else 3, h, w), list(prints), decoded)
@@ -246,14 +247,6 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
 
     _each(fill, len(names))
     return out
-
-
-def _say(source: Source, modes: Counter[str], target: str) -> None:
-    converted = {mode: count for mode, count in sorted(modes.items()) if mode != target}
-    if converted:
-        what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
-        becomes = "8-bit grey" if target == "L" else "RGB"
-        warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
 
 
 def _each(function: Callable[[int], Any], count: int, what: str | None = None) -> list[Any]:
