@@ -1,8 +1,7 @@
 """Images as streams: shards that are read one image at a time, from folders, zips, tar shards and named data sets.
 
 Nothing is held but names, and of tar shards not even those. These are laid out as WebDataset writes them: files that
-share a name up to the first dot are one sample, such as `n01440764/10026.jpg` beside `n01440764/10026.cls`, which holds
-the class as a number.
+share a name up to the first dot are one sample, as `n01/26.jpg` and `n01/26.cls`, which holds the class as a number.
 """
 
 import glob
@@ -69,8 +68,7 @@ def open_stream(
     """The images of a data set, in shards of `chunk` images or, of tar shards, as they are.
 
     dataset     `folder:PATH` of a folder or zip, `tar:ADDRESS` of tar shards, or another name of `loaders.names()`,
-                whose images are loaded. An address is a path or, with fsspec, a URL; `{0000..0127}` in it counts, `*`
-                matches
+                whose images are loaded. An address is a path or, with fsspec, a URL; `{00..99}` counts, `*` matches
     split       "train", "test" or "all"; tar shards have none, their address says it all
     channels    1 or 3, as the dictionary has them; grey files become RGB
     resolution  side in pixels, of centred squares; None means as stored, when all must be of one size
@@ -183,8 +181,7 @@ def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
 
 
 def _counted(address: str) -> list[str]:
-    found = _RANGE.search(address)
-    if not found:
+    if not (found := _RANGE.search(address)):
         return [address]
     low, high = found.groups()
     if int(high) - int(low) >= _SHARDS:
