@@ -46,8 +46,7 @@ def load(
     name        one of `names()`
     split       "train" or "test"; the two never share an image, whatever the seeds
     n           how many, the first of all; None, or more than there are, means all. Only chosen files are decoded
-    resolution  side in pixels; None means as stored (`photos`: 64, `imagenet` and `imagenet10`: 224). Files are cut to
-                the largest centred square first
+    resolution  side of the largest centred square, in pixels; None: as stored (`photos`: 64, of ImageNet: 224)
     data_root   where torchvision's data sets lie or are downloaded to; None means data/raw beside the package
 
     Raises InputError for an unknown name, for data that are missing, damaged or of mixed size.
@@ -190,10 +189,8 @@ def _cifar10(ask: Ask) -> Images:
     try:
         found = torchvision.datasets.CIFAR10(ask.root, train=ask.split == "train", download=True)
     except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
-        raise InputError(
-            f"cifar10 is not in {ask.root} and could not be downloaded ({error}); name the folder of "
-            "cifar-10-batches-py with --data-root, or use folder:PATH"
-        ) from error
+        how = "name the folder of cifar-10-batches-py with --data-root, or use folder:PATH"
+        raise InputError(f"cifar10 is not in {ask.root} and could not be downloaded ({error}); {how}") from error
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
     return from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
 
@@ -204,10 +201,8 @@ def _imagenet(ask: Ask, coarse: bool = False) -> Images:
     try:
         found = torchvision.datasets.ImageNet(ask.root, "train" if ask.split == "train" else "val")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"ImageNet was not found in {ask.root} ({error}); name the folder of its archives, or of train/, val/ "
-            "and meta.bin, with --data-root, or use folder:PATH"
-        ) from error
+        how = "name the folder of its archives, or of train/, val/ and meta.bin, with --data-root, or use folder:PATH"
+        raise InputError(f"ImageNet was not found in {ask.root} ({error}); {how}") from error
     if coarse:
         classes = tuple(_IMAGENET10)
         index = {wnid: k for k, wnids in enumerate(_IMAGENET10.values()) for wnid in wnids.split()}
