@@ -7,13 +7,9 @@ from labkit.core import InputError
 import torch
 from torch import Tensor
 
-VERSIONS = ("standard", "rand")
-
 
 def noise(model: Model, x: Tensor, y: Tensor, *, budget: Budget, draws: int = 1, seed: int = 0) -> Tensor:
     """Gaussian noise (for L∞ signs, each pixel up or down) of exactly the budget's length after clipping to [0, 1].
-
-    What a perturbation of that size does when nobody aimed it.
 
     draws  with more than one, the draw under which the model errs most: a random search, which gradients should beat
     seed   of the draws, which are made for each image from the seed and its pixels: batches do not matter
@@ -50,27 +46,24 @@ def autoattack(
     """AutoAttack (Croce & Hein, 2020), part after part, each on what `model` still gets right.
 
     version  "standard": AutoPGD on the cross-entropy; AutoPGD on the difference of logits ratio (DLR) and FAB, towards
-             each of the nine likeliest other classes; Square. The targeted DLR needs four classes, and is left out
-             where there are fewer.
-             "rand", for a model that draws at random: AutoPGD on the cross-entropy and on the DLR, each gradient the
-             mean of 20
+             each of the nine likeliest other classes (DLR only where there are four classes or more); Square
+             "rand", for a random model: AutoPGD on the cross-entropy and on the DLR, each gradient the mean of 20
     steps, queries  of each part; as published by default
 
     An image that none of them fools comes back unchanged.
     """
     check("autoattack", x, y, budget)
-    if version not in VERSIONS:
-        raise InputError(f"unknown version {version!r} of AutoAttack; choose from {', '.join(VERSIONS)}")
+    if version not in ("standard", "rand"):
+        raise InputError(f"unknown version {version!r} of AutoAttack; choose from standard, rand")
     run = _begin("autoattack", model, x, y, budget, seed)
-    classes = run.classes
     ascent(model, x[:1], y[:1], margin)  # tells, before the library does, when there is no gradient
     if version == "rand":
-        for loss in ("ce", "dlr") if classes > 2 else ("ce",):
+        for loss in ("ce", "dlr") if run.classes > 2 else ("ce",):
             run.apgd(loss, steps=steps, averaged=20)
         return run.x_adv
-    ranks = range(2, min(classes, 10) + 1)
+    ranks = range(2, min(run.classes, 10) + 1)
     run.apgd("ce", steps=steps)
-    for rank in ranks if classes > 3 else ():
+    for rank in ranks if run.classes > 3 else ():
         run.apgd("dlr-targeted", steps=steps, rank=rank)
     for rank in ranks:
         run.fab(steps=steps, rank=rank)

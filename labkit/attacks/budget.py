@@ -48,9 +48,8 @@ class Budget:
     def average(cls, size: float, x: Tensor) -> "Budget":
         """One bound ‖x_adv − x‖₂ ≤ r for the whole set x (N, C, H, W), with r such that the mean of r / ‖x‖₂ is `size`.
 
-        For the attacks of the paper's Table 3 ("an average normalized L2-dissimilarity of 0.06") that use all they
-        are given: FGSM, BIM, PGD, universal. `at_average` gives back what clipping takes, and alone brings attacks
-        without a budget to the mean. Black images, to which nothing is similar, do not count.
+        For the attacks of the paper's Table 3 ("an average normalized L2-dissimilarity of 0.06") that use all they are
+        given: FGSM, BIM, PGD, universal; `at_average` gives back what clipping takes. Black images do not count.
         """
         length = x.flatten(1).norm(dim=1)
         if not length.any():
@@ -75,12 +74,10 @@ class Budget:
         radius = self.radius(x)[:, None, None, None]
         change = x_adv - x
         if self.norm == "linf":
-            change = change.clamp(-radius, radius)
-        else:
-            length = change.flatten(1).norm(dim=1)[:, None, None, None]
-            # Clipping to [0, 1] moves every pixel towards x, so it cannot leave the ball again.
-            change = change * (radius / length.clamp_min(1e-30)).clamp_max(1)
-        return (x + change).clamp(0, 1)
+            return (x + change.clamp(-radius, radius)).clamp(0, 1)
+        length = change.flatten(1).norm(dim=1)[:, None, None, None]
+        # Clipping to [0, 1] moves every pixel towards x, so it cannot leave the ball again.
+        return (x + change * (radius / length.clamp_min(1e-30)).clamp_max(1)).clamp(0, 1)
 
     def reach(self, direction: Tensor, x: Tensor) -> Tensor:
         """x moved along `direction` (B, C, H, W) and clipped to [0, 1], as far as the bound lets it.
@@ -142,8 +139,7 @@ def quantize(x_adv: Tensor, x: Tensor, budget: Budget | None) -> Tensor:
     if budget is None:
         return rounded(x_adv)
     if budget.norm == "linf":
-        radius = budget.radius(x)[:, None, None, None]
-        slack = _LEVELS * _ABSOLUTE
+        radius, slack = budget.radius(x)[:, None, None, None], _LEVELS * _ABSOLUTE
         low = ((x - radius).clamp_min(0) * _LEVELS - slack).ceil() / _LEVELS
         high = ((x + radius).clamp_max(1) * _LEVELS + slack).floor() / _LEVELS
         near = rounded(x_adv).clamp(low, high)

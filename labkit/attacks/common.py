@@ -103,8 +103,7 @@ def unit(direction: Tensor) -> Tensor:
 def normal(x: Tensor, seed: int | str) -> Tensor:
     """Standard normal noise (B, C, H, W), for each image drawn from the seed and that image's own pixels.
 
-    So an image gets the same noise alone as in any batch, in any order, on any device; and different images get
-    independent noise.
+    So an image gets the same noise in any batch and on any device, and different images get independent noise.
     """
     drawn = []
     for image in x.detach().float().cpu():

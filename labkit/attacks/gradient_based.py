@@ -14,8 +14,7 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
     """Fast gradient sign method (Goodfellow et al., 2015): one step along the sign of the loss gradient.
 
     x (B, C, H, W) in [0, 1], y (B,) true classes. Under an L2 budget the sign pattern is scaled to the radius of each
-    image, as the paper does to reach a given dissimilarity. The paper does not say whether ε holds before or after
-    clipping; here pixels are clipped after the step, so what is reached can be less, and tables print it.
+    image, as in the paper. Pixels are clipped after the step (open in the paper), so what is reached can be less.
     """
     check("fgsm", x, y, budget)
     return bim(model, x, y, budget=budget, steps=1, step=1.0)
@@ -42,9 +41,8 @@ def pgd(
 ) -> Tensor:  # fmt: skip
     """Projected gradient descent (Madry et al., 2018) from random points of the ball, in L2 or L∞.
 
-    Each image's result is the iterate, of all restarts, whose margin (`common.margin`) is largest: fooled before not
-    fooled, and then by how much, which matters when something else is judged than what was attacked. An image on which
-    nothing is better than x itself comes back unchanged.
+    Each image's result is the iterate, of all restarts, whose margin (`common.margin`) is largest, which matters when
+    something else is judged than what was attacked; x itself where nothing is better.
 
     step  length of the first step as a share of the radius; the others fall to zero along a line. By default
           10 / steps, at most 1, so that they add up to five times the radius. They go along the gradient in L2,

@@ -47,13 +47,12 @@ def lowfreq(
 def passed(x: Tensor, weight: float = 5.0, kept: float = 0.5) -> Tensor:
     """Orthogonal projection of images (B, C, H, W) onto the cosine waves that `split` passes at the share `kept`.
 
-    On an image continued by its mirror, as `split` continues it, the filter is diagonal in the discrete cosine
-    transform (DCT-II), with gain 1 / (1 + weight · (4 − 2 cos πi/H − 2 cos πj/W)) for wave (i, j); exactly so when the
-    padding is half the image.
+    On an image continued by its mirror, the filter is diagonal in the discrete cosine transform (DCT-II), with gain
+    1 / (1 + weight · (4 − 2 cos πi/H − 2 cos πj/W)) for wave (i, j); exactly so when the padding is half the image.
     """
     if not 0 < kept <= 1 or not 0 <= weight < math.inf:
         raise InputError(f"lowfreq needs 0 < kept <= 1 and a finite weight, got {kept:g} and {weight:g}")
-    (rows, fy), (columns, fx) = _waves(x.shape[-2]), _waves(x.shape[-1])
+    (rows, fy), (columns, fx) = map(_waves, x.shape[-2:])
     mask = 1 / (1 + weight * (fy[:, None] + fx)) >= kept
     rows, columns = rows.to(x), columns.to(x)
     return rows.T @ ((rows @ x @ columns.T) * mask.to(x.device)) @ columns

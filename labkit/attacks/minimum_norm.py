@@ -111,8 +111,7 @@ def cw(
     It starts at twice what suffices on a linear network, 2 · margin / ‖gradient‖², instead of at 10⁻³, which saves
     the first few of the published nine searches.
 
-    step        of Adam: at first each takes an image up to this share of its distance to the linearised boundary; the
-                others fall to zero along a line
+    step        of Adam: at first up to this share of an image's distance to the linearised boundary, falling to zero
     confidence  by how much the logit of another class must be the larger one
 
     Pixels are clipped to [0, 1] after each step (the authors' "projected gradient descent"), not written as tanh, under

@@ -1,8 +1,7 @@
 """pyautoattack's attacks with a radius for each image, and with draws that do not depend on the batch.
 
-The library takes one radius for all images and runs whole batches from one random stream. Here its single runs are
-called, one attack and target class at a time, on the images that are still right, in the library's order
-(`AutoAttack.run_standard_evaluation`). Its checks are not run, since they trace every call of Python.
+The library's single runs are called, one attack and target class at a time, on the images that are still right, in its
+order (`AutoAttack.run_standard_evaluation`). Its checks are not run, since they trace every call of Python.
 """
 
 import logging
@@ -43,17 +42,16 @@ class Run:
         kind = APGDAttack if rank is None else APGDAttack_targeted
 
         def found(x: Tensor, y: Tensor) -> Tensor:
-            how = {"n_iter": steps, "eot_iter": averaged, "seed": self.seed, "logger": _SILENT}
-            attack = kind(self._predict, eps=self._radius(x), **how, **self._common)
+            how = {"n_iter": steps, "eot_iter": averaged, "seed": self.seed, "logger": _SILENT, **self._common}
+            attack = kind(self._predict, eps=self._radius(x), **how)
             attack.init_hyperparam(x)
             if rank is None:
                 attack.loss = loss
             else:
                 attack.y_target = logits_at(self._predict, x).sort(dim=1)[1][:, -rank]
             # Given, so that the start does not depend on the other images of the batch.
-            start = in_ball(x, f"{self.seed}:apgd:{loss}:{rank}", self.budget.norm)
-            start = (x + self._radius(x) * start).clamp(0, 1)
-            return attack.attack_single_run(x, y, x_init=start)[3]
+            start = self._radius(x) * in_ball(x, f"{self.seed}:apgd:{loss}:{rank}", self.budget.norm)
+            return attack.attack_single_run(x, y, x_init=(x + start).clamp(0, 1))[3]
 
         self._run(found)
 
@@ -83,8 +81,7 @@ class Run:
 
     def _run(self, attack: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Runs `attack` on what is left, and keeps what is wrong now, once brought within the budget."""
-        left = torch.nonzero(~self.done)[:, 0]
-        if not len(left):
+        if not len(left := torch.nonzero(~self.done)[:, 0]):
             return
         x, y = self.x[left], self.y[left]
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
@@ -126,9 +123,8 @@ class _Square(SquareAttack):
         return super().attack_single_run(x, y)
 
     def random_choice(self, shape):
-        if len(shape) == 4:  # one draw for each image in the library
-            return super().random_choice([1, *shape[1:]]).expand(shape)
-        return super().random_choice(shape)
+        each = len(shape) == 4  # one draw for each image in the library
+        return super().random_choice([1, *shape[1:]] if each else shape).expand(shape)
 
     def margin_and_loss(self, x, y):
         margin, _ = super().margin_and_loss(x, y)

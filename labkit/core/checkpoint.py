@@ -58,8 +58,7 @@ def read(file: Path, run: dict) -> tuple[dict[str, "Tensor"], dict] | None:
 
 def kept(file: Path, make: Callable[[], "Tensor"]) -> "Tensor":
     """One of the parts a long computation is made of: read from its `file` or, if that is absent or damaged, made."""
-    found = read(file, {})
-    if found:
+    if found := read(file, {}):
         return found[0]["part"]
     part = make().detach().cpu().contiguous()
     write(file, {}, {"part": part}, {})

@@ -46,31 +46,27 @@ def device() -> str | None:
 def session() -> Iterator[None]:
     """Within it, the processes that torchrun started work together: gloo for tensors on CPUs, NCCL on GPUs.
 
-    One thread a rank, unless OMP_NUM_THREADS says otherwise: more would only wait for each other. Raises InputError
-    when torchrun's environment is incomplete, or there are more ranks than GPUs.
+    One thread a rank, unless OMP_NUM_THREADS says otherwise. Raises InputError when torchrun's environment is
+    incomplete, or there are more ranks than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or dist.is_initialized():
         yield
         return
-    with threads(int(os.environ.get("OMP_NUM_THREADS") or 1)):
-        _meet()
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
-
-
-def _meet() -> None:
     backend = "gloo"
     if torch.cuda.is_available():
         if _local() >= torch.cuda.device_count():
             raise InputError(f"there are {torch.cuda.device_count()} GPUs; start as many ranks (--nproc-per-node)")
         torch.cuda.set_device(_local())
         backend = "cpu:gloo,cuda:nccl"
-    try:
-        dist.init_process_group(backend, timeout=_PATIENCE, **_meeting_place())
-    except ValueError as error:  # of a variable that is missing
-        raise InputError(f"the ranks do not find each other ({error}); start them with torchrun") from None
+    with threads(int(os.environ.get("OMP_NUM_THREADS") or 1)):
+        try:
+            dist.init_process_group(backend, timeout=_PATIENCE, **_meeting_place())
+        except ValueError as error:  # of a variable that is missing
+            raise InputError(f"the ranks do not find each other ({error}); start them with torchrun") from None
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -113,9 +109,7 @@ def all_reduce(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def join(tensor: Tensor) -> Tensor:
     """What all ranks hold, (n, …) with an n of their own each, one after the other in order of ranks, at every rank."""
-    if world() == 1:
-        return tensor
-    return torch.cat(_everyones(tensor))
+    return tensor if world() == 1 else torch.cat(_everyones(tensor))
 
 
 def gather(value: Any) -> list[Any]:
@@ -159,8 +153,7 @@ def _meeting_place() -> dict:
     for several machines, docs/SCALING.md names the variable that makes torchrun begin with a store of its own.
     """
     told = os.environ
-    again = int(told.get("TORCHELASTIC_RESTART_COUNT") or 0)
-    shared = told.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    again, shared = int(told.get("TORCHELASTIC_RESTART_COUNT") or 0), told.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not again or not shared or told["LOCAL_WORLD_SIZE"] != told["WORLD_SIZE"]:
         return {}
     agent = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False, timeout=_PATIENCE)

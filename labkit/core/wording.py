@@ -22,8 +22,7 @@ def reason(error: Exception) -> str:
 def typed(text: str | Path) -> Path:
     """The path, `~` understood; nothing need be there.
 
-    Raises InputError where the system takes it for no path at all (too long, of an unknown user), or does not let us
-    look: asked any later, it would end in an error that names neither.
+    Raises InputError where the system takes it for no path at all (too long, of an unknown user), or lets no one look.
     """
     try:
         path = Path(text).expanduser()

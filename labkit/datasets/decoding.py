@@ -32,9 +32,8 @@ def decode_like(where: str, raw: bytes, shape: Sequence[int], resolution: int | 
     """
     image, size = opened(where, raw)
     if not resolution and size != tuple(shape[1:]):
-        raise InputError(
-            f"images of mixed size: {where} is {size[1]}×{size[0]}, the first {shape[2]}×{shape[1]}; set a --resolution"
-        )
+        sizes = f"{where} is {size[1]}×{size[0]}, the first {shape[2]}×{shape[1]}"
+        raise InputError(f"images of mixed size: {sizes}; set a --resolution")
     if shape[0] == 1 and mode(image) not in GREY:
         raise InputError(f"{where} is in colour and the dictionary grey; use one learned in colour")
     return upright(where, image, resolution)[: shape[0]]

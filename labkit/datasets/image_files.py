@@ -1,7 +1,7 @@
-"""Image files in a folder or zip: found, split into train and test, checked, and decoded together.
+"""Image files in a folder or zip: found, split into train and test, checked, and decoded (`decoding`) together.
 
-What one file becomes is `decoding`'s. A set in which every file read is grey (mode "L", "1" or 16-bit) keeps one
-channel; in any other set grey files become RGB. Conversions are said once, in one warning with counts.
+A set in which every file read is grey (mode "L", "1" or 16-bit) keeps one channel; in any other set grey files become
+RGB. Conversions are said in one warning with counts.
 """
 
 import os
@@ -65,8 +65,7 @@ class Source:
     def read(self, name: str) -> bytes:
         """The bytes of one file; a zip's checksum is verified. Raises InputError naming the file.
 
-        What is larger than any image, or no plain file, is not read, and no more is unpacked than a file says it
-        holds: neither a "zip bomb" nor a link to a device without end takes memory or time.
+        What is larger than any image, or no plain file, is not read, and no more is unpacked than a file says it holds.
         """
         file, archive = self.path / name, self._archive() if self.path.is_file() else None
         try:
@@ -115,13 +114,11 @@ def is_image(name: str) -> bool:
 def _walk(root: Path) -> Iterable[str]:
     seen = set()  # folders are often links to one another; a loop must end
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
-        real = os.path.realpath(folder)
-        if real in seen:
+        if (real := os.path.realpath(folder)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        for file in files:
-            yield Path(folder, file).relative_to(root).as_posix()
+        yield from (Path(folder, file).relative_to(root).as_posix() for file in files)
 
 
 def _unreadable(error: OSError) -> None:
@@ -141,24 +138,26 @@ def split(source: Source) -> tuple[tuple[str, ...], Part, Part]:
         paths = [path[1:] for path in paths]
     tree: dict[str, list[tuple[str, str]]] = {}
     for name, path in zip(source.names, paths, strict=True):
-        if len(path) > 2 and _is_split(path[0]):
-            tree.setdefault(path[0].lower(), []).append((path[1], name))
-        elif len(path) > 1:
-            tree.setdefault("", []).append((path[0], name))
+        folder = path.pop(0).lower() if len(path) > 2 and _is_split(path[0]) else ""
+        if len(path) > 1:
+            tree.setdefault(folder, []).append((path[0], name))
     test = next((tree[folder] for folder in _TEST_FOLDERS if folder in tree), None)
     if test is not None and "train" not in tree:
         raise InputError(f"{source.path} has a folder of test images but no train/; {_LAYOUT}")
     train = tree.get("train") or tree.get("")
     if not train:
         raise InputError(f"{source.path} has images, but none in a class folder; {_LAYOUT}")
+    classes = {c for c, _ in train}
     if test is None:
-        return _hold_out(source, train)
-    there, here = ({c for c, _ in part} for part in (train, test))
-    for only, which, rest in ((there - here, "train", "test"), (here - there, "test", "train")):
-        if only:
-            raise InputError(f"{source.path}: class {_some(only)} present in {which} only; remove it, or add to {rest}")
-    classes = tuple(sorted(there))
-    return classes, _part(train, classes), _part(test, classes)
+        train, test = _hold_out(source, train)
+    else:
+        here = {c for c, _ in test}
+        for only, which, rest in ((classes - here, "train", "test"), (here - classes, "test", "train")):
+            if only:
+                where = f"present in {which} only; remove it, or add to {rest}"
+                raise InputError(f"{source.path}: class {_some(only)} {where}")
+    index = {c: k for k, c in enumerate(sorted(classes))}
+    return tuple(index), *(_part(files, index) for files in (train, test))
 
 
 def _is_split(folder: str) -> bool:
@@ -170,37 +169,24 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _part(files: Sequence[tuple[str, str]], classes: tuple[str, ...]) -> Part:
+def _part(files: Iterable[tuple[str, str]], index: dict[str, int]) -> Part:
     files = sorted(files)
-    index = {c: i for i, c in enumerate(classes)}
     return Part([name for _, name in files], torch.tensor([index[c] for c, _ in files], dtype=torch.int64))
 
 
-def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[tuple[str, ...], Part, Part]:
-    classes = tuple(sorted({c for c, _ in files}))
-    everything = _part(files, classes)
-    count = len(everything.names)
-    if count < 2:
+def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    if len(files) < 2:
         raise InputError(f"{source.path} holds one image; at least two are needed, one to train and one to test on")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    sizes = torch.bincount(everything.y, minlength=len(classes))
-    groups = [order[everything.y[order] == k] for k in range(len(classes))]
-    if sizes.min() == 1:
-        groups = [order]
-        warnings.warn(
-            f"classes with a single image: {int((sizes == 1).sum())} of {len(classes)} in {source.path}, so train and "
-            "test hold different classes; good for looking at pictures, not for training",
-            stacklevel=5,
-        )
-    held = torch.zeros(count, dtype=torch.bool)
-    for group in groups:
-        held[group[: max(1, round(len(group) / 5))]] = True
-
-    def part(mask: Tensor) -> Part:
-        at = mask.nonzero().flatten()
-        return Part([everything.names[i] for i in at.tolist()], everything.y[at])
-
-    return classes, part(~held), part(held)
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
+    shuffled, groups = [*map(sorted(files).__getitem__, order)], {}
+    for file in shuffled:
+        groups.setdefault(file[0], []).append(file)
+    if single := sum(len(group) == 1 for group in groups.values()):
+        so = "so train and test hold different classes; good for looking at pictures, not for training"
+        warnings.warn(f"classes with a single image: {single} of {len(groups)} in {source.path}, {so}", stacklevel=5)
+        groups = {"": shuffled}
+    held = {file for group in groups.values() for file in group[: max(1, round(len(group) / 5))]}
+    return set(files) - held, held
 
 
 class Scan(NamedTuple):
@@ -224,8 +210,7 @@ def side(source: Source, name: str, resolution: int | None) -> tuple[int, int]:
 def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode: bool) -> Scan:
     """Read every named file once: its checksum and header and, with `decode`, its pixels.
 
-    Raises InputError naming the file that is damaged, too large or, without `resolution`, of another size than the
-    first one.
+    Raises InputError naming the file that is damaged, too large or, without `resolution`, not of the first one's size.
     """
     h, w = side(source, names[0], resolution)
     decoded = torch.empty((len(names), 3, h, w), dtype=torch.uint8) if decode else None
@@ -234,10 +219,8 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
         raw, where = source.read(names[i]), source.where(names[i])
         image, size = decoding.opened(where, raw)
         if not resolution and size != (h, w):
-            raise InputError(
-                f"images of mixed size: {source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}; "
-                "choose one size with resolution="
-            )
+            sizes = f"{source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}"
+            raise InputError(f"images of mixed size: {sizes}; choose one size with resolution=")
         mode = decoding.mode(image)
         if decoded is not None:
             decoded.numpy()[i] = decoding.upright(where, image, resolution)
@@ -245,7 +228,11 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
 
     prints, modes = zip(*_each(look, len(names), "decoding images" if decode else "checking images"), strict=True)
     grey = all(mode in decoding.GREY for mode in modes)
-    _say(source, Counter(modes), "L" if grey else "RGB")
+    converted = {mode: count for mode, count in sorted(Counter(modes).items()) if mode != ("L" if grey else "RGB")}
+    if converted:
+        what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
+        becomes = f"{'8-bit grey' if grey else 'RGB'}, of {len(names):,} in {source.path}"
+        warnings.warn(f"images converted: {what} to {becomes}", stacklevel=5)
     if grey and decoded is not None:
         decoded = decoded[:, :1].contiguous()
     return Scan((len(names), 1 if grey else 3, h, w), list(prints), decoded)
@@ -260,14 +247,6 @@ def pixels(source: Source, names: Sequence[str], shape: Sequence[int], resolutio
 
     _each(fill, len(names))
     return out
-
-
-def _say(source: Source, modes: Counter[str], target: str) -> None:
-    converted = {mode: count for mode, count in sorted(modes.items()) if mode != target}
-    if converted:
-        what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
-        becomes = "8-bit grey" if target == "L" else "RGB"
-        warnings.warn(f"images converted: {what} to {becomes}, of {modes.total():,} in {source.path}", stacklevel=6)
 
 
 def _each(function: Callable[[int], Any], count: int, what: str | None = None) -> list[Any]:

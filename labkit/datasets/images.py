@@ -17,9 +17,8 @@ BYTES_LIMIT = 2 * 2**30
 class Lazy:
     """Images that become floats when asked for: indexed like a float32 tensor (N, C, H, W), but much smaller.
 
-    `lazy[index]` takes an int, a slice, a list of ints, or an index or mask tensor, and returns a float32 tensor in
-    [0, 1]. `pixels` gives the images (n, C, H, W) at positions (n,), from memory or decoded from files: in 8 bits, or
-    in [0, 1] in half precision.
+    The index is an int, a slice, a list of ints, or an index or mask tensor. `pixels` gives the images (n, C, H, W) at
+    positions (n,), from memory or decoded from files: in 8 bits, or in [0, 1] in half precision.
     """
 
     dtype = torch.float32
@@ -37,9 +36,8 @@ class Lazy:
     def subset(self, at: Tensor) -> "Tensor | Lazy":
         """The images at positions (n,): as floats or bytes in memory where they are few enough."""
         shape = torch.Size((len(at), *self.shape[1:]))
-        if shape.numel() <= BYTES_LIMIT:
-            return settle(self.pixels(at))
-        return Lazy(shape, lambda inner: self.pixels(at[inner]))
+        few = shape.numel() <= BYTES_LIMIT
+        return settle(self.pixels(at)) if few else Lazy(shape, lambda inner: self.pixels(at[inner]))
 
 
 def _float(pixels: Tensor) -> Tensor:
@@ -106,7 +104,7 @@ def check_pixels(x: Tensor) -> None:
     if x.ndim != 4 or not x.numel():
         raise InputError(f"images must be (N, C, H, W) with N > 0, got {tuple(x.shape)}; one image is x[None]")
     low, high = (value.item() for value in torch.aminmax(x.detach()))  # NaN in x makes both NaN
-    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+    if not -torch.inf < low <= high < torch.inf:
         raise InputError("images hold NaN or infinite values; replace them before they spread")
     if low < 0 or high > 1:
         raise InputError(f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; divide 8-bit values by 255")

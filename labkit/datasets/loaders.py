@@ -45,10 +45,8 @@ def load(
 
     name        one of `names()`
     split       "train" or "test"; the two never share an image, whatever the seeds
-    n           how many; None, or more than there are, means all. The first n of all are chosen, so a smaller set is
-                the beginning of a larger one; only the chosen files are decoded
-    resolution  side in pixels; None means as stored (`photos`: 64, `imagenet` and `imagenet10`: 224). Files are cut to
-                the largest centred square first
+    n           how many, the first of all; None, or more than there are, means all. Only chosen files are decoded
+    resolution  side of the largest centred square, in pixels; None: as stored (`photos`: 64, of ImageNet: 224)
     data_root   where torchvision's data sets lie or are downloaded to; None means data/raw beside the package
 
     Raises InputError for an unknown name, for data that are missing, damaged or of mixed size.
@@ -111,8 +109,7 @@ def _choose(y: Tensor, ask: Ask) -> Tensor:
 
 def _digest(classes: Sequence[str], y: Tensor, shape: Sequence[int], content: np.ndarray) -> str:
     head = json.dumps([list(classes), list(shape), content.dtype.str]).encode()
-    sha = hashlib.sha256(len(head).to_bytes(8, "little") + head)
-    sha.update(y.numpy().tobytes())
+    sha = hashlib.sha256(len(head).to_bytes(8, "little") + head + y.numpy().tobytes())
     sha.update(np.ascontiguousarray(content))
     return sha.hexdigest()
 
@@ -127,13 +124,13 @@ def _fits(n: int, channels: int, side: int) -> None:
 def from_pixels(ask: Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
     """The images asked for, of all pixels (N, C, H, W) in 8 bits and their classes y (N,)."""
     at = _choose(y, ask)
-    pixels, y = pixels[at], y[at]
+    pixels = pixels[at]
     if ask.resolution and pixels.shape[-2:] != (ask.resolution, ask.resolution):
         _fits(*pixels.shape[:2], ask.resolution)
         at_once = max(1, min(1000, 2**28 // (pixels.shape[1] * ask.resolution**2)))
         resize = partial(functional.interpolate, size=ask.resolution, mode="bilinear", antialias=True)
         pixels = torch.cat([resize(part.float()).round().clamp(0, 255).byte() for part in pixels.split(at_once)])
-    return _in_memory(pixels, y, classes)
+    return _in_memory(pixels, y[at], classes)
 
 
 def _in_memory(pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
@@ -192,10 +189,8 @@ def _cifar10(ask: Ask) -> Images:
     try:
         found = torchvision.datasets.CIFAR10(ask.root, train=ask.split == "train", download=True)
     except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
-        raise InputError(
-            f"cifar10 is not in {ask.root} and could not be downloaded ({error}); name the folder of "
-            "cifar-10-batches-py with --data-root, or use folder:PATH"
-        ) from error
+        how = "name the folder of cifar-10-batches-py with --data-root, or use folder:PATH"
+        raise InputError(f"cifar10 is not in {ask.root} and could not be downloaded ({error}); {how}") from error
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
     return from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
 
@@ -206,10 +201,8 @@ def _imagenet(ask: Ask, coarse: bool = False) -> Images:
     try:
         found = torchvision.datasets.ImageNet(ask.root, "train" if ask.split == "train" else "val")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"ImageNet was not found in {ask.root} ({error}); name the folder of its archives, or of train/, val/ "
-            "and meta.bin, with --data-root, or use folder:PATH"
-        ) from error
+        how = "name the folder of its archives, or of train/, val/ and meta.bin, with --data-root, or use folder:PATH"
+        raise InputError(f"ImageNet was not found in {ask.root} ({error}); {how}") from error
     if coarse:
         classes = tuple(_IMAGENET10)
         index = {wnid: k for k, wnids in enumerate(_IMAGENET10.values()) for wnid in wnids.split()}

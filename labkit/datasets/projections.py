@@ -42,7 +42,9 @@ def project(
     run = {**about, "images": stream.identity, "size": list(stream.shape), "chunk": chunk}
     mine = list(enumerate(stream.shards))[distributed.rank() :: distributed.world()]
     done = []
-    with _claimed(out, run), _bar(stream, len(mine), chunk, progress) as bar:
+    shown = {"desc": "projecting" + (f", rank 0 of {distributed.world()}" if distributed.world() > 1 else "")}
+    shown["total"] = None if stream.images is None else min(stream.images, len(mine) * chunk)
+    with _claimed(out, run), tqdm(**shown, unit="image", disable=not progress or distributed.rank() > 0) as bar:
         for number, shard in mine:
             for file, count in _chunks(layer, shard, out / f"{number:06d}", run, chunk, device):
                 done.append({**checkpoint.fingerprint(file, out), "images": count})
@@ -111,10 +113,9 @@ def _projected(layer: nn.Module, items: list[Item], device) -> Tensor:
     """T(x) of images (n, C, H, W), in half precision, a few at a time."""
     if not items:
         return torch.empty(0, dtype=torch.half)
-    size, seen = max(1, _AT_ONCE // items[0].pixels().numel()), []
-    for start in range(0, len(items), size):
-        x = torch.stack([item.pixels() for item in items[start : start + size]])
-        seen.append(layer(x.to(device)).half().cpu())
+    size = max(1, _AT_ONCE // items[0].pixels().numel())
+    parts = (items[start : start + size] for start in range(0, len(items), size))
+    seen = [layer(torch.stack([item.pixels() for item in part]).to(device)).half().cpu() for part in parts]
     return torch.cat(seen)
 
 
@@ -146,9 +147,3 @@ def _refused(out: Path, run: dict, lock: FileLock) -> str | None:
     except (OSError, ValueError) as error:
         return f"{out} cannot be used ({error}); choose another --out"
     return None
-
-
-def _bar(stream: Stream, mine: int, chunk: int, progress: bool) -> tqdm:
-    ranks = f", rank 0 of {distributed.world()}" if distributed.world() > 1 else ""
-    total = None if stream.images is None else min(stream.images, mine * chunk)
-    return tqdm(desc=f"projecting{ranks}", unit="image", total=total, disable=not progress or distributed.rank() > 0)

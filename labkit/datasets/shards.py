@@ -1,8 +1,7 @@
 """Images as streams: shards that are read one image at a time, from folders, zips, tar shards and named data sets.
 
-Nothing is held but names, and of tar shards not even those: memory does not grow with the number of images' pixels.
-Tar shards are laid out as WebDataset writes them: files that share a name up to the first dot are one sample, such as
-`n01440764/10026.jpg` beside `n01440764/10026.cls`, which holds the class as a number.
+Nothing is held but names, and of tar shards not even those. These are laid out as WebDataset writes them: files that
+share a name up to the first dot are one sample, as `n01/26.jpg` and `n01/26.cls`, which holds the class as a number.
 """
 
 import glob
@@ -69,8 +68,7 @@ def open_stream(
     """The images of a data set, in shards of `chunk` images or, of tar shards, as they are.
 
     dataset     `folder:PATH` of a folder or zip, `tar:ADDRESS` of tar shards, or another name of `loaders.names()`,
-                whose images are loaded. An address is a path or, with fsspec, a URL; `{0000..0127}` in it counts, `*`
-                matches
+                whose images are loaded. An address is a path or, with fsspec, a URL; `{00..99}` counts, `*` matches
     split       "train", "test" or "all"; tar shards have none, their address says it all
     channels    1 or 3, as the dictionary has them; grey files become RGB
     resolution  side in pixels, of centred squares; None means as stored, when all must be of one size
@@ -102,13 +100,12 @@ def _files(path: str, split: str, channels: int, resolution: int | None, images:
         name = names[i]
         return Item(name, int(y[i]), lambda: _float(source.where(name), source.read(name), shape, resolution))
 
-    shards = _cut(item, len(names), chunk)
-    return Stream(source.path.name, classes, shards, shape[1:], len(names), _identity(names))
+    return Stream(source.path.name, classes, _cut(item, len(names), chunk), shape[1:], len(names), _identity(names))
 
 
 def _cut(item: Callable[[int], Item], count: int, chunk: int) -> list[Callable[[], Iterator[Item]]]:
     """Shards of `chunk` of the items 0, …, count − 1."""
-    return [partial(map, item, range(first, min(first + chunk, count))) for first in range(0, count, chunk)]
+    return [partial(map, item, range(count)[first : first + chunk]) for first in range(0, count, chunk)]
 
 
 def _named(dataset, split: str, channels: int, resolution, images: int | None, chunk: int, data_root) -> Stream:
@@ -127,7 +124,11 @@ def _named(dataset, split: str, channels: int, resolution, images: int | None, c
 
 
 def _tars(address: str, channels: int, resolution: int | None) -> Stream:
-    addresses = _expand(address)
+    addresses = _counted(address)  # sorted as counted or matched
+    if "*" in address:
+        addresses = [one for each in addresses for one in sorted(_matches(each))]
+    if not addresses:
+        raise InputError(f"nothing matches {address}; check the address of the tar shards")
     first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
     if first is None:
         raise InputError(f"{address} holds no images ({', '.join(image_files.ENDINGS)}); give shards that do")
@@ -173,27 +174,14 @@ def _members(address: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
-    if "://" not in address:
-        return open(address, "rb")
     try:
-        return _fsspec().open(address, "rb")
+        return (_fsspec().open if "://" in address else open)(address, "rb")
     except (ImportError, ValueError) as error:  # of a kind of address that fsspec does not know, or not without help
         raise InputError(f"{address} cannot be opened ({error}); check the address") from error
 
 
-def _expand(address: str) -> list[str]:
-    """The shards that an address names, sorted as counted or matched."""
-    found = _counted(address)
-    if "*" in address:
-        found = [one for each in found for one in sorted(_matches(each))]
-    if not found:
-        raise InputError(f"nothing matches {address}; check the address of the tar shards")
-    return found
-
-
 def _counted(address: str) -> list[str]:
-    found = _RANGE.search(address)
-    if not found:
+    if not (found := _RANGE.search(address)):
         return [address]
     low, high = found.groups()
     if int(high) - int(low) >= _SHARDS:

@@ -36,11 +36,10 @@ class D3(Defense):
 
     The publication works at 224 pixels. For 32, patch and overlap were chosen here, on CIFAR-10's training images with
     white noise of dissimilarity 0.08 (27.9 dB): of sides 4, 5, 6 and 8, overlapping by about half, 6 comes closest to
-    the images without noise (31.0, 31.4, 31.7, 29.9 dB). Also chosen here: a patch is coded without its mean in each
-    channel, so that atoms need not code brightness.
+    the images without noise (31.0, 31.4, 31.7, 29.9 dB). Also chosen here: patches are coded without their means.
 
-    The publication calls D3 non-differentiable, as the choice of atoms is. With the atoms held, which they are almost
-    everywhere, D3 is an orthogonal projection of each patch, and this is the gradient that it has here.
+    The publication calls D3 non-differentiable. With the choice of atoms held, which it is almost everywhere, D3 is an
+    orthogonal projection of each patch, and this is the gradient that it has here.
 
     d  (atoms, C · patch · patch)  the dictionary, each atom of unit norm and of mean 0 in each channel
     """

@@ -22,16 +22,15 @@ class PixelDeflection(Ensemble):
     class-activation map (R-CAM) is high, always where it is lowest. Then wavelet coefficients are soft-thresholded
     (BayesShrink) in YCbCr, or, for another number of channels than three, channel by channel.
 
-    deflections  how many pixels are drawn, with replacement, whatever the image's size: of 224×224 pixels, for which
-                 200 was published, that is 0.4 %; of 64×64 it is 5 %, and of 32×32 almost a fifth
+    deflections  how many pixels are drawn, with replacement, whatever the image's size: 200 was published for 224×224,
+                 0.4 % of the pixels; of 64×64 it is 5 %, and of 32×32 almost a fifth
     window       farthest that a value comes from, in pixels up, down and sideways; windows end at the border
     sigma        standard deviation of the noise that the wavelets assume, for pixels in [0, 1]
     draws        of which the system of `around` averages the probabilities; it answers with their logarithm
 
-    Left open there, and chosen here: whole pixels are deflected, as the text says (the authors' script moves one
-    channel at a time); a value is that of the image before any deflection; the wavelet is Haar's, scikit-image's
-    default; the ensemble ("PD-Ens") is of 10 draws. Gradients pass the wavelets unchanged (BPDA), follow the deflected
-    values to where they came from, and ignore that the map depends on the image.
+    Chosen here: whole pixels are deflected, as the text says (the authors' script moves one channel at a time); a value
+    is that before any deflection; the wavelet is Haar's; the ensemble ("PD-Ens") is of 10 draws. Gradients pass the
+    wavelets unchanged (BPDA), follow deflected values to where they came from, and ignore how the map depends on x.
     """
 
     differentiable = False
@@ -53,8 +52,7 @@ class PixelDeflection(Ensemble):
         """Images x (B, C, H, W) deflected where their maps (B, H, W) in [0, 1] are low, and smoothed."""
         self._check(x)
         deflected = self.deflect(x, activation)
-        # The difference is nothing but its gradient.
-        return smooth(deflected, self.sigma) + (deflected - deflected.detach())
+        return smooth(deflected, self.sigma) + (deflected - deflected.detach())  # the difference is but its gradient
 
     def deflect(self, x: Tensor, activation: Tensor) -> Tensor:
         """The first step alone."""
@@ -74,10 +72,9 @@ class PixelDeflection(Ensemble):
 
     def _near(self, at: Tensor, side: int) -> Tensor:
         """For each coordinate one within the window and the image, all equally likely."""
-        first = (at - self.window).clamp_min(0)
-        count = (at + self.window).clamp_max(side - 1) - first + 1
+        first, last = (at - self.window).clamp_min(0), (at + self.window).clamp_max(side - 1)
         drawn = torch.rand(at.shape, generator=self.generator, dtype=torch.float64)
-        return first + (drawn * count).long()
+        return first + (drawn * (last - first + 1)).long()
 
 
 @torch.no_grad()
@@ -114,7 +111,7 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
     features = seen[-1].requires_grad_()
     *_, head = model.network.children()
     with torch.enable_grad():
-        logits = head(torch.flatten(model.network.avgpool(features), 1))
+        logits = head(model.network.avgpool(features).flatten(1))
         top = logits.topk(min(_CLASSES, logits.shape[1]), 1).values
         # Maps are linear in the logits, so that one gradient holds them all.
         shares = 0.5 ** torch.arange(1, top.shape[1] + 1, device=top.device)

@@ -76,8 +76,7 @@ class Median(Defense):
     size  pixels a side of the window. Xu et al. use 2 and 3
 
     As scipy's `median_filter`, which they call: borders mirrored, the edge repeated; of an even number of values the
-    larger one of the middle two, in a window that reaches one pixel farther up and left. Differentiable: each pixel's
-    gradient goes to the pixel that was the median.
+    larger one of the middle two, in a window that reaches one pixel farther up and left. Differentiable.
     """
 
     limits = "size in [1, inf)"
@@ -95,12 +94,9 @@ class Median(Defense):
 class LowPass(Defense):
     """A Gaussian blur: what is left of a defense if all it does is to remove high frequencies.
 
-    sigma  standard deviation in pixels, if it is known. As in scipy's `gaussian_filter`: cut off at 4 sigma, borders
-           mirrored, the edge repeated
-    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this, so
-           that another defense can be compared with a plain blur
-
-    Images that a blur cannot change, each channel being constant, do not count in the mean.
+    sigma  standard deviation in pixels, if known. As scipy's `gaussian_filter`: cut off at 4 sigma, borders mirrored
+    psnr   in dB, in place of sigma: `fit` finds the blur after which the mean PSNR of the training images is this, but
+           for those that a blur cannot change
     """
 
     limits = f"sigma in (0, inf); psnr in (0, {metrics.MOST:g})"
@@ -116,19 +112,17 @@ class LowPass(Defense):
         """Where `psnr` was given, find sigma by Brent's bisection, from all of the images. Returns self."""
         if self.psnr is None:
             return self
-        side = max(images.x.shape[-2:])
         with tqdm(desc="fitting the blur", unit="blur", disable=not progress, delay=2) as bar:
 
             def excess(sigma: float) -> float:
                 bar.update()
                 return self._mean_psnr(images, sigma) - self.psnr
 
-            strong = 1.0
+            weak, strong = _NO_BLUR, 1.0
             while excess(strong) > 0:
-                strong *= 2
-                if strong > 2 * side:
+                weak, strong = strong, 2 * strong
+                if strong > 2 * max(images.x.shape[-2:]):
                     raise InputError(f"no blur brings these images down to {self.psnr:g} dB; ask for a larger PSNR")
-            weak = _NO_BLUR if strong == 1 else strong / 2
             self.sigma.fill_(scipy.optimize.brentq(excess, weak, strong, xtol=1e-4))
         return self
 
@@ -144,9 +138,8 @@ class LowPass(Defense):
     def _mean_psnr(self, images: Images, sigma: float) -> float:
         found = []
         for x, _ in images.batches(_BLURRED_AT_ONCE):
-            x = x.to(self.sigma.device)
             low, high = x.flatten(2).aminmax(dim=2)
-            x = x[(low < high).any(1)]
+            x = x[(low < high).any(1)].to(self.sigma.device)
             found.append(metrics.psnr(_blur(x, sigma), x).clamp_max(metrics.MOST).cpu())
         if not (found := torch.cat(found)).numel():
             raise InputError("no blur changes these images, as each is of one colour; fit to others")

@@ -36,11 +36,10 @@ class LID(Detector):
     rate        share of clean images that may be rejected; published are areas under the curve, and no threshold
     held        share of the training images that sets the threshold, and on which nothing is fitted
 
-    Published detectors are fitted to one attack, FGSM for those that are to know others; it is passed to `fit`. The
-    layers are here the outputs of all activations, or of the residual stages where a network has stages, and the
-    logits; published are all layers. The publication draws a new minibatch for every hundred images; here it is drawn
-    once, so that an image's score does not depend on other images. No image counts as its own neighbour. As in the
-    authors' code, the regression sees images that the classifier gets right.
+    Published detectors are fitted to one attack, FGSM for those that are to know others. Published are all layers; here
+    these are the outputs of all activations, or of the residual stages where there are any, and the logits. The
+    minibatch, published as a new one for every hundred images, is drawn once, so that no image's score depends on
+    others. No image is its own neighbour. As in the authors' code, the regression sees images classified correctly.
 
     `score` needs the classifier that LID was fitted to, which is not part of the state: after loading,
     `around(classifier)` gives it back.
@@ -82,8 +81,7 @@ class LID(Detector):
         clean, noisy, attacked = [], [], []
         for at in tqdm(kept.split(_AT_ONCE), desc="attacking for LID", unit="batch", disable=not progress, delay=2):
             x, y = images.x[at].to(self.bias), images.y[at].to(self.bias.device)
-            right = classifier(x).argmax(1) == y
-            if not right.any():
+            if not (right := classifier(x).argmax(1) == y).any():
                 continue
             x, y = x[right], y[right]
             with torch.enable_grad():
@@ -142,10 +140,9 @@ class LID(Detector):
         from sklearn.linear_model import LogisticRegression  # as in `Strata.fit`
         from sklearn.preprocessing import StandardScaler
 
-        features = np.concatenate([normal, attacked])
+        features, label = np.concatenate([normal, attacked]), np.repeat([0, 1], [len(normal), len(attacked)])
         scaler = StandardScaler().fit(features)
-        regression = LogisticRegression(max_iter=1000)
-        regression.fit(scaler.transform(features), np.repeat([0, 1], [len(normal), len(attacked)]))
+        regression = LogisticRegression(max_iter=1000).fit(scaler.transform(features), label)
         # Of the features themselves: the scaling is folded into weight and bias.
         weight = regression.coef_[0] / scaler.scale_
         self.weight = torch.as_tensor(weight).to(self.bias)
@@ -168,7 +165,7 @@ def layers(classifier: nn.Module, x: Tensor) -> list[Tensor]:
 def dimension(r: Tensor, k: int, own: Tensor | None = None) -> Tensor:
     """The maximum-likelihood estimate of LID, −(1/k Σᵢ log rᵢ/rₖ)⁻¹, from the k smallest distances.
 
-    So estimated by Amsaleg et al., "Estimating local intrinsic dimensionality", KDD 2015, and used by Ma et al.
+    Amsaleg et al., "Estimating local intrinsic dimensionality", KDD 2015.
 
     r    (B, N)  distances of B points to N others
     own  (B, N)  bool, where the two are the same point, which is no neighbour

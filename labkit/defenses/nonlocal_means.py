@@ -18,10 +18,9 @@ class NonLocalMeans(Defense):
     patch_size      pixels a side of the patches that are compared, all channels together
     patch_distance  how many pixels away, along each axis, patches are looked for
     h               distance of patches, in pixel units, at which weights have fallen to 1/e. None means .8 times the
-                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994). All defaults
-                    are those of scikit-image's example of the fast mode
+                    standard deviation of the noise, estimated for each image (Donoho & Johnstone 1994)
 
-    The estimate needs no knowledge of the attack. An image without any noise is returned as it is. Not differentiable.
+    Defaults are those of scikit-image's example. An image without any noise is returned as it is. Not differentiable.
     """
 
     differentiable = False

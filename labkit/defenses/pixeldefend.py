@@ -25,11 +25,10 @@ class PixelDefend(Defense):
     epsilon  ε_defend, published: 16/255 for CIFAR-10, 32/255 for Fashion-MNIST; whole 8-bit steps within it are used
     width, blocks, mixtures, epochs
              of `pixelcnn.PixelCNN` and its training, chosen here so that it fits to 8,000 images of 32×32×3 in minutes
-             on two cores. It has 3.18 bits per dimension on 300 held-out images after three epochs on 5,000. The
-             publication uses a far larger PixelCNN++ (2.92 on CIFAR-10, Salimans et al. 2017)
+             on two cores: 3.18 bits per dimension on 300 held-out images after three epochs on 5,000. The publication
+             uses a far larger PixelCNN++ (2.92 on CIFAR-10, Salimans et al. 2017)
 
-    Images are rounded to 8 bits first. Adaptive PixelDefend, which leaves likely images alone, is not built. No
-    gradient passes; an attacker uses BPDA.
+    Images are rounded to 8 bits first. Adaptive PixelDefend, which leaves likely images alone, is not built.
     """
 
     differentiable = False
@@ -97,10 +96,8 @@ class Walk:
 
     Iterating gives ((row, column), theta), theta (B, P) as `network` gives it at that pixel from the pixels before;
     after each, `put` says what the pixel is. What knows only the rows above is computed a row at a time; only the
-    stack that knows the pixels to the left goes pixel by pixel, and remembers what it computed one pixel before.
-
-    In double precision: adjacent values may be so nearly equally likely that in single precision the order of
-    summation, which changes with the size of the batch, would decide.
+    stack that knows the pixels to the left goes pixel by pixel. In double precision, lest between values that are
+    nearly as likely the order of summation decide, which changes with the size of the batch.
     """
 
     def __init__(self, network: pixelcnn.PixelCNN, B: int, H: int, W: int):
@@ -109,7 +106,7 @@ class Walk:
         rows, columns = network.above.kernel_size
         self.reach, self.size = (rows, columns, network.left.kernel_size[1]), (B, H, W)
         self.u = new(B, rows + H, W + 2 * (columns // 2), network.channels + 1)
-        width = len(network.above.weight)
+        self.width = width = len(network.above.weight)
         # What the blocks saw in the row above, and one pixel to the left; zero, as the padding, at the edges.
         self.row = [new(B, 2, W + 2, width) for _ in network.blocks]
         self.pixel = [new(B, 2, width) for _ in network.blocks]
@@ -119,7 +116,6 @@ class Walk:
         self.left = pair(network.left, network.predict_left), network.left.bias.double()
         self.blocks = [_matrices(block) for block in network.blocks]
         self.out = _matrix(network.out), network.out.bias.double()
-        self.width = width
 
     def __iter__(self) -> Iterator[tuple[tuple[int, int], Tensor]]:
         B, H, W = self.size

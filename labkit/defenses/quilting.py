@@ -32,9 +32,8 @@ class Quilting(Defense):
     patches     most patches that `fit` draws, evenly over the training images; of equal ones it keeps one
     neighbours  one of so many nearest patches is drawn at random: 1 in Guo et al. for whole images, 10 for crops
 
-    Left open there, and chosen here: where the grid does not fit the image, the last patches end at the border, and
-    overlap more; the cuts above and to the left are found one by one, and the new patch fills what is beyond both;
-    patches are kept in 8 bits.
+    Chosen here: where the grid does not fit the image, the last patches end at the border, and overlap more; the cuts
+    above and to the left are found one by one, and the new patch fills what is beyond both; patches have 8 bits.
 
     index  (N, C, patch, patch) uint8, the fitted patches
     """
@@ -128,17 +127,15 @@ class _Search:
         _, axes = np.linalg.eigh(sum(part.T @ part for part in centred))
         self.axes = axes[:, ::-1]
         tree = KDTree(np.concatenate([self._features(part) for part in parts]), leaf_size=_GROUP)
-        features, self.ids, nodes, boxes = (np.asarray(array) for array in tree.get_arrays())
+        features, ids, nodes, boxes = (np.asarray(array) for array in tree.get_arrays())
         leaf = nodes["is_leaf"].astype(bool)
-        self.features = features[self.ids].astype(np.float32)
-        self.spans = np.stack([nodes["idx_start"], nodes["idx_end"]], 1)[leaf]
-        self.low, self.high = boxes[:, leaf].astype(np.float32)
+        spans = np.stack([nodes["idx_start"], nodes["idx_end"]], 1)[leaf]
+        self.groups = (features[ids].astype(np.float32), ids, spans, *boxes[:, leaf].astype(np.float32))
 
     def __call__(self, queries: Tensor, k: int) -> Tensor:
         wanted = 255 * queries.double().numpy()
-        groups = (self.features, self.ids, self.spans, self.low, self.high)
-        found = _visit(wanted.astype(np.float32), self._features(wanted).astype(np.float32), self.patches, *groups, k)
-        return torch.from_numpy(found)
+        seen = self._features(wanted).astype(np.float32)
+        return torch.from_numpy(_visit(wanted.astype(np.float32), seen, self.patches, *self.groups, k))
 
     def _features(self, patches: np.ndarray) -> np.ndarray:
         rotated = (patches - self.mean) @ self.axes

@@ -26,17 +26,15 @@ class TVM(Defense):
 
     drop       share of the pixels that are dropped; 0 gives plain denoising, which is not random
     weight     λ, for pixels in [0, 1] and a data term without ½: `denoise_tv_bregman` of scikit-image calls this 2/λ
-    tolerance  an image is finished when an outer iteration moves its pixels, in the root mean square, by less than this
-               share of its mean ‖∇z‖₂
+    tolerance  an image is finished once an outer iteration moves it (root mean square) by less than this · mean ‖∇z‖₂
     inner      Gauss–Seidel sweeps an outer iteration
     outer      iterations at most
 
     Differentiable by autograd through the iterations, with the mask held; memory grows with the outer ones only. What
     was dropped has no influence: iterations start from the mean of kept neighbours.
 
-    Open in the publication: its formula squares neither norm and sums ℓ₂ norms of whole rows and columns; the solver
-    that it names has the squared data term and the isotropic total variation, as here. Its tolerance is not defined;
-    by ours, the objective exceeds its minimum by some half a percent, whatever the image.
+    The publication's formula squares neither norm and sums ℓ₂ norms of whole rows and columns; the solver that it names
+    has the data term and total variation as here. Our tolerance ends half a percent above the minimum.
     """
 
     smallest = 2
@@ -48,9 +46,7 @@ class TVM(Defense):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        kept = torch.ones_like(x)
-        if self.drop:
-            kept = (torch.rand(x.shape, generator=self.generator) >= self.drop).to(x)
+        kept = (torch.rand(x.shape, generator=self.generator) >= self.drop).to(x) if self.drop else torch.ones_like(x)
         most = _VALUES_AT_ONCE_CUDA if x.is_cuda else max(_VALUES_AT_ONCE, _IMAGES_AT_ONCE * min(x[0].numel(), 2**16))
         size = max(1, most // x[0].numel())
         parts = [self._minimise(*part) for part in zip(x.split(size), kept.split(size), strict=True)]
@@ -92,7 +88,8 @@ class TVM(Defense):
         right[:, :-1] -= ex[:, :-1]
         right[1:] += ey[:-1]
         right[:-1] -= ey[:-1]
-        diagonal = 2 * kept + mu * _neighbours(H, W).to(x)
+        rows, columns = (2 - functional.one_hot(torch.tensor([0, n - 1]), n).sum(0) for n in (H, W))
+        diagonal = 2 * kept + mu * (rows[:, None] + columns)[:, :, None, None].to(x)  # μ times the number of neighbours
         z = _Sweeps.apply(z, right / diagonal, mu / diagonal, self.inner)
         # d-step: shrink ∇z + b by λ/μ; what is cut off is the next b.
         gx, gy = _gradient(z[1:-1, 1:-1])
@@ -158,12 +155,6 @@ def _jump(z: Tensor) -> Tensor:
     """
     mean = _length(*_gradient(z)).mean((0, 1, 3), keepdim=True).clamp_min(1e-4)
     return mean.log2().round().exp2()
-
-
-def _neighbours(H: int, W: int) -> Tensor:
-    """How many neighbours each pixel has: (H, W, 1, 1)."""
-    rows, columns = (2 - functional.one_hot(torch.tensor([0, n - 1]), n).sum(0) for n in (H, W))
-    return (rows[:, None] + columns)[:, :, None, None]
 
 
 def _cells(z: Tensor, a: int, b: int) -> list[Tensor]:

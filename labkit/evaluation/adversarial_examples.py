@@ -66,9 +66,7 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
     def build(scratch):
         resumed = any(Path(scratch).glob("*.safetensors"))
         system, started = _System(attempt, bench), time.perf_counter()
-        budget, options = sized(attack, test.x), _options(attack, system, bench)
-
-        parts, right = [], 0
+        budget, options, parts, right = sized(attack, test.x), _options(attack, system, bench), [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
             x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
@@ -123,10 +121,10 @@ class _System:
 
 def sized(attack: AttackRecipe, x) -> Budget | None:
     """The budget of an attack on images x (n, C, H, W); None where the attack finds the size itself, or has none."""
-    if attack.norm == "none" or (attack.norm == "average" and attack.name in MINIMAL):
+    if attack.norm == "none":
         return None
     if attack.norm == "average":
-        return Budget.average(attack.size, x[:])
+        return None if attack.name in MINIMAL else Budget.average(attack.size, x[:])
     return {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}[attack.norm](attack.size)
 
 

@@ -121,9 +121,8 @@ def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
 def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> None:
     """Measures what is neither kept yet nor being measured by another of the `world` ranks that share a store.
 
-    Each begins elsewhere in the list, and so mostly with other networks. What two ranks need is built by the first,
-    while the second waits; what a case needs never needs the case, so nobody waits in a circle. When all have returned,
-    or were killed and started again, every case is kept.
+    Each begins elsewhere in the list, mostly with other networks. What two ranks need is built by the first, while the
+    second waits. When all have returned, or were killed and started again, every case is kept.
     """
     cases = list(dict.fromkeys(cases))
     begin = rank * len(cases) // world
@@ -163,8 +162,7 @@ def kept(case: Case, bench: Workbench) -> bool:
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     x_adv, attacking = timed(case.attempt(), bench)
-    judge = _judge(case, bench)
-    started = time.perf_counter()
+    judge, started = _judge(case, bench), time.perf_counter()
     seen, right = judge(x_adv)
     judging = time.perf_counter() - started
     x = bench.images(case.data, "test").x[:]
@@ -219,7 +217,6 @@ def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     """Accuracy of a case for each true class, with its interval, the hardest hit first."""
     test = bench.images(case.data, "test")
     right = decisions(case, bench)[2]
-    groups = ((name, right[test.y == c]) for c, name in enumerate(test.classes))
-    rows = [(name, *metrics.accuracy(mine)) for name, mine in groups if len(mine)]
+    rows = [(test.classes[c], *metrics.accuracy(right[test.y == c])) for c in test.y.unique().tolist()]
     frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"]).round(3)
     return frame[["class", "n", "accuracy", "low", "high"]].sort_values("accuracy", kind="stable", ignore_index=True)

@@ -140,8 +140,8 @@ def summary(rows: pd.DataFrame) -> str:
 def _slopes(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Largest relative error of the gradient along a random direction, per image, against a central difference.
 
-    In float64 and with converged codes: at the lab's own gap, T is only nearly differentiable. Of three steps the one
-    that agrees best counts, for each image: a kink may lie within the longest, but a wrong gradient agrees with none.
+    In float64 and with converged codes: at the lab's own gap, T is only nearly differentiable. For each image the best
+    of three steps counts: a kink may lie within the longest, but a wrong gradient agrees with none.
     """
     model = copy.deepcopy(model).double()
     for module in model.modules():

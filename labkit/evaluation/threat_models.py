@@ -134,8 +134,7 @@ def view(
         if label is None:
             raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")
         system = _Joint(system, label)
-    if averaged:
-        system = _Expectation(system, draws)
+    system = _Expectation(system, draws) if averaged else system
     return _Answers(system) if knowledge == "queries" else system
 
 
@@ -145,10 +144,8 @@ def correct(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: boo
     An attacked image that a `Detector` rejects counts as correct; a clean one that it rejects is a mistake.
     """
     decided = logits.argmax(1)
-    right = decided == y
-    if attacked and isinstance(defense, Detector):
-        right |= decided == logits.shape[1] - 1
-    return right
+    rejected = decided == logits.shape[1] - 1
+    return (decided == y) | rejected if attacked and isinstance(defense, Detector) else decided == y
 
 
 class _Wrapper(nn.Module):

@@ -27,8 +27,8 @@ _LIMITS = "batch in [2, inf); epochs in [1, inf); lr in (0, inf); noise in [0, i
 class Autoencoder(nn.Module):
     """Reconstructs images at 32×32, whatever their own size: (B, C, H, W) in [0, 1] -> (B, C, 32, 32) in [0, 1].
 
-    Three blocks of convolution, batch normalisation, ReLU and pooling, and their mirror, which repeats pixels where
-    the blocks pool. Between them lie `features` numbers an image, 512 at width 32, which `encode` returns.
+    Three blocks of convolution, batch normalisation, ReLU and pooling, and their mirror, which repeats pixels. Between
+    them lie `features` numbers an image, 512 at width 32, which `encode` returns.
     """
 
     def __init__(self, channels: int, width: int = 32):
@@ -83,16 +83,15 @@ def train(
     Adam on the mean squared error between the clean image and the reconstruction of its noisy version. For each epoch
     it returns this error while training, `"loss"`, and `"held_out"`, the mean `reconstruction_error` of the images at
     `held_out`, which are never trained on. `checkpoint` is as for `Training`, with a `model` from the same `build`.
+    Everything random is drawn from (recipe.seed, epoch).
 
-    Everything random is drawn from (recipe.seed, epoch). Raises InputError when the images do not fit the model, are
-    too few, or the loss is no longer finite.
+    Raises InputError when the images do not fit the model, are too few, or the loss is no longer finite.
     """
     check("an autoencoder recipe", vars(recipe), _LIMITS)
-    device, held, everything = torch.device(device), held_out(recipe, len(images)), torch.arange(len(images))
+    device, held = torch.device(device), held_out(recipe, len(images))
     if len(images) - len(held) < 2:
         raise InputError(f"the autoencoder needs two training images beside {len(held)} kept aside; give it more")
-    # Measured on a CPU: with the channels last an epoch takes a third less time, in bfloat16 half of that again.
-    layout = torch.channels_last
+    layout = torch.channels_last  # measured on a CPU: a third less time; bfloat16 halves that again
     model.to(device, memory_format=layout).train()
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
     training = Training(model, torch.optim.Adam(model.parameters(), lr=recipe.lr), run, checkpoint)
@@ -117,7 +116,7 @@ def train(
         return {"held_out": total / len(held)}
 
     how = {"draw": partial(draws, recipe.seed), "measure": measure, "name": "training the autoencoder"}
-    kept = everything[~torch.isin(everything, held)]
+    kept = torch.ones(len(images)).index_fill(0, held, 0).nonzero()[:, 0]
     return training.run(recipe.epochs, kept, recipe.batch, prepare, loss, progress=progress, **how)
 
 

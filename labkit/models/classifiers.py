@@ -41,9 +41,8 @@ def train(
     by adversarial examples, made against the network as it is at that moment. No gradient passes T. `checkpoint` is as
     for `Training`, with a `model` from the same `networks.build`.
 
-    Within `distributed.session` each rank takes its share of every batch, and gradients are averaged over all
-    (DistributedDataParallel). The result is as good as one rank's, but not the same: batch normalisation is by each
-    rank's share of a batch, and each rank draws its own augmentations. Every rank returns the same network.
+    Within `distributed.session` each rank takes its share of every batch, and gradients are averaged over all. Batch
+    normalisation and augmentations are each rank's own, so it matters how many there are; all return the same network.
 
     Everything random is drawn from (recipe.seed, epoch), and the rank. Raises InputError when the images do not fit the
     model, the ranks are too many, or the loss is no longer finite.
@@ -115,10 +114,8 @@ def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
     "Cutout" (DeVries & Taylor, 2017). The square's middle lies anywhere in the image, so that some may lie outside.
     """
-    rows, columns = (
-        (torch.arange(size) + 0.5 - size * torch.rand(len(x), 1, generator=generator)).abs() <= share * size / 2
-        for size in x.shape[2:]
-    )
+    draw = lambda n: (torch.arange(n) + 0.5 - n * torch.rand(len(x), 1, generator=generator)).abs()  # noqa: E731
+    rows, columns = (draw(size) <= share * size / 2 for size in x.shape[2:])
     square = rows[:, None, :, None] & columns[:, None, None, :]
     return torch.where(square, x.mean((2, 3), keepdim=True), x)
 
@@ -150,9 +147,8 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
 def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
     """The batch with its first images made adversarial, and each image's weight in the loss (B,).
 
-    They are made with the network in evaluation mode, on which the papers are silent: the attack is on the function
-    that will be judged, and does not move the averages that batch normalisation keeps. The loss is then taken in
-    training mode, on clean and adversarial images together, as Kurakin et al. (2017) ask for.
+    They are made with the network in evaluation mode, as it will be judged; the papers are silent on this. The loss is
+    then taken in training mode, on clean and adversarial images together (Kurakin et al., 2017).
     """
 
     def answers(x: Tensor) -> Tensor:

@@ -45,8 +45,7 @@ class Defense(FittedBuffers):
     smallest        pixels a side below which it cannot work
     limits          ranges of its settings, as for `limits.check`
 
-    Settings given to the constructor of this class are checked and become attributes. What is fitted is kept in
-    buffers and parameters, so that `state_dict` is all of it.
+    The constructor's settings are checked and become attributes. What is fitted is in buffers and parameters alone.
     """
 
     maps = True
@@ -122,7 +121,7 @@ class _StraightThrough(Defense):
 class Around(Defense):
     """A defense that must see the classifier: `around(classifier)` gives the defended system, images -> logits.
 
-    What this system answers is told by `logits`. Where it has no gradient of its own, it puts an approximation in.
+    Its answers are those of `logits`, which puts an approximation in where there is no gradient of its own.
     """
 
     maps = False
@@ -205,15 +204,14 @@ class Detector(Around):
     def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
         found = classifier(x)
         self._check_fitted(bool(self.threshold.isfinite()))
-        # In units of what clean images vary by, so that between accepting and rejecting is neither a cliff nor a plain.
+        # In units of what clean images vary by: neither a cliff nor a plain between accepting and rejecting.
         excess = (self.score(x) - self.threshold) / self.spread
         return torch.cat([found, (found.amax(1) + excess)[:, None]], 1)
 
     def _check_held(self, n: int) -> None:
         if n * self.rate < 1:
-            least = f"at least {math.ceil(1 / self.rate)} held-out images, got {n}"
-            how = "ask for a larger rate or give more images"
-            raise InputError(f"a false-positive rate of {self.rate:g} needs {least}; {how}")
+            why = f"a false-positive rate of {self.rate:g} needs at least {math.ceil(1 / self.rate)} held-out images"
+            raise InputError(f"{why}, got {n}; ask for a larger rate or give more images")
 
 
 @contextmanager

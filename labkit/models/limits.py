@@ -17,8 +17,7 @@ def check(who: str, settings: dict[str, object], limits: str) -> None:
         for name in names.split(", "):
             value = settings.get(name)
             if value is not None and not _lies(value, interval):
-                least = re.fullmatch(r"\[(.+), inf\)", interval)
-                allowed = f"≥ {least[1]}" if least else f"in {interval}"
+                allowed = re.sub(r"^in \[(.+), inf\)$", r"≥ \1", f"in {interval}")
                 raise InputError(f"{who} needs {name} {allowed}, got {value:g}")
 
 

@@ -61,9 +61,7 @@ class Strata(FittedBuffers):
         if len(images) < max(M, 2):
             raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or ask for fewer")
         codes = torch.cat([z.cpu() for z in self._codes(images.x, progress)]).float()
-        # Centred here: scikit-learn would subtract two large numbers, in single precision.
-        mean = codes.mean(0)
-        codes -= mean
+        codes -= (mean := codes.mean(0))  # else scikit-learn would subtract two large numbers, in single precision
         pca = PCA(min(self.recipe.components, *codes.shape), svd_solver="covariance_eigh")
         with np.errstate(invalid="ignore"):  # of shares of the variance, where the images are all alike
             pca.fit(codes.numpy())
