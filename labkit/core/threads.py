@@ -44,19 +44,20 @@ def decide(environ: MutableMapping[str, str] = os.environ, root: Path = Path("/"
     for name in _COUNTS:
         environ.setdefault(name, str(number))
     theirs = [f"{name}={environ[name]}" for name in _WAITS if name in environ]
-    late = sys.modules.get("torch") if environ is os.environ else None
-    if late and late.get_num_threads() > number:
-        late.set_num_threads(number)
-    if late and not theirs:
-        warnings.warn(
-            "torch was loaded before labkit, so its threads spin while they wait, which is slow where other programs "
-            f"run; import labkit first, or set GOMP_SPINCOUNT={_SPIN} before Python starts",
-            stacklevel=3,
-        )
-        return Decision(number, why, "spinning (torch was loaded before labkit)")
+    if environ is os.environ and (late := sys.modules.get("torch")):
+        late.set_num_threads(min(number, late.get_num_threads()))
+        theirs = theirs or [_late()]
     if not theirs:
         environ["GOMP_SPINCOUNT"] = _SPIN
     return Decision(number, why, ", ".join(theirs) or f"GOMP_SPINCOUNT={_SPIN}")
+
+
+def _late() -> str:
+    words = (
+        "torch was loaded before labkit, so its threads spin while they wait, which is slow where other programs run"
+    )
+    warnings.warn(f"{words}; import labkit first, or set GOMP_SPINCOUNT={_SPIN} before Python starts", stacklevel=4)
+    return "spinning (torch was loaded before labkit)"
 
 
 def _allowed(root: Path) -> tuple[int, str]:

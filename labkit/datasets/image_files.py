@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import labkit
 from labkit.core import InputError
 from labkit.core.wording import printable, reason, typed
 from labkit.datasets import decoding
@@ -257,7 +258,7 @@ def _each(function: Callable[[int], Any], count: int, what: str | None = None) -
     blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
     results: list[Any] = []
     bar = tqdm(total=count, desc=what, unit="image", delay=2, disable=not what, leave=False)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
+    with ThreadPoolExecutor(min(8, labkit.THREADS.number)) as pool, bar:
         for some in pool.map(lambda block: [function(i) for i in block], blocks):  # cancels the others on an error
             results += some
             bar.update(len(some))

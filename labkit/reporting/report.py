@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -77,12 +76,9 @@ def run(
     report, kernels, turn = ReportFolder(out, settings, next(iter(plan)).parent), [], threading.Lock()
     told = labkit.THREADS.environment(max(1, labkit.THREADS.number // jobs))
     report.begin(plan)
-    places = queue.SimpleQueue()  # of bars, below that of the whole report
-    for place in range(jobs):
-        places.put(place + 1)
 
     def one(path: Path) -> None:
-        name, begun, place = path.stem, datetime.now(UTC), places.get()
+        name, begun = path.stem, datetime.now(UTC)
         partial, root = out / "executed" / f".{name}.partial.ipynb", path.resolve().parent.parent
         with turn:
             folder = report.prepare(name)
@@ -92,12 +88,11 @@ def run(
         try:
             outcome = runner.execute(
                 path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
-                progress_bar={"desc": f"  {name}", "leave": False, "position": place, "disable": None},
+                progress_bar={"desc": f"  {name}", "leave": False, "disable": None},
                 environment=told, kernels=kernels,
             )  # fmt: skip
         finally:
             partial.unlink(missing_ok=True)
-            places.put(place)
         with turn:
             if not stopped.is_set():
                 report.finish(name, outcome, begun)
