@@ -20,12 +20,13 @@ READY := .venv/.ready
 # Two gigabytes each.
 WORKERS = $(shell $(BIN)/python -c 'import labkit; print(min(4, labkit.THREADS.number))')
 
-.PHONY: help reports test lab dashboards screenshots scaling bench measured lint clean
+.PHONY: help reports test test-fast lab dashboards screenshots scaling bench measured lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make reports     run the notebooks and write $(OUT)/index.html'
 	@echo 'make test        unit tests, and every notebook on the smoke profile, with coverage'
+	@echo 'make test-fast   the tests that took least in `make test`, in a minute or two'
 	@echo 'make lab         open the notebooks in JupyterLab'
 	@echo 'make dashboards  serve the dashboards on http://127.0.0.1:$(PORT)/'
 	@echo 'make screenshots  pictures and response times of the dashboards, into reports/dashboards'
@@ -57,6 +58,9 @@ test: $(READY)
 	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks --numprocesses=$(WORKERS) --dist=loadfile \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --cov=labkit --cov-config=pyproject.toml --cov-report=term --durations=10 --junitxml=.pytest_cache/tests.xml
+
+test-fast: $(READY)
+	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --fast --numprocesses=$(WORKERS) --dist=loadfile
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -1,12 +1,40 @@
 """A small lab that several test files share: real images, real training, once a session."""
 
+from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from xml.etree import ElementTree
 
 from labkit.core import profiles, recipes
 from labkit.evaluation.workbench import Workbench
 
 import pytest
 import torch
+
+RECORD = Path(__file__).parent.parent / ".pytest_cache" / "tests.xml"  # of the last `make test`
+FAST = 120  # seconds of one worker
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="the files that took least in `make test`, two minutes in all")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --fast, leaves out the files that would take longest; where nothing was recorded, what is marked as slow."""
+    if not config.getoption("--fast"):
+        return
+    if not RECORD.is_file():
+        left_out = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")]
+    else:
+        took = Counter()
+        for case in ElementTree.parse(RECORD).iter("testcase"):
+            took[case.get("classname").rsplit(".Test", 1)[0]] += float(case.get("time"))
+        name = lambda item: ".".join(item.path.relative_to(config.rootpath).with_suffix("").parts)  # noqa: E731
+        total = dict(zip(ranked := sorted(took, key=took.get), accumulate(took[file] for file in ranked), strict=True))
+        left_out = [item for item in items if total.get(name(item), 0) > FAST]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session")

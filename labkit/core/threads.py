@@ -74,31 +74,19 @@ def _quota(root: Path) -> float:
     """The least quota of processor time, in cores, among the cgroups that hold this process; without one, infinity."""
     with suppress(OSError):
         groups = re.findall(r"^\d+:(.*):(.*)$", (root / "proc/self/cgroup").read_text(), re.M)
-        return min((_least(root, names, path) for names, path in groups), default=float("inf"))
+        cpu = [one for one in groups if one[0] == "" or "cpu" in one[0].split(",")]
+        return min((_least(root, *one) for one in cpu), default=float("inf"))
     return float("inf")
 
 
 def _least(root: Path, names: str, path: str) -> float:
     """The same for one line of /proc/self/cgroup: version 2 names no controllers, version 1 those of its folder."""
-    if names and "cpu" not in names.split(","):
-        return float("inf")
     found = [float("inf")]
     for mount in [root / "sys/fs/cgroup" / name for name in ({names, "cpu"} if names else ("", "unified"))]:
         # In a container, the folders above its own, and sometimes its own path, are out of sight.
         for folder in [mount / path.strip("/"), *(mount / path.strip("/")).parents]:
-            if mount not in (folder, *folder.parents):
-                break
-            with suppress(OSError, ValueError, ZeroDivisionError):
-                found.append(_cores(folder, old=bool(names)))
+            files = [folder / f"cpu.cfs_{what}_us" for what in ("quota", "period")] if names else [folder / "cpu.max"]
+            with suppress(OSError, ValueError):  # ValueError of "max", which is no number
+                quota, period = map(int, " ".join(file.read_text() for file in files).split())
+                found += [quota / period] if quota > 0 else []
     return min(found)
-
-
-def _cores(folder: Path, *, old: bool) -> float:
-    """A cgroup's quota over its period; ValueError or OSError where it has none."""
-    if old:
-        quota, period = ((folder / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
-    else:
-        quota, period = (folder / "cpu.max").read_text().split()
-    if int(quota) < 0:
-        raise ValueError(quota)
-    return int(quota) / int(period)
