@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.metadata
+import os
 import platform
 import re
 import resource
@@ -47,13 +48,13 @@ def processor() -> str:
 def has_bfloat16(device: "torch.device") -> bool:
     """Whether the hardware multiplies bfloat16 faster than float32: of processors, those with tiles (AMX).
 
-    With AVX-512's bfloat16 alone, a training step of a quarter-width VGG-16 took 1.2 to 1.4 times as long.
+    LABKIT_AMX=0 denies it. With AVX-512's bfloat16 alone, a step of a quarter-width VGG-16 took 1.2 to 1.4 times as long.
     """
     import torch
 
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return os.environ.get("LABKIT_AMX") != "0" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def autocast(device: "torch.device") -> "torch.autocast":

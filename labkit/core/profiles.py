@@ -14,10 +14,7 @@ _D3 = tuple(("d3", (("atoms", atoms), ("sparsity", k))) for atoms, k in ((40_000
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Adaptive attacks: on `n` test images, steps of PGD, queries, and whether AutoAttack (hours, on a CPU) is one.
-
-    gap  of T's codes in what is differentiated, for these and the strongest of `Profile.attacks` (`AttackRecipe`)
-    """
+    """Adaptive attacks: on `n` test images, steps of PGD, queries, AutoAttack (hours) or not, `AttackRecipe.gap`."""
 
     n: int | None = 100
     steps: int = 20

@@ -267,8 +267,7 @@ class AttackRecipe:
     steps   of iterative attacks; queries of black-box ones; AutoAttack sets its own
     draws   EOT samples of a random defense for each gradient
     loss    of "pgd": "log-odds" or "margin" (`attacks.common`)
-    gap     relative duality gap of T's codes where an attack differentiates T, each begun with the code of the image
-            before; 0 for T as it is judged. No other attack has one (`Case`), and the judged image is coded anew
+    gap     relative duality gap of T's codes while T is differentiated (`Defense.approximate`); 0 for T as it is judged
     stored  whether the images are rounded to 8 bits in the end, as a file would, and still within the size
     """
 

@@ -62,7 +62,6 @@ def _late() -> str:
 
 def _allowed(root: Path) -> tuple[int, str]:
     """How many cores this process may use, and what says so."""
-    # Of a laptop with macOS, only the number of cores is known.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(root)
     if quota < cores:

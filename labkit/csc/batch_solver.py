@@ -156,13 +156,10 @@ class _Batch:
 
 
 def _largest(c: np.ndarray, K: int, level: np.floating) -> tuple[np.ndarray, np.ndarray]:
-    """Per pixel of c (pixels · K,), floats or bits of bfloat16, the largest |c| less `level`, and its filter if above.
-
-    The level in bfloat16 is rounded down: a filter more than needed is named.
-    """
+    """Per pixel of c (pixels · K,), floats or bits of bfloat16, the largest |c| less `level`, and its filter."""
     kind = np.dtype(f"u{c.itemsize}").type
     peak, arg = np.empty(len(c) // K, kind), np.empty(len(c) // K, np.int32)
     short = c.itemsize == 2
-    bound = level.view(np.uint32) >> 16 if short else level.view(kind)
+    bound = level.view(np.uint32) >> 16 if short else level.view(kind)  # rounded down, a few filters more are named
     descent.scan(c.view(kind), K, kind(np.iinfo(kind).max // 2), kind(bound), peak, arg)
     return (peak.astype(np.uint32) << 16 if short else peak).view(level.dtype) - level, arg

@@ -97,16 +97,24 @@ class _System:
         if self.defense is not None:
             self.defense.seeded(start)
 
-    def view(self, **group) -> torch.nn.Module:
-        how = {"draws": self.attempt.attack.draws, "gap": self.attempt.attack.gap}
+    def view(self, gap: float = 0.0, **group) -> torch.nn.Module:
+        how = {"draws": self.attempt.attack.draws, "gap": gap}
         return threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
 
     def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
-        """A batch, attacked."""
+        """A batch, attacked; where an approximation of T alone was fooled, once more without it."""
         self.seeded(start)
-        attack, made = ATTACKS[self.attempt.attack.name], x.clone()
+        attack, gap = partial(ATTACKS[self.attempt.attack.name], budget=budget, **options), self.attempt.attack.gap
+        made = x.clone()
         for mine, group in self._groups(x, y):
-            made[mine] = attack(self.view(**group), x[mine], y[mine], budget=budget, **options)
+            exact, near = self.view(**group), self.view(gap, **group)
+            made[mine] = attack(near, x[mine], y[mine])
+            if gap:
+                with torch.no_grad():
+                    seen, judged = (system(made[mine]).argmax(1) != y[mine] for system in (near, exact))
+                misled = torch.arange(len(x), device=x.device)[mine][seen & ~judged]
+                if len(misled):
+                    made[misled] = attack(exact, x[misled], y[misled])
         return made
 
     def _groups(self, x: Tensor, y: Tensor):

@@ -32,8 +32,8 @@ def kept(bench: Workbench, measure: Callable[..., pd.DataFrame], *given: Any, **
 
     Another processor, number of threads or version measures anew. The table's `attrs["day"]` says when it was made.
     """
-    hashed = [sha256(a.numpy().tobytes()).hexdigest() if isinstance(a, Tensor) else a for a in given]
     where = [hardware.processor(), torch.get_num_threads(), hardware.versions("torch", "numba", "sporco")]
+    hashed = [sha256(a.numpy().tobytes()).hexdigest() if isinstance(a, Tensor) else a for a in given]
     recipe = {"measure": measure.__name__, "given": hashed, "how": how, "where": where}
 
     def build(_):

@@ -5,10 +5,9 @@ import copy
 from labkit.core import InputError, metrics
 from labkit.core.recipes import TransformRecipe
 from labkit.csc import cbpdn, codes, conv, extend, split
-from labkit.csc.codes import Code, Codes
+from labkit.csc.codes import Codes
 from labkit.models.defense import Defense
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,8 +49,7 @@ class SparseTransform(Defense):
                 raise InputError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         self.register_buffer("d", d.detach().clone())
         self.backward_mode, self.method = backward, method
-        self._asked = False  # whether it remembers what it was asked last, and what that is: high-pass parts and codes
-        self._last: tuple[Tensor, Codes] | None = None
+        self._last: tuple | None = None  # high-pass parts and codes asked about last; None where it remembers nothing
 
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
@@ -62,7 +60,7 @@ class SparseTransform(Defense):
     def approximate(self, gap: float) -> "SparseTransform":
         """The same layer for attackers: codes down to a gap of `gap`, each begun with that of the last image it saw."""
         layer = copy.copy(self)
-        layer.gap_tol, layer._asked, layer._last = gap, True, None
+        layer.gap_tol, layer._last = gap, ()
         return layer
 
     def parts(self, x: Tensor, *, start=None, gap_tol: float | None = None) -> tuple[Tensor, Tensor, cbpdn.Solution]:
@@ -108,8 +106,10 @@ class SparseTransform(Defense):
 
     def _code(self, high: Tensor) -> cbpdn.Solution:
         """The code of each image, begun where it remembers any with that of the image last asked about and nearest."""
-        found = self._solve(high, self._last and _nearest(high, *self._last))
-        if self._asked and isinstance(found.code, Codes):  # ADMM gains little from a code without its multipliers
+        found = self._solve(high, _nearest(high, *self._last) if self._last else None)
+        if self._last is not None and isinstance(
+            found.code, Codes
+        ):  # ADMM gains little from a code without its multipliers
             self._last = high, found.code
         return found
 
@@ -155,7 +155,7 @@ class _SparseMap(torch.autograd.Function):
     def backward(ctx, grad):
         if ctx.layer.backward_mode == "none":
             raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
-        d, tol = ctx.layer.d.to(grad.dtype), (ctx.layer._asked and _APPROXIMATE) or None
+        d, tol = ctx.layer.d.to(grad.dtype), None if ctx.layer._last is None else _APPROXIMATE
         parts = zip(grad.split(ctx.sizes), ctx.supports, strict=True)
         return torch.cat([project(g, s, d, tol=tol) for g, s in parts]), None
 
@@ -164,7 +164,7 @@ def _nearest(high: Tensor, last: Tensor, known: Codes) -> Codes:
     """For each image the code of the nearest of `last`; an empty one where that is farther than half the way to 0."""
     far, which = torch.cdist(high.flatten(1), last.flatten(1)).min(1)
     near = far < high.flatten(1).norm(dim=1) / 2
-    none = Code(*(np.empty(0, dtype) for dtype in (*[np.int32] * 3, high.numpy().dtype)))
+    none = Codes.of(high.new_zeros(1, 1, 1, 1)).codes[0]
     codes = [known.codes[i] if use else none for i, use in zip(which.tolist(), near.tolist(), strict=True)]
     return Codes(codes, (len(high), *known.shape[1:]), known.dtype)
 

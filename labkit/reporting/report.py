@@ -19,7 +19,6 @@ from labkit.reporting.report_folder import ReportFolder, Settings
 import nbformat
 from tqdm import tqdm
 
-_LONGEST = "05_defense_tables"
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
 
 
@@ -74,7 +73,6 @@ def run(
     """
     out, jobs = out.absolute(), jobs or min(2, labkit.THREADS.number)
     report, kernels, turn = ReportFolder(out, settings, next(iter(plan)).parent), [], threading.Lock()
-    told = labkit.THREADS.environment(max(1, labkit.THREADS.number // jobs))
     report.begin(plan)
 
     def one(path: Path) -> None:
@@ -89,7 +87,7 @@ def run(
             outcome = runner.execute(
                 path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
                 progress_bar={"desc": f"  {name}", "leave": False, "disable": None},
-                environment=told, kernels=kernels,
+                environment=labkit.THREADS.environment(max(1, labkit.THREADS.number // jobs)), kernels=kernels,
             )  # fmt: skip
         finally:
             partial.unlink(missing_ok=True)
@@ -104,7 +102,7 @@ def run(
     with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar, ThreadPoolExecutor(jobs) as pool:
         try:
             # The longest first: it trains the networks that the others need, while the first pages are written.
-            for done in as_completed([pool.submit(one, p) for p in sorted(plan, key=lambda p: p.stem != _LONGEST)]):
+            for done in as_completed([pool.submit(one, p) for p in sorted(plan, key=lambda p: p.stem[:2] != "05")]):
                 done.result()
         except BaseException:
             stopped.set()

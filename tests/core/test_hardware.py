@@ -19,6 +19,8 @@ import torch
 def test_a_processor_has_it_when_it_has_tiles(capable, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable)
     assert has_bfloat16(torch.device("cpu")) is expected
+    monkeypatch.setenv("LABKIT_AMX", "0")
+    assert not has_bfloat16(torch.device("cpu"))
 
 
 def test_the_peak_of_memory_is_never_below_what_is_held():

@@ -1,7 +1,7 @@
 import functools
 from dataclasses import replace
 
-from labkit.attacks import pgd
+from labkit.attacks import ATTACKS, pgd
 from labkit.attacks.budget import Budget
 from labkit.core import metrics
 from labkit.core.errors import InputError
@@ -93,3 +93,18 @@ def test_stored_images_have_8_bits_and_stay_within_the_size(lab, bench):
         assert_close(x_adv * 255, (x_adv * 255).round(), atol=1e-4, rtol=0)
         budget = Budget.dissimilarity(0.08) if attack.norm == "dissimilarity" else Budget.linf(0.031)
         assert budget.holds(x_adv, test.x).all()
+
+
+def test_where_the_approximation_alone_was_fooled_the_attack_is_made_again_without_it(lab, bench, monkeypatch):
+    test, asked = bench.images(lab.data, "test"), []
+    attack = AttackRecipe("bim", 0.03, 3, gap=0.5)
+    system = adversarial_examples._System(Attempt(lab.classifier, lab.transform, attack, "exact"), bench)
+    exact, wrong = system.view(), torch.nn.functional.one_hot((test.y + 1) % 10, 10)
+    with torch.no_grad():
+        right = exact(test.x[:]).argmax(1) == test.y
+    assert 0 < right.sum() < len(test)
+    monkeypatch.setattr(system, "view", lambda gap=0.0: (lambda x: wrong) if gap else exact)
+    monkeypatch.setitem(ATTACKS, "bim", lambda model, x, y, **how: asked.append((model is exact, y)) or x.clone())
+    system.attack(0, test.x[:], test.y, None, {})
+    (first, everyone), (again, misled) = asked
+    assert (first, again) == (False, True) and torch.equal(everyone, test.y) and torch.equal(misled, test.y[right])
