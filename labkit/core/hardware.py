@@ -48,7 +48,7 @@ def processor() -> str:
 def has_bfloat16(device: "torch.device") -> bool:
     """Whether the hardware multiplies bfloat16 faster than float32: of processors, those with tiles (AMX).
 
-    LABKIT_AMX=0 denies it. With AVX-512's bfloat16 alone, a step of a quarter-width VGG-16 took 1.2 to 1.4 times as long.
+    LABKIT_AMX=0 denies it. With AVX-512 alone, a training step of a quarter-width VGG-16 took 1.2 to 1.4 times as long.
     """
     import torch
 
