@@ -133,7 +133,7 @@ SMOKE = _profile(
     dictionary=dict(K=12, images=60, passes=1, batch=30),
     dae=dict(width=8, epochs=1), strata=dict(clusters=2, components=16, neighbours=5),
     classifier=dict(width=0.125, epochs=3, batch=32),
-    adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.005),
+    adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.002),
     rivals=Rivals(
         fast=20, slow=4, slowest=2, draws=2, retrained=("magnet",),
         options=(
@@ -150,7 +150,7 @@ SMOKE = _profile(
 QUICK = _profile(
     "quick", train=6000, test=300, bim_steps=10,
     dictionary=dict(images=200, passes=3), dae=dict(epochs=3), classifier=dict(width=0.25, epochs=8), retraining=6,
-    adaptive=Adaptive(n=60, gap=0.005),
+    adaptive=Adaptive(n=60, gap=0.002),
     rivals=Rivals(
         fast=100, slow=16, slowest=6, draws=2, trained=(),
         options=(
