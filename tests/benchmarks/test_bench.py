@@ -69,7 +69,7 @@ def test_one_part_is_measured_again_and_the_others_kept(tmp_path, monkeypatch):
     (tmp_path / "bench.json").write_text(json.dumps({"projecting": kept["rows"], "machine": {}}))
     with pytest.raises(InputError, match="earlier version"):
         bench.run(tmp_path, parts=["defending"], **how)
-    with pytest.raises(InputError, match="no part speed of the bench; it has coding, learning"):
+    with pytest.raises(InputError, match="no part speed of the bench; it has coding, attacking"):
         bench.run(tmp_path, parts=["speed"])
 
 

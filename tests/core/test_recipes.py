@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field, replace
 
-from labkit.core.profiles import QUICK
+from labkit.core.profiles import LAB
 from labkit.core.recipes import (
     LATER,
     AdversarialTraining,
@@ -45,7 +45,7 @@ def test_a_later_field_is_told_only_where_it_is_not_its_default():
         (ClassifierRecipe(), "2ab3384aba8eda35"),
         (TransformRecipe(), "dc3254e665feab12"),
         (StratifiedRecipe(), "a7d0ff1861634f3a"),
-        (QUICK.retrained(), "8c59d7e87bf2e4ff"),
+        (LAB.retrained(), "ee28379473f697d0"),
     ],
     ids=["classifier", "transform", "stratified", "retrained"],
 )
