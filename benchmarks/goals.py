@@ -43,7 +43,7 @@ def goals(record: Mapping, root: Path = ROOT) -> Iterator[Goal]:
     step = {(row["threads"], row["beside"]): row["ms"] for row in _rows(record, "training")}
 
     def ratio(one: tuple[str, str], other: tuple[str, str]) -> float | None:
-        return step[one] / step[other] if step else None
+        return step[one] / step[other] if {one, other} <= step.keys() else None
 
     idle = ("as they are", "nothing")
     yield Goal("a training step, idle", "times as it was", "1", 1.07, ratio(idle, ("as they were", "nothing")))

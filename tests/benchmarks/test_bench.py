@@ -13,8 +13,8 @@ import torch
 def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
     monkeypatch.setattr(throughput, "_BATCHES", (2, 4))
     monkeypatch.setattr(busy, "attack", partial(busy.attack, n=4, iterations=2))
-    for name, small in (("_BATCH", 4), ("_STEPS", 2), ("_BEFORE", 0.1)):
-        monkeypatch.setattr(busy, name, small)
+    step = {"threads": "as they are", "beside": "nothing", "ms": 12.0}  # measured in its own test, in six processes
+    monkeypatch.setattr(busy, "training", lambda: [step, {**step, "beside": "a busy loop", "ms": 30.0}])
     record = bench.run(
         tmp_path, dataset="fashion", sizes=(16,), images=2, learned=8, iterations=3, many=(30, 20),
         defended=(32, 40), names=("bits", "sap"),
@@ -31,6 +31,7 @@ def test_a_small_bench_is_written_and_fair(tmp_path, monkeypatch):
     for what, n in (("projecting", 30), ("learning_many", 20)):
         assert record[what]["rows"]["n"] == n and 0.1 < record[what]["rows"]["peak_gib"] < 4
     text = (tmp_path / "bench.md").read_text()
+    assert re.search(r"as they are *\| a busy loop *\| 30 *\| 2.50", text) and "T approximated" in text
     assert f"{row['sporco_ms'] / row['ours_ms']:.0f}×" in text and "16×16×1" in text
     assert f"{mine['held']:.3f}" in text
     defending = record["defending"]["rows"]
