@@ -52,7 +52,7 @@ def test_as_many_threads_as_the_quota_allows(tmp_path, eight_cores, cgroup, file
     told = {}
     found = threads.decide(told, tree(tmp_path, cgroup, files))
     assert found.number == number and ("quota" in found.why) == (number < 8)
-    assert told == {**threads.Decision.environment(number), "GOMP_SPINCOUNT": "1000"}
+    assert told == {**threads.Decision.environment(number), "GOMP_SPINCOUNT": threads._SPIN}
 
 
 def test_as_many_threads_as_cores_where_nothing_is_said_of_a_quota(tmp_path):
