@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 
 import labkit
@@ -21,6 +22,7 @@ import torch
 from torch.nn import functional
 
 _BATCH, _STEPS, _WARM = 128, 10, 3
+_ROOT = Path(__file__).resolve().parent.parent  # where children find this module
 _BEFORE = 8  # seconds until another training has begun
 # Before labkit decided how threads wait, they spun as long as libgomp's default has it.
 _AS_IT_WAS = {"GOMP_SPINCOUNT": "300000"}
@@ -43,10 +45,11 @@ def training() -> list[dict]:
             ("another training", [child(_BATCH, 10**6, 0)]),
         ):
             environment = {**silent(), **told}
-            running = [subprocess.Popen(other, env=environment, stdout=subprocess.DEVNULL) for other in others]
+            told = {"env": environment, "cwd": _ROOT}
+            running = [subprocess.Popen(other, stdout=subprocess.DEVNULL, **told) for other in others]
             try:
                 time.sleep(_BEFORE * len(running))
-                found = subprocess.run(_command(), env=environment, capture_output=True, text=True, check=True)
+                found = subprocess.run(_command(), stdout=subprocess.PIPE, text=True, check=True, **told)
             finally:
                 for one in running:
                     one.kill()
