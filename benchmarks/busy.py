@@ -44,12 +44,11 @@ def training() -> list[dict]:
             ("a busy loop", [_LOOP]),
             ("another training", [child(_BATCH, 10**6, 0)]),
         ):
-            environment = {**silent(), **told}
-            told = {"env": environment, "cwd": _ROOT}
-            running = [subprocess.Popen(other, stdout=subprocess.DEVNULL, **told) for other in others]
+            where = {"env": {**silent(), **told}, "cwd": _ROOT}
+            running = [subprocess.Popen(other, stdout=subprocess.DEVNULL, **where) for other in others]
             try:
                 time.sleep(_BEFORE * len(running))
-                found = subprocess.run(_command(), stdout=subprocess.PIPE, text=True, check=True, **told)
+                found = subprocess.run(_command(), stdout=subprocess.PIPE, text=True, check=True, **where)
             finally:
                 for one in running:
                     one.kill()
