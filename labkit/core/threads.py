@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 _COUNTS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-# By default GNU's OpenMP spins for milliseconds at a barrier while another process has the core that it waits for. So
-# long, a training step takes 1.07 times as long on an idle machine, and half or a tenth on a busy one (`make bench`).
+# By default GNU's OpenMP spins for milliseconds at each barrier, also where others have the core (`make bench`).
 _SPIN = "5000"
 
 

@@ -110,8 +110,9 @@ def execute(
         with _kernel_class(environment or {}, [] if kernels is None else kernels) as kernel_class:
             # In a context of its own, where Jupyter's event loop is this notebook's and can be closed after it.
             contextvars.Context().run(
-                _papermill, _literal(path), _literal(partial), dict(parameters), cwd=str(cwd),
+                _papermill, _literal(path), _literal(partial), dict(parameters),
                 progress_bar=progress_bar, execution_timeout=cell_timeout, kernel_manager_class=kernel_class,
+                resources={"metadata": {"path": str(cwd)}},  # papermill's `cwd` would move this process
             )  # fmt: skip
     except PapermillExecutionError as error:
         failure, trace = (error.ename, error.evalue), "\n".join(error.traceback)

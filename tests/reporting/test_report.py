@@ -250,14 +250,19 @@ def test_paths_typed_elsewhere_mean_the_same_to_the_kernel(tmp_path, monkeypatch
 
 def test_two_notebooks_run_at_once_and_share_the_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(labkit, "THREADS", labkit.THREADS._replace(number=6))
+    monkeypatch.chdir(tmp_path.parent)
     for name, other in (("01_a", "02_b"), ("02_b", "01_a")):  # each waits until the other has begun
         save(
             tmp_path / "notebooks" / f"{name}.ipynb",
             f"import os, pathlib, time\nroot = pathlib.Path({str(tmp_path)!r})\n(root / '{name}').touch()\n"
-            f"while not (root / '{other}').exists():\n    time.sleep(0.01)\nprint(os.environ['OMP_NUM_THREADS'])",
+            f"while not (root / '{other}').exists():\n    time.sleep(0.01)\n"
+            "print(os.environ['OMP_NUM_THREADS'], os.getcwd())",
         )
-    assert [entry["status"] for entry in run(tmp_path, jobs=2)] == ["finished", "finished"]
-    assert all(">3\n" in (tmp_path / "out" / f"{name}.html").read_text() for name in ("01_a", "02_b"))
+    here = []
+    said = lambda words: here.append((Path.cwd(), words))  # noqa: E731
+    assert [entry["status"] for entry in run(tmp_path, jobs=2, say=said)] == ["finished", "finished"]
+    assert Path.cwd() == tmp_path.parent and {place for place, _ in here} == {tmp_path.parent}
+    assert all(f">3 {tmp_path}\n" in (tmp_path / "out" / f"{name}.html").read_text() for name in ("01_a", "02_b"))
 
 
 def test_what_is_interrupted_ends_its_kernels_and_leaves_no_half_page(tmp_path):
