@@ -65,7 +65,7 @@ def table(found: Iterator[Goal]) -> list[dict[str, str]]:
         {
             "what": goal.what, "unit": goal.unit, "before": goal.before,
             "goal": f"{'at least' if goal.least else 'at most'} {goal.goal:g}",
-            "this run": "–" if goal.found is None else f"{goal.found:.3g}", "": goal.reached,
+            "last recorded": "–" if goal.found is None else f"{goal.found:.3g}", "": goal.reached,
         }
         for goal in found
     ]  # fmt: skip

@@ -107,9 +107,8 @@ class SparseTransform(Defense):
     def _code(self, high: Tensor) -> cbpdn.Solution:
         """The code of each image, begun where it remembers any with that of the image last asked about and nearest."""
         found = self._solve(high, _nearest(high, *self._last) if self._last else None)
-        if self._last is not None and isinstance(
-            found.code, Codes
-        ):  # ADMM gains little from a code without its multipliers
+        # ADMM gains little from a code without its multipliers.
+        if self._last is not None and isinstance(found.code, Codes):
             self._last = high, found.code
         return found
 

@@ -260,7 +260,7 @@ def test_two_notebooks_run_at_once_and_share_the_threads(tmp_path, monkeypatch):
         )
     here = []
     said = lambda words: here.append((Path.cwd(), words))  # noqa: E731
-    assert [entry["status"] for entry in run(tmp_path, jobs=2, say=said)] == ["finished", "finished"]
+    assert [entry["status"] for entry in run(tmp_path, jobs=2, say=said, cell_timeout=90)] == ["finished", "finished"]
     assert Path.cwd() == tmp_path.parent and {place for place, _ in here} == {tmp_path.parent}
     assert all(f">3 {tmp_path}\n" in (tmp_path / "out" / f"{name}.html").read_text() for name in ("01_a", "02_b"))
 
