@@ -138,7 +138,8 @@ class ReportFolder:
         manifest |= {"versions": hardware.versions("torch"), "commit": hardware.commit(self.sources)}
         manifest["notebooks"] = list(self.entries.values())
         checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-        facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished", wording.duration(seconds)]
+        facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished"]
+        facts.append(f"{wording.duration(seconds)} together")  # some of them side by side
         facts.append(self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"))
         entries = [self._view(entry, full=True) for entry in self.entries.values()]
         text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
