@@ -176,10 +176,9 @@ def classes_of(model: Classifier) -> int:
 
 
 def blank(make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` builds, its weights yet to be filled: torch would draw them from the global random state."""
-    with torch.device("meta"):
-        module = make()
-    return module.to_empty(device="cpu")
+    """What `make` builds, its weights yet to be filled: torch draws them from the global random state, which stays."""
+    with torch.random.fork_rng(devices=[]):
+        return make()
 
 
 def initialise(network: nn.Module, seed: int, mode: str) -> None:

@@ -1,13 +1,20 @@
 """Pictures of images, filters and training: each returns a matplotlib figure, the same in notebooks and reports."""
 
+from __future__ import annotations
+
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def filters(d: Tensor, title: str = "") -> Figure:
@@ -101,6 +108,8 @@ def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
 
     Taken from pyplot's list, so that a notebook shows the figure once, where it is returned.
     """
+    import matplotlib.pyplot as plt  # half a second, which the kernel of a page without figures is spared
+
     style = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25}
     style |= {"axes.grid": bool(lines), "axes.grid.axis": lines or "both"}
     with plt.rc_context(style):
@@ -138,3 +147,18 @@ def _image(ax, x: Tensor) -> None:
     ax.imshow(pixels, cmap="gray" if len(x) == 1 else None, vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
+
+
+def uri(x: Tensor, side: int = 96) -> str:
+    """An image (C, H, W) as a small JPEG in a data URI, no larger than `side` pixels."""
+    picture = pillow(x)
+    picture.thumbnail((side, side))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def pillow(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1] as one of Pillow's, of 8 bits a channel."""
+    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
