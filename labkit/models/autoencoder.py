@@ -7,9 +7,9 @@ from pathlib import Path
 from labkit.core import InputError
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
+from labkit.core.limits import check
 from labkit.core.recipes import DaeRecipe, canonical
 from labkit.datasets import Images, Lazy, settle
-from labkit.models.limits import check
 from labkit.models.networks import blank, initialise
 from labkit.models.training import Training
 

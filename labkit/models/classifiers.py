@@ -10,9 +10,9 @@ from labkit.attacks import ATTACKS, Budget
 from labkit.core import InputError, distributed
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
+from labkit.core.limits import check
 from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
 from labkit.datasets import Images
-from labkit.models.limits import check
 from labkit.models.networks import LAYOUT, Classifier, classes_of
 from labkit.models.training import Training
 

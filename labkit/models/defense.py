@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Self
 
 from labkit.core import InputError
+from labkit.core.limits import check
 from labkit.datasets import Images, check_pixels
-from labkit.models.limits import check
 from labkit.models.networks import Recomputed
 
 import torch

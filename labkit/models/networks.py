@@ -6,10 +6,10 @@ from pathlib import Path
 
 from labkit.core import InputError
 from labkit.core.checkpoint import digest
+from labkit.core.limits import check
 from labkit.core.recipes import ClassifierRecipe, Weights
 from labkit.core.torchvision_shim import torchvision
 from labkit.core.wording import reason
-from labkit.models.limits import check
 from labkit.models.thermometer import Thermometer
 
 import torch

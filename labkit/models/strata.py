@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from labkit.core import InputError
+from labkit.core.limits import check
 from labkit.core.recipes import StrataRecipe
 from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
 from labkit.models.defense import Defense, FittedBuffers
-from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
 
 import numpy as np
