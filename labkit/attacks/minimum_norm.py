@@ -32,14 +32,13 @@ def deepfool(
     found = x.clone()
     left, at, total = torch.arange(len(x), device=x.device), x, torch.zeros_like(x)
     for taken in range(steps + 1):
-        with torch.enable_grad():
-            at = at.detach().requires_grad_(taken < steps)
-            logits = model(at)
-            wrong = fooled(logits.detach(), y[left])
-            found[left[wrong]] = at.detach()[wrong]
-            if taken == steps or wrong.all():
-                break
-            toward = _nearest(logits, at, y[left], candidates)
+        at = at.detach().requires_grad_(taken < steps)
+        logits = model(at)
+        wrong = fooled(logits.detach(), y[left])
+        found[left[wrong]] = at.detach()[wrong]
+        if taken == steps or wrong.all():
+            break
+        toward = _nearest(logits, at, y[left], candidates)
         at = at.detach()
         # Where the linearised network has no boundary, the next step would be the same; such an image is given up.
         keep = ~wrong & (toward.flatten(1) != 0).any(1)
