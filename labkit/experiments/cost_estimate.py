@@ -164,11 +164,8 @@ class _Rates:
     def _count(self, most: int) -> int:
         return max(_LEAST, int(most * self.share))
 
-    def _fresh(self, recipe: ClassifierRecipe) -> networks.Classifier:
-        return networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
-
     def _network(self, recipe: ClassifierRecipe) -> networks.Classifier:
-        return networks.frozen(self._fresh(recipe), self.bench.device)
+        return networks.frozen(networks.of(recipe, self.train), self.bench.device)
 
     def _forward(self, recipe: ClassifierRecipe) -> float:
         model = self._network(recipe)
@@ -181,7 +178,7 @@ class _Rates:
     def _training(self, recipe: ClassifierRecipe) -> float:
         few = self.train[: 4 * len(self.x)]
         short = replace(recipe, batch=min(recipe.batch, len(few)))
-        model, device = self._fresh(short), self.bench.device
+        model, device = networks.of(short, self.train), self.bench.device
         return seconds(lambda: classifiers.train(model, few, short, progress=False, device=device)) / len(few)
 
     def _layer(self, recipe: TransformRecipe) -> float:
