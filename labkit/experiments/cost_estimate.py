@@ -16,6 +16,7 @@ from labkit.evaluation.workbench import AnyDefense, built, needs
 from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds
 from labkit.models import SparseTransform, classifiers, networks
+from labkit.models.defense import Detector
 
 import pandas as pd
 import torch
@@ -192,6 +193,8 @@ class _Rates:
     def _baseline(self, recipe: DefenseRecipe) -> float:
         """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
         has, digest = self.bench.store.has, self.train.digest
+        if isinstance(unfitted(recipe), Detector):
+            return 0.0  # beside the network that it wraps; and there may be too few images to fit it to
         liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
         if not unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
             defense = self.bench.defense(recipe)
