@@ -3,7 +3,7 @@
 import math
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, check, column, log_odds, normal, unit
+from labkit.attacks.common import Model, column, log_odds, normal, unit
 from labkit.attacks.gradient_based import search
 from labkit.core import InputError
 
@@ -24,7 +24,6 @@ def lowfreq(
 
     step, restarts, stop, seed  as in `pgd`
     """
-    check("lowfreq", x, y, budget)
 
     def climb(_, gradient: Tensor) -> Tensor:
         change = unit(passed(gradient, weight, kept))

@@ -1,9 +1,37 @@
-"""What people type, and what they read: names, reasons, paths, durations and sizes in words."""
+"""What people type, and what they read: numbers and their limits, reasons, paths, durations and sizes in words."""
 
 import os
+import re
+from numbers import Integral, Real
 from pathlib import Path
 
 from labkit.core.errors import InputError
+
+
+def check(who: str, settings: dict[str, object], limits: str) -> None:
+    """Raises InputError where one of the `settings` of `who` lies outside its range.
+
+    limits  such as "share in (0, 1]; lr in (0, inf); bits in 0 to 8; steps in 1 to inf", the last two being whole
+
+    A setting that is None may be so.
+    """
+    for part in limits.split("; "):
+        names, _, interval = part.partition(" in ")
+        for name in names.split(", "):
+            value = settings.get(name)
+            if value is not None and not _lies(value, interval):
+                allowed = re.sub(r"^in (?:\[(.+), inf\)|(\d+) to inf)$", r"≥ \1\2", f"in {interval}")
+                whole = ", a whole number" if " to " in interval and not isinstance(value, Integral) else ""
+                got = f"{value:g}" if isinstance(value, float) else repr(value)
+                raise InputError(f"{who} needs {name} {allowed}{whole}, got {got}")
+
+
+def _lies(value: object, interval: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Integral if " to " in interval else Real):
+        return False
+    ends = re.split(r" to |, ", interval.strip("[]()"))
+    low, high = (int(end) if end.isdigit() else float(end) for end in ends)
+    return low <= value <= high and not (value == low and "(" in interval) and not (value == high and ")" in interval)
 
 
 def printable(text: object) -> str:
@@ -19,13 +47,23 @@ def reason(error: Exception) -> str:
     return printable(lines[0]) if lines else type(error).__name__
 
 
+def whole(what: str, value: object) -> int:
+    """A notebook's parameter, or a variable's text, as a number of pixels of at least 0; of nothing, 0."""
+    try:
+        if value is not True and (number := float(value or 0)) >= 0 and number.is_integer():
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{what} is a number of pixels, or 0 for as stored; got {value!r}")
+
+
 def typed(text: str | Path) -> Path:
     """The path, `~` understood; nothing need be there.
 
     Raises InputError where the system takes it for no path at all (too long, of an unknown user), or lets no one look.
     """
     try:
-        path = Path(text).expanduser()
+        path = Path(str(text)).expanduser()
         str(path).encode()  # what is no text can be opened, but not printed
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

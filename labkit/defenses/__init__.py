@@ -28,7 +28,9 @@ def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defe
     One that blurs as much as another (`recipe.like`) blurs by something.
     """
     if not isinstance(recipe, DefenseRecipe):
-        return Defense()
+        T = Defense()
+        T.least = max(3, recipe.strata.clusters) if isinstance(recipe, StratifiedRecipe) else 1
+        return T
     return build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from labkit.core import InputError
 from labkit.core.checkpoint import digest
 from labkit.core.recipes import ClassifierRecipe, Weights
-from labkit.core.wording import reason
-from labkit.models.limits import check
+from labkit.core.wording import check, reason
+from labkit.datasets import Images
 from labkit.models.thermometer import Thermometer
 
 import torch
@@ -85,12 +85,16 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     if resolution < 32:
         how = "enlarge them with resolution=32 (--resolution 32)"
         raise InputError(f"{recipe.network} needs images of at least 32 pixels and got {resolution}; {how}")
-    check("a network", {"width": recipe.width}, "width in (0, 4]")
     check("a thermometer encoding (0 for none)", {"levels": recipe.levels or None}, "levels in [2, inf)")
     make = _resnet if recipe.network == "resnet50" else _vgg
     network = blank(lambda: make(recipe, classes, channels * (recipe.levels or 1), resolution))
     initialise(network, recipe.seed, mode="fan_out")
     return Classifier(network, channels, recipe.levels, recipe.mirrored)
+
+
+def of(recipe: ClassifierRecipe, images: Images) -> Classifier:
+    """`build` for training images, by the shorter of their sides."""
+    return build(recipe, len(images.classes), images.x.shape[1], min(images.x.shape[2:]))
 
 
 def load(model: Classifier, weights: Weights) -> Classifier:

@@ -6,10 +6,10 @@ from typing import Self
 
 from labkit.core import InputError
 from labkit.core.recipes import StrataRecipe
+from labkit.core.wording import check
 from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
 from labkit.models.defense import Defense, FittedBuffers
-from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
 
 import numpy as np
@@ -39,7 +39,6 @@ class Strata(FittedBuffers):
 
     def __init__(self, autoencoder: Autoencoder, recipe: StrataRecipe):
         super().__init__()
-        check("a stratified space", vars(recipe), "clusters, components, neighbours in [1, inf)")
         self.autoencoder, self.recipe = autoencoder.eval(), recipe
         weight = next(autoencoder.parameters())
         for name in self.sized_by_fit:

@@ -19,6 +19,7 @@ from labkit.reporting.report_folder import ReportFolder, Settings
 import nbformat
 from tqdm import tqdm
 
+_FILTERS = {"02", "08"}  # notebooks about filters alone, which need no classes
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
 
 
@@ -31,8 +32,6 @@ def check(
     loaded once, so that a damaged file is met here. Raises InputError: unknown profile or data set, bad images, an
     `out` that is not ours to write, no such notebook, a parameter the notebook does not know.
     """
-    if settings.resolution < 0:
-        raise InputError(f"resolution is a side in pixels, 0 for as stored; got {settings.resolution}")
     profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
     for place in (out, notebooks, settings.store or out, settings.data_root or out):
         typed(place)
@@ -46,13 +45,15 @@ def check(
     parameters = {**dataclasses.asdict(settings), "out": ""}
     plan = {path: runner.inspect(path, parameters) for path in _select(notebooks, only)}
     if images:
-        from labkit.datasets import loaders
-        from labkit.models import networks  # brings torch: two seconds that a misspelled profile need not wait
+        from labkit.evaluation import Workbench  # brings torch: two seconds that a misspelled profile need not wait
+        from labkit.models import networks
 
-        for split in ("train", "test"):
-            found = loaders.load_recipe(profile.data, split, data_root=settings.data_root or None)
-        # Images too small for the network, and so for its filters, cost a second here and minutes later.
-        networks.build(profile.classifier, len(found.classes), found.x.shape[1], min(found.x.shape[2:]))
+        # Damaged images, and those too small for the network or all alike, cost a second here and minutes later.
+        bench = Workbench(settings.store, data_root=settings.data_root)
+        bench.digest(profile.data)
+        networks.of(profile.classifier, bench.images(profile.data, "train"))
+        if {path.stem[:2] for path in plan} - _FILTERS:
+            bench.sound(profile.data)
     return plan
 
 

@@ -226,9 +226,9 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", rec
 
     recipes  from `measurement.recipes_of`, for a table with recipe hashes; written beside it as NAME_recipes.json
     """
-    if not str(out):
+    if not str(out or ""):
         return
-    folder = Path(out)
+    folder = Path(str(out))
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / f"{name}.csv", index=False)
     text = frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")

@@ -1,5 +1,6 @@
 """Paths as they are typed; durations and sizes, at both sides of where their unit changes."""
 
+import re
 from pathlib import Path
 
 from labkit.core import wording
@@ -45,3 +46,42 @@ def test_duration(seconds, words):
 )  # fmt: skip
 def test_size(number, words):
     assert wording.size(number) == words
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken", "refused"),
+    [
+        ("n in 1 to 9", (1, 9, None), (0, 10, 1.0, 1.5, True, "1", [1], float("nan"), 10**30)),
+        ("n in 2 to inf", (2, 10**30), (1, -1, 2.0, False)),
+        ("n in (0, 1]", (1e-9, 1, 1.0), (0, 1.1, float("nan"), "0.5", True)),
+        ("n in [0, inf)", (0, 0.5, 1e308), (-1e-9, float("inf"))),
+        ("n in [0, inf]", (0, float("inf")), (float("-inf"),)),
+    ],
+)
+def test_limits_are_kept_by_numbers_of_every_kind(limits, taken, refused):
+    for value in taken:
+        wording.check("it", {"n": value}, f"m in 0 to 1; {limits}")
+    for value in refused:
+        with pytest.raises(InputError, match=r"^it needs n .*, got ") as said:
+            wording.check("it", {"n": value}, f"m in 0 to 1; {limits}")
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("name", ["resolution", "$LABKIT_RESOLUTION"])
+def test_parameters_of_notebooks_come_in_many_types(name):
+    for value, number in (
+        ("32", 32),
+        (32.0, 32),
+        ("64.0", 64),
+        (64, 64),
+        (None, 0),
+        ("", 0),
+        (0, 0),
+        ("0", 0),
+        (False, 0),
+    ):
+        assert wording.whole(name, value) == number and type(wording.whole(name, value)) is int
+    for value in ("big", "32.5", 32.5, -1, "-32", True, [32], float("nan"), "inf", 1e400):
+        with pytest.raises(InputError, match=re.escape(f"{name} is a number of pixels, or 0 for as stored; got ")):
+            wording.whole(name, value)
+    assert str(wording.typed(5)) == "5"
