@@ -50,7 +50,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     options = parser.parse_args(arguments)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"labkit: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"labkit: {printable(message)}", file=sys.stderr)
             return options.run(options)
     except InputError as error:
         print(f"labkit: {printable(error)}", file=sys.stderr)

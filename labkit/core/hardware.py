@@ -41,7 +41,7 @@ def commit(folder: Path) -> str:
 def processor() -> str:
     """The model of the processor as the system names it, or its architecture."""
     with suppress(OSError, TypeError):
-        return re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
+        return re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)[1]
     return platform.processor() or platform.machine()
 
 
@@ -68,7 +68,7 @@ def peak() -> float:
     """The most that was in memory at once since the process began, in GiB."""
     try:
         # Not getrusage's, which a child takes over from its parent, however large that was.
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text("utf-8", "replace")
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
     except OSError:
         unit = 2**30 if sys.platform == "darwin" else 2**20
@@ -89,4 +89,5 @@ def steady() -> None:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    told = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20)
+    return told.stdout.strip()

@@ -167,7 +167,7 @@ def flaws(folder: Path) -> dict[str, str]:
 def parsed(path: Path) -> Any:
     """The JSON object in a file of an artifact, whoever wrote it. Raises OSError or ValueError."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(value, dict):
@@ -227,7 +227,7 @@ def _write(folder: Path, recipe: Any, tensors: dict[str, "Tensor"], facts: dict)
             shutil.copymode(fresh / "facts.json", fresh / TENSORS)  # safetensors writes for the owner's eyes only
         _dump(fresh / MANIFEST, {file.name: checkpoint.digest(file) for file in sorted(fresh.iterdir())})
         # Who builds gets what who reads will get: lists for tuples, text for keys.
-        facts = json.loads((fresh / "facts.json").read_text())
+        facts = json.loads((fresh / "facts.json").read_bytes())
         for file in fresh.iterdir():
             checkpoint.flush(file)
         fresh.rename(folder)
@@ -261,7 +261,7 @@ def _name(plain: Any) -> str:
 
 
 def _dump(path: Path, value) -> None:
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _code(error: Exception) -> int:

@@ -1,13 +1,24 @@
 """Pictures of images, filters and training: each returns a matplotlib figure, the same in notebooks and reports."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+
+from labkit.core.wording import writable
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
+
+# Letters that matplotlib's own font lacks are taken from the first of these that is installed and has them.
+_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+          "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic", "SimHei",
+          "Malgun Gothic", "Arial Unicode MS", "Noto Sans", "Unifont")  # fmt: skip
+_POWERS = "$\\mathdefault{"  # how matplotlib itself writes 10² at an axis
 
 
 def filters(d: Tensor, title: str = "") -> Figure:
@@ -94,6 +105,34 @@ def gallery(pairs: dict[str, Tensor], notes: dict[str, Sequence[str]], *, across
     return fig
 
 
+class _Plain(Figure):
+    """A figure whose words are words: no $ makes a formula of a class's name, and no letter is missing."""
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            words = text.get_text()
+            if words and not words.startswith(_POWERS):
+                text.set_parse_math(False)
+                if not (words.isascii() and words.replace("\n", "").isprintable()):
+                    text.set_text(_drawable(words))
+                    text.set_fontfamily([*text.get_fontfamily(), *_letters()])
+        super().draw(renderer)
+
+
+@cache
+def _letters() -> dict[str, frozenset[int]]:
+    """The letters of each font that a figure may take words from, matplotlib's own first."""
+    there = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    found = {name: there[name] for name in (*plt.rcParams["font.sans-serif"][:1], *_FONTS) if name in there}
+    return {name: frozenset(font_manager.get_font(path).get_charmap()) for name, path in found.items()}
+
+
+def _drawable(words: str) -> str:
+    """The words with \\u732b in place of a letter that no font here has: a box would be the same for all of them."""
+    known = lambda letter: letter.isprintable() and any(ord(letter) in font for font in _letters().values())  # noqa: E731
+    return "".join(c if c == "\n" or known(c) else ascii(c)[1:-1] for c in writable(words))
+
+
 def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
     """A figure of `width` × `height` inches and its axes, `grid` rows and columns of them; `how` as for plt.subplots.
 
@@ -104,7 +143,7 @@ def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
     style = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25}
     style |= {"axes.grid": bool(lines), "axes.grid.axis": lines or "both"}
     with plt.rc_context(style):
-        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", **how)
+        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", FigureClass=_Plain, **how)
     plt.close(fig)
     return fig, axes
 

@@ -25,7 +25,8 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     """`python -m labkit` as a user calls it: by the interpreter's path, without activating anything."""
     lean = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": str(Path(labkit.__file__).parent.parent)}
     line = [sys.executable, "-m", "labkit", *arguments]
-    return subprocess.run(line, cwd=cwd, env=lean | environment, capture_output=True, text=True, timeout=300)
+    how = {"capture_output": True, "text": True, "errors": "replace", "timeout": 300}
+    return subprocess.run(line, cwd=cwd, env=lean | environment, **how)
 
 
 def test_version_and_help(capsys):
@@ -118,3 +119,39 @@ def test_a_cell_out_of_time_is_said_so(tmp_path, capsys):
     assert main(report(tmp_path, "--cell-timeout", "3")) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "labkit: 01_slow failed in cell 3 (import time): the cell took longer than 3 s"
+
+
+NARROW = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", NARROW)
+def test_what_a_terminal_cannot_show_stops_no_command(tmp_path, environment):
+    for arguments in (["artifacts", "list", "--store", "."], ["report", "--profile", "größe ∞ \x1b[2J", "--out", "x"]):
+        done = command(*arguments, cwd=tmp_path, **environment)
+        assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
+        assert done.returncode == (2 if "report" in arguments else 0), done.stderr
+    made = tmp_path / "ü"
+    made.mkdir()
+    assert command("artifacts", "list", "--store", "ü", cwd=tmp_path, **environment).returncode == 0
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess:
+    line = line.replace("labkit", f"{sys.executable} -m labkit")
+    environment = {**os.environ, "PYTHONPATH": str(Path(labkit.__file__).parent.parent)}
+    return subprocess.run(["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_whoever_stops_reading_stops_no_command(tmp_path):
+    for line in ("labkit profiles | true; exit ${PIPESTATUS[0]}", "labkit profiles >&-", "labkit --help 2>&- >&-",
+                 "labkit profiles 2>&1 | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}"):  # fmt: skip
+        done = shell(line, tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+def test_a_disk_that_is_full_is_said_and_fails(tmp_path):
+    done = shell("labkit profiles >/dev/full", tmp_path)
+    assert done.returncode == 1 and re.fullmatch("labkit: cannot print .*; free some space.*\n", done.stderr)
