@@ -1,4 +1,4 @@
-"""What computes here: versions and commit, which arithmetic is fast, and how much memory is held."""
+"""What computes here: versions and commit, which arithmetic is fast, how much memory is held, child processes."""
 
 import ctypes
 import importlib.metadata
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import labkit
+from labkit.core.wording import typed
 
 if TYPE_CHECKING:  # what asks for versions alone need not wait for torch
     import torch
 
+_PATHS = ("LABKIT_STORE", "LABKIT_DATA", "NUMBA_CACHE_DIR")
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's malloc.h
 
 
@@ -85,6 +87,17 @@ def steady() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 2**20)
         mallopt(_ARENA_MAX, 1)
+
+
+def child(module: str, folder: str | Path = "") -> list[str]:
+    """The command, without arguments, that runs a module until this process ends, and then deletes `folder`."""
+    return [sys.executable, str(Path(__file__).with_name("children.py")), str(os.getpid()), str(folder), module]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a child that works in another folder is told: how many threads it has, and what paths mean here."""
+    paths = {name: str(typed(os.environ[name]).absolute()) for name in _PATHS if os.environ.get(name)}
+    return {**labkit.THREADS.environment(threads), **paths, "PYTHONUTF8": "1"}
 
 
 def _git(folder: Path, *arguments: str) -> str:

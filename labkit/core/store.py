@@ -181,8 +181,11 @@ def beside(folder: Path, ending: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the right to write an artifact's folder. With wait=False, yields False at once when another has it."""
+def locked(folder: Path, *, wait: bool = True, doing: str = "") -> Iterator[bool]:
+    """Holds the right to write an artifact's folder. With wait=False, yields False at once when another has it.
+
+    doing  what the other run does, for whoever waits; by default it builds the artifact
+    """
     lock = FileLock(beside(folder, "lock"))
     try:
         lock.acquire(timeout=_PATIENCE if wait else 0)
@@ -190,7 +193,8 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         if not wait:
             yield False
             return
-        warnings.warn(f"another run is building {folder.parent.name} {folder.name}; waiting for it", stacklevel=5)
+        doing = doing or f"is building {folder.parent.name} {folder.name}"
+        warnings.warn(f"another run {doing}; waiting for it", stacklevel=5)
         lock.acquire()
     try:
         yield True

@@ -37,12 +37,13 @@ def decide(environ: MutableMapping[str, str] = os.environ, root: Path = Path("/"
     root     of the file system, where the quota of a container is read
     """
     number, why = _allowed(root)
-    if int(environ.get("WORLD_SIZE") or 1) > 1:
+    if (environ.get("WORLD_SIZE") or "1") != "1":
         number, why = 1, "one a rank"
     with suppress(KeyError, ValueError):
         number, why = max(1, int(environ["OMP_NUM_THREADS"].split(",")[0])), "OMP_NUM_THREADS says so"
     for name in _COUNTS:
-        environ.setdefault(name, str(number))
+        if not environ.get(name, "").replace(",", "").isdecimal():  # numba stops at what is no number
+            environ[name] = str(number)
     theirs = [f"{name}={environ[name]}" for name in _WAITS if name in environ]
     if environ is os.environ and (late := sys.modules.get("torch")):
         late.set_num_threads(min(number, late.get_num_threads()))

@@ -99,6 +99,21 @@ def typed(text: str | Path) -> Path:
     return path
 
 
+def variable(name: str, least: int) -> int:
+    """A whole number from the environment, `least` where it is not set. Raises InputError for anything else."""
+    value = os.environ.get(name) or str(least)
+    if not value.isdecimal() or int(value) < least:
+        words = f"${name} is a whole number, {least} or more, and set by torchrun"
+        raise InputError(f"{words}; got {printable(value)}: unset it, or start with torchrun")
+    return int(value)
+
+
+def here(name: str) -> str:
+    """A data set by its name, a folder or zip by its whole path: what it means here, it means in any other process."""
+    kind, _, path = name.partition(":")
+    return f"folder:{os.path.abspath(typed(path))}" if kind == "folder" and path else name
+
+
 def duration(seconds: float) -> str:
     """`8.4 s`, `3 min 12 s`, `2 h 5 min` or `4 d 3 h`: two units at most."""
     if seconds < 59.95:

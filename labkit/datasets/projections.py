@@ -53,7 +53,7 @@ def project(
         told = {"data": stream.label, "classes": list(stream.classes), "size": list(stream.shape)}
         manifest = {**about, **told, "images": sum(one["images"] for one in chunks), "chunks": chunks}
         if distributed.rank() == 0:
-            checkpoint.write_whole(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+            checkpoint.write_whole(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         distributed.barrier()
     return manifest
 

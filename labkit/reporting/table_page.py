@@ -10,6 +10,7 @@ from typing import Any
 from labkit.core import InputError, checkpoint, hardware
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
+from labkit.core.store import locked
 from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
@@ -77,6 +78,10 @@ class Published:
     def save(self, out: Path, command: str) -> None:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
         out.mkdir(parents=True, exist_ok=True)
+        with locked(out / "tables", doing=f"writes into {out}"):
+            self._save(out, command)
+
+    def _save(self, out: Path, command: str) -> None:
         stem, cells = f"table_{self.name}", self.cells
         frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
         if len(self.votes):
