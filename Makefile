@@ -29,7 +29,7 @@ help:
 	@echo 'make test-fast   the tests that took least in `make test`, in a minute or two'
 	@echo 'make lab         open the notebooks in JupyterLab'
 	@echo 'make dashboards  serve the dashboards on http://127.0.0.1:$(PORT)/'
-	@echo 'make screenshots  pictures and response times of the dashboards, into reports/dashboards'
+	@echo 'make screenshots  after make reports: pictures and response times of the dashboards, into reports/dashboards'
 	@echo 'make scaling     measure what more ranks and larger images cost, into docs/SCALING.md'
 	@echo 'make bench       measure the speeds that the lab claims'
 	@echo 'make measured    the whole lab run, hours: CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH, or one of them'

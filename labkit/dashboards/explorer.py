@@ -66,7 +66,7 @@ class Explorer(Page):
         check()
         pair, key = torch.cat([x, x_adv]), (data, name, K, S, stratified)
         seen = self._seen[1] if self._seen[0] == key else None
-        for gap_tol in [None] if max(x.shape[-2:]) <= SMALL else [_ROUGH, None]:
+        for gap_tol in [None] if seen or max(x.shape[-2:]) <= SMALL else [_ROUGH, None]:
             seen = live.look(layer, pair, start=seen, gap_tol=gap_tol)
             check()
             clean, attacked = (int(m) + 1 for m in seen.stratum)

@@ -61,15 +61,18 @@ def at(layer: Layer, lam: float) -> Layer:
 def look(layer: Layer, x: Tensor, *, start: Look | None = None, gap_tol: float | None = None) -> Look:
     """T of images x (B, C, H, W) and its parts, image by image from the codes of an earlier look at the same images.
 
-    start    of the same dictionary; used for the images that are voted to the same cluster again
-    gap_tol  another accuracy than the layer's: a rough one for a first look
+    start    of the same dictionary; used for the images that are voted to the same cluster again. Then the accuracy is
+             a fifth of the layer's, because a code that was good enough for the last λ often is for this one: nothing
+             would move
+    gap_tol  another accuracy: a rough one for a first look
     """
     home = layer.strata.vote(x) if isinstance(layer, StratifiedTransform) else torch.zeros(len(x), dtype=torch.int64)
     found, codes = [], []
     for i, m in enumerate(home.tolist()):
         T = layer.transforms[m] if isinstance(layer, StratifiedTransform) else layer
         begin = start.codes[i] if start is not None and int(start.stratum[i]) == m else None
-        low, high, code = T.parts(x[i : i + 1], start=begin, gap_tol=gap_tol)
+        enough = gap_tol or (T.gap_tol if begin is None else T.gap_tol / 5)
+        low, high, code = T.parts(x[i : i + 1], start=begin, gap_tol=enough)
         codes.append(code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu()))
         half = T.d.shape[-1] // 2
         fires = T._narrow(codes[-1].dense().roll((half, half), (-2, -1)), x.shape[-2:])

@@ -49,7 +49,7 @@ def settings(lab: Profile) -> tuple[w.Widget, ...]:
         choice("attack", list(live.ATTACKS_LIVE), value="FGSM"),
         w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", **LOOK),
         choice("threat model", {model.label: model.value for model in quick}),
-        w.FloatLogSlider(lab.transform.lam, base=10, min=-2, max=0.5, step=0.02, description="λ", **LOOK),
+        w.FloatLogSlider(lab.transform.lam, base=10, min=-2, max=0.5, step=0.05, description="λ", **LOOK),
         swept(lab, "K, filters", "K"),
         swept(lab, "S, pixels", "S"),
         choice("dictionary", {"one for all images": False, "one for each cluster": True}),

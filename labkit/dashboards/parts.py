@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labkit.core.wording import writable
-from labkit.reporting.interactive import pillow
-from labkit.reporting.pictures import mosaic
+from labkit.reporting.pictures import mosaic, pillow
 
 import anywidget
 import ipywidgets as w

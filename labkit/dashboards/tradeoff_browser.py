@@ -13,7 +13,7 @@ from labkit.dashboards.page import LOOK, Desk, Page, button, choice
 from labkit.dashboards.parts import Hover, chart
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import ablations, psnr_accuracy
-from labkit.reporting import captions, interactive, questions, verdicts
+from labkit.reporting import captions, interactive, pictures, questions, verdicts
 
 import ipywidgets as w
 import pandas as pd
@@ -127,7 +127,7 @@ class TradeoffBrowser(Page):
             self.say(f"Preparing the picture of {escape(case.label)} …")
             test = bench.images(case.data, "test")
             face = arena.face(case, index if index < len(test) else 0, bench)
-            found[case.label] = (interactive.uri(face["seen"]), arena.told(case, face, test.classes))
+            found[case.label] = (pictures.uri(face["seen"]), arena.told(case, face, test.classes))
         return found
 
     def stopped(self) -> None:

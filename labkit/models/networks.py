@@ -1,5 +1,6 @@
-"""Networks: torchvision's VGGs and ResNet-50 at any width and resolution, with the normalisation inside."""
+"""Networks: VGGs and torchvision's ResNet-50 at any width and resolution, with the normalisation inside."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 from labkit.core import InputError
 from labkit.core.checkpoint import digest
 from labkit.core.recipes import ClassifierRecipe, Weights
-from labkit.core.torchvision_shim import torchvision
 from labkit.core.wording import reason
 from labkit.models.limits import check
 from labkit.models.thermometer import Thermometer
@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's letters for the same lists
+# Convolutions between two poolings.
+VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 NETWORKS = (*VGGS, "resnet50")
 
 # Of a network's weights while it works, and so of what flows between convolutions: 0.6 to 0.9 of the time on CPUs.
@@ -133,16 +134,21 @@ def frozen(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 
 def _vgg(recipe, classes, channels, resolution) -> nn.Module:
-    vgg = torchvision.models.vgg
-    plan = [n if n == "M" else max(1, round(n * recipe.width)) for n in vgg.cfgs[VGGS[recipe.network]]]
-    network = vgg.VGG(vgg.make_layers(plan, batch_norm=True), init_weights=False)
-    network.features[0] = nn.Conv2d(channels, plan[0], kernel_size=3, padding=1)
-    network.avgpool = nn.AdaptiveAvgPool2d(1)
-    network.classifier = nn.Linear(plan[-2], classes)
-    return network
+    # Not from torchvision, whose models load a compiler: a second and 70 MB for every kernel and page.
+    features = []
+    for n, repeats in zip((64, 128, 256, 512, 512), VGGS[recipe.network], strict=True):
+        for _ in range(repeats):
+            units = max(1, round(n * recipe.width))
+            features += [nn.Conv2d(channels, units, 3, padding=1), nn.BatchNorm2d(units), nn.ReLU(inplace=True)]
+            channels = units
+        features.append(nn.MaxPool2d(2))
+    parts = [("features", nn.Sequential(*features)), ("avgpool", nn.AdaptiveAvgPool2d(1))]
+    return nn.Sequential(OrderedDict([*parts, ("flatten", nn.Flatten()), ("classifier", nn.Linear(channels, classes))]))
 
 
 def _resnet(recipe, classes, channels, resolution) -> nn.Module:
+    from labkit.core.torchvision_shim import torchvision
+
     resnet = torchvision.models.resnet
     first = max(1, round(64 * recipe.width))
 
@@ -170,10 +176,9 @@ def classes_of(model: Classifier) -> int:
 
 
 def blank(make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` builds, its weights yet to be filled: torch would draw them from the global random state."""
-    with torch.device("meta"):
-        module = make()
-    return module.to_empty(device="cpu")
+    """What `make` builds, its weights yet to be filled: torch draws them from the global random state, which stays."""
+    with torch.random.fork_rng(devices=[]):
+        return make()
 
 
 def initialise(network: nn.Module, seed: int, mode: str) -> None:

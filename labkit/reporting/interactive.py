@@ -1,18 +1,16 @@
 """Interactive figures: each takes data and returns a plotly figure, shown alike in JupyterLab, Voila and reports."""
 
-import base64
-import io
 from collections.abc import Sequence
 
 from labkit.core.metrics import Point, told
 from labkit.core.wording import in_chart
 from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import figures
+from labkit.reporting.pictures import uri
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -115,18 +113,3 @@ def _errors(value: Sequence, low: Sequence, high: Sequence, **look) -> dict:
 _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
 # matplotlib's markers by plotly's names.
 _SYMBOLS = dict(zip("osv^PDX*", "circle square triangle-down triangle-up cross diamond x star".split(), strict=True))
-
-
-def uri(x: Tensor, side: int = 96) -> str:
-    """An image (C, H, W) as a small JPEG in a data URI, no larger than `side` pixels."""
-    picture = pillow(x)
-    picture.thumbnail((side, side))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def pillow(x: Tensor) -> Image.Image:
-    """An image (C, H, W) in [0, 1] as one of Pillow's, of 8 bits a channel."""
-    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))

@@ -1,24 +1,20 @@
 """Pictures of images, filters and training: each returns a matplotlib figure, the same in notebooks and reports."""
 
+from __future__ import annotations
+
+import base64
+import io
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from labkit.core.wording import writable
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib import font_manager
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from PIL import Image
 from torch import Tensor
 
-# Letters that matplotlib's own font lacks are taken from the first of these that is installed and has them.
-_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
-          "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic", "SimHei",
-          "Malgun Gothic", "Arial Unicode MS", "Noto Sans", "Unifont")  # fmt: skip
-_POWERS = "$\\mathdefault{"  # how matplotlib itself writes 10² at an axis
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def filters(d: Tensor, title: str = "") -> Figure:
@@ -105,34 +101,6 @@ def gallery(pairs: dict[str, Tensor], notes: dict[str, Sequence[str]], *, across
     return fig
 
 
-class _Plain(Figure):
-    """A figure whose words are words: no $ makes a formula of a class's name, and no letter is missing."""
-
-    def draw(self, renderer) -> None:
-        for text in self.findobj(Text):
-            words = text.get_text()
-            if words and not words.startswith(_POWERS):
-                text.set_parse_math(False)
-                if not (words.isascii() and words.replace("\n", "").isprintable()):
-                    text.set_text(_drawable(words))
-                    text.set_fontfamily([*text.get_fontfamily(), *_letters()])
-        super().draw(renderer)
-
-
-@cache
-def _letters() -> dict[str, frozenset[int]]:
-    """The letters of each font that a figure may take words from, matplotlib's own first."""
-    there = {font.name: font.fname for font in font_manager.fontManager.ttflist}
-    found = {name: there[name] for name in (*plt.rcParams["font.sans-serif"][:1], *_FONTS) if name in there}
-    return {name: frozenset(font_manager.get_font(path).get_charmap()) for name, path in found.items()}
-
-
-def _drawable(words: str) -> str:
-    """The words with \\u732b in place of a letter that no font here has: a box would be the same for all of them."""
-    known = lambda letter: letter.isprintable() and any(ord(letter) in font for font in _letters().values())  # noqa: E731
-    return "".join(c if c == "\n" or known(c) else ascii(c)[1:-1] for c in writable(words))
-
-
 def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
     """A figure of `width` × `height` inches and its axes, `grid` rows and columns of them; `how` as for plt.subplots.
 
@@ -140,10 +108,14 @@ def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
 
     Taken from pyplot's list, so that a notebook shows the figure once, where it is returned.
     """
+    from labkit.reporting.lettering import Lettered
+
+    import matplotlib.pyplot as plt  # half a second, which the kernel of a page without figures is spared
+
     style = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25}
     style |= {"axes.grid": bool(lines), "axes.grid.axis": lines or "both"}
     with plt.rc_context(style):
-        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", FigureClass=_Plain, **how)
+        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", FigureClass=Lettered, **how)
     plt.close(fig)
     return fig, axes
 
@@ -177,3 +149,18 @@ def _image(ax, x: Tensor) -> None:
     ax.imshow(pixels, cmap="gray" if len(x) == 1 else None, vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
+
+
+def uri(x: Tensor, side: int = 96) -> str:
+    """An image (C, H, W) as a small JPEG in a data URI, no larger than `side` pixels."""
+    picture = pillow(x)
+    picture.thumbnail((side, side))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def pillow(x: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1] as one of Pillow's, of 8 bits a channel."""
+    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))

@@ -17,9 +17,10 @@ VGG = ClassifierRecipe(width=1 / 16)
 RESNET = ClassifierRecipe(network="resnet50", width=1 / 16)
 
 
-def test_full_width_features_are_those_of_torchvision():
-    ours = networks.build(replace(VGG, width=1.0), 10, 3, 32).network.features
-    theirs = torchvision.models.vgg16_bn(weights=None).features
+@pytest.mark.parametrize("name", networks.VGGS)
+def test_full_width_features_are_those_of_torchvision(name):
+    ours = networks.build(replace(VGG, network=name, width=1.0), 10, 3, 32).network.features
+    theirs = getattr(torchvision.models, f"{name}_bn")(weights=None).features
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     x = torch.rand(2, 3, 32, 40)
     theirs.load_state_dict(ours.state_dict())

@@ -1,4 +1,4 @@
-from labkit.reporting import pictures
+from labkit.reporting import lettering, pictures
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_any_name_can_be_drawn_and_is_no_formula(tmp_path, name):
 
 
 def test_a_letter_that_no_font_has_is_told_by_its_number():
-    assert pictures._drawable("x \U000f0000 λ") == r"x \U000f0000 λ"
+    assert lettering.drawable("x \U000f0000 λ") == r"x \U000f0000 λ"
 
 
 def test_powers_at_an_axis_are_still_powers(tmp_path):
