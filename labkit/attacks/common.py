@@ -19,7 +19,9 @@ def check(name: str, x: Tensor, y: Tensor, budget: Budget | None, *, uncapped: b
     """Raises InputError unless x holds pixels, y a class for each image, and a budget is given where one is needed."""
     check_pixels(x)
     if y.shape != x.shape[:1] or y.is_floating_point():
-        raise InputError(f"{name} needs one class index for each of {len(x)} images, got {tuple(y.shape)} {y.dtype}")
+        raise InputError(
+            f"{name} got classes {tuple(y.shape)} {y.dtype}; pass one class index for each of {len(x)} images"
+        )
     if budget is None and not uncapped:
         raise InputError(f"{name} needs a budget, as Budget.dissimilarity(0.08); only deepfool, cw and ddn need none")
 

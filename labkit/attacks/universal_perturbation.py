@@ -39,7 +39,7 @@ def fit_universal(
     step    of the first epoch, as a share of the pattern's length; falls to zero along a line
     """
     if not len(images) or epochs < 1 or batch < 1:
-        raise InputError(f"fit_universal needs images and epochs >= 1, got {len(images)} images and {epochs} epochs")
+        raise InputError(f"fit_universal got {len(images)} images, epochs={epochs}, batch={batch}; give one or more")
     check("fit_universal", images.x[:1], images.y[:1], budget)
     tensor = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     device = images.y.device if tensor is None else tensor.device

@@ -1,6 +1,7 @@
 """What the commands share: their options, how they end, and tables for a terminal."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -51,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> argparse.Argume
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 128 + signal if ended."""
     options = parser.parse_args(arguments)
+    os.environ["LABKIT_FLAGS"] = " ".join(vars(options))  # for `wording.to_set`, in children too
     try:
         for name, value in vars(options).items():
             if isinstance(value, Path):  # as typed, here; what it is given to may work elsewhere
@@ -63,13 +65,17 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
                 signal.signal(number, _end)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"labkit: {printable(message)}", file=sys.stderr)
-            return options.run(options)
+            status = options.run(options)
+            print(end="", flush=True)  # here, where it may still be told that it cannot be
+            return status
     except InputError as error:
         print(f"labkit: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("labkit: stopped; the same command takes up again with what is already built", file=sys.stderr)
+        print("labkit: stopped; run the same command to go on with what is already built", file=sys.stderr)
         return 128 + (stop.args or [signal.SIGINT])[0]
+    finally:
+        del os.environ["LABKIT_FLAGS"]
 
 
 def _end(number: int, _frame: object) -> None:

@@ -27,8 +27,7 @@ def run(options: argparse.Namespace) -> int:
     token = server.drawn(options.ip, os.environ.get("LABKIT_TOKEN", ""))
     command = server.serve(options.ip, options.port, options.base_url, guarded=bool(token))
     if not server.FOLDER.is_dir():
-        where = f"beside the package, in {server.FOLDER}"
-        raise InputError(f"the dashboards lie {where}; run this from a copy of the repository")
+        raise InputError("the dashboards are not installed with the package; run this from a copy of the repository")
     server.prepare(lab, options.store)
     if options.prepare:
         return 0

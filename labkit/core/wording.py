@@ -11,6 +11,9 @@ from pathlib import Path
 
 from labkit.core.errors import InputError
 
+# The way to a file of Python's, or of labkit's.
+_INSIDE = re.compile(rf"({re.escape(sys.prefix)}|{re.escape(str(Path(__file__).parents[1]))})[^\s'\"]*/")
+
 
 def printable(text: object) -> str:
     """Somebody else's text as a line of ours: a name in a file may hold line ends, or what terminals obey."""
@@ -30,55 +33,42 @@ def in_markdown(text: object) -> str:
     return re.sub(r"[\\`*|<>&~$]|\](?=[(\[])|:(?=//)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
 
 
-def in_code(text: str) -> str:
-    """Text as code in a line of Markdown, whatever backquotes it has."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    return f"`{text}`" if not longest else f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}"
-
-
 def in_chart(text: object) -> str:
     """Somebody else's text in a plotly chart, which takes tags for tags and, where MathJax is, $ for formulas."""
     return html.escape(printable(text), quote=False).replace("$", "&#36;")
 
 
 class _Steady(io.FileIO):
-    """A standard stream whose reader or disk may go: what follows is work for files, and not lost with it."""
+    """A standard stream whose reader may go: what follows is work for files, and not lost with it."""
 
-    lost = False  # whether something could not be written that somebody may miss
+    full = False
 
     def write(self, content) -> int:
         try:
             return super().write(content)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO) and not _Steady.lost:
-                _Steady.lost = True
-                os.write(2, f"labkit: cannot print ({reason(error)}); free some space, or print elsewhere\n".encode())
+            if error.errno not in (errno.EPIPE, errno.EIO) and not self.full:
+                self.full = True  # said once
+                raise InputError(f"cannot print ({reason(error)}); free some space, or print elsewhere") from None
             return len(content)
 
 
 def steady() -> None:
     """From now on, to print cannot fail: not for a letter the terminal lacks, nor because nobody reads any more."""
     for name in ("stdout", "stderr"):
-        stream, how = getattr(sys, name), {"errors": "backslashreplace", "line_buffering": name == "stderr"}
+        stream = getattr(sys, name)
         with suppress(AttributeError, OSError, ValueError):  # closed by whoever started us: Python prints nothing then
-            stream.flush()
-            raw = io.BufferedWriter(_Steady(stream.fileno(), "w", closefd=False))
-            how["line_buffering"] |= stream.isatty()
+            raw, how = _Steady(stream.fileno(), "w", closefd=False), {"errors": "backslashreplace"}
+            how |= {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            raw = raw if stream.write_through else io.BufferedWriter(raw)
             setattr(sys, name, io.TextIOWrapper(raw, encoding=stream.encoding, **how))
-
-
-def ended(status: int) -> int:
-    """The exit status, once all is printed: 1 in place of 0 where that could not be."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
-    return status or int(_Steady.lost)
 
 
 def reason(error: Exception) -> str:
     """What a library or the system says of an error, in a line."""
     code = getattr(error, "errno", None)
     lines = (os.strerror(code) if isinstance(code, int) else str(error)).strip().splitlines()
-    return printable(lines[0]) if lines else type(error).__name__
+    return printable(_INSIDE.sub("…/", lines[0])) if lines else type(error).__name__
 
 
 def typed(text: str | Path) -> Path:
@@ -99,12 +89,26 @@ def typed(text: str | Path) -> Path:
     return path
 
 
+def to_set(name: str, value: object, instead: str = "") -> str:
+    """What to type, where the person stands, to set something: a flag, a notebook's parameter, or a keyword.
+
+    instead  what to do at a command or in a notebook of ours where there is no such thing to set
+    """
+    flags = os.environ.get("LABKIT_FLAGS", "").split()  # of the command that runs, or has started this process
+    parameters = vars(sys.modules["__main__"]) if "ipykernel" in sys.modules and not flags else {}
+    if name in flags:
+        return f"--{name.replace('_', '-')} {value}"
+    if name in parameters:
+        return f"`{name} = {value}` in the cell of parameters"
+    return instead if instead and (flags or "data_root" in parameters) else f"{name}={value}"
+
+
 def variable(name: str, least: int) -> int:
     """A whole number from the environment, `least` where it is not set. Raises InputError for anything else."""
     value = os.environ.get(name) or str(least)
     if not value.isdecimal() or int(value) < least:
-        words = f"${name} is a whole number, {least} or more, and set by torchrun"
-        raise InputError(f"{words}; got {printable(value)}: unset it, or start with torchrun")
+        got = f"${name} is a whole number, {least} or more; got {printable(value)}"
+        raise InputError(f"{got}; unset it, or start with torchrun")
     return int(value)
 
 

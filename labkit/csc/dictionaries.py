@@ -27,9 +27,9 @@ def load_dictionary(path: str | Path) -> Tensor:
     except Exception as error:  # numpy raises a dozen types for damaged files
         raise InputError(f"{path} is not a plain .npy array ({reason(error)}); store it with numpy.save") from error
     if raw.ndim not in (3, 4) or raw.shape[0] != raw.shape[1]:
-        raise InputError(f"{path} must hold an array (S, S, C, K) or (S, S, K), found {raw.shape}")
+        raise InputError(f"{path} must hold an array (S, S, C, K) or (S, S, K), found {raw.shape}; store one such")
     if not np.issubdtype(raw.dtype, np.floating):
-        raise InputError(f"{path} must hold floating-point filters, found {raw.dtype}")
+        raise InputError(f"{path} must hold floating-point filters, found {raw.dtype}; convert them")
     raw = raw[:, :, None] if raw.ndim == 3 else raw
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `check` refuses
         d = torch.from_numpy(np.array(raw.transpose(3, 2, 0, 1), dtype=np.float32, order="C"))

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from labkit.core import InputError
+from labkit.core.wording import reason
 
 import torch
 from PIL import Image
@@ -63,4 +64,4 @@ def read(name: str) -> Image.Image:
             return image.convert("RGB")
     except OSError as error:
         package = PHOTOS[name][0]
-        raise InputError(f"the photograph {name} of {package} cannot be read ({error}); reinstall {package}") from error
+        raise InputError(f"the photograph {name} cannot be read ({reason(error)}); reinstall {package}") from error

@@ -18,7 +18,7 @@ def check(who: str, settings: dict[str, object], limits: str) -> None:
             value = settings.get(name)
             if value is not None and not _lies(value, interval):
                 allowed = re.sub(r"^in \[(.+), inf\)$", r"≥ \1", f"in {interval}")
-                raise InputError(f"{who} needs {name} {allowed}, got {value:g}")
+                raise InputError(f"{who} needs {name} {allowed}, got {value:g}; choose it so")
 
 
 def _lies(value: float, interval: str) -> bool:

@@ -14,8 +14,10 @@ from labkit.__main__ import main
 from labkit.cli import common
 from labkit.core import profiles
 from labkit.csc import cbpdn
+from labkit.reporting import report_folder
 
 import pytest
+from PIL import Image
 from small_notebooks import save
 from waiting import gone, waited
 
@@ -158,7 +160,7 @@ def test_whoever_stops_reading_stops_no_command(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_a_disk_that_is_full_is_said_and_fails(tmp_path):
     done = shell("labkit profiles >/dev/full", tmp_path)
-    assert done.returncode == 1 and re.fullmatch("labkit: cannot print .*; free some space.*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch("labkit: cannot print .*; free some space.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -217,3 +219,22 @@ def test_paths_of_options_are_those_of_the_folder_they_are_typed_in(tmp_path, mo
     for typed in ("a/b", "~/b", "/c"):
         assert common.run(parser, ["--out", typed]) == 0
     assert seen == [tmp_path / "a" / "b", tmp_path / "home" / "b", Path("/c")]
+
+
+def test_advice_at_the_command_line_is_a_flag(tmp_path):
+    for number, side in enumerate((40, 40, 40, 48, 40, 40)):
+        path = tmp_path / "here" / "cd"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), (40 * number, 0, 0)).save(path)
+    for arguments in (["plan", "1"], ["learn"], ["report", "--out", "../out"]):
+        done = command(*arguments, "--profile", "smoke", "--dataset", "folder:.", cwd=tmp_path / "here")
+        assert done.returncode == 2 and "--resolution 64" in done.stderr and "resolution=" not in done.stderr
+    again = command("table", "1", "--profile", "smoke", "--dataset", "folder:x", "--store", "/proc/x", cwd=tmp_path)
+    assert f"{tmp_path / 'x'} does not exist; name a folder or zip" in again.stderr
+    assert "LABKIT_FLAGS" not in os.environ
+
+
+def test_a_folder_without_a_name_has_one_in_the_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = report_folder.ReportFolder(tmp_path / "out", report_folder.Settings(dataset="folder:."), tmp_path)
+    assert folder.settings.dataset == f"folder:{tmp_path.name}"
