@@ -63,5 +63,5 @@ def read(name: str) -> Image.Image:
                 raise OSError(f"another photograph lies there, of {image.size} pixels")
             return image.convert("RGB")
     except OSError as error:
-        package = PHOTOS[name][0]
-        raise InputError(f"the photograph {name} cannot be read ({reason(error)}); reinstall {package}") from error
+        kit = PHOTOS[name][0]
+        raise InputError(f"the photograph {name} of {kit} cannot be read ({reason(error)}); reinstall {kit}") from error
