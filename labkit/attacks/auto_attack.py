@@ -3,6 +3,7 @@
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import Model, ascent, column, logits_at, margin, normal
 from labkit.core import InputError
+from labkit.core.wording import reason
 
 import torch
 from torch import Tensor
@@ -73,5 +74,5 @@ def _begin(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: 
     try:
         from labkit.attacks.pyautoattack_runs import Run
     except ImportError as error:
-        raise InputError(f"{name} needs pyautoattack ({error}): pip install pyautoattack") from None
+        raise InputError(f"{name} needs pyautoattack ({reason(error)}); run `pip install pyautoattack`") from None
     return Run(model, x, y, budget, seed)

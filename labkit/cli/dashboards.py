@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 
 from labkit.cli import common
 from labkit.core import InputError, profiles
@@ -28,14 +27,10 @@ def run(options: argparse.Namespace) -> int:
     token = server.drawn(options.ip, os.environ.get("LABKIT_TOKEN", ""))
     command = server.serve(options.ip, options.port, options.base_url, guarded=bool(token))
     if not server.FOLDER.is_dir():
-        where = f"beside the package, in {server.FOLDER}"
-        raise InputError(f"the dashboards lie {where}; run this from a copy of the repository")
+        raise InputError("the dashboards are not installed with the package; run this from a copy of the repository")
     server.prepare(lab, options.store)
     if options.prepare:
         return 0
     where = server.address(options.ip, options.port, options.base_url, token)
     print(f"The dashboards are at {where} (stop with Ctrl-C)", flush=True)
-    try:
-        return subprocess.run(command, cwd=server.FOLDER, env=server.environment(lab, options.store, token)).returncode
-    except KeyboardInterrupt:
-        return 0
+    return server.run(command, server.environment(lab, options.store, token))

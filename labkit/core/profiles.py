@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from labkit.core import recipes
 from labkit.core.errors import InputError
-from labkit.core.wording import whole
+from labkit.core.wording import here, whole
 
 STL = recipes.TransformRecipe | recipes.StratifiedRecipe
 _LAM = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
@@ -201,5 +201,5 @@ def profile(name: str, *, dataset: str | None = None, resolution: int | None = N
         raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
     side = whole("resolution", resolution) or whole("$LABKIT_RESOLUTION", os.environ.get("LABKIT_RESOLUTION"))
     data = PROFILES[name].data
-    dataset = str(dataset or "") or os.environ.get("LABKIT_DATASET") or data.name
+    dataset = here(str(dataset or "") or os.environ.get("LABKIT_DATASET") or data.name)
     return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=side or None))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core import checkpoint, recipes
 from labkit.core.errors import InputError
-from labkit.core.wording import reason, typed
+from labkit.core.wording import reason, to_set, typed
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -84,7 +84,7 @@ class Store:
                 try:
                     return read(folder)
                 except Damaged as error:
-                    warnings.warn(f"the artifact {folder.name} is damaged ({error}) and is built again", stacklevel=2)
+                    warnings.warn(f"{folder.name} is damaged ({reason(error)}) and is built again", stacklevel=2)
             scratch = beside(folder, "work")
             with self._explained():
                 discard(folder)
@@ -107,10 +107,7 @@ class Store:
     def busy(self, kind: str, recipe, *, digest: str = "") -> bool:
         """Whether another process is building it at this moment."""
         folder = self.root / kind / key(recipe, digest)
-        if not beside(folder, "lock").exists():
-            return False
-        with locked(folder, wait=False) as mine:
-            return not mine
+        return held(folder)
 
     @contextmanager
     def _explained(self, only: Container[int] | None = None) -> Iterator[None]:
@@ -121,9 +118,10 @@ class Store:
             code = _code(error)
             if not code or (only is not None and code not in only):
                 raise
+            where = to_set("store", "DIR", "LABKIT_STORE")
             advice = "free some space there (`labkit artifacts prune` helps) or " if code in _FULL else ""
             raise InputError(
-                f"cannot write artifacts to {self.root} ({os.strerror(code)}); {advice}choose another --store"
+                f"cannot write artifacts to {self.root} ({os.strerror(code)}); {advice}choose another, as with {where}"
             ) from None
 
 
@@ -167,7 +165,7 @@ def flaws(folder: Path) -> dict[str, str]:
 def parsed(path: Path) -> Any:
     """The JSON object in a file of an artifact, whoever wrote it. Raises OSError or ValueError."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(value, dict):
@@ -181,8 +179,11 @@ def beside(folder: Path, ending: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the right to write an artifact's folder. With wait=False, yields False at once when another has it."""
+def locked(folder: Path, *, wait: bool = True, doing: str = "") -> Iterator[bool]:
+    """Holds the right to write an artifact's folder, or one where another run is `doing` something.
+
+    With wait=False, yields False at once when another has it.
+    """
     lock = FileLock(beside(folder, "lock"))
     try:
         lock.acquire(timeout=_PATIENCE if wait else 0)
@@ -190,7 +191,8 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         if not wait:
             yield False
             return
-        warnings.warn(f"another run is building {folder.parent.name} {folder.name}; waiting for it", stacklevel=5)
+        doing = doing or f"is building {folder.parent.name} {folder.name}"
+        warnings.warn(f"another run {doing}; waiting for it", stacklevel=5)
         lock.acquire()
     try:
         yield True
@@ -199,6 +201,16 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         with suppress(OSError):
             beside(folder, "lock").unlink()
         lock.release()
+
+
+def held(folder: Path) -> bool:
+    """Whether a process has the right to write an artifact's folder now."""
+    lock = beside(folder, "lock")
+    with suppress(OSError):  # a lock we may not even open is somebody else's
+        if lock.exists():
+            with locked(folder, wait=False) as mine:
+                return not mine
+    return lock.exists()
 
 
 def discard(folder: Path) -> None:
@@ -227,7 +239,7 @@ def _write(folder: Path, recipe: Any, tensors: dict[str, "Tensor"], facts: dict)
             shutil.copymode(fresh / "facts.json", fresh / TENSORS)  # safetensors writes for the owner's eyes only
         _dump(fresh / MANIFEST, {file.name: checkpoint.digest(file) for file in sorted(fresh.iterdir())})
         # Who builds gets what who reads will get: lists for tuples, text for keys.
-        facts = json.loads((fresh / "facts.json").read_text())
+        facts = json.loads((fresh / "facts.json").read_bytes())
         for file in fresh.iterdir():
             checkpoint.flush(file)
         fresh.rename(folder)
@@ -261,7 +273,7 @@ def _name(plain: Any) -> str:
 
 
 def _dump(path: Path, value) -> None:
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _code(error: Exception) -> int:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 
 from labkit.core import InputError
-from labkit.core.wording import reason
+from labkit.core.wording import reason, to_set
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def decode_like(where: str, raw: bytes, shape: Sequence[int], resolution: int | 
     image, size = opened(where, raw)
     if not resolution and size != tuple(shape[1:]):
         sizes = f"{where} is {size[1]}×{size[0]}, the first {shape[2]}×{shape[1]}"
-        raise InputError(f"images of mixed size: {sizes}; set a --resolution")
+        raise InputError(f"images of mixed size: {sizes}; choose one, as with {to_set('resolution', 64)}")
     if shape[0] == 1 and mode(image) not in GREY:
         raise InputError(f"{where} is in colour and the dictionary grey; use one learned in colour")
     return upright(where, image, resolution)[: shape[0]]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import labkit
 from labkit.core import InputError
-from labkit.core.wording import printable, reason, typed
+from labkit.core.wording import printable, reason, to_set, typed
 from labkit.datasets import decoding
 
 import torch
@@ -56,7 +56,7 @@ class Source:
                 if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name):
                     raise InputError(f"{self.path} names a file outside itself ({name!r}); make the zip anew")
         else:
-            raise InputError(f"{self.path} does not exist; folder:PATH names a folder or zip of images")
+            raise InputError(f"{self.path} does not exist; name a folder or zip of images, as folder:PATH")
         if not found:
             raise InputError(f"{self.path} is empty; {_LAYOUT}")
         self.names = sorted(name for name in found if is_image(name))
@@ -78,7 +78,8 @@ class Source:
             if not archive:
                 return file.read_bytes()
             if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise OSError("a zip of images is read when it is stored or deflated")  # others unpack without bound
+                # Others unpack without bound.
+                raise OSError("a zip is read when it is stored or deflated; pack it so, with `zip -r`")
             with archive.open(name) as member:
                 return member.read(size + 1)
         except Exception as error:  # zipfile raises a dozen types for damaged archives
@@ -177,13 +178,13 @@ def _part(files: Iterable[tuple[str, str]], index: dict[str, int]) -> Part:
 
 def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     if len(files) < 2:
-        raise InputError(f"{source.path} holds one image; at least two are needed, one to train and one to test on")
+        raise InputError(f"{source.path} holds one image; add another, to have one to train and one to test on")
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
     shuffled, groups = [*map(sorted(files).__getitem__, order)], {}
     for file in shuffled:
         groups.setdefault(file[0], []).append(file)
     if single := sum(len(group) == 1 for group in groups.values()):
-        so = "so train and test hold different classes; good for looking at pictures, not for training"
+        so = "so train and test hold different classes; good for looking at pictures; add more to train on"
         warnings.warn(f"classes with a single image: {single} of {len(groups)} in {source.path}, {so}", stacklevel=5)
         groups = {"": shuffled}
     held = {file for group in groups.values() for file in group[: max(1, round(len(group) / 5))]}
@@ -221,7 +222,7 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
         image, size = decoding.opened(where, raw)
         if not resolution and size != (h, w):
             sizes = f"{source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}"
-            raise InputError(f"images of mixed size: {sizes}; choose one size with resolution=")
+            raise InputError(f"images of mixed size: {sizes}; choose one size, as with {to_set('resolution', 64)}")
         mode = decoding.mode(image)
         if decoded is not None:
             decoded.numpy()[i] = decoding.upright(where, image, resolution)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from labkit.core import InputError
 from labkit.core.recipes import DATASETS, DataRecipe, Named
-from labkit.core.wording import typed
+from labkit.core.wording import reason, to_set, typed
 from labkit.datasets import decoding, image_files, images, photos
 from labkit.datasets.images import Images, Lazy, settle
 
@@ -118,7 +118,7 @@ def _fits(n: int, channels: int, side: int) -> None:
     """Raises InputError when so many images of a set that is made in memory would take more than any should."""
     if n * channels * side * side > MOST_BYTES:
         size = n * channels * side * side / 2**30
-        raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; ask for fewer or smaller ones")
+        raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; choose {to_set('resolution', 64)}")
 
 
 def from_pixels(ask: Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
@@ -159,12 +159,12 @@ def _data_folder() -> Path:
 def _fashion(ask: Ask) -> Images:
     file = _data_folder() / "fashion" / f"{ask.split}.npz"
     try:
-        sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text().splitlines())
+        sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text("utf-8").splitlines())
         raw = file.read_bytes()
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); restore it, or let LABKIT_DATA name data/") from error
+        raise InputError(f"{file.name} cannot be read ({reason(error)}); let LABKIT_DATA name its data/") from error
     if hashlib.sha256(raw).hexdigest() != sums.get(file.name):
-        raise InputError(f"{file} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
+        raise InputError(f"{file.name} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
     with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
         x, y = torch.from_numpy(stored["x"])[:, None], torch.from_numpy(stored["y"]).long()
     return from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
@@ -189,8 +189,9 @@ def _cifar10(ask: Ask) -> Images:
     try:
         found = torchvision.datasets.CIFAR10(ask.root, train=ask.split == "train", download=True)
     except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
-        how = "name the folder of cifar-10-batches-py with --data-root, or use folder:PATH"
-        raise InputError(f"cifar10 is not in {ask.root} and could not be downloaded ({error}); {how}") from error
+        how = f"name the folder of cifar-10-batches-py, as with {to_set('data_root', 'DIR', 'LABKIT_DATA')}"
+        why = f"cifar10 is not in {ask.root} and could not be downloaded ({reason(error)})"
+        raise InputError(f"{why}; {how}, or use folder:PATH") from error
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
     return from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
 
@@ -201,8 +202,9 @@ def _imagenet(ask: Ask, coarse: bool = False) -> Images:
     try:
         found = torchvision.datasets.ImageNet(ask.root, "train" if ask.split == "train" else "val")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        how = "name the folder of its archives, or of train/, val/ and meta.bin, with --data-root, or use folder:PATH"
-        raise InputError(f"ImageNet was not found in {ask.root} ({error}); {how}") from error
+        how = f"train/, val/ and meta.bin, as with {to_set('data_root', 'DIR', 'LABKIT_DATA')}, or use folder:PATH"
+        why = f"ImageNet was not found in {ask.root} ({reason(error)})"
+        raise InputError(f"{why}; name the folder of its archives, or of {how}") from error
     if coarse:
         classes = tuple(_IMAGENET10)
         index = {wnid: k for k, wnids in enumerate(_IMAGENET10.values()) for wnid in wnids.split()}

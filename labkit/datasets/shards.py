@@ -177,7 +177,7 @@ def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
     try:
         return (_fsspec().open if "://" in address else open)(address, "rb")
     except (ImportError, ValueError) as error:  # of a kind of address that fsspec does not know, or not without help
-        raise InputError(f"{address} cannot be opened ({error}); check the address") from error
+        raise InputError(f"{address} cannot be opened ({reason(error)}); check the address") from error
 
 
 def _counted(address: str) -> list[str]:

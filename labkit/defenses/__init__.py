@@ -8,6 +8,7 @@ Goes out  a `labkit.models.Defense`: a map from images to images, or a system ar
 
 from labkit.core import InputError
 from labkit.core.recipes import DEFENSES, DefenseRecipe, StratifiedRecipe, TransformRecipe
+from labkit.core.wording import reason
 from labkit.defenses import pixelcnn
 from labkit.models import Defense
 
@@ -19,7 +20,7 @@ def build(name: str, **options) -> Defense:
     try:
         return DEFENSES[name].load()(**options)
     except TypeError as error:
-        raise InputError(f"{name} cannot be set so ({error}); see {DEFENSES[name].where}") from None
+        raise InputError(f"{name} cannot be set so ({reason(error)}); see {DEFENSES[name].where}") from None
 
 
 def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defense:

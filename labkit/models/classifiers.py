@@ -127,9 +127,9 @@ def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:
 def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
     channels, classes = len(model.mean), classes_of(model)
     if len(images) < 2:
-        raise InputError(f"training needs at least two images, got {len(images)}")
+        raise InputError(f"training needs at least two images, got {len(images)}; give more")
     if images.x.shape[1] != channels:
-        raise InputError(f"the network was built for {channels} channels, the images have {images.x.shape[1]}")
+        raise InputError(f"the network was built for {channels} channels, not {images.x.shape[1]}; build another")
     if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
         raise InputError(f"the network was built for {classes} classes, the labels go up to {int(images.y.max())}")
     if how := recipe.adversarial:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import labkit
-from labkit.core import InputError, profiles
-from labkit.core.wording import duration, typed
+from labkit.core import InputError, hardware, profiles, store
+from labkit.core.wording import duration, to_set, typed
 from labkit.reporting import runner
 from labkit.reporting.report_folder import ReportFolder, Settings
 
@@ -35,13 +36,14 @@ def check(
     profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
     for place in (out, notebooks, settings.store or out, settings.data_root or out):
         typed(place)
+    choose = f"choose another folder, as with {to_set('out', 'DIR')}"
     near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not near.is_dir():
-        raise InputError(f"{near} is a file; --out names a folder")
+        raise InputError(f"{near} is a file; {choose}")
     if (out / "index.html").exists() and not (out / "manifest.json").exists():
-        raise InputError(f"{out} holds an index.html that no report wrote; choose another folder for --out")
+        raise InputError(f"{out} holds an index.html that no report wrote; {choose}")
     if not os.access(near, os.W_OK):
-        raise InputError(f"cannot write to {near}; choose another folder for --out")
+        raise InputError(f"cannot write to {near}; {choose}")
     parameters = {**dataclasses.asdict(settings), "out": ""}
     plan = {path: runner.inspect(path, parameters) for path in _select(notebooks, only)}
     if images:
@@ -74,7 +76,7 @@ def run(
     """
     out, jobs = out.absolute(), jobs or min(2, labkit.THREADS.number)
     report, kernels, turn = ReportFolder(out, settings, next(iter(plan)).parent), [], threading.Lock()
-    report.begin(plan)
+    out.mkdir(parents=True, exist_ok=True)
 
     def one(path: Path) -> None:
         name, begun = path.stem, datetime.now(UTC)
@@ -88,7 +90,7 @@ def run(
             outcome = runner.execute(
                 path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
                 progress_bar={"desc": f"  {name}", "leave": False, "disable": None},
-                environment=labkit.THREADS.environment(max(1, labkit.THREADS.number // jobs)), kernels=kernels,
+                environment=hardware.environment(max(1, labkit.THREADS.number // jobs)), kernels=kernels,
             )  # fmt: skip
         finally:
             partial.unlink(missing_ok=True)
@@ -100,17 +102,22 @@ def run(
                 bar.update()
 
     stopped = threading.Event()
-    with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar, ThreadPoolExecutor(jobs) as pool:
+    bar = tqdm(total=len(plan), desc="report", unit="notebook", disable=None)
+    with store.locked(out / "report", doing=f"writes into {out}"), bar, ThreadPoolExecutor(jobs) as pool:
+        report.begin(plan)
         try:
             # The longest first: it trains the networks that the others need, while the first pages are written.
-            for done in as_completed([pool.submit(one, p) for p in sorted(plan, key=lambda p: p.stem[:2] != "05")]):
+            futures = [pool.submit(one, path) for path in sorted(plan, key=lambda path: path.stem[:2] != "05")]
+            for done in as_completed(futures):
                 done.result()
         except BaseException:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for kernel in kernels:
-                with suppress(ProcessLookupError, AttributeError):
-                    kernel.provisioner.process.kill()
+            while not all(future.done() for future in futures):
+                for kernel in kernels:  # also those that are only being started
+                    with suppress(ProcessLookupError, AttributeError):
+                        kernel.provisioner.process.kill()
+                time.sleep(0.1)
             raise
     return [report.entries[path.stem] for path in plan]
 
@@ -118,7 +125,7 @@ def run(
 def _select(folder: Path, only: Iterable[str]) -> list[Path]:
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder}; run from a clone of the lab")
+        raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder.name}; run from a clone of the lab")
     chosen = set()
     for item in (item.strip().removesuffix(".ipynb") for item in only if item.strip()):
         match = {path for path in found if item in (path.stem, path.stem[:2], path.stem[:2].lstrip("0"))}

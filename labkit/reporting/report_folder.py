@@ -7,12 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.core import InputError, checkpoint, hardware, wording
+from labkit.core import InputError, checkpoint, hardware, recipes, wording
 from labkit.reporting import html, runner
 
 import nbformat
@@ -45,7 +45,8 @@ class ReportFolder:
     """The folder of one report. Remembers the manifest's `entries`, by notebook name, while the notebooks run."""
 
     def __init__(self, out: Path, settings: Settings, sources: Path) -> None:
-        self.out, self.settings, self.sources = out, settings, sources
+        label = recipes.DataRecipe(wording.here(settings.dataset)).label  # without the way to it, as in tables
+        self.out, self.settings, self.sources = out, replace(settings, dataset=label), sources
         self.begun = datetime.now(UTC)
         self.entries: dict[str, dict[str, Any]] = {}
         self.leads: dict[str, Markup] = {}
@@ -61,7 +62,7 @@ class ReportFolder:
         (self.out / "assets").mkdir(exist_ok=True)
         for left in (*self.out.glob(".*.partial"), *(self.out / "executed").glob(".*.partial*")):
             left.unlink(missing_ok=True)  # of a run that was killed
-        checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+        checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs())
 
         kept, planned = {}, {path.stem: notebook for path, notebook in plan.items()}
         earlier = {entry["name"]: entry for entry in _earlier(self.out)}
@@ -98,7 +99,7 @@ class ReportFolder:
     def finish(self, name: str, outcome: runner.Outcome, begun: datetime) -> None:
         """Write what one notebook left: the executed copy, its page, its entry, the index."""
         entry, failure = self.entries[name], outcome.failure
-        checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
+        checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook))
         entry |= {"status": "failed" if failure else "finished", "begun": begun.isoformat(timespec="seconds")}
         entry["seconds"] = round(outcome.seconds, 2)
         entry["error"] = {**asdict(failure), "sentence": failure.sentence} if failure else None
@@ -128,7 +129,7 @@ class ReportFolder:
         facts = [*_choices(entry), *entry["facts"][:1]]
         text = html.page(notebook, folder=self.sources, title=name, here=name, entry=entry, entries=views,
                          previous=previous, following=following, facts=facts)  # fmt: skip
-        checkpoint.write_whole(self.out / f"{name}.html", text.encode())
+        checkpoint.write_whole(self.out / f"{name}.html", text)
 
     def _write_index(self) -> None:
         seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
@@ -137,13 +138,13 @@ class ReportFolder:
         manifest = {**asdict(self.settings), "begun": begun, "written": written}
         manifest |= {"versions": hardware.versions("torch"), "commit": hardware.commit(self.sources)}
         manifest["notebooks"] = list(self.entries.values())
-        checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        checkpoint.write_whole(self.out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished"]
         facts.append(f"{wording.duration(seconds)} together")  # some of them side by side
         facts.append(self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"))
         entries = [self._view(entry, full=True) for entry in self.entries.values()]
         text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
-        checkpoint.write_whole(self.out / "index.html", text.encode())
+        checkpoint.write_whole(self.out / "index.html", text)
 
     def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
         """An entry with what only the templates need; `full` reads the tables too."""
@@ -172,7 +173,7 @@ def _choices(entry: Mapping[str, Any]) -> list[str]:
 
 def _earlier(out: Path) -> list[dict[str, Any]]:
     try:
-        entries = json.loads((out / "manifest.json").read_text())["notebooks"]
+        entries = json.loads((out / "manifest.json").read_bytes())["notebooks"]
         if not isinstance(entries, list) or not all(_ours(entry, out) for entry in entries):
             raise ValueError("an entry is none of ours")
         return entries

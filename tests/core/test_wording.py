@@ -1,13 +1,17 @@
 """Paths as they are typed; durations and sizes, at both sides of where their unit changes."""
 
 import re
+import sys
+from html import unescape
 from pathlib import Path
 
 from labkit.core import wording
 from labkit.core.errors import InputError
 from labkit.core.wording import printable, reason, typed
+from labkit.reporting import html
 
 import pytest
+from bs4 import BeautifulSoup
 
 
 def test_a_path_need_not_be_there(tmp_path, monkeypatch):
@@ -85,3 +89,49 @@ def test_parameters_of_notebooks_come_in_many_types(name):
         with pytest.raises(InputError, match=re.escape(f"{name} is a number of pixels, or 0 for as stored; got ")):
             wording.whole(name, value)
     assert str(wording.typed(5)) == "5"
+
+
+HOSTILE = [
+    "$1 to $5", "$$", r"\frac{", "a|b", "<script>alert(1)</script>", "R&D", "*so*", "_so_", "my_images", "`code`",
+    "[here](http://elsewhere)", "~~gone~~", "th\udce9", "\ud800", "two\nlines", "\x1b[31mred", "熊", "ȁ̈", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_words_of_others_stay_words_in_every_medium(text):
+    plain = printable(text)
+    assert plain.isprintable() and plain.encode() is not None
+    shown = BeautifulSoup(html.markdown(f"| {wording.in_markdown(text)} | next |\n|---|---|\n| 1 | 2 |"), "html.parser")
+    assert [cell.get_text() for cell in shown.find_all("th")] == [plain, "next"]
+    assert not shown.find_all(["em", "strong", "code", "a", "del", "script", "math"])
+    chart = wording.in_chart(text)
+    assert unescape(chart) == plain and not set("<>$") & set(chart)
+
+
+def test_words_of_ours_are_as_they_were():
+    for words in ("STL (cluster)", "0.12 [0.10, 0.14]", "FGSM-0.08", "L∞ 0.031", "folder:my_images, 32×32", "95 %"):
+        assert wording.in_markdown(words) == wording.in_chart(words) == words
+
+
+def test_bytes_that_are_no_text_are_told_by_their_numbers():
+    assert wording.writable("caf\udce9") == r"caf\xe9" and wording.writable("\ud800 é") == r"\ud800 é"
+
+
+def test_what_to_type_depends_on_where_one_stands(monkeypatch):
+    words = lambda: [wording.to_set("data_root", "DIR", "LABKIT_DATA"), wording.to_set("clusters", 3, "other images")]  # noqa: E731
+    assert words() == ["data_root=DIR", "clusters=3"]
+    monkeypatch.setitem(sys.modules, "ipykernel", wording)
+    assert words() == ["data_root=DIR", "clusters=3"]  # somebody's own notebook, which calls labkit
+    monkeypatch.setattr(sys.modules["__main__"], "data_root", "", raising=False)
+    assert words() == ["`data_root = DIR` in the cell of parameters", "other images"]
+    monkeypatch.setenv("LABKIT_FLAGS", "profile data_root")  # a report's kernel is mended at its command
+    assert words() == ["--data-root DIR", "other images"]
+    monkeypatch.setenv("LABKIT_FLAGS", "profile store")
+    assert words() == ["LABKIT_DATA", "other images"]
+
+
+def test_a_reason_does_not_say_where_packages_lie():
+    inside = Path(sys.prefix) / "lib" / "package" / "file.py"
+    assert (
+        reason(ValueError(f"cannot read '{inside}' and /home/me/x.png")) == "cannot read '…/file.py' and /home/me/x.png"
+    )

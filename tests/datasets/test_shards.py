@@ -103,7 +103,7 @@ def test_grey_files_suit_a_grey_dictionary_and_colour_ones_do_not(tmp_path):
         (lambda f: shard(f, [("x", {"txt": b"only words"})]), "holds no images"),
         (lambda f: shard(f, [("x", {"cls": b"seven", "png": picture(1)})]), "mend its .cls"),
         (lambda f: shard(f, [("x", {"png": b"no picture"})]), r"a\.tar/x\.png is no readable image"),
-        (lambda f: shard(f, [("x", {"png": picture(1)}), ("y", {"png": picture(2, (5, 5))})]), "--resolution"),
+        (lambda f: shard(f, [("x", {"png": picture(1)}), ("y", {"png": picture(2, (5, 5))})]), "resolution=64"),
     ],
 )
 def test_a_damaged_shard_is_named(tmp_path, spoil, words):
