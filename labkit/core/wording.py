@@ -1,6 +1,7 @@
 """What people type, and what they read: names, reasons, paths, durations and sizes in words."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from labkit.core.errors import InputError
@@ -10,6 +11,12 @@ def printable(text: object) -> str:
     """Somebody else's text as a line of ours: a name in a file may hold line ends, or what terminals obey."""
     told = str(text)
     return told if told.isprintable() else ascii(told)
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first of these names, and how many more there are."""
+    names = sorted(set(names))
+    return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def reason(error: Exception) -> str:

@@ -49,8 +49,9 @@ def check(
         from labkit.datasets import loaders
         from labkit.models import networks  # brings torch: two seconds that a misspelled profile need not wait
 
-        for split in ("train", "test"):
-            found = loaders.load_recipe(profile.data, split, data_root=settings.data_root or None)
+        root = settings.data_root or None
+        found, test = (loaders.load_recipe(profile.data, split, data_root=root) for split in loaders.SPLITS)
+        loaders.agree(profile.data.name, found, test)
         # Images too small for the network, and so for its filters, cost a second here and minutes later.
         networks.build(profile.classifier, len(found.classes), found.x.shape[1], min(found.x.shape[2:]))
     return plan

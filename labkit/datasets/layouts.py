@@ -1,0 +1,165 @@
+"""Layouts: which pictures of a folder or zip are for training, which for testing, and of which class.
+
+    <class>/<image>                                  a fifth of each class is held out, always the same fifth
+    train/<class>/<image> and test/<class>/<image>   also training; testing; val, valid, validation or dev for test
+
+Either may lie in folders of one folder each. What can be read in two ways is refused until `layout` says which it is:
+"classes" for the first folders, "TRAIN,TEST" for two folders of classes, "TRAIN" for one of which a fifth is held out;
+each picture is then of the first folder that it lies in, however deep. A warning counts what is used for nothing.
+"""
+
+import posixpath
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from typing import NoReturn
+
+from labkit.core import InputError
+from labkit.core.wording import printable, some
+from labkit.datasets.image_files import LAYOUT, Part, Source, ending, say
+
+import torch
+
+_HALVES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_HALVES |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+_SPLIT_SEED = 0  # not the caller's: train drawn with one seed must never meet test drawn with another
+
+File = tuple[list[str], str]  # the parts of its name from some folder on, and its whole name
+Labelled = Iterable[tuple[str, str]]  # class and name of each file
+
+
+def split(source: Source, layout: str = "") -> tuple[tuple[str, ...], Part, Part]:
+    """Class names (sorted, in Unicode's form NFC), train and test files.
+
+    Without a folder of test images, a fifth of each class is held out; where some class has a single image, a fifth of
+    all images, with a warning that classes differ between the two.
+
+    Raises InputError when no image lies in a class folder, or the folders can be read in two ways; when a class is
+    present in train only or in test only, or has no picture that can be read.
+    """
+    files = [(name.split("/"), name) for name in (*source.names, *source.unread)]
+    train, test = _told(source, files, layout) if layout else _found(source, files)
+    readable = set(source.names)
+    for half in (train, test):
+        if blind := {c for c, _ in half} - {c for c, name in half if name in readable}:
+            why = some(ending(name) for c, name in half if c in blind)
+            raise InputError(f"{source.path}: class {some(blind)} has no picture that can be read, only {why}")
+    train, test = ({(c, name) for c, name in half if name in readable} for half in (train, test))
+    if not train:
+        raise InputError(f"{source.path} has images, but none in a class folder; {LAYOUT}")
+    classes, here = ({c for c, _ in half} for half in (train, test))
+    for only, which, rest in ((classes - here, "train", "test"), (here - classes, "test", "train")):
+        if only and test:
+            where = f"present in {which} only; remove it, or add to {rest}"
+            raise InputError(f"{source.path}: class {some(only)} {where}")
+    if not test:
+        train, test = _hold_out(source, train)
+    aside = source.aside + Counter(f"picture of ending {ending(name)}" for name in source.unread)
+    if left := [posixpath.dirname(name) or name for name in readable - {name for _, name in (*train, *test)}]:
+        aside[f"picture in no class folder of a half ({some(left)})"] = len(left)
+    say(source.path, aside)
+    index = {c: k for k, c in enumerate(sorted(classes))}
+    return tuple(index), *(_part(half, index) for half in (train, test))
+
+
+def _found(source: Source, files: list[File]) -> tuple[Labelled, Labelled]:
+    """The files of both halves as the names of their folders tell; a test half of none is to be held out."""
+    files = _unwrapped(files)
+    folders = _folders(files)
+    halves: dict[str, list[str]] = {"train": [], "test": [], "val": []}
+    for folder in sorted(folders):
+        if folder.lower() in _HALVES and _folders(folders[folder]):
+            halves[_HALVES[folder.lower()]].append(folder)
+    train, test = halves["train"], halves["test"] or halves["val"]
+    choice = ",".join(half[0] for half in (train, test) if half)
+    others = [folder for folder in folders if folder.lower() not in _HALVES]
+    if not train and not test:
+        if len(folders) - len(others) > (1 if others else 0):
+            _refuse(source, f"{some(set(folders) - set(others))} hold no class folders, as if they were classes")
+        return _first(source, files, "TRAIN,TEST"), []
+    for several in (train, test):
+        if len(several) > 1:
+            _refuse(source, f"{some(several)} are one half by their names", choice)
+    if not train:
+        raise InputError(f"{source.path} has a folder of test images but no train/; {LAYOUT}")
+    if others and not test:
+        _refuse(source, f"{train[0]} may be all training images, or a class as {some(others)}", choice)
+    read = [_first(source, _unwrapped(folders[half[0]], half[0]), choice) if half else [] for half in (train, test)]
+    return read[0], read[1]
+
+
+def _told(source: Source, files: list[File], layout: str) -> tuple[Labelled, Labelled]:
+    """The same, where somebody has said which folders they are."""
+    if layout == "classes":
+        while len(folders := _folders(files)) == 1 and all(len(path) > 2 for path, _ in files):
+            (files,) = folders.values()
+        return _first(source, files), []
+    found = []
+    for half in (half.strip("/").split("/") for half in layout.split(",")):
+        for where in (_unwrapped(files), files):
+            if inside := [(path[len(half) :], name) for path, name in where if path[: len(half)] == half]:
+                found.append(_first(source, inside))
+                break
+    if not len(found) == len(layout.split(",")) <= 2:
+        there = some(_folders(_unwrapped(files)))
+        raise InputError(f"{source.path} has no layout {layout!r}; there are classes, TRAIN and TRAIN,TEST, of {there}")
+    return (*found, [])[:2]
+
+
+def _folders(files: list[File]) -> dict[str, list[File]]:
+    """What lies in each folder."""
+    found: dict[str, list[File]] = {}
+    for path, name in files:
+        if len(path) > 1:
+            found.setdefault(path[0], []).append((path[1:], name))
+    return found
+
+
+def _unwrapped(files: list[File], half: str = "") -> list[File]:
+    """The files from the folder on that holds all folders of pictures; below `half`, perhaps one more of that name.
+
+    A folder with pictures of its own and a single folder with others may be a class, and is not around anything.
+    """
+    while len(folders := _folders(files)) == 1:
+        ((folder, inside),) = folders.items()
+        below = _folders(inside)
+        halves = any(name.lower() in _HALVES for name in below)
+        wraps = halves or folder.lower() not in _HALVES or folder.lower() == half.lower()
+        if not below or not wraps or (len(below) == 1 and not halves and any(len(path) == 1 for path, _ in inside)):
+            break
+        files = inside
+    return files
+
+
+def _first(source: Source, files: list[File], choice: str = "") -> Labelled:
+    """Each file under its first folder; with a `choice` to offer, only where its class cannot be a deeper one."""
+    if choice and (deeper := next((name for path, name in files if len(path) > 2), None)):
+        _refuse(source, f"{printable(deeper)} lies in several folders, and each may be its class", choice)
+    # Systems write é as one character or as two; both are the same name to every reader.
+    return [(unicodedata.normalize("NFC", path[0]), name) for path, name in files if len(path) > 1]
+
+
+def _refuse(source: Source, why: str, choice: str = "TRAIN,TEST") -> NoReturn:
+    how = f"--layout classes or --layout {choice} (folder:PATH?layout={choice} in a data set's name)"
+    raise InputError(f"{source.path}: {why}; move what is not meant, or choose {how}")
+
+
+def _part(files: Labelled, index: dict[str, int]) -> Part:
+    files = sorted(files)
+    return Part([name for _, name in files], torch.tensor([index[c] for c, _ in files], dtype=torch.int64))
+
+
+def _hold_out(source: Source, files: set[tuple[str, str]]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    if len(files) < 2:
+        raise InputError(f"{source.path} holds one image; at least two are needed, one to train and one to test on")
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
+    shuffled, groups = [*map(sorted(files).__getitem__, order)], {}
+    for file in shuffled:
+        groups.setdefault(file[0], []).append(file)
+    if single := sum(len(group) == 1 for group in groups.values()):
+        so = "so train and test hold different classes; good for looking at pictures, not for training"
+        warnings.warn(f"classes with a single image: {single} of {len(groups)} in {source.path}, {so}", stacklevel=5)
+        groups = {"": shuffled}
+    held = {file for group in groups.values() for file in group[: max(1, round(len(group) / 5))]}
+    return files - held, held
