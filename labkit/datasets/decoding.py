@@ -5,6 +5,7 @@ grey keeps its upper 8 bits, an animation its first frame.
 """
 
 import io
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ if HEIF:
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 GREY = ("1", "L", *SIXTEEN_BITS)
 _EXIF_ORIENTATION = 0x0112
+_TIFF_TAGS = {*range(254, 260), 262, 266, *range(273, 280), 284, 292, 293, *range(317, 326), 338, 339, *range(347, 533)}
 _TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # to `Image.Transpose`
 
 
@@ -63,7 +65,8 @@ def decode(raw: bytes, name: str, resolution: int, channels: int) -> Tensor:
 def opened(where: str, raw: bytes) -> tuple[Image.Image, tuple[int, int]]:
     """The image, not yet decoded, and its height and width once it is turned upright."""
     try:
-        parts = {b"\x89P": _png, b"\xff\xd8": _jpeg}.get(raw[:2], lambda raw: [raw])
+        kinds = {b"\x89PNG": _png, b"\xff\xd8": _jpeg, b"II*\0": _tiff, b"MM\0*": _tiff}
+        parts = next((kinds[start] for start in kinds if raw.startswith(start)), lambda raw: [raw])
         image = Image.open(io.BytesIO(b"".join(parts(raw))), formats=_FORMATS)
         w, h = image.size
         if w * h <= MAX_PIXELS:
@@ -120,6 +123,18 @@ def _jpeg(raw: bytes) -> Iterator[bytes]:
             yield raw[at : at + 2 + size]
         at += 2 + size
     yield raw[at:]
+
+
+def _tiff(raw: bytes) -> list[bytes]:
+    """The tags that pixels are made of, in the first directory, and the rest of the file where it was."""
+    order = "<" if raw.startswith(b"II") else ">"
+    (at,) = struct.unpack_from(f"{order}L", raw, 4)
+    (count,) = struct.unpack_from(f"{order}H", raw, at)
+    end = at + 2 + 12 * count
+    tags = [raw[i : i + 12] for i in range(at + 2, end, 12)]
+    kept = [tag for tag in tags if tag[:2] and struct.unpack(f"{order}H", tag[:2])[0] in _TIFF_TAGS]
+    gap = bytes(12 * (count - len(kept)))
+    return [raw[:at], struct.pack(f"{order}H", len(kept)), *kept, raw[end : end + 4], gap, raw[end + 4 :]]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

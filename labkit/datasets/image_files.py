@@ -32,10 +32,10 @@ ENDINGS = (
 MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
 
 LAYOUT = "expected <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
-# Pictures that are not read, but must not vanish without a word, and what helps.
-_HELP = {".heic": "install pillow-heif", ".heif": "install pillow-heif", ".avif": "install Pillow 11.3 or newer"}
+# Pictures that are not read must not vanish without a word; and what helps.
 _UNREAD = ".jxl .jp2 .j2k .svg .psd .xcf .tga .ico .exr .hdr .dcm .eps .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf"
-_UNREAD = tuple({*_HELP, *_UNREAD.split()} - {*ENDINGS})
+_UNREAD = dict.fromkeys(_UNREAD.split(), "convert to PNG") | dict.fromkeys((".heic", ".heif"), "install pillow-heif")
+_UNREAD |= {".avif": "install Pillow 11.3 or newer"}
 _VISITS = 100  # of one folder, by links: of folders full of links to each other there is no end
 _ASSET = "assets/plotly.min.js"  # of every report
 _MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette", "RGBA": "transparent RGB", "LA": "transparent grey"}
@@ -142,16 +142,16 @@ def kind(name: str) -> str:
     *folders, last = parts = name.split("/")
     if last.startswith("._") or "__MACOSX" in folders or "@eaDir" in folders:
         return ""
-    what = "picture" if last.lower().endswith(ENDINGS) else "unread" if last.lower().endswith(_UNREAD) else ""
+    what = "picture" if last.lower().endswith(ENDINGS) else "unread" if last.lower().endswith((*_UNREAD,)) else ""
     if any(part.startswith(".") for part in parts):
         return "hidden" if what else ""
     return what or ("" if last.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini") else "file")
 
 
 def ending(name: str) -> str:
-    """The ending of a name and, of a picture that is not read, what helps."""
+    """The ending of a name that is not read and, of a picture, what helps."""
     found = posixpath.splitext(name)[1].lower() or "none"
-    return f"{found} ({_HELP.get(found, 'convert to PNG')})" if found in _UNREAD else found
+    return f"{found} ({_UNREAD[found]})" if found in _UNREAD else found
 
 
 def _written(names: Collection[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ _HALVES |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 _SPLIT_SEED = 0  # not the caller's: train drawn with one seed must never meet test drawn with another
 
 File = tuple[list[str], str]  # the parts of its name from some folder on, and its whole name
-Labelled = Iterable[tuple[str, str]]  # class and name of each file
+Half = Iterable[tuple[str, str]]  # class and name of each file
 
 
 def split(source: Source, layout: str = "") -> tuple[tuple[str, ...], Part, Part]:
@@ -39,13 +39,12 @@ def split(source: Source, layout: str = "") -> tuple[tuple[str, ...], Part, Part
     present in train only or in test only, or has no picture that can be read.
     """
     files = [(name.split("/"), name) for name in (*source.names, *source.unread)]
-    train, test = _told(source, files, layout) if layout else _found(source, files)
-    readable = set(source.names)
-    for half in (train, test):
+    halves, readable = _told(source, files, layout) if layout else _found(source, files), set(source.names)
+    for half in halves:
         if blind := {c for c, _ in half} - {c for c, name in half if name in readable}:
             why = some(ending(name) for c, name in half if c in blind)
             raise InputError(f"{source.path}: class {some(blind)} has no picture that can be read, only {why}")
-    train, test = ({(c, name) for c, name in half if name in readable} for half in (train, test))
+    train, test = ({(c, name) for c, name in half if name in readable} for half in halves)
     if not train:
         raise InputError(f"{source.path} has images, but none in a class folder; {LAYOUT}")
     classes, here = ({c for c, _ in half} for half in (train, test))
@@ -56,55 +55,50 @@ def split(source: Source, layout: str = "") -> tuple[tuple[str, ...], Part, Part
     if not test:
         train, test = _hold_out(source, train)
     aside = source.aside + Counter(f"picture of ending {ending(name)}" for name in source.unread)
-    if left := [posixpath.dirname(name) or name for name in readable - {name for _, name in (*train, *test)}]:
-        aside[f"picture in no class folder of a half ({some(left)})"] = len(left)
+    if left := [posixpath.dirname(name) or name for name in readable - {name for _, name in train | test}]:
+        aside[f"picture in no class of train or test ({some(left)})"] = len(left)
     say(source.path, aside)
     index = {c: k for k, c in enumerate(sorted(classes))}
     return tuple(index), *(_part(half, index) for half in (train, test))
 
 
-def _found(source: Source, files: list[File]) -> tuple[Labelled, Labelled]:
-    """The files of both halves as the names of their folders tell; a test half of none is to be held out."""
+def _found(source: Source, files: list[File]) -> tuple[Half, Half]:
+    """The files of train and test as the names of their folders tell; a test of none is to be held out."""
     files = _unwrapped(files)
-    folders = _folders(files)
-    halves: dict[str, list[str]] = {"train": [], "test": [], "val": []}
+    folders, halves = _folders(files), {"train": [], "test": [], "val": []}
     for folder in sorted(folders):
-        if folder.lower() in _HALVES and _folders(folders[folder]):
-            halves[_HALVES[folder.lower()]].append(folder)
+        if (half := _HALVES.get(folder.lower())) and _folders(folders[folder]):
+            halves[half].append(folder)
     train, test = halves["train"], halves["test"] or halves["val"]
-    choice = ",".join(half[0] for half in (train, test) if half)
-    others = [folder for folder in folders if folder.lower() not in _HALVES]
+    words, choice = [f for f in folders if f.lower() in _HALVES], ",".join(half[0] for half in (train, test) if half)
     if not train and not test:
-        if len(folders) - len(others) > (1 if others else 0):
-            _refuse(source, f"{some(set(folders) - set(others))} hold no class folders, as if they were classes")
+        if len(words) > 1 or (words and len(folders) == 1):
+            _refuse(source, f"{some(words)} hold no class folders, as if they were classes")
         return _first(source, files, "TRAIN,TEST"), []
-    for several in (train, test):
-        if len(several) > 1:
-            _refuse(source, f"{some(several)} are one half by their names", choice)
+    if several := next((half for half in (train, test) if len(half) > 1), None):
+        _refuse(source, f"{some(several)} are one half by their names", choice)
     if not train:
         raise InputError(f"{source.path} has a folder of test images but no train/; {LAYOUT}")
-    if others and not test:
+    if not test and (others := folders.keys() - words):
         _refuse(source, f"{train[0]} may be all training images, or a class as {some(others)}", choice)
     read = [_first(source, _unwrapped(folders[half[0]], half[0]), choice) if half else [] for half in (train, test)]
     return read[0], read[1]
 
 
-def _told(source: Source, files: list[File], layout: str) -> tuple[Labelled, Labelled]:
+def _told(source: Source, files: list[File], layout: str) -> tuple[Half, Half]:
     """The same, where somebody has said which folders they are."""
     if layout == "classes":
         while len(folders := _folders(files)) == 1 and all(len(path) > 2 for path, _ in files):
             (files,) = folders.values()
         return _first(source, files), []
-    found = []
+    found, inner = [], _unwrapped(files)
     for half in (half.strip("/").split("/") for half in layout.split(",")):
-        for where in (_unwrapped(files), files):
-            if inside := [(path[len(half) :], name) for path, name in where if path[: len(half)] == half]:
-                found.append(_first(source, inside))
-                break
-    if not len(found) == len(layout.split(",")) <= 2:
-        there = some(_folders(_unwrapped(files)))
+        inside = ([(p[len(half) :], name) for p, name in where if p[: len(half)] == half] for where in (inner, files))
+        found.append(_first(source, next(filter(None, inside), [])))
+    if len(found) > 2 or not all(found):
+        there = some(_folders(inner))
         raise InputError(f"{source.path} has no layout {layout!r}; there are classes, TRAIN and TRAIN,TEST, of {there}")
-    return (*found, [])[:2]
+    return found[0], found[-1] if len(found) == 2 else []
 
 
 def _folders(files: list[File]) -> dict[str, list[File]]:
@@ -123,16 +117,16 @@ def _unwrapped(files: list[File], half: str = "") -> list[File]:
     """
     while len(folders := _folders(files)) == 1:
         ((folder, inside),) = folders.items()
-        below = _folders(inside)
+        below, word = _folders(inside), folder.lower()
         halves = any(name.lower() in _HALVES for name in below)
-        wraps = halves or folder.lower() not in _HALVES or folder.lower() == half.lower()
-        if not below or not wraps or (len(below) == 1 and not halves and any(len(path) == 1 for path, _ in inside)):
+        wraps = len(below) > 1 or halves or (below and all(len(path) > 1 for path, _ in inside))
+        if not wraps or (word in _HALVES and word != half.lower() and not halves):
             break
         files = inside
     return files
 
 
-def _first(source: Source, files: list[File], choice: str = "") -> Labelled:
+def _first(source: Source, files: list[File], choice: str = "") -> Half:
     """Each file under its first folder; with a `choice` to offer, only where its class cannot be a deeper one."""
     if choice and (deeper := next((name for path, name in files if len(path) > 2), None)):
         _refuse(source, f"{printable(deeper)} lies in several folders, and each may be its class", choice)
@@ -145,7 +139,7 @@ def _refuse(source: Source, why: str, choice: str = "TRAIN,TEST") -> NoReturn:
     raise InputError(f"{source.path}: {why}; move what is not meant, or choose {how}")
 
 
-def _part(files: Labelled, index: dict[str, int]) -> Part:
+def _part(files: Half, index: dict[str, int]) -> Part:
     files = sorted(files)
     return Part([name for _, name in files], torch.tensor([index[c] for c, _ in files], dtype=torch.int64))
 

@@ -121,6 +121,24 @@ def test_what_a_file_says_of_itself_cannot_make_its_pixels_unreadable(tmp_path, 
     assert whole is None or np.array_equal(pixels, whole)
 
 
+@pytest.mark.parametrize("tag", [270, 282, 700, 33723, 34377, 34665, 34675, 34853, 65000])
+@pytest.mark.parametrize("kind, count", [(2, 90), (5, 1), (4, 1), (7, 2**31), (99, 3)])
+def test_what_a_tiff_says_of_itself_may_point_anywhere(tmp_path, tag, kind, count):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    for order in "<>":
+        parts = [(256, 3, 1, 7), (257, 3, 1, 9), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
+        parts += [(277, 3, 1, 3), (278, 3, 1, 9), (279, 4, 1, 189), (tag, kind, count, 0xFFFFFFF0)]
+        start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}LHHH", 204, 8, 8, 8)
+        table = b"".join(
+            struct.pack(f"{order}HHL", *entry[:3])
+            + struct.pack(f"{order}H2x" if entry[1:3] == (3, 1) else f"{order}L", entry[3])
+            for entry in parts
+        )
+        raw = start + pixels.tobytes() + b"\0" + struct.pack(f"{order}H", len(parts)) + table + bytes(4)
+        image, size = decoding.opened("a.tif", raw)
+        assert size == (9, 7) and np.array_equal(decoding.upright("a.tif", image, None), pixels.transpose(2, 0, 1))
+
+
 def test_an_orientation_counts_whatever_else_a_camera_has_written(tmp_path):
     """A negative number, where its usual type has no sign, cannot be written back; nothing need be."""
     Image.new("RGB", (4, 3), RED).save(tmp_path / "a.jpg")
@@ -221,7 +239,7 @@ def test_train_and_test_folders(tmp_path, held):
     root = tree(tmp_path / "set")
     (root / "test").rename(root / held)
     write(root / "README" / "logo.png")  # beside train/ and test/: not theirs
-    with pytest.warns(UserWarning, match=r"not used of .*: 1 picture in no class folder of a half \(README\)$"):
+    with pytest.warns(UserWarning, match=r"not used of .*: 1 picture in no class of train or test \(README\)$"):
         classes, train, test = layouts.split(image_files.Source(root))
     assert classes == ("apple", "pear")
     assert train.names == [f"train/{c}/{i}.png" for c in classes for i in range(4)]

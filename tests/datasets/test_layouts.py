@@ -56,10 +56,10 @@ def test_the_halves_that_people_name_are_the_halves_that_are_used(tmp_path, lear
 def test_of_three_halves_the_third_is_counted_and_named(tmp_path):
     made(tmp_path, *(f"{half}/{c}*2" for half in ("train", "test", "dev") for c in CAT_DOG))
     with pytest.warns(
-        UserWarning, match=r"not used of .*: 4 pictures in no class folder of a half \(dev/cat, dev/dog\)$"
+        UserWarning, match=r"not used of .*: 4 pictures in no class of train or test \(dev/cat, dev/dog\)$"
     ):
         assert halves(tmp_path) == (CAT_DOG, 4, 4)
-    with pytest.warns(UserWarning, match=r"4 pictures in no class folder of a half \(test/cat, test/dog\)$"):
+    with pytest.warns(UserWarning, match=r"4 pictures in no class of train or test \(test/cat, test/dog\)$"):
         assert halves(tmp_path, "train,dev") == (CAT_DOG, 4, 4)
 
 
@@ -79,7 +79,7 @@ def test_folders_around_it_all_are_looked_through(tmp_path, names):
 def test_loose_pictures_are_said_wherever_they_lie(tmp_path):
     made(tmp_path, "cover.png", "pets/a.png", "pets/b.png", "pets/train/c.png")
     made(tmp_path, *(f"pets/{half}/{c}*2" for half in ("train", "val") for c in CAT_DOG))
-    with pytest.warns(UserWarning, match=r"4 pictures in no class folder of a half \(cover.png, pets, pets/train\)$"):
+    with pytest.warns(UserWarning, match=r"4 pictures in no class of train or test \(cover.png, pets, pets/train\)$"):
         assert halves(tmp_path) == (CAT_DOG, 4, 4)
 
 
