@@ -73,11 +73,8 @@ _FOLDER = re.compile(r"folder:(.+?)(\?(?:(?:layout=[^&]+|allow-duplicates)(?:&|$
 
 
 class Folder(NamedTuple):
-    """What `folder:PATH` names, or `folder:PATH?layout=LAYOUT&allow-duplicates`: a folder or zip, and how it is read.
-
-    layout      as in `datasets.layouts`; "" to tell from the names of folders
-    duplicates  whether test images may be training images as well
-    label       the same without the path to it, which is private
+    """A folder or zip, `folder:PATH?layout=LAYOUT&allow-duplicates`: `layout` as in `datasets.layouts` or "", whether
+    test images may be `duplicates` of training images, and as `label` the same without the path, which is private.
     """
 
     path: str

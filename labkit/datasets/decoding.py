@@ -5,7 +5,6 @@ grey keeps its upper 8 bits, an animation its first frame.
 """
 
 import io
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -127,14 +126,13 @@ def _jpeg(raw: bytes) -> Iterator[bytes]:
 
 def _tiff(raw: bytes) -> list[bytes]:
     """The tags that pixels are made of, in the first directory, and the rest of the file where it was."""
-    order = "<" if raw.startswith(b"II") else ">"
-    (at,) = struct.unpack_from(f"{order}L", raw, 4)
-    (count,) = struct.unpack_from(f"{order}H", raw, at)
-    end = at + 2 + 12 * count
-    tags = [raw[i : i + 12] for i in range(at + 2, end, 12)]
-    kept = [tag for tag in tags if tag[:2] and struct.unpack(f"{order}H", tag[:2])[0] in _TIFF_TAGS]
-    gap = bytes(12 * (count - len(kept)))
-    return [raw[:at], struct.pack(f"{order}H", len(kept)), *kept, raw[end : end + 4], gap, raw[end + 4 :]]
+    order = "little" if raw.startswith(b"II") else "big"
+    at = int.from_bytes(raw[4:8], order)
+    end = at + 2 + 12 * int.from_bytes(raw[at : at + 2], order)
+    tags = (raw[i : i + 12] for i in range(at + 2, end, 12))
+    kept = [tag for tag in tags if int.from_bytes(tag[:2], order) in _TIFF_TAGS]
+    gap = bytes(end - at - 2 - 12 * len(kept))
+    return [raw[:at], len(kept).to_bytes(2, order), *kept, raw[end : end + 4], gap, raw[end + 4 :]]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -80,7 +80,8 @@ class Source:
                 {"picture": self.names, "unread": self.unread, "file": others}[what].append(name)
         self.names.sort()
         if others:
-            self.aside[f"file of another kind ({some(map(ending, others))})"] = len(others)
+            where = some(posixpath.dirname(name) or "its own folder" for name in others)
+            self.aside[f"file of another kind ({some(map(ending, others))}; in {where})"] = len(others)
         if not self.names:
             unread = f"; not {some(map(ending, self.unread))}" if self.unread else ""
             raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}{unread}); {LAYOUT}")
@@ -136,9 +137,7 @@ def clean(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """What a clean name says: "picture"; "unread", of another ending; "hidden", in such a folder; "file"; "" for what
-    systems leave behind.
-    """
+    """Of a clean name: a "picture", one "unread" or in a "hidden" folder, another "file", or "", what systems leave."""
     *folders, last = parts = name.split("/")
     if last.startswith("._") or "__MACOSX" in folders or "@eaDir" in folders:
         return ""
@@ -219,9 +218,7 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
         image, size = decoding.opened(where, raw)
         if not resolution and size != (h, w):
             sizes = f"{source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}"
-            raise InputError(
-                f"images of mixed size: {sizes}; choose one size with --resolution, or resolution= in Python"
-            )
+            raise InputError(f"images of mixed size: {sizes}; choose one with --resolution (resolution= in Python)")
         mode = decoding.mode(image)
         if decoded is not None:
             decoded.numpy()[i] = decoding.upright(where, image, resolution)

@@ -48,9 +48,13 @@ def split(source: Source, layout: str = "") -> tuple[tuple[str, ...], Part, Part
     if not train:
         raise InputError(f"{source.path} has images, but none in a class folder; {LAYOUT}")
     classes, here = ({c for c, _ in half} for half in (train, test))
-    for only, which, rest in ((classes - here, "train", "test"), (here - classes, "test", "train")):
+    for only, others, which, rest in (
+        (classes - here, here, "train", "test"),
+        (here - classes, classes, "test", "train"),
+    ):
         if only and test:
-            where = f"present in {which} only; remove it, or add to {rest}"
+            like = some(c for c in others if c.casefold() in map(str.casefold, only))
+            where = f"present in {which} only; remove it, or add to {rest}{f', which has {like}' if like else ''}"
             raise InputError(f"{source.path}: class {some(only)} {where}")
     if not test:
         train, test = _hold_out(source, train)

@@ -168,6 +168,11 @@ def test_two_members_of_one_name_are_one_picture_and_it_is_said(tmp_path):
     assert source.read("cat/0.png") == picture(4)  # the later one, as when it is unpacked
 
 
+def test_a_class_of_two_spellings_is_shown_both(tmp_path):
+    made(tmp_path, "train/Cat*2", "train/dog*2", "test/cat*2", "test/dog*2")
+    refused("class Cat present in train only; .*add to test, which has cat$", lambda: halves(tmp_path))
+
+
 # Endings
 
 
@@ -203,6 +208,13 @@ def test_a_class_of_pictures_that_are_not_read_does_not_vanish(tmp_path, ending,
     refused(f"class owl has no picture that can be read, only .{ending.lower()} .*{help}", lambda: halves(tmp_path))
 
 
+@pytest.mark.parametrize("ending", ["", ".npy", ".png~"])
+def test_a_class_of_files_that_nobody_would_take_for_pictures_is_named(tmp_path, ending):
+    made(tmp_path, "cat*4", "dog*4", f"owl/0{ending}", f"owl/1{ending}")
+    with pytest.warns(UserWarning, match=rf"2 files of another kind \({ending or 'none'}; in owl\)$"):
+        assert halves(tmp_path) == (CAT_DOG, 6, 2)
+
+
 def test_what_is_no_picture_is_counted_by_its_endings_and_what_systems_leave_is_not(tmp_path):
     made(tmp_path, "cat*4", "dog*4", ".thumbs/x/0.png")
     for name in (
@@ -216,7 +228,9 @@ def test_what_is_no_picture_is_counted_by_its_endings_and_what_systems_leave_is_
         "desktop.ini",
     ):
         (tmp_path / name).write_bytes(b"words")
-    words = r"of .*: 4 files of another kind \(.csv, .txt, none\); 1 picture in a hidden folder$"
+    words = (
+        r"of .*: 4 files of another kind \(.csv, .txt, none; in cat, its own folder\); 1 picture in a hidden folder$"
+    )
     with pytest.warns(UserWarning, match=words):
         assert halves(tmp_path) == (CAT_DOG, 6, 2)
 
