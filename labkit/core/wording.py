@@ -1,7 +1,9 @@
 """What people type, and what they read: names, reasons, paths, durations and sizes in words."""
 
 import os
+import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from labkit.core.errors import InputError
@@ -17,6 +19,12 @@ def some(names: Iterable[str], most: int = 5) -> str:
     """The first of these names, and how many more there are."""
     names = sorted(set(names))
     return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@cache
+def warn(text: str) -> None:
+    """Warns of something once in a process, whoever finds it, and without the place in the code that does."""
+    warnings.warn_explicit(printable(text), UserWarning, "labkit", 1)
 
 
 def reason(error: Exception) -> str:

@@ -7,7 +7,6 @@ RGB. Conversions are said in one warning with counts.
 import os
 import posixpath
 import re
-import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import labkit
 from labkit.core import InputError
-from labkit.core.wording import printable, reason, some, typed
+from labkit.core.wording import printable, reason, some, typed, warn
 from labkit.datasets import decoding
 
 import torch
@@ -184,7 +183,7 @@ def say(where: object, aside: Counter[str]) -> None:
     """Warns of what is not used of a folder or archive: how many there are of what."""
     told = [f"{n:,} {what.replace(' ', 's ', 1) if n > 1 else what}" for what, n in sorted(aside.items())]
     if told:
-        warnings.warn(printable(f"not used of {where}: {'; '.join(told)}"), stacklevel=4)
+        warn(f"not used of {where}: {'; '.join(told)}")
 
 
 class Scan(NamedTuple):
@@ -230,7 +229,7 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
     if converted:
         what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
         becomes = f"{'8-bit grey' if grey else 'RGB'}, of {len(names):,} in {source.path}"
-        warnings.warn(f"images converted: {what} to {becomes}", stacklevel=5)
+        warn(f"images converted: {what} to {becomes}")
     if grey and decoded is not None:
         decoded = decoded[:, :1].contiguous()
     return Scan((len(names), 1 if grey else 3, h, w), list(prints), decoded)

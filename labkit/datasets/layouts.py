@@ -10,13 +10,12 @@ each picture is then of the first folder that it lies in, however deep. A warnin
 
 import posixpath
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from typing import NoReturn
 
 from labkit.core import InputError
-from labkit.core.wording import printable, some
+from labkit.core.wording import printable, some, warn
 from labkit.datasets.image_files import LAYOUT, Part, Source, ending, say
 
 import torch
@@ -157,7 +156,7 @@ def _hold_out(source: Source, files: set[tuple[str, str]]) -> tuple[set[tuple[st
         groups.setdefault(file[0], []).append(file)
     if single := sum(len(group) == 1 for group in groups.values()):
         so = "so train and test hold different classes; good for looking at pictures, not for training"
-        warnings.warn(f"classes with a single image: {single} of {len(groups)} in {source.path}, {so}", stacklevel=5)
+        warn(f"classes with a single image: {single} of {len(groups)} in {source.path}, {so}")
         groups = {"": shuffled}
     held = {file for group in groups.values() for file in group[: max(1, round(len(group) / 5))]}
     return files - held, held

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import tarfile
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from http.client import HTTPException
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from labkit.core import InputError
 from labkit.core.recipes import DATASETS, DataRecipe, Named, folder
-from labkit.core.wording import printable, typed
+from labkit.core.wording import printable, typed, warn
 from labkit.datasets import decoding, image_files, images, layouts, photos
 from labkit.datasets.images import Images, Lazy, settle
 
@@ -99,7 +98,7 @@ def agree(name: str, train: Images, test: Images) -> None:
         also = f"{len(twins):,} of {len(test):,} test images are training images as well ({printable(which)})"
         folders = ({os.path.dirname(name) for name, _ in half.files} for half in (train, test))
         if set.intersection(*folders):
-            warnings.warn(f"{where.label}: {also}, as they were drawn; remove the copies", stacklevel=3)
+            warn(f"{where.label}: {also}, as they were drawn; remove the copies")
         else:
             how = "--allow-duplicates (folder:PATH?allow-duplicates in a data set's name)"
             raise InputError(f"{where.label}: {also}; remove the copies, or use them all the same with {how}")

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from labkit.core import wording
 from labkit.core.errors import InputError
 from labkit.datasets import image_files, layouts, loaders, shards
 
@@ -129,6 +130,7 @@ def outcomes(count: int, look: Callable[[random.Random], tuple[int, int]]) -> tu
     read = refused = 0
     for seed in range(count):
         draw = random.Random(seed)
+        wording.warn.cache_clear()  # what is said of one set is said once, and here all have one name
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
