@@ -23,6 +23,8 @@ _ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or 
 _OPTIONS = {
     "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},
     "dataset": {"default": "fashion", "help": f"{_DATASETS} (default: %(default)s)"},
+    "layout": {"default": "", "metavar": "L", "help": "of a folder: classes, TRAIN or TRAIN,TEST"},
+    "allow-duplicates": {"action": "store_true", "help": "test images may be training images as well"},
     "resolution": {"type": int, "default": 0, "metavar": "N", "help": "side in pixels (default: as stored)"},
     "seed": {"type": int, "default": 0, "help": "of all that is learned (default: %(default)s)"},
     "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
@@ -44,7 +46,7 @@ def command(
 
 def add_options(parser: argparse.ArgumentParser, *names: str) -> argparse.ArgumentParser:
     """Adds options that several commands have, each with the same meaning everywhere."""
-    for name in names:
+    for name in (*names, *(("layout", "allow-duplicates") if "dataset" in names else ())):
         parser.add_argument(f"--{name}", **_OPTIONS[name])
     return parser
 
@@ -65,6 +67,11 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
                 signal.signal(number, _end)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"labkit: {printable(message)}", file=sys.stderr)
+            asked = [f"layout={options.layout}"] if getattr(options, "layout", "") else []
+            if asked := asked + ["allow-duplicates"] * getattr(options, "allow_duplicates", False):
+                if not (where := recipes.folder(options.dataset)):
+                    raise InputError("--layout and --allow-duplicates go with --dataset folder:PATH")
+                options.dataset += ("&" if where.layout or where.duplicates else "?") + "&".join(asked)
             status = options.run(options)
             print(end="", flush=True)  # here, where it may still be told that it cannot be
             return status

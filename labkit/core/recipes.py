@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Named  # noqa: F401 (two of them for other rooms)
+from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Folder, Named, folder  # noqa: F401 (for others)
 from labkit.core.limits import Limited
 
 # Marks a field that came later. `plain` leaves out its default, so that what was built before keeps its name.
@@ -33,9 +33,10 @@ class DataRecipe(Limited):
 
     @property
     def label(self) -> str:
-        """The name as tables give it: a folder without the path to it, which is private."""
+        """The name as tables give it: a folder without the path to it, but with what was allowed."""
         kind, _, path = self.name.partition(":")
-        return f"{kind}:{Path(path).name}" if path else kind
+        where = folder(self.name)
+        return where.label if where else f"{kind}:{Path(path).name}" if path else kind
 
     def at_most(self, n: int | None) -> "DataRecipe":
         """These images, but no more than n test images; None for no limit."""

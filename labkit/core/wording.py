@@ -6,7 +6,10 @@ import io
 import os
 import re
 import sys
+import warnings
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -89,6 +92,18 @@ def steady() -> None:
             how |= {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
             raw = raw if stream.write_through else io.BufferedWriter(raw)
             setattr(sys, name, io.TextIOWrapper(raw, encoding=stream.encoding, **how))
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first of these names, and how many more there are."""
+    names = sorted(set(names))
+    return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@cache
+def warn(text: str) -> None:
+    """Warns of something once in a process, whoever finds it, and without the place in the code that does."""
+    warnings.warn_explicit(printable(text), UserWarning, "labkit", 1)
 
 
 def reason(error: Exception) -> str:

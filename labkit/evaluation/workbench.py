@@ -46,11 +46,14 @@ class Workbench:
         self.device = device or distributed.device() or ("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
         self._loaded = cache(lambda recipe, split: loaders.load_recipe(recipe, split, data_root=self.data_root))
+        self._agreed = cache(loaders.agree)
 
     def images(self, recipe: DataRecipe, split: str) -> Images:
         """The images of "train" or "test", loaded once, however many of the other split a recipe asks for."""
-        other = "test" if split == "train" else "train"
-        return self._loaded(replace(recipe, **{other: None}), split)
+        one = {"train": replace(recipe, test=None), "test": replace(recipe, train=None)}
+        if recipes.folder(recipe.name):
+            self._agreed(recipe.name, *(self._loaded(one[half], half) for half in one))
+        return self._loaded(one[split], split)
 
     def sound(self, recipe: DataRecipe) -> Images:
         """The training images; InputError unless a network can tell classes apart, and be tried on some of them."""

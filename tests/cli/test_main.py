@@ -12,7 +12,7 @@ from pathlib import Path
 import labkit
 from labkit.__main__ import main
 from labkit.cli import common
-from labkit.core import profiles
+from labkit.core import profiles, recipes
 from labkit.csc import cbpdn
 from labkit.reporting import report_folder
 
@@ -63,6 +63,25 @@ def test_commands_that_left_the_package_say_where_they_went(capsys, name):
     assert re.fullmatch(rf"labkit: .*`make {name}`.*\n", printed.err) and printed.out == ""
 
 
+@pytest.mark.parametrize(
+    "typed, name",
+    [
+        (["folder:a b", "--layout", "train,val"], "folder:a b?layout=train,val"),
+        (["folder:x", "--allow-duplicates", "--layout", "classes"], "folder:x?layout=classes&allow-duplicates"),
+        (["folder:x?layout=a,b", "--allow-duplicates"], "folder:x?layout=a,b&allow-duplicates"),
+        (["folder:what?", "--allow-duplicates"], "folder:what??allow-duplicates"),
+        (["folder:x?layout=a&allow-duplicates"], "folder:x?layout=a&allow-duplicates"),
+    ],
+)
+def test_flags_of_a_folder_are_part_of_its_name(typed, name):
+    parser, found = common.add_options(argparse.ArgumentParser(), "dataset"), []
+    parser.set_defaults(run=lambda options: found.append(options.dataset) or 0)
+    assert common.run(parser, ["--dataset", *typed]) == 0 and found == [name]
+    where = recipes.folder(name)
+    assert where.duplicates == ("--allow-duplicates" in typed or "&" in typed[0])
+    assert where.path == typed[0].removeprefix("folder:").partition("?l")[0]
+
+
 def test_profiles_prints_the_recipes(capsys):
     assert main(["profiles"]) == 0
     head, *rows = (re.split(r"  +", line) for line in capsys.readouterr().out.splitlines())
@@ -83,6 +102,11 @@ def test_profiles_prints_the_recipes(capsys):
         (["--profile", "huge"], "the known ones are smoke, quick, lab, paper"),
         (["--dataset", "fashoin"], "fashion"),
         (["--dataset", "folder:nowhere"], "nowhere"),
+        (
+            ["--dataset", "photos", "--layout", "classes"],
+            "--layout and --allow-duplicates go with --dataset folder:PATH",
+        ),
+        (["--allow-duplicates"], "--layout and --allow-duplicates go with --dataset folder:PATH"),
         (["--notebooks", "02,9"], "no notebook '9'; there are 01_good, 02_bad"),
         (["--resolution", "-3"], "-3"),
         (["--resolution", "4"], "at least 32 pixels"),
