@@ -55,6 +55,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 128 + signal if ended."""
     options = parser.parse_args(arguments)
     os.environ["LABKIT_FLAGS"] = " ".join(vars(options))  # for `wording.to_set`, in children too
+    ended = []  # by which signals we are ended as by Ctrl-C
     try:
         for name, value in vars(options).items():
             if isinstance(value, Path):  # as typed, here; what it is given to may work elsewhere
@@ -64,6 +65,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         alone = variable("WORLD_SIZE", 1) == 1 and threading.current_thread() is threading.main_thread()
         for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)) if alone else ():
             if signal.getsignal(number) == signal.SIG_DFL:  # and not ignored, as by nohup
+                ended.append(number)
                 signal.signal(number, _end)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"labkit: {printable(message)}", file=sys.stderr)
@@ -82,7 +84,9 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         print("labkit: stopped; run the same command to go on with what is already built", file=sys.stderr)
         return 128 + (stop.args or [signal.SIGINT])[0]
     finally:
-        del os.environ["LABKIT_FLAGS"]
+        os.environ.pop("LABKIT_FLAGS", None)
+        for number in ended:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end(number: int, _frame: object) -> None:
