@@ -57,7 +57,7 @@ def built(plain: Any) -> Any:
     if isinstance(plain, list):
         return tuple(map(built, plain))
     if not isinstance(plain, dict):
-        return plain
+        return float(plain) if plain == "inf" else plain  # JSON has no infinity
     kind, told = plain["recipe"], {name: built(value) for name, value in plain.items() if name != "recipe"}
     if kind == "Images":
         return recipes.DataRecipe(told["digest"])

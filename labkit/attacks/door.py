@@ -70,7 +70,7 @@ def borrowed(
 
 
 def _classes(name: str, y: Tensor, n: int) -> Tensor:
-    need = f"{name} needs one class index for each of {n} images, got"
+    need = f"{name} needs one class index for each of {n} images; pass such, and not"
     try:
         found = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError):
@@ -78,7 +78,7 @@ def _classes(name: str, y: Tensor, n: int) -> Tensor:
     if found.shape != (n,) or found.dtype == torch.bool or not torch.can_cast(found.dtype, torch.uint8):
         raise InputError(f"{need} {tuple(found.shape)} {found.dtype}")
     if (found := found.long()).min() < 0:
-        raise InputError(f"{need} {int(found.min())}; count them from 0")
+        raise InputError(f"{need} {int(found.min())}, but count them from 0")
     return found
 
 
@@ -94,10 +94,10 @@ def _answering(name: str, model: Model, most: int) -> Model:
         logits = torch.func.functional_call(model, made, x) if made else model(x)
         shape = tuple(getattr(logits, "shape", ()))
         if len(shape) != 2 or shape[0] != len(x):
-            raise InputError(f"{name} needs a model that answers {len(x)} images with ({len(x)}, classes), got {shape}")
+            raise InputError(f"{name} got {shape} for {len(x)} images; pass a model that answers ({len(x)}, classes)")
         if most >= shape[1]:
             why = f"the model tells {shape[1]} classes apart, 0 to {shape[1] - 1}, and a label is {most}"
-            raise InputError(f"{name} needs labels counted from 0: {why}")
+            raise InputError(f"{name} needs labels counted from 0; mend them: {why}")
         return logits
 
     return answers

@@ -120,7 +120,7 @@ def whole(what: str, value: object) -> int:
             return int(number)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(f"{what} is a number of pixels, or 0 for as stored; got {value!r}")
+    raise InputError(f"{what} is a number of pixels, or 0 for as stored; got {value!r}; choose one so")
 
 
 def typed(text: str | Path) -> Path:

@@ -30,11 +30,11 @@ def load_dictionary(path: str | Path) -> Tensor:
         how = "numpy.save" + ("; of an .npz, numpy.load(path)[name]" if zipfile.is_zipfile(path) else "")
         raise InputError(f"{path} is not a plain .npy array ({reason(error)}); store it with {how}") from error
     if not np.issubdtype(raw.dtype, np.floating):
-        how = "numpy.save(path, d.real.astype('float32'))"
-        raise InputError(f"{path} must hold floating-point filters, found {raw.dtype}; load it as d and {how}")
+        how = "store it by numpy.save(path, d.real.astype('float32'))"
+        raise InputError(f"{path} must hold floating-point filters, found {raw.dtype}; load it as d, and {how}")
     if (call := _mended(shape := raw.shape)) != "d":
-        how = f"load it as d and numpy.save(path, {call})" if call else "take sporco's getdict(crop=True)"
-        raise InputError(f"{path} must hold an array (S, S, C, K), (S, S, K) or (S, S, C, 1, K), found {shape}; {how}")
+        mend = f"load it as d, and store it by numpy.save(path, {call})" if call else "take sporco's getdict(crop=True)"
+        raise InputError(f"{path} must hold an array (S, S, C, K), (S, S, K) or (S, S, C, 1, K), found {shape}; {mend}")
     raw = raw.reshape(*shape[:2], shape[2] if raw.ndim > 3 else 1, shape[-1] if raw.ndim > 2 else 1)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `check` refuses
         d = torch.from_numpy(np.array(raw.transpose(3, 2, 0, 1), dtype=np.float32, order="C"))

@@ -30,7 +30,7 @@ ENDINGS = (
 )  # fmt: skip
 MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
 
-LAYOUT = "expected <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
+LAYOUT = "give <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
 # Pictures that are not read must not vanish without a word; and what helps.
 _UNREAD = ".jxl .jp2 .j2k .svg .psd .xcf .tga .ico .exr .hdr .dcm .eps .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf"
 _UNREAD = dict.fromkeys(_UNREAD.split(), "convert to PNG") | dict.fromkeys((".heic", ".heif"), "install pillow-heif")

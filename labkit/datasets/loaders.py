@@ -65,9 +65,6 @@ def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None 
     if split not in SPLITS:
         raise InputError(f'split must be "train" or "test", got {split!r}')
     n, resolution = recipe.train if split == "train" else recipe.test, recipe.resolution
-    for what, value in (("n", n), ("resolution", resolution)):
-        if value is not None and value < 1:
-            raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
     if resolution and resolution**2 > decoding.MAX_PIXELS:
         raise InputError(f"resolution must be at most {isqrt(decoding.MAX_PIXELS):,} pixels, got {resolution:,}")
     ask = Ask(split, n, resolution, recipe.seed, typed(data_root or _data_folder() / "raw"))

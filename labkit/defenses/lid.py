@@ -54,7 +54,7 @@ class LID(Detector):
     def __init__(self, neighbours: int = 20, batch: int = 100, rate: float = 0.05, *, held: float = 0.3):
         super().__init__(rate, neighbours=neighbours, batch=batch, held=held)
         if neighbours >= batch:
-            raise InputError(f"LID needs a batch of more images than neighbours, got {batch} and {neighbours}")
+            raise InputError(f"LID got batch={batch} and neighbours={neighbours}; choose a batch of more images")
         self.least = 2 * batch
         for name in self.sized_by_fit:
             self.register_buffer(name, torch.empty(0))

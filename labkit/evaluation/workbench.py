@@ -60,7 +60,7 @@ class Workbench:
         train, test = (self.images(recipe, split) for split in ("train", "test"))
         known, of = train.y.unique(), recipe.label
         if len(known) < 2:
-            raise InputError(f"all training images of {of} are of one class; a network needs two, each in a folder")
+            raise InputError(f"all training images of {of} are of one class; a network needs two: add another folder")
         if not torch.isin(test.y, known).any():
             raise InputError(f"no test image of {of} is of a class that it is trained on; give each class two or more")
         return train

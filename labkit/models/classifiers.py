@@ -131,7 +131,8 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
     if images.x.shape[1] != channels:
         raise InputError(f"the network was built for {channels} channels, not {images.x.shape[1]}; build another")
     if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
-        raise InputError(f"the network was built for {classes} classes, the labels go up to {int(images.y.max())}")
+        most = int(images.y.max())
+        raise InputError(f"the network was built for {classes} classes, the labels go up to {most}; build another")
     if how := recipe.adversarial:
         if how.attack not in (known := _options(how, 0)):
             raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")

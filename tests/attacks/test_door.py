@@ -107,7 +107,7 @@ def test_a_class_that_the_model_does_not_know_is_never_fooled(name):
 
 def test_what_is_no_model_budget_or_count_is_refused():
     model, x, y = setting()
-    with pytest.raises(InputError, match=r"answers 6 images with \(6, classes\), got \(6,\)"):
+    with pytest.raises(InputError, match=r"got \(6,\) for 6 images; pass a model that answers \(6, classes\)"):
         attacks.pgd(lambda x: model(x)[:, 0], x, y, budget=BUDGET)
     with pytest.raises(InputError, match=r"got \(\)"):
         attacks.fgsm(lambda x: (model(x), None), x, y, budget=BUDGET)

@@ -181,5 +181,5 @@ def test_errors(photos, fitted):
     with pytest.raises(InputError, match="0 patches that are not flat"):
         D3(atoms=10).fit(flat)
     for wrong in (dict(atoms=0), dict(sparsity=0), dict(patch=4, overlap=4), dict(similarity=0)):
-        with pytest.raises(InputError, match="D3 needs"):
+        with pytest.raises(InputError, match=r"D3 (needs|got overlap=4; choose)"):
             D3(**wrong)

@@ -176,9 +176,9 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(fashion, tmp_path, 
 
 def test_errors(fashion):
     model = pixelcnn.build(3, **SMALL)
-    with pytest.raises(InputError, match="built for 3 channels, the images have 1"):
+    with pytest.raises(InputError, match="built for 3 channels, not 1; train another"):
         pixelcnn.bits_per_dimension(model, fashion.x[:2])
-    with pytest.raises(InputError, match="built for 3 channels, the images have 1"):
+    with pytest.raises(InputError, match="built for 3 channels, not 1; train another"):
         pixelcnn.train(model, fashion, progress=False)
     with pytest.raises(InputError, match="a PixelCNN needs"):
         pixelcnn.build(3, width=0)

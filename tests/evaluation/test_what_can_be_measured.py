@@ -33,7 +33,8 @@ class Hopeless(Workbench):
 def draw(folder, count, size=(32, 32)):
     folder.mkdir(parents=True)
     for i in range(count):
-        noise = np.random.default_rng([i, len(str(folder))]).integers(0, 256, (*size, 3), dtype=np.uint8)
+        seed = [i, *folder.name.encode(), *folder.parent.name.encode()]
+        noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{i}.png")
 
 

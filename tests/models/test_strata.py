@@ -263,13 +263,13 @@ def test_a_seal_breaks_when_an_image_is_read():
 
 
 def test_no_test_image_reaches_a_fit(tmp_path, monkeypatch):
-    real = loaders.load
+    real = loaders.load_recipe
 
-    def load(name, split, **options):
-        images = real(name, split, **options)
+    def load(recipe, split, **options):
+        images = real(recipe, split, **options)
         return images if split == "train" else sealed(images)
 
-    monkeypatch.setattr(loaders, "load", load)
+    monkeypatch.setattr(loaders, "load_recipe", load)
     bench = Workbench(tmp_path, device="cpu", progress=False)
     recipe = DataRecipe(train=60, test=20)
     clusters = replace(RECIPE, dae=replace(DAE, data=recipe, epochs=1))
