@@ -25,17 +25,18 @@ class Paired(NamedTuple):
     other: int
 
 
-def packed(right: Tensor) -> str:
-    """Which images (n,) are right, as a file of rows keeps it: hexadecimal, eight images in two digits."""
-    return np.packbits(right.bool().numpy()).tobytes().hex()
+def packed(right: Tensor, images: str) -> str:
+    """Decisions (n,) as files of rows keep them: the first digits of the images' digest, n, and eight images a byte."""
+    return f"{images[:12]}:{len(right)}:{np.packbits(right.bool().numpy()).tobytes().hex()}"
 
 
-def unpacked(text: str, n: int) -> np.ndarray:
-    """`packed` undone: bool (n,). Raises ValueError when the text is not that of n images."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
-    if len(bits) != -(-n // 8) * 8:
-        raise ValueError(f"{text[:20]} … are not the decisions on {n} images")
-    return bits[:n].astype(bool)
+def compared(ours: str, other: str) -> Paired | None:
+    """Two systems by their `packed` decisions; None where they are not of the same images."""
+    (images, n, mine), (others, m, theirs) = (text.split(":") for text in (ours, other))
+    if (images, n) != (others, m):
+        return None
+    rights = (np.unpackbits(np.frombuffer(bytes.fromhex(part), np.uint8), count=int(n)) for part in (mine, theirs))
+    return paired(*(right.astype(bool) for right in rights))
 
 
 def paired(ours: np.ndarray, other: np.ndarray) -> Paired:

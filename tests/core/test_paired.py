@@ -63,10 +63,16 @@ def test_the_interval_covers_what_is_true():
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
 def test_decisions_survive_being_packed(n):
-    right = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.5
-    assert (paired.unpacked(paired.packed(right), n) == right.numpy()).all()
-    with pytest.raises(ValueError, match="decisions on"):
-        paired.unpacked(paired.packed(right), n + 8)
+    ours, other = torch.rand(2, n, generator=torch.Generator().manual_seed(n)) < 0.5
+    texts = [paired.packed(right, "0123456789abcdef") for right in (ours, other)]
+    assert paired.compared(*texts) == paired.paired(ours.numpy(), other.numpy())
+
+
+def test_decisions_on_other_images_are_not_compared():
+    right = torch.ones(8, dtype=torch.bool)
+    mine = paired.packed(right, "a" * 64)
+    assert paired.compared(mine, paired.packed(right, "b" * 64)) is None
+    assert paired.compared(mine, paired.packed(right[:5], "a" * 64)) is None
 
 
 def test_holm_is_bonferronis_for_the_smallest_and_never_falls():
