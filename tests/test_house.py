@@ -94,3 +94,21 @@ def test_a_name_that_never_was_is_an_ordinary_error():
         exec("from labkit import nothing", {})
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'labkit\.nothing'"):
         exec("import labkit.nothing", {})
+
+
+def test_every_text_file_has_an_encoding():
+    """What it is by default is the locale's: ASCII in a batch job."""
+    bare = []
+    for path in ROOT.rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
+            name, named = ast.unparse(call.func).rpartition(".")[2], {word.arg for word in call.keywords}
+            text = {"read_text": 0, "write_text": 1}.get(name)
+            if name == "open" and not isinstance(call.func, ast.Attribute):
+                mode = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
+                text = None if "b" in mode else 9
+            text = 9 if name in ("run", "Popen", "check_output") and named & {"text", "universal_newlines"} else text
+            if text is not None and len(call.args) <= text and "encoding" not in named:
+                bare.append(f"{path.name}:{call.lineno}")
+            if name == "to_csv" and call.args:
+                bare.append(f"{path.name}:{call.lineno}")
+    assert bare == []

@@ -1,13 +1,16 @@
 """What the commands share: their options, how they end, and tables for a terminal."""
 
 import argparse
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.core import InputError, profiles, recipes
-from labkit.core.wording import printable
+from labkit.core.wording import printable, typed, variable
 
 if TYPE_CHECKING:  # torch is imported where it is needed: `--help` does not wait for it
     from labkit.evaluation import Workbench
@@ -46,18 +49,31 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> argparse.Argume
 
 
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 130 interrupted."""
+    """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 128 + signal if ended."""
     options = parser.parse_args(arguments)
     try:
+        for name, value in vars(options).items():
+            if isinstance(value, Path):  # as typed, here; what it is given to may work elsewhere
+                setattr(options, name, typed(value).absolute())
+        variable("RANK", 0), variable("LOCAL_RANK", 0)
+        # A rank is ended by torchrun, and at once: it may be waiting for others, where no exception reaches it.
+        alone = variable("WORLD_SIZE", 1) == 1 and threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)) if alone else ():
+            if signal.getsignal(number) == signal.SIG_DFL:  # and not ignored, as by nohup
+                signal.signal(number, _end)
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"labkit: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"labkit: {printable(message)}", file=sys.stderr)
             return options.run(options)
     except InputError as error:
         print(f"labkit: {printable(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("labkit: stopped; the same command takes up again with what is already built", file=sys.stderr)
-        return 130
+        return 128 + (stop.args or [signal.SIGINT])[0]
+
+
+def _end(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)  # all is tidied up as after Ctrl-C
 
 
 def lab(options: argparse.Namespace, dataset: str = "") -> profiles.Profile:

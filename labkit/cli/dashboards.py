@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 
 from labkit.cli import common
 from labkit.core import InputError, profiles
@@ -35,7 +34,4 @@ def run(options: argparse.Namespace) -> int:
         return 0
     where = server.address(options.ip, options.port, options.base_url, token)
     print(f"The dashboards are at {where} (stop with Ctrl-C)", flush=True)
-    try:
-        return subprocess.run(command, cwd=server.FOLDER, env=server.environment(lab, options.store, token)).returncode
-    except KeyboardInterrupt:
-        return 0
+    return server.run(command, server.environment(lab, options.store, token))

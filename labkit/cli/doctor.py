@@ -82,7 +82,7 @@ def _packages(pins: Path) -> tuple[str, str, bool]:
     there = f"{len(needed) - len(absent)} of the {len(needed)} that labkit names"
     if not pins.is_file():
         return f"{there}; not compared with tested versions (no constraints.txt beside the package)", "", False
-    tested = sorted(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text(), re.M))
+    tested = sorted(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text("utf-8"), re.M))
     found = [(name, _version(name), version) for name, version in tested]
     other = [f"{n} {mine} (tested: {version})" for n, mine, version in found if mine and mine.split("+")[0] != version]
     if other:
@@ -155,7 +155,7 @@ def _store(store: str) -> Iterator[Finding]:
 
 def _memory() -> Finding:
     try:
-        (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+        (free,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text("utf-8"), re.M)
     except (OSError, ValueError):
         return Finding("memory", "this system does not say")
     advice = "close something, or stay with the profiles smoke and quick" * (int(free) * 1024 < _MEMORY)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from labkit.cli import common
 from labkit.core import InputError, profiles
+from labkit.core.wording import printable
 
 
 def add(commands: common.Commands) -> None:
@@ -33,12 +34,13 @@ def _report(options: argparse.Namespace) -> int:
     source = options.notebook_dir or report.NOTEBOOKS
     plan = report.check(settings, options.out, notebooks=source, only=options.notebooks.split(","))
     cbpdn.prepare()  # here, where its announcement is no stray line on a page
-    print(f"{len(plan)} notebooks, profile {settings.profile}, data set {settings.dataset} -> {options.out}")
+    told = f"{len(plan)} notebooks, profile {settings.profile}, data set {settings.dataset} -> {options.out}"
+    print(printable(told))
     entries = report.run(settings, options.out, plan, jobs=options.jobs, cell_timeout=options.cell_timeout)
-    print(f"report: {options.out / 'index.html'}")
+    print(f"report: {printable(options.out / 'index.html')}")
     failed = [entry for entry in entries if entry["error"]]
     for entry in failed:
-        print(f"labkit: {entry['name']} failed in {entry['error']['sentence']}", file=sys.stderr)
+        print(f"labkit: {entry['name']} failed in {printable(entry['error']['sentence'])}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -45,9 +45,10 @@ def _table(options: argparse.Namespace) -> int:
             for name in options.names if rank == 0 else ():  # what others are still measuring is waited for
                 again = table_page.command(name, lab, options.only, options.seed)
                 made = table_page.measure(name, asked[name], lab, bench, checked=set(wanted) <= {"defense"})
+                if options.out:  # before anything is printed, which may fail
+                    made.save(options.out, again)
                 print(f"\n{made.text(again)}")
                 if options.out:
-                    made.save(options.out, again)
                     print(f"table {name}: {options.out / f'table_{name}.md'}")
     return 0
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.core.wording import reason
+from labkit.core.wording import reason, writable
 
 from safetensors import SafetensorError, safe_open
 
@@ -83,10 +83,10 @@ def fingerprint(path: Path, root: Path) -> dict[str, Any]:
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is seen under its name only when it is complete."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file that is seen under its name only when it is complete; text as UTF-8, whatever it holds."""
     with replacing(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(writable(content).encode() if isinstance(content, str) else content)
 
 
 @contextmanager

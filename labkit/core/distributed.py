@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import labkit
+from labkit.core import children
 from labkit.core.errors import InputError
+from labkit.core.wording import variable
 
 import torch
 import torch.distributed as dist
@@ -49,16 +52,21 @@ def session() -> Iterator[None]:
     One thread a rank, unless OMP_NUM_THREADS says otherwise. Raises InputError when torchrun's environment is
     incomplete, or there are more ranks than GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1 or dist.is_initialized():
+    ranks = variable("WORLD_SIZE", 1)
+    if ranks == 1 or dist.is_initialized():
         yield
         return
+    if variable("RANK", 0) >= ranks:
+        raise InputError(f"$RANK is below $WORLD_SIZE, {ranks}, and set by torchrun; start the ranks with torchrun")
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun, which may be killed
+        children.watch(os.getppid())
     backend = "gloo"
     if torch.cuda.is_available():
         if _local() >= torch.cuda.device_count():
             raise InputError(f"there are {torch.cuda.device_count()} GPUs; start as many ranks (--nproc-per-node)")
         torch.cuda.set_device(_local())
         backend = "cpu:gloo,cuda:nccl"
-    with threads(int(os.environ.get("OMP_NUM_THREADS") or 1)):
+    with threads(labkit.THREADS.number):
         try:
             dist.init_process_group(backend, timeout=_PATIENCE, **_meeting_place())
         except ValueError as error:  # of a variable that is missing
@@ -162,7 +170,7 @@ def _meeting_place() -> dict:
 
 
 def _local() -> int:
-    return int(os.environ.get("LOCAL_RANK") or 0)
+    return variable("LOCAL_RANK", 0)
 
 
 def _everyones(tensor: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What computes here: versions and commit, which arithmetic is fast, and how much memory is held."""
+"""What computes here: versions and commit, which arithmetic is fast, how much memory is held, child processes."""
 
 import ctypes
 import importlib.metadata
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import labkit
+from labkit.core.wording import typed
 
 if TYPE_CHECKING:  # what asks for versions alone need not wait for torch
     import torch
 
+_PATHS = ("LABKIT_STORE", "LABKIT_DATA", "NUMBA_CACHE_DIR")
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's malloc.h
 
 
@@ -41,7 +43,7 @@ def commit(folder: Path) -> str:
 def processor() -> str:
     """The model of the processor as the system names it, or its architecture."""
     with suppress(OSError, TypeError):
-        return re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
+        return re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)[1]
     return platform.processor() or platform.machine()
 
 
@@ -68,7 +70,7 @@ def peak() -> float:
     """The most that was in memory at once since the process began, in GiB."""
     try:
         # Not getrusage's, which a child takes over from its parent, however large that was.
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text("utf-8", "replace")
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
     except OSError:
         unit = 2**30 if sys.platform == "darwin" else 2**20
@@ -87,6 +89,18 @@ def steady() -> None:
         mallopt(_ARENA_MAX, 1)
 
 
+def child(module: str, folder: str | Path = "") -> list[str]:
+    """The command, without arguments, that runs a module until this process ends, and then deletes `folder`."""
+    return [sys.executable, str(Path(__file__).with_name("children.py")), str(os.getpid()), str(folder), module]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a child that works in another folder is told: how many threads it has, and what paths mean here."""
+    paths = {name: str(typed(os.environ[name]).absolute()) for name in _PATHS if os.environ.get(name)}
+    return {**labkit.THREADS.environment(threads), **paths, "PYTHONUTF8": "1"}
+
+
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    told = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20)
+    return told.stdout.strip()

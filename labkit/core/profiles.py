@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from labkit.core import recipes
 from labkit.core.errors import InputError
+from labkit.core.wording import here
 
 STL = recipes.TransformRecipe | recipes.StratifiedRecipe
 _LAM = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
@@ -202,5 +203,5 @@ def profile(name: str, *, dataset: str | None = None, resolution: int | None = N
     if not asked.isdecimal():
         raise InputError(f"$LABKIT_RESOLUTION is a number of pixels, or 0 for as stored; got {asked!r}")
     data = PROFILES[name].data
-    dataset = dataset or os.environ.get("LABKIT_DATASET") or data.name
+    dataset = here(dataset or os.environ.get("LABKIT_DATASET") or data.name)
     return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=int(asked) or None))

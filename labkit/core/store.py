@@ -167,7 +167,7 @@ def flaws(folder: Path) -> dict[str, str]:
 def parsed(path: Path) -> Any:
     """The JSON object in a file of an artifact, whoever wrote it. Raises OSError or ValueError."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(value, dict):
@@ -181,8 +181,11 @@ def beside(folder: Path, ending: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the right to write an artifact's folder. With wait=False, yields False at once when another has it."""
+def locked(folder: Path, *, wait: bool = True, doing: str = "") -> Iterator[bool]:
+    """Holds the right to write an artifact's folder. With wait=False, yields False at once when another has it.
+
+    doing  what the other run does, for whoever waits; by default it builds the artifact
+    """
     lock = FileLock(beside(folder, "lock"))
     try:
         lock.acquire(timeout=_PATIENCE if wait else 0)
@@ -190,7 +193,8 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         if not wait:
             yield False
             return
-        warnings.warn(f"another run is building {folder.parent.name} {folder.name}; waiting for it", stacklevel=5)
+        doing = doing or f"is building {folder.parent.name} {folder.name}"
+        warnings.warn(f"another run {doing}; waiting for it", stacklevel=5)
         lock.acquire()
     try:
         yield True
@@ -227,7 +231,7 @@ def _write(folder: Path, recipe: Any, tensors: dict[str, "Tensor"], facts: dict)
             shutil.copymode(fresh / "facts.json", fresh / TENSORS)  # safetensors writes for the owner's eyes only
         _dump(fresh / MANIFEST, {file.name: checkpoint.digest(file) for file in sorted(fresh.iterdir())})
         # Who builds gets what who reads will get: lists for tuples, text for keys.
-        facts = json.loads((fresh / "facts.json").read_text())
+        facts = json.loads((fresh / "facts.json").read_bytes())
         for file in fresh.iterdir():
             checkpoint.flush(file)
         fresh.rename(folder)
@@ -261,7 +265,7 @@ def _name(plain: Any) -> str:
 
 
 def _dump(path: Path, value) -> None:
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _code(error: Exception) -> int:

@@ -37,12 +37,13 @@ def decide(environ: MutableMapping[str, str] = os.environ, root: Path = Path("/"
     root     of the file system, where the quota of a container is read
     """
     number, why = _allowed(root)
-    if int(environ.get("WORLD_SIZE") or 1) > 1:
+    if (environ.get("WORLD_SIZE") or "1") != "1":
         number, why = 1, "one a rank"
     with suppress(KeyError, ValueError):
         number, why = max(1, int(environ["OMP_NUM_THREADS"].split(",")[0])), "OMP_NUM_THREADS says so"
     for name in _COUNTS:
-        environ.setdefault(name, str(number))
+        if not environ.get(name, "").replace(",", "").isdecimal():  # numba stops at what is no number
+            environ[name] = str(number)
     theirs = [f"{name}={environ[name]}" for name in _WAITS if name in environ]
     if environ is os.environ and (late := sys.modules.get("torch")):
         late.set_num_threads(min(number, late.get_num_threads()))
@@ -72,7 +73,7 @@ def _allowed(root: Path) -> tuple[int, str]:
 def _quota(root: Path) -> float:
     """The least quota of processor time, in cores, among the cgroups that hold this process; without one, infinity."""
     with suppress(OSError):
-        groups = re.findall(r"^\d+:(.*):(.*)$", (root / "proc/self/cgroup").read_text(), re.M)
+        groups = re.findall(r"^\d+:(.*):(.*)$", (root / "proc/self/cgroup").read_text("utf-8", "replace"), re.M)
         cpu = [one for one in groups if one[0] == "" or "cpu" in one[0].split(",")]
         return min((_least(root, *one) for one in cpu), default=float("inf"))
     return float("inf")
@@ -86,6 +87,6 @@ def _least(root: Path, names: str, path: str) -> float:
         for folder in [mount / path.strip("/"), *(mount / path.strip("/")).parents]:
             files = [folder / f"cpu.cfs_{what}_us" for what in ("quota", "period")] if names else [folder / "cpu.max"]
             with suppress(OSError, ValueError):  # ValueError of "max", which is no number
-                quota, period = map(int, " ".join(file.read_text() for file in files).split())
+                quota, period = map(int, " ".join(file.read_text("utf-8") for file in files).split())
                 found += [quota / period] if quota > 0 else []
     return min(found)

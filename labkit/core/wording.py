@@ -1,6 +1,12 @@
 """What people type, and what they read: names, reasons, paths, durations and sizes in words."""
 
+import errno
+import html
+import io
 import os
+import re
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from labkit.core.errors import InputError
@@ -8,8 +14,64 @@ from labkit.core.errors import InputError
 
 def printable(text: object) -> str:
     """Somebody else's text as a line of ours: a name in a file may hold line ends, or what terminals obey."""
-    told = str(text)
+    told = writable(str(text))
     return told if told.isprintable() else ascii(told)
+
+
+def writable(text: str) -> str:
+    """The text as any file can hold it: bytes of a name that are no UTF-8, which Python keeps aside, as \\xe9."""
+    with suppress(UnicodeEncodeError):
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return text.encode(errors="backslashreplace").decode()
+
+
+def in_markdown(text: object) -> str:
+    """Somebody else's text as a piece of Markdown, such as a cell: no emphasis, formula, tag, link or next cell."""
+    return re.sub(r"[\\`*|<>&~$]|\](?=[(\[])|:(?=//)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
+
+
+def in_code(text: str) -> str:
+    """Text as code in a line of Markdown, whatever backquotes it has."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return f"`{text}`" if not longest else f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}"
+
+
+def in_chart(text: object) -> str:
+    """Somebody else's text in a plotly chart, which takes tags for tags and, where MathJax is, $ for formulas."""
+    return html.escape(printable(text), quote=False).replace("$", "&#36;")
+
+
+class _Steady(io.FileIO):
+    """A standard stream whose reader or disk may go: what follows is work for files, and not lost with it."""
+
+    lost = False  # whether something could not be written that somebody may miss
+
+    def write(self, content) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO) and not _Steady.lost:
+                _Steady.lost = True
+                os.write(2, f"labkit: cannot print ({reason(error)}); free some space, or print elsewhere\n".encode())
+            return len(content)
+
+
+def steady() -> None:
+    """From now on, to print cannot fail: not for a letter the terminal lacks, nor because nobody reads any more."""
+    for name in ("stdout", "stderr"):
+        stream, how = getattr(sys, name), {"errors": "backslashreplace", "line_buffering": name == "stderr"}
+        with suppress(AttributeError, OSError, ValueError):  # closed by whoever started us: Python prints nothing then
+            stream.flush()
+            raw = io.BufferedWriter(_Steady(stream.fileno(), "w", closefd=False))
+            how["line_buffering"] |= stream.isatty()
+            setattr(sys, name, io.TextIOWrapper(raw, encoding=stream.encoding, **how))
+
+
+def ended(status: int) -> int:
+    """The exit status, once all is printed: 1 in place of 0 where that could not be."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    return status or int(_Steady.lost)
 
 
 def reason(error: Exception) -> str:
@@ -35,6 +97,21 @@ def typed(text: str | Path) -> Path:
         name = name if len(name) <= 80 else name[:77] + "..."
         raise InputError(f"the path {name} cannot be used ({reason(error)}); name another") from None
     return path
+
+
+def variable(name: str, least: int) -> int:
+    """A whole number from the environment, `least` where it is not set. Raises InputError for anything else."""
+    value = os.environ.get(name) or str(least)
+    if not value.isdecimal() or int(value) < least:
+        words = f"${name} is a whole number, {least} or more, and set by torchrun"
+        raise InputError(f"{words}; got {printable(value)}: unset it, or start with torchrun")
+    return int(value)
+
+
+def here(name: str) -> str:
+    """A data set by its name, a folder or zip by its whole path: what it means here, it means in any other process."""
+    kind, _, path = name.partition(":")
+    return f"folder:{os.path.abspath(typed(path))}" if kind == "folder" and path else name
 
 
 def duration(seconds: float) -> str:

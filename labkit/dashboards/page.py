@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from html import escape
 
-from labkit.core import InputError, profiles
+from labkit.core import InputError, profiles, wording
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.dashboards import live
@@ -111,12 +111,13 @@ class Page:
 
     def say(self, html: str) -> None:
         """The line above the content: HTML, whatever comes from outside escaped."""
-        self.status.value = f"<div role='status'>{html}</div>"
+        self.status.value = f"<div role='status'>{wording.writable(html)}</div>"
 
     def trouble(self, sentence: str) -> None:
         """A sentence about what went wrong; of paths, which are the server's business, only the last part is shown."""
         self.idle()
-        self.status.value = f"<div role='alert' class='lk-trouble'>{escape(_PATH.sub('…/', sentence))}</div>"
+        told = escape(_PATH.sub("…/", wording.printable(sentence)))
+        self.status.value = f"<div role='alert' class='lk-trouble'>{told}</div>"
 
     def busy(self, done: float) -> None:
         """Show the bar at a share of its length, and the button that cancels."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from labkit.core.wording import writable
 from labkit.reporting.pictures import mosaic, pillow
 
 import anywidget
@@ -34,7 +35,8 @@ class Board(anywidget.AnyWidget):
         """Each picture: title, x (C, H, W), and if need be note and bars [(name, share, kind)]."""
         told = []
         for picture in pictures:
-            note, bars = picture.get("note", ""), picture.get("bars", [])
+            note = writable(picture.get("note", ""))
+            bars = [(writable(name), share, kind) for name, share, kind in picture.get("bars", [])]
             words = ", ".join(f"{name} {share:.0%}" for name, share, _ in bars)
             alt = ". ".join(filter(None, (picture["title"], note, words)))
             pixels = max(picture["x"].shape[-2:]) <= SMALL
@@ -122,7 +124,7 @@ class HoverMap(w.HBox):
         self.figure = go.FigureWidget(figure)
         self.picture = w.Image(format="jpeg", layout=w.Layout(width="128px", height="128px", margin="60px 0 0 0"))
         self.picture.add_class("labkit-pixels")
-        self.name = w.Label("Point at a dot")
+        self.name = w.HTML("Point at a dot")  # a Label would set $ as formulas
         for trace in self.figure.data:
             trace.on_hover(self.show)
         super().__init__([self.figure, w.VBox([self.picture, self.name])])

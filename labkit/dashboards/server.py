@@ -3,12 +3,14 @@
 import ipaddress
 import os
 import secrets
-import sys
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import labkit
-from labkit.core import InputError, profiles
+from labkit.core import InputError, hardware, profiles, wording
 
+_PATIENCE = 15  # seconds for the server to end its kernels
 FOLDER = Path(labkit.__file__).resolve().parent.parent / "notebooks" / "dashboards"
 
 
@@ -28,6 +30,19 @@ def prepare(lab: profiles.Profile, store: str = "") -> None:
         bench.transform(T)
 
 
+def run(command: list[str], env: dict[str, str]) -> int:
+    """Serve until interrupted; returns the server's exit status. By then, it and its kernels have ended."""
+    # In a session of its own, it hears of Ctrl-C and of a closed terminal from us alone, and can tidy up.
+    process = subprocess.Popen(command, cwd=FOLDER, env=env, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
+        process.kill()
+
+
 def drawn(ip: str, given: str = "") -> str:
     """The visitors' token: the one given, else "" (none) where `ip` is of this machine alone, else a new one."""
     return given or ("" if _alone(ip) else secrets.token_urlsafe(24))
@@ -44,7 +59,7 @@ def serve(ip: str, port: int, base_url: str = "/", *, guarded: bool) -> list[str
         raise InputError(f"--port is a number from 1 to 65535; got {port}")
     if not (base_url.startswith("/") and base_url.endswith("/")):
         raise InputError(f"--base-url begins and ends with a slash, such as /lab/; got {base_url!r}")
-    command = [sys.executable, "-m", "voila", f"--Voila.ip={ip}", f"--port={port}", "--no-browser"]
+    command = [*hardware.child("voila"), f"--Voila.ip={ip}", f"--port={port}", "--no-browser"]
     command += [f"--base_url={base_url}"] if base_url != "/" else []
     # $JUPYTER_TOKEN, or a token that nobody knows where that is missing.
     return [*command, *(["--Voila.auto_token=True"] if guarded else []), "."]
@@ -65,11 +80,11 @@ def address(ip: str, port: int, base_url: str = "/", token: str = "") -> str:
 
 def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
     """The server's environment: its token, and the lab for its kernels, which have one thread each."""
-    told = {"LABKIT_PROFILE": lab.name, "LABKIT_DATASET": lab.data.name, **labkit.THREADS.environment(1)}
+    told = {"LABKIT_PROFILE": lab.name, "LABKIT_DATASET": lab.data.name, **hardware.environment(1)}
     told["LABKIT_RESOLUTION"] = str(lab.data.resolution or 0)
     told["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH"))))
     if token:
         told["JUPYTER_TOKEN"] = token
     if store:
-        told["LABKIT_STORE"] = str(Path(store).resolve())
+        told["LABKIT_STORE"] = str(wording.typed(store).absolute())
     return {**os.environ, **told}

@@ -159,7 +159,7 @@ def _data_folder() -> Path:
 def _fashion(ask: Ask) -> Images:
     file = _data_folder() / "fashion" / f"{ask.split}.npz"
     try:
-        sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text().splitlines())
+        sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text("utf-8").splitlines())
         raw = file.read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); restore it, or let LABKIT_DATA name data/") from error

@@ -53,7 +53,7 @@ def project(
         told = {"data": stream.label, "classes": list(stream.classes), "size": list(stream.shape)}
         manifest = {**about, **told, "images": sum(one["images"] for one in chunks), "chunks": chunks}
         if distributed.rank() == 0:
-            checkpoint.write_whole(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+            checkpoint.write_whole(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         distributed.barrier()
     return manifest
 
@@ -65,7 +65,7 @@ def read(out: str | Path) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     """
     out = Path(out)
     try:
-        manifest = json.loads((out / MANIFEST).read_text())
+        manifest = json.loads((out / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{out} holds no finished projection ({error}); run labkit project again") from None
     for told in manifest["chunks"]:
@@ -137,7 +137,7 @@ def _refused(out: Path, run: dict, lock: FileLock) -> str | None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-        if file.is_file() and json.loads(file.read_text()) != run:
+        if file.is_file() and json.loads(file.read_bytes()) != run:
             return f"{out} holds another projection; choose another --out, or delete it"
         for left in out.glob(".*.partial"):
             left.unlink()  # of a run that was killed

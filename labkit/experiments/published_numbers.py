@@ -18,7 +18,7 @@ _SIZED = {
 
 @cache
 def _published() -> dict:
-    return json.loads(resources.files("labkit.experiments").joinpath("paper.json").read_text())["tables"]
+    return json.loads(resources.files("labkit.experiments").joinpath("paper.json").read_bytes())["tables"]
 
 
 def names() -> tuple[str, ...]:

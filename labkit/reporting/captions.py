@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel
 from labkit.experiments import published_numbers
 
@@ -19,7 +20,7 @@ def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> st
     note    more on images and networks
     checks  what `sanity_checks.verdicts` says of the attacks
     """
-    printed, data, networks = published_numbers.table(name).attrs, _all(rows.data), _all(rows.classifier)
+    printed, data, networks = published_numbers.table(name).attrs, in_markdown(_all(rows.data)), _all(rows.classifier)
     sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
     size = "L∞, for pixels in [0, 1]" if rows.attack.str.contains("L∞").any() else "relative L2 dissimilarities"
     told = (
@@ -40,7 +41,8 @@ def sweep(rows: pd.DataFrame) -> str:
     network = "retrained on T(x) for every value" if first.retrained else "vanilla: trained on natural images"
     return lines(
         "PSNR of T(x), and accuracy, for every value of a choice.",
-        f"{first.data}, n = {first.n:,} test images, the same for every value; {first.classifier}, {network}.",
+        f"{in_markdown(first.data)}, n = {first.n:,} test images, the same for every value; {first.classifier}, "
+        f"{network}.",
         "Brackets are 95 % intervals: Wilson's for accuracies, mean ± 1.96 standard errors for PSNR. Sizes of attacks "
         f"are relative L2 dissimilarities. {threat_models(zip(rows.knowledge, rows.defense, strict=True))}",
     )
@@ -62,7 +64,8 @@ def attenuation(rows: pd.DataFrame) -> str:
     attacks = f"{_all(rows.change[~noise])}: made on the undefended network. " if (~noise).any() else ""
     return lines(
         "What T leaves of a perturbation, and of the image.",
-        f"{first.data}, {first.pixels} pixels, n = {first.n}. {attacks}{_all(rows.change[noise])}: random noise.",
+        f"{in_markdown(first.data)}, {first.pixels} pixels, n = {first.n}. {attacks}{_all(rows.change[noise])}: "
+        "random noise.",
         "Share left is ‖T(x_adv) − T(x)‖ / ‖x_adv − x‖; low-pass share is the part of the change's energy that T does "
         f"not code; PSNR is to x. Brackets are 95 % intervals of the mean. Recipes: {keys}.",
     )

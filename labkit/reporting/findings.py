@@ -1,10 +1,12 @@
 """Findings: the page over measured tables, with their figures and what their numbers say."""
 
 import json
+import shlex
 from pathlib import Path
+from urllib.parse import quote
 
 from labkit.core import InputError, checkpoint
-from labkit.core.wording import typed
+from labkit.core.wording import in_code, in_markdown, typed
 from labkit.experiments import published_numbers
 from labkit.reporting import captions, questions, tables, verdicts
 
@@ -58,32 +60,33 @@ def write(folder: Path, out: Path) -> None:
     if typed(out).is_dir():
         raise InputError(f"{out} is a folder; --out names the file to write")
     told = page(typed(folder), f"{folder.name}/")
-    before = out.read_text().partition(_MARK)[0] if out.is_file() else ""
-    checkpoint.write_whole(out, f"{before}{_MARK}\n\n{told}".encode())
+    before = out.read_text("utf-8").partition(_MARK)[0] if out.is_file() else ""
+    checkpoint.write_whole(out, f"{before}{_MARK}\n\n{told}")
 
 
 def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:
     main = next(name for name in _MAIN if name in measured)
-    told = json.loads((place / f"table_{main}.json").read_text())
+    told = json.loads((place / f"table_{main}.json").read_bytes())
+    link = quote(f"{link}{title}/")
     parts = [
-        f"## {title}: the paper's Table {main} ({published_numbers.table(main).attrs['setting']})",
+        f"## {in_markdown(title)}: the paper's Table {main} ({published_numbers.table(main).attrs['setting']})",
         short(measured[main]),
         f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
-        f"({link}{title}/table_{main}.png)",
-        tables.blocks(measured[main], main).to_markdown(index=False),
-        f"Made by `{told['command']}`.",
+        f"({link}table_{main}.png)",
+        tables.markdown(tables.blocks(measured[main], main)),
+        f"Made by {in_code(told['command'])}.",
     ]
     for name, cells in measured.items():
         votes = place / f"table_{name}_votes.csv"
         found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
         parts += [f"### What Table {name} says", "" if name == main else short(cells), verdicts.text(found)]
-        parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}{title}/table_{name}.md).")
+        parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}table_{name}.md).")
     again = [questions.retraining(measured[a], measured[b]) for a, b in _VANILLA.items() if {a, b} <= set(measured)]
     if again:
         parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
     parts += _resolutions(place, measured)
-    parts += _compared(place / _DEFENSES, f"{link}{title}/{_DEFENSES}/")
-    parts += _swept(place / _TRADEOFF, f"{link}{title}/{_TRADEOFF}/")
+    parts += _compared(place / _DEFENSES, f"{link}{_DEFENSES}/")
+    parts += _swept(place / _TRADEOFF, f"{link}{_TRADEOFF}/")
     twice = questions.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
     if len(twice):
         parts += ["### What was measured twice", verdicts.markdown(questions.repeats(twice))]
@@ -104,7 +107,7 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
             parts += [
                 f"### Does it hold at every resolution? ({how})",
                 f"{', '.join(f'Table {pixels[side]}: {side} pixels' for side in cells)}. Relative is robust / clean.",
-                tables.resolutions(cells).to_markdown(index=False),
+                tables.markdown(tables.resolutions(cells)),
                 verdicts.markdown(questions.resolutions(cells)),
             ]
     return parts
@@ -120,7 +123,7 @@ def _compared(folder: Path, link: str) -> list[str]:
         f"![Accuracy of every defense: clean, defense unknown to the attacker, and known]({link}competitors.png)",
         f"Every attack, n and the caption are in [the notebook's table]({link}competitors.md).",
         verdicts.markdown(questions.baselines(pd.read_csv(file))),
-        f"All of notebook 05 is made by `{_command(folder, '05')}`.",
+        f"All of notebook 05 is made by {in_code(_command(folder, '05'))}.",
     ]
 
 
@@ -143,7 +146,7 @@ def _swept(folder: Path, link: str) -> list[str]:
         found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
         parts += ["### What the unspecified choices change", captions.sweep(rows), verdicts.markdown(found)]
     if parts:
-        parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by `{_command(folder, '06')}`.")
+        parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by {in_code(_command(folder, '06'))}.")
     return parts
 
 
@@ -151,17 +154,17 @@ def _projected(title: str, file: Path) -> list[str]:
     """What notebook 03 has measured of T alone, without a network behind it."""
     rows = pd.read_csv(file, dtype={"recipe": str})
     return [
-        f"## {title}: what T leaves of images of {rows.pixels[0]} pixels, and of a perturbation",
-        tables.attenuation(rows).to_markdown(index=False),
+        f"## {in_markdown(title)}: what T leaves of images of {rows.pixels[0]} pixels, and of a perturbation",
+        tables.markdown(tables.attenuation(rows)),
         captions.attenuation(rows),
         verdicts.markdown(questions.attenuation(rows)),
-        f"Made by `{_command(file.parent, '03')}`.",
+        f"Made by {in_code(_command(file.parent, '03'))}.",
     ]
 
 
 def _command(folder: Path, notebook: str) -> str:
-    told = json.loads((folder / "manifest.json").read_text())
-    what = f"--profile {told['profile']} --dataset {told['dataset']}"
+    told = json.loads((folder / "manifest.json").read_bytes())
+    what = f"--profile {told['profile']} --dataset {shlex.quote(told['dataset'])}"
     sized = f" --resolution {told['resolution']}" if told["resolution"] else ""
     return f"python -m labkit report --notebooks {notebook} {what}{sized} --out DIR"
 

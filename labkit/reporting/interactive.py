@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from labkit.core.metrics import Point, told
+from labkit.core.wording import in_chart
 from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import figures
 from labkit.reporting.pictures import uri
@@ -32,11 +33,11 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
         mine = np.flatnonzero(cluster.numpy() == m)
         across, up = points[mine, :2].T.numpy()
         look = {"color": PALETTE[m % len(PALETTE)], "symbol": SHAPES[m % len(SHAPES)], "size": 6, "opacity": 0.75}
-        seen = {"text": [names[i] for i in mine], "customdata": [uri(x[i]) for i in mine]}
+        seen = {"text": [in_chart(names[i]) for i in mine], "customdata": [uri(x[i]) for i in mine]}
         seen |= {"name": f"cluster {m + 1} ({len(mine)})", "hovertemplate": "%{text}<extra></extra>"}
         fig.add_scatter(x=across, y=up, mode="markers", marker=look, **seen)
     margin = {"l": 30, "r": 10, "t": 50 if title else 20, "b": 30}
-    fig.update_layout(template="plotly_white", title=title, height=520, margin=margin)
+    fig.update_layout(template="plotly_white", title=in_chart(title), height=520, margin=margin)
     fig.update_layout(legend={"itemsizing": "constant"})
     fig.update_xaxes(title="first principal component", zeroline=False)
     fig.update_yaxes(title="second principal component", zeroline=False)
@@ -63,7 +64,8 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
     fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
     fig.update_yaxes(title="gap", row=2, col=1)
     fig.update_yaxes(title="PSNR, dB", row=3, col=1)
-    fig.update_layout(**_LOOK, title=figures.setting(rows), height=620, legend={"orientation": "h", "y": -0.14})
+    fig.update_layout(**_LOOK, title=in_chart(figures.setting(rows)), height=620)
+    fig.update_layout(legend={"orientation": "h", "y": -0.14})
     return fig
 
 

@@ -108,12 +108,14 @@ def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
 
     Taken from pyplot's list, so that a notebook shows the figure once, where it is returned.
     """
+    from labkit.reporting.lettering import Lettered
+
     import matplotlib.pyplot as plt  # half a second, which the kernel of a page without figures is spared
 
     style = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25}
     style |= {"axes.grid": bool(lines), "axes.grid.axis": lines or "both"}
     with plt.rc_context(style):
-        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", **how)
+        fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", FigureClass=Lettered, **how)
     plt.close(fig)
     return fig, axes
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import labkit
-from labkit.core import InputError, profiles
+from labkit.core import InputError, hardware, profiles, store
 from labkit.core.wording import duration, typed
 from labkit.reporting import runner
 from labkit.reporting.report_folder import ReportFolder, Settings
@@ -71,7 +72,12 @@ def run(
     Returns the manifest's entries of the notebooks run, each with `name`, `status` ("finished" or "failed"),
     `seconds`, `error` (None, or the fields of a runner.Failure and its `sentence`) and `files` with SHA-256.
     """
-    out, jobs = out.absolute(), jobs or min(2, labkit.THREADS.number)
+    out.mkdir(parents=True, exist_ok=True)
+    with store.locked(out.absolute() / "report", doing=f"writes into {out}"):
+        return _run(settings, out.absolute(), plan, jobs or min(2, labkit.THREADS.number), cell_timeout, say)
+
+
+def _run(settings: Settings, out: Path, plan: Mapping, jobs: int, cell_timeout: int | None, say: Callable) -> list:
     report, kernels, turn = ReportFolder(out, settings, next(iter(plan)).parent), [], threading.Lock()
     report.begin(plan)
 
@@ -87,7 +93,7 @@ def run(
             outcome = runner.execute(
                 path.resolve(), partial, _parameters(settings, folder, root), cwd=root, cell_timeout=cell_timeout,
                 progress_bar={"desc": f"  {name}", "leave": False, "disable": None},
-                environment=labkit.THREADS.environment(max(1, labkit.THREADS.number // jobs)), kernels=kernels,
+                environment=hardware.environment(max(1, labkit.THREADS.number // jobs)), kernels=kernels,
             )  # fmt: skip
         finally:
             partial.unlink(missing_ok=True)
@@ -102,14 +108,17 @@ def run(
     with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar, ThreadPoolExecutor(jobs) as pool:
         try:
             # The longest first: it trains the networks that the others need, while the first pages are written.
-            for done in as_completed([pool.submit(one, p) for p in sorted(plan, key=lambda p: p.stem[:2] != "05")]):
+            futures = [pool.submit(one, path) for path in sorted(plan, key=lambda path: path.stem[:2] != "05")]
+            for done in as_completed(futures):
                 done.result()
         except BaseException:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for kernel in kernels:
-                with suppress(ProcessLookupError, AttributeError):
-                    kernel.provisioner.process.kill()
+            while not all(future.done() for future in futures):
+                for kernel in kernels:  # also those that are only being started
+                    with suppress(ProcessLookupError, AttributeError):
+                        kernel.provisioner.process.kill()
+                time.sleep(0.1)
             raise
     return [report.entries[path.stem] for path in plan]
 

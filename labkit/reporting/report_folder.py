@@ -61,7 +61,7 @@ class ReportFolder:
         (self.out / "assets").mkdir(exist_ok=True)
         for left in (*self.out.glob(".*.partial"), *(self.out / "executed").glob(".*.partial*")):
             left.unlink(missing_ok=True)  # of a run that was killed
-        checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs().encode())
+        checkpoint.write_whole(self.out / "assets" / "plotly.min.js", get_plotlyjs())
 
         kept, planned = {}, {path.stem: notebook for path, notebook in plan.items()}
         earlier = {entry["name"]: entry for entry in _earlier(self.out)}
@@ -98,7 +98,7 @@ class ReportFolder:
     def finish(self, name: str, outcome: runner.Outcome, begun: datetime) -> None:
         """Write what one notebook left: the executed copy, its page, its entry, the index."""
         entry, failure = self.entries[name], outcome.failure
-        checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook).encode())
+        checkpoint.write_whole(self.out / entry["executed"], nbformat.writes(outcome.notebook))
         entry |= {"status": "failed" if failure else "finished", "begun": begun.isoformat(timespec="seconds")}
         entry["seconds"] = round(outcome.seconds, 2)
         entry["error"] = {**asdict(failure), "sentence": failure.sentence} if failure else None
@@ -128,7 +128,7 @@ class ReportFolder:
         facts = [*_choices(entry), *entry["facts"][:1]]
         text = html.page(notebook, folder=self.sources, title=name, here=name, entry=entry, entries=views,
                          previous=previous, following=following, facts=facts)  # fmt: skip
-        checkpoint.write_whole(self.out / f"{name}.html", text.encode())
+        checkpoint.write_whole(self.out / f"{name}.html", text)
 
     def _write_index(self) -> None:
         seconds = sum(entry["seconds"] or 0 for entry in self.entries.values())
@@ -137,13 +137,13 @@ class ReportFolder:
         manifest = {**asdict(self.settings), "begun": begun, "written": written}
         manifest |= {"versions": hardware.versions("torch"), "commit": hardware.commit(self.sources)}
         manifest["notebooks"] = list(self.entries.values())
-        checkpoint.write_whole(self.out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        checkpoint.write_whole(self.out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished"]
         facts.append(f"{wording.duration(seconds)} together")  # some of them side by side
         facts.append(self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"))
         entries = [self._view(entry, full=True) for entry in self.entries.values()]
         text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
-        checkpoint.write_whole(self.out / "index.html", text.encode())
+        checkpoint.write_whole(self.out / "index.html", text)
 
     def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
         """An entry with what only the templates need; `full` reads the tables too."""
@@ -172,7 +172,7 @@ def _choices(entry: Mapping[str, Any]) -> list[str]:
 
 def _earlier(out: Path) -> list[dict[str, Any]]:
     try:
-        entries = json.loads((out / "manifest.json").read_text())["notebooks"]
+        entries = json.loads((out / "manifest.json").read_bytes())["notebooks"]
         if not isinstance(entries, list) or not all(_ours(entry, out) for entry in entries):
             raise ValueError("an entry is none of ours")
         return entries

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.core import InputError
+from labkit.core import InputError, hardware
 
 import nbformat
 import papermill
@@ -172,7 +172,7 @@ def _kernel_class(
         @property
         def kernel_spec(self) -> KernelSpec:
             # Its log goes to our terminal, and reports the signal that asks it to end as an error.
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
+            argv = [*hardware.child("ipykernel_launcher", folder), "-f", "{connection_file}", "--log-level=CRITICAL"]
             shown = {"language": "python", "display_name": "Python 3", "metadata": {"debugger": False}}
             return KernelSpec(argv=argv, env={**_KERNEL_ENV, **environment}, **shown)
 

@@ -10,6 +10,8 @@ from typing import Any
 from labkit.core import InputError, checkpoint, hardware
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
+from labkit.core.store import locked
+from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
 from labkit.experiments import cluster_stability, cost_estimate, paper_tables, published_numbers
@@ -57,18 +59,18 @@ class Published:
 
     def text(self, command: str) -> str:
         """The page of the table, in Markdown."""
-        printed = published_numbers.table(self.name).attrs
+        printed, exact = published_numbers.table(self.name).attrs, {"disable_numparse": True}  # 0.30 says more than 0.3
         title = f"# Table {self.name}: {printed['dataset']}, {printed['classifier']}, {printed['setting']}"
-        parts = [title, _markdown(tables.blocks(self.cells, self.name)), self.caption]
+        parts = [title, tables.markdown(tables.blocks(self.cells, self.name), **exact), self.caption]
         if self.missing:
             parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
         found = questions.of_table(self.cells, self.votes)
         parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
         kept = tables.retention(self.cells, self.name)
         if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
-            parts += ["## Relative robust accuracy (robust / clean)", _markdown(kept)]
+            parts += ["## Relative robust accuracy (robust / clean)", tables.markdown(kept, **exact)]
         if len(self.votes):
-            parts += ["## Which attacked images keep their cluster?", _markdown(self.votes.round(3))]
+            parts += ["## Which attacked images keep their cluster?", tables.markdown(self.votes.round(3), **exact)]
             parts.append("The attacks are on the undefended network; noise of each attack's size is beside them.")
         parts += ["## Again", f"    {command}"]
         return "\n\n".join(parts) + "\n"
@@ -76,21 +78,25 @@ class Published:
     def save(self, out: Path, command: str) -> None:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
         out.mkdir(parents=True, exist_ok=True)
+        with locked(out / "tables", doing=f"writes into {out}"):
+            self._save(out, command)
+
+    def _save(self, out: Path, command: str) -> None:
         stem, cells = f"table_{self.name}", self.cells
         frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
         if len(self.votes):
             frames[f"{stem}_votes.csv"] = self.votes
         for file, frame in frames.items():
-            checkpoint.write_whole(out / file, frame.to_csv(index=False).encode())
-        checkpoint.write_whole(out / f"{stem}.md", self.text(command).encode())
-        checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes).encode())
+            checkpoint.write_whole(out / file, frame.to_csv(index=False))
+        checkpoint.write_whole(out / f"{stem}.md", self.text(command))
+        checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes))
         first = self.rows.iloc[0]
         pictures.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
         files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
         told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
         told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
         told["files"] = [checkpoint.fingerprint(file, out) for file in files]
-        checkpoint.write_whole(out / f"{stem}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+        checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
@@ -146,7 +152,7 @@ def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked:
     said = "The attacks were not checked for this selection of cells."
     if checked:
         said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
-    note = f"{_training(asked)} {loaders.note(lab.data.name)}".strip()
+    note = f"{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
     if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
         said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
@@ -179,7 +185,3 @@ def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
             by_data.setdefault(case.data, []).append(case.attack)
     found = [cluster_stability.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
     return pd.concat(found or [pd.DataFrame()])
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    return frame.to_markdown(index=False, disable_numparse=True)  # 0.30 is more exact than 0.3

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from labkit.core import checkpoint
 from labkit.core.metrics import Point, said, told
 from labkit.core.recipes import canonical
+from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel
 from labkit.experiments import published_numbers
 from labkit.experiments.ablations import CHOICES
@@ -218,7 +220,9 @@ def cell(row) -> str:
 
 def view(frame: pd.DataFrame):
     """A table for a notebook: no index, numbers to three digits."""
-    return frame.style.hide(axis="index").format(precision=3, na_rep="–")
+    # Jupyter sets what lies between two $ as a formula, in every table that does not forbid it.
+    shown = frame.style.hide(axis="index").set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
+    return shown.format(precision=3, na_rep="–", escape="html").format_index(escape="html", axis=1)
 
 
 def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", recipes: Mapping | None = None) -> None:
@@ -230,11 +234,18 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", rec
         return
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(folder / f"{name}.csv", index=False)
-    text = frame.astype(object).where(frame.notna(), None).to_markdown(index=False, missingval="–")
-    (folder / f"{name}.md").write_text(f"{text}\n\n{caption}\n" if caption else f"{text}\n")
+    checkpoint.write_whole(folder / f"{name}.csv", frame.to_csv(index=False))
+    text = markdown(frame.astype(object).where(frame.notna(), None), missingval="–")
+    checkpoint.write_whole(folder / f"{name}.md", f"{text}\n\n{caption}\n" if caption else f"{text}\n")
     if recipes is not None:
-        (folder / f"{name}_recipes.json").write_text(listed(recipes))
+        checkpoint.write_whole(folder / f"{name}_recipes.json", listed(recipes))
+
+
+def markdown(frame: pd.DataFrame, **how) -> str:
+    """A table in Markdown, whatever words its cells hold; `how` as for tabulate."""
+    cells = [[in_markdown(c) if isinstance(c, str) else c for c in row] for row in frame.astype(object).to_numpy()]
+    shown = pd.DataFrame(cells, columns=[*map(in_markdown, frame.columns)], dtype=object)
+    return shown.to_markdown(index=False, **how)
 
 
 def listed(recipes: Mapping[str, Any]) -> str:

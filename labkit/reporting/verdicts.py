@@ -5,6 +5,7 @@ A verdict is a line of one table, whatever was measured; `questions` says which 
 
 from labkit.core.metrics import Point, difference, told
 from labkit.core.paired import compared, holm
+from labkit.reporting import tables
 
 import pandas as pd
 
@@ -103,7 +104,7 @@ def text(found: pd.DataFrame) -> str:
 
 def markdown(found: pd.DataFrame) -> str:
     """The sentences, and below them the table of their numbers, folded."""
-    shown = view(found).to_markdown(index=False, disable_numparse=True)
+    shown = tables.markdown(view(found), disable_numparse=True)
     return f"{text(found)}\n\n<details><summary>The numbers</summary>\n\n{shown}\n\n{CAPTION}\n\n</details>"
 
 

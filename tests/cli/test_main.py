@@ -1,19 +1,23 @@
 """The command line: exit statuses, one-line errors, and nothing half-written."""
 
+import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import labkit
 from labkit.__main__ import main
+from labkit.cli import common
 from labkit.core import profiles
 from labkit.csc import cbpdn
 
 import pytest
 from small_notebooks import save
+from waiting import gone, waited
 
 
 def report(lab: Path, *options: str) -> list[str]:
@@ -25,7 +29,8 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     """`python -m labkit` as a user calls it: by the interpreter's path, without activating anything."""
     lean = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": str(Path(labkit.__file__).parent.parent)}
     line = [sys.executable, "-m", "labkit", *arguments]
-    return subprocess.run(line, cwd=cwd, env=lean | environment, capture_output=True, text=True, timeout=300)
+    how = {"capture_output": True, "text": True, "errors": "replace", "timeout": 300}
+    return subprocess.run(line, cwd=cwd, env=lean | environment, **how)
 
 
 def test_version_and_help(capsys):
@@ -118,3 +123,97 @@ def test_a_cell_out_of_time_is_said_so(tmp_path, capsys):
     assert main(report(tmp_path, "--cell-timeout", "3")) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "labkit: 01_slow failed in cell 3 (import time): the cell took longer than 3 s"
+
+
+NARROW = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", NARROW)
+def test_what_a_terminal_cannot_show_stops_no_command(tmp_path, environment):
+    for arguments in (["artifacts", "list", "--store", "."], ["report", "--profile", "größe ∞ \x1b[2J", "--out", "x"]):
+        done = command(*arguments, cwd=tmp_path, **environment)
+        assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
+        assert done.returncode == (2 if "report" in arguments else 0), done.stderr
+    made = tmp_path / "ü"
+    made.mkdir()
+    assert command("artifacts", "list", "--store", "ü", cwd=tmp_path, **environment).returncode == 0
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess:
+    line = line.replace("labkit", f"{sys.executable} -m labkit")
+    environment = {**os.environ, "PYTHONPATH": str(Path(labkit.__file__).parent.parent)}
+    return subprocess.run(["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_whoever_stops_reading_stops_no_command(tmp_path):
+    for line in ("labkit profiles | true; exit ${PIPESTATUS[0]}", "labkit profiles >&-", "labkit --help 2>&- >&-",
+                 "labkit profiles 2>&1 | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}"):  # fmt: skip
+        done = shell(line, tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), line
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+def test_a_disk_that_is_full_is_said_and_fails(tmp_path):
+    done = shell("labkit profiles >/dev/full", tmp_path)
+    assert done.returncode == 1 and re.fullmatch("labkit: cannot print .*; free some space.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_report_that_is_ended_leaves_no_kernel_and_no_temporary_folder(tmp_path, how):
+    temporary, begun = tmp_path / "t", tmp_path / "begun"
+    temporary.mkdir()
+    wait = f"import os, pathlib, time\npathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\ntime.sleep(100)"
+    save(tmp_path / "notebooks" / "01_waits.ipynb", wait)
+    told = {**os.environ, "PYTHONPATH": str(Path(labkit.__file__).parent.parent), "TMPDIR": str(temporary)}
+    line = [sys.executable, "-m", "labkit", *report(tmp_path, "--dataset", "photos")]
+    running = subprocess.Popen(line, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert waited(lambda: begun.exists() and begun.read_text(), 100) and list(temporary.glob("labkit-*"))
+    running.send_signal(how)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == (-how if how == signal.SIGKILL else 128 + how) and "Traceback" not in said
+    assert how == signal.SIGKILL or "labkit: stopped" in said
+    assert waited(lambda: gone(int(begun.read_text())) and not list(temporary.glob("labkit-*")))
+
+
+def test_two_reports_into_one_folder_come_one_after_the_other(tmp_path):
+    go = f"pathlib.Path({str(tmp_path / 'go')!r})"
+    save(tmp_path / "notebooks" / "01_a.ipynb", f"import pathlib, time\nwhile not {go}.exists(): time.sleep(0.1)")
+    save(tmp_path / "notebooks" / "02_b.ipynb", "print('b')")
+    told = {**os.environ, "PYTHONPATH": str(Path(labkit.__file__).parent.parent)}
+    runs = []
+    for number in ("01", "02"):
+        line = [sys.executable, "-m", "labkit", *report(tmp_path, "--notebooks", number)]
+        runs.append(subprocess.Popen(line, env=told, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
+        assert waited((tmp_path / "out" / "executed").exists, 60)
+    assert runs[1].stderr.readline() == f"labkit: another run writes into {tmp_path / 'out'}; waiting for it\n"
+    (tmp_path / "go").touch()
+    for run in runs:
+        run.communicate(timeout=120)
+    assert [run.returncode for run in runs] == [0, 0]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {one["name"]: one["status"] for one in manifest["notebooks"]} == {"01_a": "finished", "02_b": "finished"}
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.name != ".jupyter"]
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["two", "-1", "1.5", "٣½", "1e3"])
+def test_a_variable_of_ranks_that_is_no_number_is_a_sentence(tmp_path, name, value):
+    done = command("profiles", cwd=tmp_path, **{name: value})
+    assert done.returncode == 2 and re.fullmatch(
+        rf"labkit: \${name} is a whole number, .*; got .*torchrun\n", done.stderr
+    )
+
+
+def test_paths_of_options_are_those_of_the_folder_they_are_typed_in(tmp_path, monkeypatch):
+    seen = []
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=lambda options: seen.append(options.out) or 0)
+    parser.add_argument("--out", type=Path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for typed in ("a/b", "~/b", "/c"):
+        assert common.run(parser, ["--out", typed]) == 0
+    assert seen == [tmp_path / "a" / "b", tmp_path / "home" / "b", Path("/c")]

@@ -109,3 +109,10 @@ def python(code: str, **told: str) -> subprocess.CompletedProcess:
     told = {**silent, "PYTHONPATH": str(Path(labkit.__file__).parents[1]), **told}
     lines = "\n".join(line.strip() for line in code.strip().split("\n"))
     return subprocess.run([sys.executable, "-c", lines], env=told, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("value", ["many", "", "2.5", "-1"])
+def test_a_number_of_threads_that_is_none_is_replaced(value):
+    environ = {"NUMBA_NUM_THREADS": value, "OMP_NUM_THREADS": value, "WORLD_SIZE": value}
+    number = threads.decide(environ, Path("/nowhere")).number
+    assert environ["NUMBA_NUM_THREADS"] == environ["OMP_NUM_THREADS"] == str(number)

@@ -1,12 +1,15 @@
 """Paths as they are typed; durations and sizes, at both sides of where their unit changes."""
 
+from html import unescape
 from pathlib import Path
 
 from labkit.core import wording
 from labkit.core.errors import InputError
 from labkit.core.wording import printable, reason, typed
+from labkit.reporting import html
 
 import pytest
+from bs4 import BeautifulSoup
 
 
 def test_a_path_need_not_be_there(tmp_path, monkeypatch):
@@ -45,3 +48,31 @@ def test_duration(seconds, words):
 )  # fmt: skip
 def test_size(number, words):
     assert wording.size(number) == words
+
+
+HOSTILE = [
+    "$1 to $5", "$$", r"\frac{", "a|b", "<script>alert(1)</script>", "R&D", "*so*", "_so_", "my_images", "`code`",
+    "[here](http://elsewhere)", "~~gone~~", "th\udce9", "\ud800", "two\nlines", "\x1b[31mred", "熊", "ȁ̈", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_words_of_others_stay_words_in_every_medium(text):
+    plain = printable(text)
+    assert plain.isprintable() and plain.encode() is not None
+    shown = BeautifulSoup(html.markdown(f"| {wording.in_markdown(text)} | next |\n|---|---|\n| 1 | 2 |"), "html.parser")
+    assert [cell.get_text() for cell in shown.find_all("th")] == [plain, "next"]
+    assert not shown.find_all(["em", "strong", "code", "a", "del", "script", "math"])
+    chart = wording.in_chart(text)
+    assert unescape(chart) == plain and not set("<>$") & set(chart)
+    coded = BeautifulSoup(html.markdown(f"Made by {wording.in_code(plain or 'x')}."), "html.parser")
+    assert coded.find("code").get_text().strip() == (plain or "x").strip()
+
+
+def test_words_of_ours_are_as_they_were():
+    for words in ("STL (cluster)", "0.12 [0.10, 0.14]", "FGSM-0.08", "L∞ 0.031", "folder:my_images, 32×32", "95 %"):
+        assert wording.in_markdown(words) == wording.in_chart(words) == words
+
+
+def test_bytes_that_are_no_text_are_told_by_their_numbers():
+    assert wording.writable("caf\udce9") == r"caf\xe9" and wording.writable("\ud800 é") == r"\ud800 é"

@@ -1,7 +1,11 @@
 import os
+import signal
 import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
+import labkit
 from labkit.__main__ import main
 from labkit.core import profiles
 from labkit.core.errors import InputError
@@ -9,6 +13,7 @@ from labkit.dashboards import server
 
 import pytest
 from browser_drive import served
+from waiting import gone, waited
 
 
 def test_on_this_machine_alone_no_token_is_needed():
@@ -33,13 +38,13 @@ def test_the_token_stands_in_no_command_line(ip, given, monkeypatch, capsys):
     """Every account of a machine can read the arguments of a program, and only its owner its environment."""
     ran = []
 
-    def run(command, *, cwd, env):
+    def run(command, env):
         ran.append((command, env))
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
     monkeypatch.setenv("LABKIT_TOKEN", given)
     monkeypatch.setattr(server, "prepare", lambda lab, store: None)
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(server, "run", run)
     assert main(["dashboards", "--profile", "smoke", "--ip", ip]) == 0
     ((command, env),) = ran
     token = capsys.readouterr().out.partition("?token=")[2].split()[0]
@@ -85,3 +90,55 @@ def test_a_resolution_that_is_no_number_is_a_sentence(monkeypatch):
     monkeypatch.setenv("LABKIT_RESOLUTION", "large")
     with pytest.raises(InputError, match="LABKIT_RESOLUTION is a number"):
         profiles.profile("smoke")
+
+
+_SERVER = """
+import http.server, os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def end(*_):
+    time.sleep(0.5)
+    (folder / "temporary").unlink()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+(folder / "temporary").touch()
+(folder / "pid").write_text(str(os.getpid()))
+time.sleep(100)
+"""
+_COMMAND = """
+import pathlib, sys
+from labkit.cli import common
+from labkit.core import hardware
+from labkit.dashboards import server
+import argparse, os
+server.FOLDER = pathlib.Path(sys.argv[1])
+parser = argparse.ArgumentParser()
+parser.set_defaults(run=lambda _: server.run([*hardware.child("my_server"), sys.argv[1]], dict(os.environ)))
+sys.exit(common.run(parser, []))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("group", [False, True])
+def test_a_server_that_is_to_end_ends_by_itself_and_tidies_up(tmp_path, how, group):
+    """`group`: as a closed terminal or Ctrl-C has it, the signal goes to whatever was started there."""
+    (tmp_path / "my_server.py").write_text(_SERVER)
+    told = {**os.environ, "PYTHONPATH": f"{Path(labkit.__file__).parent.parent}:{tmp_path}"}
+    running = subprocess.Popen([sys.executable, "-c", _COMMAND, tmp_path], env=told, start_new_session=True)
+    pid = tmp_path / "pid"
+    assert waited(lambda: pid.exists() and pid.read_text(), 60)
+    (os.killpg if group else os.kill)(running.pid, how)
+    assert running.wait(30) == (-how if how == signal.SIGKILL else 128 + how)
+    assert waited(lambda: gone(int(pid.read_text()))) and not (tmp_path / "temporary").exists()
+
+
+@pytest.mark.parametrize("typed", ["images", "./images/", "../here/images", "~/images", "images.zip", "."])
+def test_a_data_set_is_the_same_in_the_folder_where_the_kernels_work(tmp_path, monkeypatch, typed):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    for given in ({"dataset": f"folder:{typed}"}, {}):
+        monkeypatch.setenv("LABKIT_DATASET", f"folder:{typed}")
+        lab = profiles.profile("smoke", **given)
+        name = Path(typed).name or "here"
+        assert server.environment(lab)["LABKIT_DATASET"] == f"folder:{tmp_path / 'here' / (Path(typed).name)}"
+        assert lab.data.label == f"folder:{name}"

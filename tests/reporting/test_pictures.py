@@ -1,8 +1,9 @@
-from labkit.reporting import pictures
+from labkit.reporting import lettering, pictures
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -66,3 +67,32 @@ def test_a_gallery_has_two_pictures_and_two_notes_for_each_name():
     drawn = [np.asarray(ax.images[0].get_array()) for ax in seen]
     expected = [x.movedim(0, -1).numpy() for pair in pairs.values() for x in pair]
     assert all(np.allclose(a, b) for a, b in zip(drawn, expected, strict=True))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "name", ["$^$ %", "5 $ or 6 $", r"\\$\\alpha_", "{", "zürich\udcff", "鯨", "𓀀", "a\nb", "\x07"]
+)
+def test_any_name_can_be_drawn_and_is_no_formula(tmp_path, name):
+    x = torch.rand(2, 1, 8, 8)
+    figures = [
+        pictures.strips({name: x}, {name: [name, ""]}), pictures.gallery({name: x}, {name: [name, "λ"]}),
+        pictures.heat(x[:, 0], [name, name], name), pictures.history({name: [1, 2]}, name),
+    ]  # fmt: skip
+    for fig in figures:
+        pictures.save(fig, tmp_path, "x")
+        drawn = [text for text in fig.findobj(Text) if text.get_text() and "mathdefault" not in text.get_text()]
+        assert drawn and not any(text.get_parse_math() for text in drawn)
+        fig.savefig(tmp_path / "x.svg")
+
+
+def test_a_letter_that_no_font_has_is_told_by_its_number():
+    assert lettering.drawable("x \U000f0000 λ") == r"x \U000f0000 λ"
+
+
+def test_powers_at_an_axis_are_still_powers(tmp_path):
+    fig, ax = pictures.canvas(3, 2)
+    ax.loglog([1, 100], [1, 1e6])
+    for _ in range(2):
+        pictures.save(fig, tmp_path, "x")
+    assert any(text.get_parse_math() and "mathdefault" in text.get_text() for text in fig.findobj(Text))
