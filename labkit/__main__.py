@@ -13,4 +13,4 @@ if __name__ == "__main__":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     wording.steady()
-    sys.exit(wording.ended(main()))
+    sys.exit(main())

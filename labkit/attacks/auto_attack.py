@@ -1,8 +1,9 @@
 """Attacks through pyautoattack (Square, AutoAttack), and the random noise that each has to beat."""
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, ascent, check, column, logits_at, margin, normal
+from labkit.attacks.common import Model, ascent, column, logits_at, margin, normal
 from labkit.core import InputError
+from labkit.core.wording import reason
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ def noise(model: Model, x: Tensor, y: Tensor, *, budget: Budget, draws: int = 1,
     draws  with more than one, the draw under which the model errs most: a random search, which gradients should beat
     seed   of the draws, which are made for each image from the seed and its pixels: batches do not matter
     """
-    check("noise", x, y, budget)
     best, worst = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
     for draw in range(max(draws, 1)):
         direction = normal(x, f"{seed}:noise:{draw}")
@@ -33,7 +33,6 @@ def square(model: Model, x: Tensor, y: Tensor, *, budget: Budget, queries: int =
     queries  at most, for each image; an image is left as soon as it is fooled, and comes back unchanged if it never is
     seed     of the squares, which are the same for all images: batches do not matter
     """
-    check("square", x, y, budget)
     run = _begin("square", model, x, y, budget, seed)
     run.square(queries, rescale=True)
     return run.x_adv
@@ -52,7 +51,6 @@ def autoattack(
 
     An image that none of them fools comes back unchanged.
     """
-    check("autoattack", x, y, budget)
     if version not in ("standard", "rand"):
         raise InputError(f"unknown version {version!r} of AutoAttack; choose from standard, rand")
     run = _begin("autoattack", model, x, y, budget, seed)
@@ -76,5 +74,5 @@ def _begin(name: str, model: Model, x: Tensor, y: Tensor, budget: Budget, seed: 
     try:
         from labkit.attacks.pyautoattack_runs import Run
     except ImportError as error:
-        raise InputError(f"{name} needs pyautoattack ({error}): pip install pyautoattack") from None
+        raise InputError(f"{name} needs pyautoattack ({reason(error)}); run `pip install pyautoattack`") from None
     return Run(model, x, y, budget, seed)

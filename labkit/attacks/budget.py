@@ -53,7 +53,7 @@ class Budget:
         """
         length = x.flatten(1).norm(dim=1)
         if not length.any():
-            raise InputError("an average dissimilarity needs images that are not all black")
+            raise InputError("an average dissimilarity needs images that are not all black; leave those out")
         return cls("l2", float(size / (1 / length[length > 0].double()).mean()))
 
     def radius(self, x: Tensor) -> Tensor:

@@ -4,24 +4,13 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 
-from labkit.attacks.budget import Budget
 from labkit.core import InputError
-from labkit.datasets import check_pixels
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Model = Callable[[Tensor], Tensor]
-
-
-def check(name: str, x: Tensor, y: Tensor, budget: Budget | None, *, uncapped: bool = False) -> None:
-    """Raises InputError unless x holds pixels, y a class for each image, and a budget is given where one is needed."""
-    check_pixels(x)
-    if y.shape != x.shape[:1] or y.is_floating_point():
-        raise InputError(f"{name} needs one class index for each of {len(x)} images, got {tuple(y.shape)} {y.dtype}")
-    if budget is None and not uncapped:
-        raise InputError(f"{name} needs a budget, as Budget.dissimilarity(0.08); only deepfool, cw and ddn need none")
 
 
 def column(a: Tensor) -> Tensor:
@@ -109,7 +98,7 @@ def normal(x: Tensor, seed: int | str) -> Tensor:
     for image in x.detach().float().cpu():
         digest = hashlib.blake2b(f"{seed}:".encode() + image.contiguous().numpy().tobytes(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        drawn.append(torch.randn(image.shape, generator=generator))
+        drawn.append(torch.randn(image.shape, generator=generator, dtype=torch.float32))
     return torch.stack(drawn).to(x)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import LOSSES, Model, ascent, check, column, fooled, free, in_ball, logits_at, margin, unit
+from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, in_ball, logits_at, margin, unit
 from labkit.core import InputError
 
 import torch
@@ -16,7 +16,6 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
     x (B, C, H, W) in [0, 1], y (B,) true classes. Under an L2 budget the sign pattern is scaled to the radius of each
     image, as in the paper. Pixels are clipped after the step (open in the paper), so what is reached can be less.
     """
-    check("fgsm", x, y, budget)
     return bim(model, x, y, budget=budget, steps=1, step=1.0)
 
 
@@ -25,7 +24,6 @@ def bim(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10, 
 
     step  length of one step as a share of the radius; by default 2.5 / steps, so that the far side can be reached
     """
-    check("bim", x, y, budget)
     length = column(budget.radius(x)) * (2.5 / max(steps, 1) if step is None else step)
     x_adv = x
     for _ in range(steps):
@@ -51,7 +49,6 @@ def pgd(
     stop  leave an image as soon as it is fooled: as good, and faster, where `model` is itself what is judged
     seed  of the starts, which are drawn for each image from the seed and its pixels: batches do not matter
     """
-    check("pgd", x, y, budget)
     if loss not in LOSSES:
         raise InputError(f"unknown loss {loss!r}; choose from {', '.join(LOSSES)}")
 

@@ -3,7 +3,7 @@
 import math
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, check, column, log_odds, normal, unit
+from labkit.attacks.common import Model, column, log_odds, normal, unit
 from labkit.attacks.gradient_based import search
 from labkit.core import InputError
 
@@ -24,7 +24,6 @@ def lowfreq(
 
     step, restarts, stop, seed  as in `pgd`
     """
-    check("lowfreq", x, y, budget)
 
     def climb(_, gradient: Tensor) -> Tensor:
         change = unit(passed(gradient, weight, kept))
@@ -51,7 +50,7 @@ def passed(x: Tensor, weight: float = 5.0, kept: float = 0.5) -> Tensor:
     1 / (1 + weight · (4 − 2 cos πi/H − 2 cos πj/W)) for wave (i, j); exactly so when the padding is half the image.
     """
     if not 0 < kept <= 1 or not 0 <= weight < math.inf:
-        raise InputError(f"lowfreq needs 0 < kept <= 1 and a finite weight, got {kept:g} and {weight:g}")
+        raise InputError(f"lowfreq got kept={kept:g} and weight={weight:g}; choose 0 < kept <= 1 and a finite weight")
     (rows, fy), (columns, fx) = map(_waves, x.shape[-2:])
     mask = 1 / (1 + weight * (fy[:, None] + fx)) >= kept
     rows, columns = rows.to(x), columns.to(x)

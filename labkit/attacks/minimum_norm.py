@@ -29,18 +29,16 @@ def deepfool(
 
     Pixels are clipped to [0, 1] after each step. An image is left as soon as it is fooled.
     """
-    common.check("deepfool", x, y, budget, uncapped=True)
     found = x.clone()
     left, at, total = torch.arange(len(x), device=x.device), x, torch.zeros_like(x)
     for taken in range(steps + 1):
-        with torch.enable_grad():
-            at = at.detach().requires_grad_(taken < steps)
-            logits = model(at)
-            wrong = fooled(logits.detach(), y[left])
-            found[left[wrong]] = at.detach()[wrong]
-            if taken == steps or wrong.all():
-                break
-            toward = _nearest(logits, at, y[left], candidates)
+        at = at.detach().requires_grad_(taken < steps)
+        logits = model(at)
+        wrong = fooled(logits.detach(), y[left])
+        found[left[wrong]] = at.detach()[wrong]
+        if taken == steps or wrong.all():
+            break
+        toward = _nearest(logits, at, y[left], candidates)
         at = at.detach()
         # Where the linearised network has no boundary, the next step would be the same; such an image is given up.
         keep = ~wrong & (toward.flatten(1) != 0).any(1)
@@ -64,11 +62,16 @@ def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
         difference = (logits.gather(1, rivals[:, k : k + 1]) - own)[:, 0]
         gradient = common.differentiate(difference.sum(), x, again=k < count - 1)
         size = norm(gradient)
-        distance = difference.detach().abs() / size
+        distance = (difference.detach().abs() / size).clamp_min(_least(x))
         nearer = distance < shortest  # false where the gradient is zero: the distance is infinite or not a number
         shortest = torch.where(nearer, distance, shortest)
         change = torch.where(column(nearer), column(distance / size) * gradient, change)
     return change
+
+
+def _least(x: Tensor) -> float:
+    """The shortest step that floats can take from any image: at a tie, one onto the boundary would lead nowhere."""
+    return torch.finfo(x.dtype).eps * x[0].numel() ** 0.5
 
 
 def ddn(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, steps: int = 100) -> Tensor:
@@ -92,7 +95,7 @@ def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor
         gradient = free(gradient, at)
         wrong, length = fooled(logits, y), norm(at - x)
         best, shortest = _keep(wrong & (length < shortest), at, length, best, shortest)
-        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0)
+        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0).clamp_min(_least(x))
         larger = radius * (1 + gamma)
         larger = torch.where(shortest.isfinite(), larger, torch.maximum(larger, boundary))
         smaller = torch.minimum(radius * (1 - gamma), shortest)
@@ -172,7 +175,6 @@ def _keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Te
 
 def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence=0.0) -> Tensor:
     """What `search`, as `_adam`, finds for the images that are right, shortened along the line to each."""
-    common.check(name, x, y, budget, uncapped=True)
     found = x.clone()
     left = torch.nonzero(~fooled(logits_at(model, x), y))[:, 0]
     if len(left):

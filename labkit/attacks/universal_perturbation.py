@@ -1,9 +1,10 @@
 """Universal perturbation: one pattern, fitted on training images, that is added to every image."""
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import Model, ascent, check, column, log_odds, norm, unit
+from labkit.attacks.common import Model, ascent, column, log_odds, norm, unit
+from labkit.attacks.door import borrowed
 from labkit.core import InputError
-from labkit.datasets import Images
+from labkit.datasets import Images, check_pixels
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ def universal(model: Model, x: Tensor, y: Tensor, *, budget: Budget, pattern: Te
 
     pattern  (C, H, W), from `fit_universal` on training images; `model` and `y` are not looked at again
     """
-    check("universal", x, y, budget)
     if pattern is None:
         raise InputError("universal needs a pattern of training images: pattern=fit_universal(model, images, budget=…)")
     if pattern.shape != x.shape[1:]:
@@ -38,27 +38,26 @@ def fit_universal(
     budget  as it will be used: the pattern is scaled to the radius of each image
     step    of the first epoch, as a share of the pattern's length; falls to zero along a line
     """
-    if not len(images) or epochs < 1 or batch < 1:
-        raise InputError(f"fit_universal needs images and epochs >= 1, got {len(images)} images and {epochs} epochs")
-    check("fit_universal", images.x[:1], images.y[:1], budget)
+    check_pixels(images.x[:1])
     tensor = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    device = images.y.device if tensor is None else tensor.device
-    generator = torch.Generator().manual_seed(seed)
-    pattern = torch.zeros(1, *images.x.shape[1:], device=device)
-    parts = (len(images) + batch - 1) // batch
-    with tqdm(total=epochs * parts, desc="fitting a pattern", unit="batch", disable=not progress, delay=2) as bar:
-        for epoch in range(epochs):
-            for part, at in enumerate(torch.randperm(len(images), generator=generator).tensor_split(parts)):
-                x, y = images.x[at].to(device), images.y[at].to(device)
-                x_adv = _apply(pattern[0], x, budget)
-                _, gradient = ascent(model, x_adv, y, lambda logits, y: log_odds(logits, y).clamp_max(_ENOUGH))
-                # Chain rule: the pattern enters image i multiplied by its radius.
-                pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
-                pull = unit(pull) if budget.norm == "l2" else pull.sign()
-                pattern = pattern + step * (1 - (epoch * parts + part) / (epochs * parts)) * pull
-                pattern = pattern.clamp(-1, 1) if budget.norm == "linf" else pattern / norm(pattern).clamp_min(1)
-                bar.update()
-    return pattern[0] / budget.length(pattern, torch.zeros_like(pattern)).clamp_min(1e-30)
+    device, how = images.y.device if tensor is None else tensor.device, {"epochs": epochs, "batch": batch}
+    with borrowed("fit_universal", model, images.y, len(images), seed=seed, budget=budget, **how) as (model, labels):
+        generator = torch.Generator().manual_seed(seed)
+        pattern = torch.zeros(1, *images.x.shape[1:], device=device)
+        parts = (len(images) + batch - 1) // batch
+        with tqdm(total=epochs * parts, desc="fitting a pattern", unit="batch", disable=not progress, delay=2) as bar:
+            for epoch in range(epochs):
+                for part, at in enumerate(torch.randperm(len(images), generator=generator).tensor_split(parts)):
+                    x, y = images.x[at].to(device), labels[at].to(device)
+                    x_adv = _apply(pattern[0], x, budget)
+                    _, gradient = ascent(model, x_adv, y, lambda logits, y: log_odds(logits, y).clamp_max(_ENOUGH))
+                    # Chain rule: the pattern enters image i multiplied by its radius.
+                    pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
+                    pull = unit(pull) if budget.norm == "l2" else pull.sign()
+                    pattern = pattern + step * (1 - (epoch * parts + part) / (epochs * parts)) * pull
+                    pattern = pattern.clamp(-1, 1) if budget.norm == "linf" else pattern / norm(pattern).clamp_min(1)
+                    bar.update()
+        return pattern[0] / budget.length(pattern, torch.zeros_like(pattern)).clamp_min(1e-30)
 
 
 def _apply(pattern: Tensor, x: Tensor, budget: Budget) -> Tensor:

@@ -7,14 +7,13 @@ import shutil
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from labkit.cli import common
 from labkit.core import InputError, recipes, wording
-from labkit.core.store import MANIFEST, TENSORS, Store, beside, discard, flaws, locked, parsed
+from labkit.core.store import MANIFEST, TENSORS, Store, discard, flaws, held, locked, parsed
 from labkit.core.wording import printable, reason
 
 from safetensors import SafetensorError, safe_open
@@ -196,7 +195,7 @@ def contents(entry: Entry) -> dict[str, Any]:
             "files": [(file.name, wording.size(file.stat().st_size)) for file in sorted(entry.path.iterdir())],
         }
     except (OSError, ValueError, SafetensorError) as error:
-        why = f"{entry} cannot be read ({reason(error)}); the next run that needs it builds it again"
+        why = f"{entry} cannot be read ({reason(error)}); run again what needs it, which builds it again"
         raise InputError(why) from None
 
 
@@ -210,12 +209,7 @@ def verify(entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, str]]]:
 
 def in_use(entry: Entry) -> bool:
     """Whether a process is building (or mending) this artifact now."""
-    lock = beside(entry.folder, "lock")
-    with suppress(OSError):  # a lock we may not even open is somebody else's
-        if lock.exists():
-            with locked(entry.folder, wait=False) as mine:
-                return not mine
-    return lock.exists()
+    return held(entry.folder)
 
 
 def prunable(store: Store, *, older_than: float | None = None, kind: str = "", unfinished: bool = False) -> list[Entry]:

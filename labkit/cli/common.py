@@ -1,6 +1,7 @@
 """What the commands share: their options, how they end, and tables for a terminal."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ _ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or 
 _OPTIONS = {
     "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},
     "dataset": {"default": "fashion", "help": f"{_DATASETS} (default: %(default)s)"},
+    "layout": {"default": "", "metavar": "L", "help": "of a folder: classes, TRAIN or TRAIN,TEST"},
+    "allow-duplicates": {"action": "store_true", "help": "test images may be training images as well"},
     "resolution": {"type": int, "default": 0, "metavar": "N", "help": "side in pixels (default: as stored)"},
     "seed": {"type": int, "default": 0, "help": "of all that is learned (default: %(default)s)"},
     "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
@@ -43,7 +46,7 @@ def command(
 
 def add_options(parser: argparse.ArgumentParser, *names: str) -> argparse.ArgumentParser:
     """Adds options that several commands have, each with the same meaning everywhere."""
-    for name in names:
+    for name in (*names, *(("layout", "allow-duplicates") if "dataset" in names else ())):
         parser.add_argument(f"--{name}", **_OPTIONS[name])
     return parser
 
@@ -51,6 +54,8 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> argparse.Argume
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 for what a command found amiss, 2 for bad input, 128 + signal if ended."""
     options = parser.parse_args(arguments)
+    os.environ["LABKIT_FLAGS"] = " ".join(vars(options))  # for `wording.to_set`, in children too
+    ended = []  # by which signals we are ended as by Ctrl-C
     try:
         for name, value in vars(options).items():
             if isinstance(value, Path):  # as typed, here; what it is given to may work elsewhere
@@ -60,16 +65,28 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         alone = variable("WORLD_SIZE", 1) == 1 and threading.current_thread() is threading.main_thread()
         for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)) if alone else ():
             if signal.getsignal(number) == signal.SIG_DFL:  # and not ignored, as by nohup
+                ended.append(number)
                 signal.signal(number, _end)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"labkit: {printable(message)}", file=sys.stderr)
-            return options.run(options)
+            asked = [f"layout={options.layout}"] if getattr(options, "layout", "") else []
+            if asked := asked + ["allow-duplicates"] * getattr(options, "allow_duplicates", False):
+                if not (where := recipes.folder(options.dataset)):
+                    raise InputError("--layout and --allow-duplicates go with --dataset folder:PATH")
+                options.dataset += ("&" if where.layout or where.duplicates else "?") + "&".join(asked)
+            status = options.run(options)
+            print(end="", flush=True)  # here, where it may still be told that it cannot be
+            return status
     except InputError as error:
         print(f"labkit: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("labkit: stopped; the same command takes up again with what is already built", file=sys.stderr)
+        print("labkit: stopped; run the same command to go on with what is already built", file=sys.stderr)
         return 128 + (stop.args or [signal.SIGINT])[0]
+    finally:
+        os.environ.pop("LABKIT_FLAGS", None)
+        for number in ended:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end(number: int, _frame: object) -> None:

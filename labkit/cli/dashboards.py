@@ -13,6 +13,7 @@ def add(commands: common.Commands) -> None:
     text = """Make what the dashboards need, if it is not there, and serve them. They are open to this machine alone; on
     another address than its own, whoever comes must bring the token that is printed, or is given as $LABKIT_TOKEN."""
     parser = common.command(commands, "dashboards", run, "sliders in the browser", text, "resolution", "store")
+    common.add_options(parser, "layout", "allow-duplicates")
     parser.add_argument("--profile", default="", help=f"{', '.join(profiles.PROFILES)} (default: quick)")
     parser.add_argument("--dataset", default="", help="as for report (default: fashion)")
     parser.add_argument("--ip", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -27,8 +28,7 @@ def run(options: argparse.Namespace) -> int:
     token = server.drawn(options.ip, os.environ.get("LABKIT_TOKEN", ""))
     command = server.serve(options.ip, options.port, options.base_url, guarded=bool(token))
     if not server.FOLDER.is_dir():
-        where = f"beside the package, in {server.FOLDER}"
-        raise InputError(f"the dashboards lie {where}; run this from a copy of the repository")
+        raise InputError("the dashboards are not installed with the package; run this from a copy of the repository")
     server.prepare(lab, options.store)
     if options.prepare:
         return 0

@@ -46,6 +46,8 @@ def _learn(options: argparse.Namespace) -> int:
 
     with distributed.session():
         bench = common.workbench(options)
+        if {"classifier", "retrained"} & {*wanted}:
+            bench.sound(lab.data)
         builds = {
             "dictionary": (lambda: bench.dictionary(lab.transform.dictionary), lab.transform.dictionary),
             "clusters": (lambda: bench.transform(lab.stratified), lab.stratified.strata),

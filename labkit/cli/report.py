@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from labkit.cli import common
-from labkit.core import InputError, profiles
-from labkit.core.wording import printable
+from labkit.core import profiles
+from labkit.core.wording import check, printable
 
 
 def add(commands: common.Commands) -> None:
@@ -28,9 +28,9 @@ def _report(options: argparse.Namespace) -> int:
     from labkit.reporting import report
 
     settings = report.Settings(options.profile, options.dataset, options.resolution, options.data_root, options.store)
-    for name, unit in (("cell_timeout", "seconds"), ("jobs", "notebooks")):
-        if (given := getattr(options, name)) is not None and given <= 0:
-            raise InputError(f"--{name.replace('_', '-')} is a number of {unit} above 0; got {given}")
+    check(
+        "report", {"--jobs": options.jobs, "--cell-timeout": options.cell_timeout}, "--jobs, --cell-timeout in 1 to inf"
+    )
     source = options.notebook_dir or report.NOTEBOOKS
     plan = report.check(settings, options.out, notebooks=source, only=options.notebooks.split(","))
     cbpdn.prepare()  # here, where its announcement is no stray line on a page

@@ -42,7 +42,7 @@ def _table(options: argparse.Namespace) -> int:
         rank, world = distributed.rank(), distributed.world()
         lab, bench = common.lab(options), common.workbench(options)
         with distributed.apart():
-            wanted, asked, cases = _asked(options, lab)
+            wanted, asked, cases = _asked(options, lab, bench)
             if options.seconds and world > 1:
                 raise InputError("--for is for one process; start it without torchrun")
             if options.seconds:
@@ -85,21 +85,26 @@ def _measured_for(options: argparse.Namespace, lab: profiles.Profile, bench, ask
     return 0
 
 
-def _asked(options: argparse.Namespace, lab: profiles.Profile) -> tuple[dict, dict, list]:
-    """What is wanted of the tables, what each of them asks for, and all cases of that."""
+def _asked(options: argparse.Namespace, lab: profiles.Profile, bench) -> tuple[dict, dict, list]:
+    """What is wanted of the tables, what each of them asks for, and all cases of that, for which the images suffice."""
+    from labkit.evaluation import measurement
     from labkit.reporting import table_page
 
     wanted = table_page.chosen(options.only)
     asked = table_page.ask(lab, options.names, wanted)
-    return wanted, asked, [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
+    cases = [case for name in options.names for case in (*asked[name].blind, *asked[name].aware)]
+    measurement.check(cases, bench)
+    return wanted, asked, cases
 
 
 def _plan(options: argparse.Namespace) -> int:
     from labkit.experiments import cost_estimate
 
     lab, bench = common.lab(options), common.workbench(options)
-    _, asked, cases = _asked(options, lab)
+    _, asked, cases = _asked(options, lab, bench)
     steps = cost_estimate.steps(cost_estimate.ordered(cases, bench), bench)
+    train, test = (bench.images(lab.data, split) for split in ("train", "test"))
+    print(f"{lab.data.label}: {len(train):,} to train on, {len(test):,} to test on, of {wording.some(train.classes)}\n")
     if options.list:
         for step in steps:
             took = "kept" if step.kept else "not estimated" if step.seconds is None else wording.duration(step.seconds)

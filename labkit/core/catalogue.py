@@ -1,6 +1,8 @@
 """Attacks, defenses and data sets by the names that recipes use: where each is, and its words. Loads none of them."""
 
 import importlib
+import os
+import re
 from typing import Any, NamedTuple
 
 
@@ -66,3 +68,25 @@ DATASETS = {name: Named(f"labkit.datasets.loaders:_{name}", label) for name, lab
                   "images as test; pixels come from (lossy) JPEG files.",
     "imagenet": "ILSVRC-2012, validation images as test; pixels come from (lossy) JPEG files.",
 }.items()}  # fmt: skip
+
+_FOLDER = re.compile(r"folder:(.+?)(\?(?:(?:layout=[^&]+|allow-duplicates)(?:&|$))+)?", re.DOTALL)
+
+
+class Folder(NamedTuple):
+    """A folder or zip, `folder:PATH?layout=LAYOUT&allow-duplicates`: `layout` as in `datasets.layouts` or "", whether
+    test images may be `duplicates` of training images, and as `label` the same without the path, which is private.
+    """
+
+    path: str
+    layout: str
+    duplicates: bool
+    label: str
+
+
+def folder(name: str) -> Folder | None:
+    """The folder or zip that a data set's name names, if any."""
+    if not (found := _FOLDER.fullmatch(name)):
+        return None
+    path, options = found[1], dict(option.partition("=")[::2] for option in (found[2] or "?")[1:].split("&"))
+    label = f"folder:{os.path.basename(os.path.abspath(os.path.expanduser(path)))}{found[2] or ''}"
+    return Folder(path, options.get("layout", ""), "allow-duplicates" in options, label)

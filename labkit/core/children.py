@@ -1,7 +1,6 @@
-"""A child process that does not outlive its parent: `python children.py PARENT FOLDER MODULE ARGUMENTS…`.
+"""A child that does not outlive its parent: `python children.py PARENT FOLDER MODULE ARGUMENTS…`, as by `python -m`.
 
-Runs a module as `python -m` does. When the process numbered PARENT is gone, however it ended, FOLDER is deleted (unless
-it is "") and the child ends, too. It knows nothing of labkit, so that it runs in any folder.
+When the process numbered PARENT is gone, however it ended, FOLDER is deleted (unless it is "") and the child ends.
 """
 
 import os
@@ -21,8 +20,7 @@ def watch(parent: int, folder: str = "") -> None:
     def wait() -> None:
         while os.getppid() == parent:
             time.sleep(_EVERY)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_PATIENCE)
         os._exit(1)

@@ -15,7 +15,7 @@ from typing import Any
 import labkit
 from labkit.core import children
 from labkit.core.errors import InputError
-from labkit.core.wording import variable
+from labkit.core.wording import reason, variable
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,7 @@ def session() -> Iterator[None]:
         try:
             dist.init_process_group(backend, timeout=_PATIENCE, **_meeting_place())
         except ValueError as error:  # of a variable that is missing
-            raise InputError(f"the ranks do not find each other ({error}); start them with torchrun") from None
+            raise InputError(f"the ranks do not find each other ({reason(error)}); start them with torchrun") from None
         try:
             yield
         finally:

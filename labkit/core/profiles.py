@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from labkit.core import recipes
 from labkit.core.errors import InputError
-from labkit.core.wording import here
+from labkit.core.wording import here, whole
 
 STL = recipes.TransformRecipe | recipes.StratifiedRecipe
 _LAM = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
@@ -194,14 +194,12 @@ def profile(name: str, *, dataset: str | None = None, resolution: int | None = N
     """A profile by name, on another data set or at another resolution if asked for.
 
     What is not given is $LABKIT_PROFILE (or quick), $LABKIT_DATASET (or the profile's) and $LABKIT_RESOLUTION pixels
-    (or as stored). Raises InputError naming the known profiles when `name` is not one of them.
+    (or as stored). A notebook's parameters may come as papermill types them. Raises InputError for other words.
     """
-    name = name or os.environ.get("LABKIT_PROFILE") or "quick"
+    name = str(name or "") or os.environ.get("LABKIT_PROFILE") or "quick"
     if name not in PROFILES:
         raise InputError(f"unknown profile {name!r}; the known ones are {', '.join(PROFILES)}")
-    asked = str(resolution or os.environ.get("LABKIT_RESOLUTION") or 0)
-    if not asked.isdecimal():
-        raise InputError(f"$LABKIT_RESOLUTION is a number of pixels, or 0 for as stored; got {asked!r}")
+    side = whole("resolution", resolution) or whole("$LABKIT_RESOLUTION", os.environ.get("LABKIT_RESOLUTION"))
     data = PROFILES[name].data
-    dataset = here(dataset or os.environ.get("LABKIT_DATASET") or data.name)
-    return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=int(asked) or None))
+    dataset = here(str(dataset or "") or os.environ.get("LABKIT_DATASET") or data.name)
+    return recipes.rebase(PROFILES[name], replace(data, name=dataset, resolution=side or None))

@@ -12,7 +12,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Named  # noqa: F401 (two of them for other rooms)
+from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Folder, Named, folder  # noqa: F401 (for others)
+from labkit.core.limits import Limited
 
 # Marks a field that came later. `plain` leaves out its default, so that what was built before keeps its name.
 LATER = {"later": True}
@@ -21,7 +22,7 @@ _SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.
 
 
 @dataclass(frozen=True)
-class DataRecipe:
+class DataRecipe(Limited):
     """Which images. `name` as for `loaders.load`; sizes None mean all; `resolution` None means as stored."""
 
     name: str = "fashion"
@@ -32,9 +33,10 @@ class DataRecipe:
 
     @property
     def label(self) -> str:
-        """The name as tables give it: a folder without the path to it, which is private."""
+        """The name as tables give it: a folder without the path to it, but with what was allowed."""
         kind, _, path = self.name.partition(":")
-        return f"{kind}:{Path(path).name}" if path else kind
+        where = folder(self.name)
+        return where.label if where else f"{kind}:{Path(path).name}" if path else kind
 
     def at_most(self, n: int | None) -> "DataRecipe":
         """These images, but no more than n test images; None for no limit."""
@@ -42,7 +44,7 @@ class DataRecipe:
 
 
 @dataclass(frozen=True)
-class DictionaryRecipe:
+class DictionaryRecipe(Limited):
     """How one convolutional dictionary is learned (paper, Eq. 2; the paper's K, S and λ are the defaults).
 
     `images` training images are drawn and read up to `passes` times in batches of `batch`; `held` others are kept
@@ -71,7 +73,7 @@ class DictionaryRecipe:
 
 
 @dataclass(frozen=True)
-class TransformRecipe:
+class TransformRecipe(Limited):
     """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
 
     dim   share of the low-pass part's contrast, about each image's mean, that T outputs; 1 in the paper
@@ -104,7 +106,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class DaeRecipe:
+class DaeRecipe(Limited):
     """The denoising autoencoder whose features make the clusters: three blocks of `width` channels and their mirror.
 
     noise  standard deviation of the Gaussian noise, for pixels in [0, 1]
@@ -123,7 +125,7 @@ class DaeRecipe:
 
 
 @dataclass(frozen=True)
-class StrataRecipe:
+class StrataRecipe(Limited):
     """The clusters of the training images (paper, Section 3.4), and how an image is voted to one of them.
 
     clusters    M: 4 for CIFAR-10 and ImageNet-10 in the paper, 10 for ImageNet
@@ -171,7 +173,7 @@ class ClusterRecipe:
 
 
 @dataclass(frozen=True)
-class AdversarialTraining:
+class AdversarialTraining(Limited):
     """Part of every batch is replaced by adversarial images made against the network as it is at that moment.
 
     Kurakin, Goodfellow & Bengio, "Adversarial machine learning at scale", ICLR 2017, Section 3; they draw the size
@@ -195,7 +197,7 @@ class AdversarialTraining:
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe:
+class ClassifierRecipe(Limited):
     """A trained network. With `transform`, it is trained on T(x) ("retrained"); without, on x ("vanilla").
 
     weights      loaded instead of training, whose fields then count for nothing
@@ -258,7 +260,7 @@ class DefenseRecipe:
 
 
 @dataclass(frozen=True)
-class AttackRecipe:
+class AttackRecipe(Limited):
     """An attack by its name in `labkit.attacks`, how far it may go, and how long it tries.
 
     size    in the unit of `norm`; 0 for the clean image
@@ -283,6 +285,7 @@ class AttackRecipe:
     version: int = 2
 
     def __post_init__(self):
+        super().__post_init__()
         # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
         if self.name == "autoattack":
             object.__setattr__(self, "steps", 50)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core import checkpoint, recipes
 from labkit.core.errors import InputError
-from labkit.core.wording import reason, typed
+from labkit.core.wording import reason, to_set, typed
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -84,7 +84,7 @@ class Store:
                 try:
                     return read(folder)
                 except Damaged as error:
-                    warnings.warn(f"the artifact {folder.name} is damaged ({error}) and is built again", stacklevel=2)
+                    warnings.warn(f"{folder.name} is damaged ({reason(error)}) and is built again", stacklevel=2)
             scratch = beside(folder, "work")
             with self._explained():
                 discard(folder)
@@ -107,10 +107,7 @@ class Store:
     def busy(self, kind: str, recipe, *, digest: str = "") -> bool:
         """Whether another process is building it at this moment."""
         folder = self.root / kind / key(recipe, digest)
-        if not beside(folder, "lock").exists():
-            return False
-        with locked(folder, wait=False) as mine:
-            return not mine
+        return held(folder)
 
     @contextmanager
     def _explained(self, only: Container[int] | None = None) -> Iterator[None]:
@@ -121,9 +118,10 @@ class Store:
             code = _code(error)
             if not code or (only is not None and code not in only):
                 raise
+            where = to_set("store", "DIR", "LABKIT_STORE")
             advice = "free some space there (`labkit artifacts prune` helps) or " if code in _FULL else ""
             raise InputError(
-                f"cannot write artifacts to {self.root} ({os.strerror(code)}); {advice}choose another --store"
+                f"cannot write artifacts to {self.root} ({os.strerror(code)}); {advice}choose another, as with {where}"
             ) from None
 
 
@@ -182,9 +180,9 @@ def beside(folder: Path, ending: str) -> Path:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = True, doing: str = "") -> Iterator[bool]:
-    """Holds the right to write an artifact's folder. With wait=False, yields False at once when another has it.
+    """Holds the right to write an artifact's folder, or one where another run is `doing` something.
 
-    doing  what the other run does, for whoever waits; by default it builds the artifact
+    With wait=False, yields False at once when another has it.
     """
     lock = FileLock(beside(folder, "lock"))
     try:
@@ -203,6 +201,16 @@ def locked(folder: Path, *, wait: bool = True, doing: str = "") -> Iterator[bool
         with suppress(OSError):
             beside(folder, "lock").unlink()
         lock.release()
+
+
+def held(folder: Path) -> bool:
+    """Whether a process has the right to write an artifact's folder now."""
+    lock = beside(folder, "lock")
+    with suppress(OSError):  # a lock we may not even open is somebody else's
+        if lock.exists():
+            with locked(folder, wait=False) as mine:
+                return not mine
+    return lock.exists()
 
 
 def discard(folder: Path) -> None:

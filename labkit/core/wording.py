@@ -1,4 +1,4 @@
-"""What people type, and what they read: names, reasons, paths, durations and sizes in words."""
+"""What people type, and what they read: numbers and their limits, reasons, paths, durations and sizes in words."""
 
 import errno
 import html
@@ -6,10 +6,43 @@ import io
 import os
 import re
 import sys
+import warnings
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 
 from labkit.core.errors import InputError
+
+# The way to a file of Python's, or of labkit's.
+_INSIDE = re.compile(rf"({re.escape(sys.prefix)}|{re.escape(str(Path(__file__).parents[1]))})[^\s'\"]*/")
+
+
+def check(who: str, settings: dict[str, object], limits: str) -> None:
+    """Raises InputError where one of the `settings` of `who` lies outside its range.
+
+    limits  such as "share in (0, 1]; lr in (0, inf); bits in 0 to 8; steps in 1 to inf", the last two being whole
+
+    A setting that is None may be so.
+    """
+    for part in limits.split("; "):
+        names, _, interval = part.partition(" in ")
+        for name in names.split(", "):
+            value = settings.get(name)
+            if value is not None and not _lies(value, interval):
+                allowed = re.sub(r"^in (?:\[(.+), inf\)|(\d+) to inf)$", r"≥ \1\2", f"in {interval}")
+                whole = ", a whole number" if " to " in interval and not isinstance(value, Integral) else ""
+                got = f"{value:g}" if isinstance(value, float) else repr(value)
+                raise InputError(f"{who} needs {name} {allowed}{whole}, got {got}; choose it so")
+
+
+def _lies(value: object, interval: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Integral if " to " in interval else Real):
+        return False
+    ends = re.split(r" to |, ", interval.strip("[]()"))
+    low, high = (int(end) if end.isdigit() else float(end) for end in ends)
+    return low <= value <= high and not (value == low and "(" in interval) and not (value == high and ")" in interval)
 
 
 def printable(text: object) -> str:
@@ -30,55 +63,64 @@ def in_markdown(text: object) -> str:
     return re.sub(r"[\\`*|<>&~$]|\](?=[(\[])|:(?=//)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
 
 
-def in_code(text: str) -> str:
-    """Text as code in a line of Markdown, whatever backquotes it has."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    return f"`{text}`" if not longest else f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}"
-
-
 def in_chart(text: object) -> str:
     """Somebody else's text in a plotly chart, which takes tags for tags and, where MathJax is, $ for formulas."""
     return html.escape(printable(text), quote=False).replace("$", "&#36;")
 
 
 class _Steady(io.FileIO):
-    """A standard stream whose reader or disk may go: what follows is work for files, and not lost with it."""
+    """A standard stream whose reader may go: what follows is work for files, and not lost with it."""
 
-    lost = False  # whether something could not be written that somebody may miss
+    full = False
 
     def write(self, content) -> int:
         try:
             return super().write(content)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO) and not _Steady.lost:
-                _Steady.lost = True
-                os.write(2, f"labkit: cannot print ({reason(error)}); free some space, or print elsewhere\n".encode())
+            if error.errno not in (errno.EPIPE, errno.EIO) and not self.full:
+                self.full = True  # said once
+                raise InputError(f"cannot print ({reason(error)}); free some space, or print elsewhere") from None
             return len(content)
 
 
 def steady() -> None:
     """From now on, to print cannot fail: not for a letter the terminal lacks, nor because nobody reads any more."""
     for name in ("stdout", "stderr"):
-        stream, how = getattr(sys, name), {"errors": "backslashreplace", "line_buffering": name == "stderr"}
+        stream = getattr(sys, name)
         with suppress(AttributeError, OSError, ValueError):  # closed by whoever started us: Python prints nothing then
-            stream.flush()
-            raw = io.BufferedWriter(_Steady(stream.fileno(), "w", closefd=False))
-            how["line_buffering"] |= stream.isatty()
+            raw, how = _Steady(stream.fileno(), "w", closefd=False), {"errors": "backslashreplace"}
+            how |= {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            raw = raw if stream.write_through else io.BufferedWriter(raw)
             setattr(sys, name, io.TextIOWrapper(raw, encoding=stream.encoding, **how))
 
 
-def ended(status: int) -> int:
-    """The exit status, once all is printed: 1 in place of 0 where that could not be."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
-    return status or int(_Steady.lost)
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first of these names, and how many more there are."""
+    names = sorted(set(names))
+    return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@cache
+def warn(text: str) -> None:
+    """Warns of something once in a process, whoever finds it, and without the place in the code that does."""
+    warnings.warn_explicit(printable(text), UserWarning, "labkit", 1)
 
 
 def reason(error: Exception) -> str:
     """What a library or the system says of an error, in a line."""
     code = getattr(error, "errno", None)
     lines = (os.strerror(code) if isinstance(code, int) else str(error)).strip().splitlines()
-    return printable(lines[0]) if lines else type(error).__name__
+    return printable(_INSIDE.sub("…/", lines[0])) if lines else type(error).__name__
+
+
+def whole(what: str, value: object) -> int:
+    """A notebook's parameter, or a variable's text, as a number of pixels of at least 0; of nothing, 0."""
+    try:
+        if value is not True and (number := float(value or 0)) >= 0 and number.is_integer():
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{what} is a number of pixels, or 0 for as stored; got {value!r}")
 
 
 def typed(text: str | Path) -> Path:
@@ -87,7 +129,7 @@ def typed(text: str | Path) -> Path:
     Raises InputError where the system takes it for no path at all (too long, of an unknown user), or lets no one look.
     """
     try:
-        path = Path(text).expanduser()
+        path = Path(str(text)).expanduser()
         str(path).encode()  # what is no text can be opened, but not printed
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -99,12 +141,26 @@ def typed(text: str | Path) -> Path:
     return path
 
 
+def to_set(name: str, value: object, instead: str = "") -> str:
+    """What to type, where the person stands, to set something: a flag, a notebook's parameter, or a keyword.
+
+    instead  what to do at a command or in a notebook of ours where there is no such thing to set
+    """
+    flags = os.environ.get("LABKIT_FLAGS", "").split()  # of the command that runs, or has started this process
+    parameters = vars(sys.modules["__main__"]) if "ipykernel" in sys.modules and not flags else {}
+    if name in flags:
+        return f"--{name.replace('_', '-')} {value}"
+    if name in parameters:
+        return f"`{name} = {value}` in the cell of parameters"
+    return instead if instead and (flags or "data_root" in parameters) else f"{name}={value}"
+
+
 def variable(name: str, least: int) -> int:
     """A whole number from the environment, `least` where it is not set. Raises InputError for anything else."""
     value = os.environ.get(name) or str(least)
     if not value.isdecimal() or int(value) < least:
-        words = f"${name} is a whole number, {least} or more, and set by torchrun"
-        raise InputError(f"{words}; got {printable(value)}: unset it, or start with torchrun")
+        got = f"${name} is a whole number, {least} or more; got {printable(value)}"
+        raise InputError(f"{got}; unset it, or start with torchrun")
     return int(value)
 
 

@@ -111,7 +111,7 @@ def _checked(x, d, lam, z0) -> Tensor:
         raise InputError("x holds NaN or infinite values; check how the images were made")
     lam = torch.as_tensor(lam, dtype=x.dtype, device=x.device).expand(len(x))
     if not (torch.isfinite(lam).all() and (lam > 0).all()):
-        raise InputError("λ must be positive and finite; λ = 0 would reproduce the image as it is")
+        raise InputError("λ must be positive and finite; choose another, as λ = 0 would reproduce the image as it is")
     if z0 is not None and tuple(z0.shape) != (len(x), len(d), *x.shape[2:]):
         raise InputError(f"z0 must be {(len(x), len(d), *x.shape[2:])}, got {tuple(z0.shape)}")
     return lam

@@ -11,6 +11,7 @@ from pathlib import Path
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
 from labkit.core.recipes import DictionaryRecipe, canonical
+from labkit.core.wording import to_set
 from labkit.csc import cbpdn, conv
 from labkit.csc.codes import Codes
 from labkit.csc.tikhonov import extend, split
@@ -172,7 +173,7 @@ def _drawn(images, recipe: DictionaryRecipe) -> tuple[Tensor, Tensor]:
     """The positions of the images to learn from, and of those to keep aside."""
     count = min(recipe.images, len(images.x))
     if count == 0:
-        raise InputError("a dictionary cannot be learned from no images")
+        raise InputError("a dictionary cannot be learned from no images; give some")
     drawn = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(recipe.seed))
     return drawn[:count], drawn[count : count + recipe.held]
 
@@ -199,7 +200,8 @@ def patches(x: Tensor, K: int, S: int, generator: torch.Generator) -> Tensor:
     """K patches of S×S from images x (B, C, H, W), of unit norm, the liveliest of ten times as many."""
     H, W = x.shape[2:]
     if min(H, W) < S:
-        raise InputError(f"filters of {S}×{S} pixels are larger than the image of {H}×{W}; use a smaller S")
+        other = to_set("S", min(H, W), f"larger images, as with {to_set('resolution', 32)}")
+        raise InputError(f"filters of {S}×{S} pixels are larger than the image of {H}×{W}; use {other}")
     places = [torch.randint(n, (10 * K,), generator=generator).tolist() for n in (len(x), H - S + 1, W - S + 1)]
     patches = torch.stack([x[b, :, i : i + S, j : j + S] for b, i, j in zip(*places, strict=True)])
     lively = patches.flatten(1).norm(dim=1).argsort(descending=True)[: 4 * K]

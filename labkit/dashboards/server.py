@@ -10,7 +10,6 @@ from pathlib import Path
 import labkit
 from labkit.core import InputError, hardware, profiles, wording
 
-_PATIENCE = 15  # seconds for the server to end its kernels
 FOLDER = Path(labkit.__file__).resolve().parent.parent / "notebooks" / "dashboards"
 
 
@@ -39,7 +38,7 @@ def run(command: list[str], env: dict[str, str]) -> int:
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE)
+            process.wait(15)  # seconds, for its kernels to end
         process.kill()
 
 

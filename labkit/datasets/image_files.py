@@ -1,42 +1,51 @@
-"""Image files in a folder or zip: found, split into train and test, checked, and decoded (`decoding`) together.
+"""Image files in a folder or zip: found, checked, and decoded (`decoding`) together; `layouts` splits them.
 
 A set in which every file read is grey (mode "L", "1" or 16-bit) keeps one channel; in any other set grey files become
 RGB. Conversions are said in one warning with counts.
 """
 
 import os
+import posixpath
 import re
-import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import labkit
 from labkit.core import InputError
-from labkit.core.wording import printable, reason, typed
+from labkit.core.wording import printable, reason, some, to_set, typed, warn
 from labkit.datasets import decoding
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".jpe", ".pbm", ".pnm",
+    *[".avif"] * decoding.AVIF, *[".heic", ".heif"] * decoding.HEIF,
+)  # fmt: skip
 MAX_BYTES = 8 * decoding.MAX_PIXELS  # of one file: four channels of 16 bits, not compressed
 
-_TEST_FOLDERS = ("test", "val")  # the first one present is used
-_SPLIT_SEED = 0  # not the caller's: train drawn with one seed must never meet test drawn with another
-_LAYOUT = "expected <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
+LAYOUT = "expected <class>/<image>, or train/<class>/<image> and test/<class>/<image>"
+# Pictures that are not read must not vanish without a word; and what helps.
+_UNREAD = ".jxl .jp2 .j2k .svg .psd .xcf .tga .ico .exr .hdr .dcm .eps .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf"
+_UNREAD = dict.fromkeys(_UNREAD.split(), "convert to PNG") | dict.fromkeys((".heic", ".heif"), "install pillow-heif")
+_UNREAD |= {".avif": "install Pillow 11.3 or newer"}
+_VISITS = 100  # of one folder, by links: of folders full of links to each other there is no end
+_ASSET = "assets/plotly.min.js"  # of every report
 _MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette", "RGBA": "transparent RGB", "LA": "transparent grey"}
 _MODE_NAMES |= {mode: "16-bit grey" for mode in decoding.SIXTEEN_BITS}
 _BLOCK = 32  # images a thread takes at a time
 
 
 class Source:
-    """The image files of a folder or zip: `names` (POSIX, relative, sorted) and `read(name)` -> bytes.
+    """The image files of a folder or zip: `names` (`clean`, relative, sorted) and `read(name)` -> bytes.
+
+    Beside them, `unread` are the names of pictures of other endings, and `aside` counts by words what is no data.
 
     Raises InputError for a path that is missing, empty, without images, not a zip, or a zip with unsafe names.
     """
@@ -44,42 +53,57 @@ class Source:
     def __init__(self, path: str | Path, names: Sequence[str] | None = None):
         """`names`: files that are known to lie below the folder `path`, taken as they are."""
         self.path, self._zip, self._pid = typed(path), None, 0
+        self.names, self.unread, self.aside = list(names or ()), [], Counter()
+        self._there: dict[str, Any] = {}  # each name as the folder or zip has it
         if names is not None:
-            self.names = list(names)
             return
         if self.path.is_dir():
-            found = list(_walk(self.path))
+            found = [(clean(name) or name, name) for name in _walk(self.path)]
         elif self.path.is_file():
-            found = sorted({name for name in self._archive().namelist() if not name.endswith("/")})
-            for name in found:
-                parts = name.replace("\\", "/").split("/")
-                if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name):
-                    raise InputError(f"{self.path} names a file outside itself ({name!r}); make the zip anew")
+            found = [(clean(i.filename), i) for i in self._archive().infolist() if i.filename[-1:] not in "/\\"]
+            for name, info in found:
+                if not name or re.match(r"[A-Za-z]:", name):
+                    raise InputError(f"{self.path} names a file outside itself ({info.filename!r}); make the zip anew")
         else:
-            raise InputError(f"{self.path} does not exist; folder:PATH names a folder or zip of images")
+            raise InputError(f"{self.path} does not exist; name a folder or zip of images, as folder:PATH")
         if not found:
-            raise InputError(f"{self.path} is empty; {_LAYOUT}")
-        self.names = sorted(name for name in found if is_image(name))
+            raise InputError(f"{self.path} is empty; {LAYOUT}")
+        ours, others = _written({name for name, _ in found}), []
+        for name, there in found:
+            what, again, written = kind(name), name in self._there, name.startswith(ours)
+            self._there[name] = there  # of two files of one name the later, as `unzip` would
+            if what in ("picture", "unread", "hidden") and (again or written or what == "hidden"):
+                where = "of a report or table of the lab" if written else "in a hidden folder"
+                self.aside[f"picture {'whose name another one has' if again else where}"] += 1
+            elif what and not written:
+                {"picture": self.names, "unread": self.unread, "file": others}[what].append(name)
+        self.names.sort()
+        if others:
+            where = some(posixpath.dirname(name) or "its own folder" for name in others)
+            self.aside[f"file of another kind ({some(map(ending, others))}; in {where})"] = len(others)
         if not self.names:
-            raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}); {_LAYOUT}")
+            unread = f"; not {some(map(ending, self.unread))}" if self.unread else ""
+            raise InputError(f"{self.path} holds no images ({', '.join(ENDINGS)}{unread}); {LAYOUT}")
 
     def read(self, name: str) -> bytes:
         """The bytes of one file; a zip's checksum is verified. Raises InputError naming the file.
 
         What is larger than any image, or no plain file, is not read, and no more is unpacked than a file says it holds.
         """
-        file, archive = self.path / name, self._archive() if self.path.is_file() else None
+        there, archive = self._there.get(name, name), self._archive() if self.path.is_file() else None
+        file = None if archive else self.path / there
         try:
-            size = archive.getinfo(name).file_size if archive else file.stat().st_size
+            size = there.file_size if archive else file.stat().st_size
             if size > MAX_BYTES:
                 raise OSError(f"{size:,} bytes, the limit is {MAX_BYTES:,}")
             if not archive and not file.is_file():  # reading a pipe waits, a device may never end
                 raise OSError("it is no plain file")
             if not archive:
                 return file.read_bytes()
-            if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise OSError("a zip of images is read when it is stored or deflated")  # others unpack without bound
-            with archive.open(name) as member:
+            if there.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Others unpack without bound.
+                raise OSError("a zip is read when it is stored or deflated; pack it so, with `zip -r`")
+            with archive.open(there) as member:
                 return member.read(size + 1)
         except Exception as error:  # zipfile raises a dozen types for damaged archives
             raise InputError(f"{self.where(name)} cannot be read ({reason(error)}); replace or remove it") from error
@@ -106,88 +130,61 @@ class Part(NamedTuple):
     y: Tensor
 
 
-def is_image(name: str) -> bool:
-    parts = name.split("/")
-    hidden = any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX"
-    return not hidden and name.lower().endswith(ENDINGS)
+def clean(name: str) -> str:
+    """A file's name with a slash between its parts and no `.` or `..`; "" where it leads out of folder or archive."""
+    name = posixpath.normpath(name.replace("\\", "/"))
+    return "" if name.startswith(("/", "../")) or name == ".." else name
+
+
+def kind(name: str) -> str:
+    """Of a clean name: a "picture", one "unread" or in a "hidden" folder, another "file", or "", what systems leave."""
+    *folders, last = parts = name.split("/")
+    if last.startswith("._") or "__MACOSX" in folders or "@eaDir" in folders:
+        return ""
+    what = "picture" if last.lower().endswith(ENDINGS) else "unread" if last.lower().endswith((*_UNREAD,)) else ""
+    if any(part.startswith(".") for part in parts):
+        return "hidden" if what else ""
+    return what or ("" if last.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini") else "file")
+
+
+def ending(name: str) -> str:
+    """The ending of a name that is not read and, of a picture, what helps."""
+    found = posixpath.splitext(name)[1].lower() or "none"
+    return f"{found} ({_UNREAD[found]})" if found in _UNREAD else found
+
+
+def _written(names: Collection[str]) -> tuple[str, ...]:
+    """Folders, each with its slash, that reports and tables of the lab were written to."""
+    tables = {name.rpartition("table_")[0] for name in names if re.search(r"/table_\w+_rows\.csv$", name)}
+    for name in names:
+        if name.endswith(_ASSET) and (top := name.removesuffix(_ASSET)) + "manifest.json" in names:
+            # Written into the set's own folder, a report has a folder beside each of its pages.
+            tables |= {top} if top else {page[:-5] + "/" for page in names if page.endswith(".html")}
+    return tuple(tables)
 
 
 def _walk(root: Path) -> Iterable[str]:
-    seen = set()  # folders are often links to one another; a loop must end
+    visits = Counter()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
-        if (real := os.path.realpath(folder)) in seen:
+        inside, real = Path(folder).relative_to(root), os.path.realpath(folder)
+        visits[real] += 1
+        if visits[real] > _VISITS:
+            raise InputError(f"{folder} is reached by more than {_VISITS} links; remove some")
+        if real in (os.path.realpath(root / above) for above in inside.parents):  # folders are often links to others
             folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(folder, file).relative_to(root).as_posix() for file in files)
+        else:
+            yield from ((inside / file).as_posix() for file in files)
 
 
 def _unreadable(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend its permissions")
 
 
-def split(source: Source) -> tuple[tuple[str, ...], Part, Part]:
-    """Class names (sorted), train and test files of an ImageFolder tree, which may lie in one top folder.
-
-    Without test/ (or val/), a fifth of each class is held out, always the same fifth; where some class has a single
-    image, a fifth of all images, with a warning that classes differ between the two.
-
-    Raises InputError when no image lies in a class folder, or a class is present in train only or in test only.
-    """
-    paths = [name.split("/") for name in source.names]
-    if len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 2 and not _is_split(paths[0][0]):
-        paths = [path[1:] for path in paths]
-    tree: dict[str, list[tuple[str, str]]] = {}
-    for name, path in zip(source.names, paths, strict=True):
-        folder = path.pop(0).lower() if len(path) > 2 and _is_split(path[0]) else ""
-        if len(path) > 1:
-            tree.setdefault(folder, []).append((path[0], name))
-    test = next((tree[folder] for folder in _TEST_FOLDERS if folder in tree), None)
-    if test is not None and "train" not in tree:
-        raise InputError(f"{source.path} has a folder of test images but no train/; {_LAYOUT}")
-    train = tree.get("train") or tree.get("")
-    if not train:
-        raise InputError(f"{source.path} has images, but none in a class folder; {_LAYOUT}")
-    classes = {c for c, _ in train}
-    if test is None:
-        train, test = _hold_out(source, train)
-    else:
-        here = {c for c, _ in test}
-        for only, which, rest in ((classes - here, "train", "test"), (here - classes, "test", "train")):
-            if only:
-                where = f"present in {which} only; remove it, or add to {rest}"
-                raise InputError(f"{source.path}: class {_some(only)} {where}")
-    index = {c: k for k, c in enumerate(sorted(classes))}
-    return tuple(index), *(_part(files, index) for files in (train, test))
-
-
-def _is_split(folder: str) -> bool:
-    return folder.lower() in ("train", *_TEST_FOLDERS)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    names = sorted(names)
-    return printable(", ".join(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _part(files: Iterable[tuple[str, str]], index: dict[str, int]) -> Part:
-    files = sorted(files)
-    return Part([name for _, name in files], torch.tensor([index[c] for c, _ in files], dtype=torch.int64))
-
-
-def _hold_out(source: Source, files: list[tuple[str, str]]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    if len(files) < 2:
-        raise InputError(f"{source.path} holds one image; at least two are needed, one to train and one to test on")
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
-    shuffled, groups = [*map(sorted(files).__getitem__, order)], {}
-    for file in shuffled:
-        groups.setdefault(file[0], []).append(file)
-    if single := sum(len(group) == 1 for group in groups.values()):
-        so = "so train and test hold different classes; good for looking at pictures, not for training"
-        warnings.warn(f"classes with a single image: {single} of {len(groups)} in {source.path}, {so}", stacklevel=5)
-        groups = {"": shuffled}
-    held = {file for group in groups.values() for file in group[: max(1, round(len(group) / 5))]}
-    return set(files) - held, held
+def say(where: object, aside: Counter[str]) -> None:
+    """Warns of what is not used of a folder or archive: how many there are of what."""
+    told = [f"{n:,} {what.replace(' ', 's ', 1) if n > 1 else what}" for what, n in sorted(aside.items())]
+    if told:
+        warn(f"not used of {where}: {'; '.join(told)}")
 
 
 class Scan(NamedTuple):
@@ -221,7 +218,7 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
         image, size = decoding.opened(where, raw)
         if not resolution and size != (h, w):
             sizes = f"{source.where(names[0])} is {w}×{h}, {where} is {size[1]}×{size[0]}"
-            raise InputError(f"images of mixed size: {sizes}; choose one size with resolution=")
+            raise InputError(f"images of mixed size: {sizes}; choose one size, as with {to_set('resolution', 64)}")
         mode = decoding.mode(image)
         if decoded is not None:
             decoded.numpy()[i] = decoding.upright(where, image, resolution)
@@ -233,7 +230,7 @@ def scan(source: Source, names: Sequence[str], resolution: int | None, *, decode
     if converted:
         what = ", ".join(f"{count:,} {_MODE_NAMES.get(mode, mode)}" for mode, count in converted.items())
         becomes = f"{'8-bit grey' if grey else 'RGB'}, of {len(names):,} in {source.path}"
-        warnings.warn(f"images converted: {what} to {becomes}", stacklevel=5)
+        warn(f"images converted: {what} to {becomes}")
     if grey and decoded is not None:
         decoded = decoded[:, :1].contiguous()
     return Scan((len(names), 1 if grey else 3, h, w), list(prints), decoded)

@@ -57,6 +57,7 @@ class Images:
     classes  their names
     digest   SHA-256 of the content, whatever the path: classes, labels, shape and 8-bit pixels; for image files,
              instead of pixels, CRC-32 and length of each (a million files are told apart without decoding them)
+    files    of image files, the name of each, and its CRC-32 and length; () of a subset
 
     `images[index]` with a slice, a list or an index tensor is the subset; its digest follows from this one's and the
     positions. Raises InputError when the shapes do not fit each other.
@@ -66,6 +67,7 @@ class Images:
     y: Tensor
     classes: tuple[str, ...]
     digest: str
+    files: Sequence[tuple[str, tuple[int, int]]] = ()
 
     def __post_init__(self):
         if len(self.x.shape) != 4 or self.y.shape != (len(self.x),) or self.y.dtype != torch.int64:
@@ -87,6 +89,11 @@ class Images:
         digest = hashlib.sha256(self.digest.encode() + at.numpy().tobytes()).hexdigest()
         x = self.x.subset(at) if isinstance(self.x, Lazy) else self.x[at]
         return Images(x, self.y[at], self.classes, digest)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images there are of each class."""
+        return dict(zip(self.classes, torch.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True))
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) for `size` images at a time, in order; x is always a float tensor."""

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from http.client import HTTPException
 from math import isqrt
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labkit.core import InputError
-from labkit.core.recipes import DATASETS, DataRecipe, Named
-from labkit.core.wording import typed
-from labkit.datasets import decoding, image_files, images, photos
+from labkit.core.recipes import DATASETS, DataRecipe, Named, folder
+from labkit.core.wording import printable, reason, to_set, typed, warn
+from labkit.datasets import decoding, image_files, images, layouts, photos
 from labkit.datasets.images import Images, Lazy, settle
 
 import numpy as np
@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+SPLITS = ("train", "test")
 MOST_BYTES = 16 * 2**30  # of a set that is in memory whatever its size, in 8 bits
 
 
@@ -49,28 +50,67 @@ def load(
     resolution  side of the largest centred square, in pixels; None: as stored (`photos`: 64, of ImageNet: 224)
     data_root   where torchvision's data sets lie or are downloaded to; None means data/raw beside the package
 
-    Raises InputError for an unknown name, for data that are missing, damaged or of mixed size.
+    Raises InputError for an unknown name, for data that are missing, damaged or of mixed size, and for folders whose
+    halves do not fit together or share images (`agree`): of either, n are compared.
     """
-    if split not in ("train", "test"):
+    recipe = DataRecipe(name, resolution, n, n, seed)
+    found = load_recipe(recipe, split, data_root=data_root)
+    if folder(name):
+        agree(name, *(found if half == split else load_recipe(recipe, half, data_root=data_root) for half in SPLITS))
+    return found
+
+
+def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None = None) -> Images:
+    """The images that a recipe names, not compared with the other split's; `data_root` and errors as for `load`."""
+    if split not in SPLITS:
         raise InputError(f'split must be "train" or "test", got {split!r}')
+    n, resolution = recipe.train if split == "train" else recipe.test, recipe.resolution
     for what, value in (("n", n), ("resolution", resolution)):
         if value is not None and value < 1:
             raise InputError(f"{what} must be at least 1, or None for all that is stored; got {value}")
     if resolution and resolution**2 > decoding.MAX_PIXELS:
         raise InputError(f"resolution must be at most {isqrt(decoding.MAX_PIXELS):,} pixels, got {resolution:,}")
-    ask = Ask(split, n, resolution, seed, typed(data_root or _data_folder() / "raw"))
-    kind, _, path = name.partition(":")
-    if kind == "folder" and path:
-        source = image_files.Source(path)
-        classes, train, test = image_files.split(source)
+    ask = Ask(split, n, resolution, recipe.seed, typed(data_root or _data_folder() / "raw"))
+    if where := folder(recipe.name):
+        source = image_files.Source(where.path)
+        classes, train, test = layouts.split(source, where.layout)
         return from_files(ask, source, train if split == "train" else test, classes)
-    return _known(name).load()(ask)
+    return _known(recipe.name).load()(ask)
 
 
-def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None = None) -> Images:
-    """The images that a recipe names; `data_root` and errors as for `load`."""
-    n = recipe.train if split == "train" else recipe.test
-    return load(recipe.name, split, n=n, resolution=recipe.resolution, seed=recipe.seed, data_root=data_root)
+def agree(name: str, train: Images, test: Images) -> None:
+    """Raises InputError unless the halves of a folder are of one size and colour and, if need be, share no image.
+
+    Images are the same if their pixels are or, in halves too large for memory, their files; those of a single colour
+    may be in both. Of copies in halves that were drawn here, a warning: nobody has chosen them.
+    """
+    if not (where := folder(name)):
+        return
+    kinds = [f"{w}×{h} pixels, {'all grey' if c == 1 else 'RGB'}" for _, c, h, w in (train.x.shape, test.x.shape)]
+    if kinds[0] != kinds[1]:
+        mend = "choose a size with --resolution (in Python, resolution=), and make all images grey, or none"
+        raise InputError(f"{where.label}: images of mixed kinds: train is {kinds[0]}, test {kinds[1]}; {mend}")
+    large = max(train.x.shape.numel(), test.x.shape.numel()) > images.BYTES_LIMIT
+    known = {} if where.duplicates else {key: i for i, key in enumerate(_keys(train, large)) if key}
+    twins = [(known[key], k) for k, key in enumerate(_keys(test, large) if known else ()) if key in known]
+    if twins:
+        which = " is ".join(half.files[i][0] for half, i in zip((train, test), twins[0], strict=True))
+        also = f"{len(twins):,} of {len(test):,} test images are training images as well ({printable(which)})"
+        folders = ({os.path.dirname(name) for name, _ in half.files} for half in (train, test))
+        if set.intersection(*folders):
+            warn(f"{where.label}: {also}, as they were drawn; remove the copies")
+        else:
+            how = "--allow-duplicates (folder:PATH?allow-duplicates in a data set's name)"
+            raise InputError(f"{where.label}: {also}; remove the copies, or use them all the same with {how}")
+
+
+def _keys(half: Images, large: bool) -> Iterator[object]:
+    if large:
+        yield from (mark for _, mark in half.files)
+        return
+    for x, _ in half.batches(500):
+        for image in (x * 255).round().byte().flatten(1).numpy():
+            yield hashlib.sha256(image).digest() if image.min() < image.max() else None
 
 
 def names() -> tuple[str, ...]:
@@ -80,14 +120,15 @@ def names() -> tuple[str, ...]:
 
 def note(name: str) -> str:
     """One sentence on where the pixels come from, for reports. Raises InputError like `load`."""
-    kind, _, path = name.partition(":")
-    if kind != "folder" or not path:
+    if not (where := folder(name)):
         return _known(name).label
-    source = image_files.Source(path)
-    lossy = sum(file.lower().endswith((".jpg", ".jpeg")) for file in source.names)
-    many = "all" if lossy == len(source.names) else f"{lossy:,}"
+    _, *halves = layouts.split(image_files.Source(where.path), where.layout)
+    used = [file.lower() for half in halves for file in half.names]
+    lossy = sum(file.endswith((".jpg", ".jpeg", ".jfif", ".jpe")) for file in used)
+    many = "all" if lossy == len(used) else f"{lossy:,}"
     jpeg = f", {many} of them JPEG, so pixels come from (lossy) JPEG files" if lossy else ""
-    return f"{source.path.name}: {len(source.names):,} image files{jpeg}."
+    copies = " Test images may be training images as well." if where.duplicates else ""
+    return f"{Path(where.path).resolve().name}: {len(used):,} image files{jpeg}.{copies}"
 
 
 def _known(name: str) -> Named:
@@ -118,7 +159,7 @@ def _fits(n: int, channels: int, side: int) -> None:
     """Raises InputError when so many images of a set that is made in memory would take more than any should."""
     if n * channels * side * side > MOST_BYTES:
         size = n * channels * side * side / 2**30
-        raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; ask for fewer or smaller ones")
+        raise InputError(f"{n:,} images of {side:,}×{side:,} take {size:,.0f} GB; choose {to_set('resolution', 64)}")
 
 
 def from_pixels(ask: Ask, pixels: Tensor, y: Tensor, classes: Sequence[str]) -> Images:
@@ -148,7 +189,8 @@ def from_files(ask: Ask, source: image_files.Source, files: image_files.Part, cl
         return image_files.pixels(source, [chosen[i] for i in at.tolist()], scan.shape, ask.resolution)
 
     x = Lazy(scan.shape, pixels) if scan.pixels is None else settle(scan.pixels)
-    return Images(x, y, tuple(classes), _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8")))
+    digest = _digest(classes, y, scan.shape, np.array(scan.prints, dtype="<u8"))
+    return Images(x, y, tuple(classes), digest, tuple(zip(chosen, scan.prints, strict=True)))
 
 
 def _data_folder() -> Path:
@@ -162,9 +204,9 @@ def _fashion(ask: Ask) -> Images:
         sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text("utf-8").splitlines())
         raw = file.read_bytes()
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); restore it, or let LABKIT_DATA name data/") from error
+        raise InputError(f"{file.name} cannot be read ({reason(error)}); let LABKIT_DATA name its data/") from error
     if hashlib.sha256(raw).hexdigest() != sums.get(file.name):
-        raise InputError(f"{file} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
+        raise InputError(f"{file.name} is damaged (its SHA-256 differs); restore it, or run scripts/embed_fashion.py")
     with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
         x, y = torch.from_numpy(stored["x"])[:, None], torch.from_numpy(stored["y"]).long()
     return from_pixels(ask, functional.pad(x, (2, 2, 2, 2)), y, _FASHION)
@@ -189,8 +231,9 @@ def _cifar10(ask: Ask) -> Images:
     try:
         found = torchvision.datasets.CIFAR10(ask.root, train=ask.split == "train", download=True)
     except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
-        how = "name the folder of cifar-10-batches-py with --data-root, or use folder:PATH"
-        raise InputError(f"cifar10 is not in {ask.root} and could not be downloaded ({error}); {how}") from error
+        how = f"name the folder of cifar-10-batches-py, as with {to_set('data_root', 'DIR', 'LABKIT_DATA')}"
+        why = f"cifar10 is not in {ask.root} and could not be downloaded ({reason(error)})"
+        raise InputError(f"{why}; {how}, or use folder:PATH") from error
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
     return from_pixels(ask, pixels, torch.tensor(found.targets), found.classes)
 
@@ -201,8 +244,9 @@ def _imagenet(ask: Ask, coarse: bool = False) -> Images:
     try:
         found = torchvision.datasets.ImageNet(ask.root, "train" if ask.split == "train" else "val")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        how = "name the folder of its archives, or of train/, val/ and meta.bin, with --data-root, or use folder:PATH"
-        raise InputError(f"ImageNet was not found in {ask.root} ({error}); {how}") from error
+        how = f"train/, val/ and meta.bin, as with {to_set('data_root', 'DIR', 'LABKIT_DATA')}, or use folder:PATH"
+        why = f"ImageNet was not found in {ask.root} ({reason(error)})"
+        raise InputError(f"{why}; name the folder of its archives, or of {how}") from error
     if coarse:
         classes = tuple(_IMAGENET10)
         index = {wnid: k for k, wnids in enumerate(_IMAGENET10.values()) for wnid in wnids.split()}

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from labkit.core import InputError
+from labkit.core.wording import reason
 
 import torch
 from PIL import Image
@@ -62,5 +63,5 @@ def read(name: str) -> Image.Image:
                 raise OSError(f"another photograph lies there, of {image.size} pixels")
             return image.convert("RGB")
     except OSError as error:
-        package = PHOTOS[name][0]
-        raise InputError(f"the photograph {name} of {package} cannot be read ({error}); reinstall {package}") from error
+        kit = PHOTOS[name][0]
+        raise InputError(f"the photograph {name} of {kit} cannot be read ({reason(error)}); reinstall {kit}") from error

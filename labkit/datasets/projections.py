@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from labkit.core import InputError, checkpoint, distributed
+from labkit.core.wording import reason
 from labkit.datasets.shards import CHUNK, Item, Stream
 
 import torch
@@ -67,7 +68,7 @@ def read(out: str | Path) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{out} holds no finished projection ({error}); run labkit project again") from None
+        raise InputError(f"{out} holds no finished projection ({reason(error)}); run labkit project again") from None
     for told in manifest["chunks"]:
         file = out / told["path"]
         if not file.is_file() or checkpoint.fingerprint(file, out)["sha256"] != told["sha256"]:
@@ -145,5 +146,5 @@ def _refused(out: Path, run: dict, lock: FileLock) -> str | None:
     except Timeout:
         return f"another run projects into {out}; wait for it, or choose another --out"
     except (OSError, ValueError) as error:
-        return f"{out} cannot be used ({error}); choose another --out"
+        return f"{out} cannot be used ({reason(error)}); choose another --out"
     return None

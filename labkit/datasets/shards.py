@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from labkit.core import InputError
+from labkit.core.recipes import Folder, folder
 from labkit.core.wording import printable, reason
-from labkit.datasets import decoding, image_files, loaders
+from labkit.datasets import decoding, image_files, layouts, loaders
+from labkit.datasets.image_files import ENDINGS, clean, kind
 
 import torch
 from torch import Tensor
@@ -27,7 +30,7 @@ from torch import Tensor
 SPLITS = ("train", "test", "all")
 CHUNK = 250  # images: few enough that sixteen ranks share ten thousand, enough that writing them costs nothing
 
-_LARGEST = {"image": 256 * 2**20, "label": 2**20}  # bytes of one file in a tar shard
+_LARGEST = {"picture": 256 * 2**20, "file": 2**20}  # bytes of one file in a tar shard
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _SAMPLE = re.compile(r"(.*/)?[^.]*", re.DOTALL)  # what the names of one sample's files share
 _SHARDS = 1_000_000  # more than a range of numbers in an address may stand for
@@ -78,19 +81,19 @@ def open_stream(
     """
     if split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}")
-    kind, _, address = dataset.partition(":")
-    if kind == "tar" and address:
+    scheme, _, address = dataset.partition(":")
+    if scheme == "tar" and address:
         if images is not None:
             raise InputError("tar shards are read as they are; name fewer of them instead of a number of images")
         return _tars(address, channels, resolution)
-    if kind == "folder" and address:
-        return _files(address, split, channels, resolution, images, chunk)
+    if where := folder(dataset):
+        return _files(where, split, channels, resolution, images, chunk)
     return _named(dataset, split, channels, resolution, images, chunk, data_root)
 
 
-def _files(path: str, split: str, channels: int, resolution: int | None, images: int | None, chunk: int) -> Stream:
-    source = image_files.Source(path)
-    classes, *both = image_files.split(source)
+def _files(where: Folder, split: str, channels: int, resolution, images: int | None, chunk: int) -> Stream:
+    source = image_files.Source(where.path)
+    classes, *both = layouts.split(source, where.layout)
     parts = {"train": both[:1], "test": both[1:], "all": both}[split]
     names = [name for part in parts for name in part.names][:images]
     y = torch.cat([part.y for part in parts])[:images]
@@ -131,7 +134,7 @@ def _tars(address: str, channels: int, resolution: int | None) -> Stream:
         raise InputError(f"nothing matches {address}; check the address of the tar shards")
     first = next(itertools.chain.from_iterable(map(_samples, addresses)), None)
     if first is None:
-        raise InputError(f"{address} holds no images ({', '.join(image_files.ENDINGS)}); give shards that do")
+        raise InputError(f"{address} holds no images ({', '.join(ENDINGS)}); give shards that do")
     side = (resolution, resolution) if resolution else decoding.opened(*first[2:])[1]
     shape = (channels, *side)
 
@@ -149,35 +152,40 @@ def _samples(address: str) -> Iterator[tuple[str, int, str, bytes]]:
         files = list(files)
         labels = [raw for name, raw in files if name.lower().endswith(".cls")]
         for name, raw in files:
-            if image_files.is_image(name):
+            if not name.lower().endswith(".cls"):
                 where = printable(f"{address}/{name}")
                 yield name, _label(where, labels[0]) if labels else -1, where, raw
 
 
 def _members(address: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of the images and labels in a tar file, which may be compressed; it is read once, in order."""
+    aside: Counter[str] = Counter()
     try:
         with _opened(address) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # which would keep a record of every file
-                kind = "image" if image_files.is_image(member.name) else "label"
-                if not member.isreg() or (kind == "label" and not member.name.lower().endswith(".cls")):
-                    continue
-                if member.size > _LARGEST[kind]:
-                    where = printable(f"{address}/{member.name}")
-                    raise InputError(f"{where} has {member.size:,} bytes; remove it from the shard")
-                yield member.name, tar.extractfile(member).read()
+                name = clean(member.name)
+                what = "" if member.isdir() else kind(name or member.name.replace("\\", "/"))
+                why = "outside the shard" if not name else "link" if not member.isreg() else what
+                if what in ("picture", "unread", "hidden") and why != "picture":
+                    aside[f"picture ({why})"] += 1
+                elif why == "picture" or (why == "file" and name.lower().endswith(".cls")):
+                    if member.size > _LARGEST[what]:
+                        where = printable(f"{address}/{member.name}")
+                        raise InputError(f"{where} has {member.size:,} bytes; remove it from the shard")
+                    yield name, tar.extractfile(member).read()
     except InputError:
         raise
     except Exception as error:  # tarfile and its packings raise a dozen types for damaged files
         raise InputError(f"{address} cannot be read as a tar file ({reason(error)}); make it anew") from error
+    image_files.say(address, aside)
 
 
 def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
     try:
         return (_fsspec().open if "://" in address else open)(address, "rb")
     except (ImportError, ValueError) as error:  # of a kind of address that fsspec does not know, or not without help
-        raise InputError(f"{address} cannot be opened ({error}); check the address") from error
+        raise InputError(f"{address} cannot be opened ({reason(error)}); check the address") from error
 
 
 def _counted(address: str) -> list[str]:

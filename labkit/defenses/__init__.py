@@ -8,6 +8,7 @@ Goes out  a `labkit.models.Defense`: a map from images to images, or a system ar
 
 from labkit.core import InputError
 from labkit.core.recipes import DEFENSES, DefenseRecipe, StratifiedRecipe, TransformRecipe
+from labkit.core.wording import reason
 from labkit.defenses import pixelcnn
 from labkit.models import Defense
 
@@ -19,7 +20,7 @@ def build(name: str, **options) -> Defense:
     try:
         return DEFENSES[name].load()(**options)
     except TypeError as error:
-        raise InputError(f"{name} cannot be set so ({error}); see {DEFENSES[name].where}") from None
+        raise InputError(f"{name} cannot be set so ({reason(error)}); see {DEFENSES[name].where}") from None
 
 
 def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defense:
@@ -28,7 +29,9 @@ def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defe
     One that blurs as much as another (`recipe.like`) blurs by something.
     """
     if not isinstance(recipe, DefenseRecipe):
-        return Defense()
+        T = Defense()
+        T.least = max(3, recipe.strata.clusters) if isinstance(recipe, StratifiedRecipe) else 1
+        return T
     return build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))
 
 

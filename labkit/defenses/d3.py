@@ -51,7 +51,7 @@ class D3(Defense):
         settings = {"patch": patch, "overlap": overlap, "similarity": similarity, "candidates": candidates}
         super().__init__(atoms=atoms, sparsity=sparsity, **settings)
         if overlap >= patch:
-            raise InputError(f"D3 needs an overlap below the {patch} pixels of a patch, got {overlap}")
+            raise InputError(f"D3 got overlap={overlap}; choose one below the {patch} pixels of a patch")
         self.smallest = patch
         self.register_buffer("d", torch.empty(0, 0))
 

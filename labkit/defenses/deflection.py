@@ -103,7 +103,7 @@ def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:
     model = next((module for module in classifier.modules() if isinstance(module, Classifier)), None)
     if model is None or not hasattr(model.network, "avgpool"):
         got = type(classifier).__name__
-        raise InputError(f"pixel deflection steers by the features of a Classifier (networks.build), got {got}")
+        raise InputError(f"pixel deflection steers by the features of a Classifier; use networks.build, not a {got}")
     seen = []
     remember = lambda _module, inputs, _output: seen.append(inputs[0].detach())  # noqa: E731
     with torch.no_grad(), hooked([model.network.avgpool], remember):

@@ -38,7 +38,7 @@ class JPEG(Defense):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         if x.shape[1] not in (1, 3):
-            raise InputError(f"JPEG stores images of 1 or 3 channels, got {x.shape[1]}")
+            raise InputError(f"JPEG stores images of 1 or 3 channels, got {x.shape[1]}; convert them")
         pixels = (x * 255).round().byte().movedim(1, -1).cpu().numpy()
         read = np.stack([self._stored(image).reshape(image.shape) for image in pixels])
         return torch.from_numpy(read).movedim(-1, 1).to(x).div_(255).contiguous()

@@ -55,6 +55,7 @@ class LID(Detector):
         super().__init__(rate, neighbours=neighbours, batch=batch, held=held)
         if neighbours >= batch:
             raise InputError(f"LID needs a batch of more images than neighbours, got {batch} and {neighbours}")
+        self.least = 2 * batch
         for name in self.sized_by_fit:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("bias", torch.zeros(()))
@@ -70,8 +71,8 @@ class LID(Detector):
         """
         order = torch.randperm(len(images), generator=self.generator)
         n = math.ceil(self.held * (len(images) - self.batch))
-        if len(images) < 2 * self.batch:
-            raise InputError(f"LID needs at least {2 * self.batch} images, got {len(images)}; give more images")
+        if len(images) < self.least:
+            raise InputError(f"LID needs at least {self.least} images, got {len(images)}; give more images")
         self._check_held(n)
         reference, held, kept = order.split([self.batch, n, len(images) - self.batch - n])
         self.reference = images.x[reference].to(self.bias)

@@ -107,6 +107,7 @@ class MagNetDetector(Detector):
     def __init__(self, rate: float = 0.001, *, p: float = 1, held: float = 0.1, reformer: MagNet | None = None):
         super().__init__(rate, p=p, held=held)
         self.reformer = MagNet() if reformer is None else reformer
+        self.least = math.floor((math.ceil(1 / rate) - 1) / held) + 1  # of which the share `held` is enough
 
     def fit(self, images: Images, *, progress: bool = False) -> Self:
         """Trains the autoencoder on most of these training images and sets the threshold by the rest. Returns self."""

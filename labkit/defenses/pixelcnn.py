@@ -248,4 +248,4 @@ def _crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def _check(model: PixelCNN, x: Tensor | Lazy) -> None:
     check_pixels(x)
     if x.shape[1] != model.channels:
-        raise InputError(f"the PixelCNN was built for {model.channels} channels, the images have {x.shape[1]}")
+        raise InputError(f"the PixelCNN was built for {model.channels} channels, not {x.shape[1]}; train another")

@@ -42,7 +42,7 @@ class SAP(Around):
     def around(self, classifier: nn.Module) -> nn.Module:
         """The classifier, the maps of its ReLU modules pruned when it is asked through this; InputError without any."""
         if not any(isinstance(module, nn.ReLU) for module in classifier.modules()):
-            raise InputError("SAP prunes what torch.nn.ReLU modules answer, and this classifier has none")
+            raise InputError("SAP prunes what torch.nn.ReLU modules answer, and this classifier has none; use another")
         return super().around(classifier)
 
     def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:

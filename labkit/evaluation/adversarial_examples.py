@@ -11,7 +11,7 @@ from labkit.core import InputError, checkpoint
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe
 from labkit.evaluation import threat_models
 from labkit.evaluation.workbench import AnyDefense, Workbench
-from labkit.models import StratifiedTransform
+from labkit.models import StratifiedTransform, predict
 from labkit.models.defense import Detector
 
 import torch
@@ -65,7 +65,9 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
 
     def build(scratch):
         resumed = any(Path(scratch).glob("*.safetensors"))
-        system, started = _System(attempt, bench), time.perf_counter()
+        system = _System(attempt, bench)
+        _attackable(attempt.victim, system.network, bench)
+        started = time.perf_counter()
         budget, options, parts, right = sized(attack, test.x), _options(attack, system, bench), [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
@@ -82,6 +84,17 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
 
     found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.data))
     return found.tensors["x_adv"], found.facts["seconds"]
+
+
+def _attackable(victim: ClassifierRecipe, network: torch.nn.Module, bench: Workbench) -> None:
+    """Raises InputError where an undefended network gets no test image right, so that none could be fooled."""
+    for n in dict.fromkeys((victim.data.test, None)):
+        test = bench.images(replace(victim.data, test=n), "test")
+        right = ((predict(network, x).argmax(1) == y).any() for x, y in test.batches(_BATCH))
+        if victim != victim.undefended or any(right):
+            return
+    none = f"the network gets none of {len(test):,} test images of {victim.data.label} right: there is none to attack"
+    raise InputError(f"{none}; give more images a class, or train it longer (another profile)")
 
 
 class _System:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labkit.core import metrics, paired
+from labkit.core import InputError, metrics, paired
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
+from labkit.defenses import unfitted
 from labkit.evaluation import threat_models
 from labkit.evaluation.adversarial_examples import Attempt, adversarial, timed
 from labkit.evaluation.threat_models import ThreatModel
@@ -104,8 +105,9 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     recipe               hash of the settings: the artifact's name in the store
     right                which of the n images are right (`paired.packed`), so that two rows can be told apart in pairs
     """
-    rows = []
-    for case in tqdm(list(cases), desc="measuring", unit="case", disable=not bench.progress, delay=2):
+    rows, cases = [], list(cases)
+    check(cases, bench)
+    for case in tqdm(cases, desc="measuring", unit="case", disable=not bench.progress, delay=2):
         found = _row(case, bench)
         timing = {} if "run" in found.facts else {"seconds": None, "run": None}
         test = bench.images(case.data, "test")
@@ -113,6 +115,16 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         right = paired.packed(found.tensors["right"], test.digest)
         rows.append({**images, **settings(case), **found.facts, **timing, "recipe": found.key, "right": right})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def check(cases: Iterable[Case], bench: Workbench) -> None:
+    """Raises InputError where images do not allow what is asked: too few classes, or too few to fit a defense to."""
+    asked = dict.fromkeys((case.data, before) for case in cases for before in (case.defense, case.classifier.transform))
+    for data, defense in asked:
+        there = len(bench.sound(data))
+        if defense and there < (least := unfitted(defense).least):
+            need = f"{defense.label} is fitted to {least:,} training images or more, and {data.label} has {there:,}"
+            raise InputError(f"{need}; give more, or choose other defenses (--only defense=…)")
 
 
 def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
@@ -196,10 +208,11 @@ def settings(case: Case) -> dict[str, Any]:
 def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Columns and notes for `pictures.strips`: image, attacked image, ten times the difference, what the network gets.
 
-    The first `n` test images that the network classifies correctly, so that the attack has something to change.
+    The first `n` test images that the network classifies correctly, so that the attack has something to change, and
+    others only where those are fewer.
     """
     test, network = bench.images(case.data, "test"), bench.classifier(case.classifier)
-    which = torch.nonzero(predict(network, test.x).argmax(1) == test.y)[:n, 0]
+    which = (predict(network, test.x).argmax(1) != test.y).int().argsort(stable=True)[:n]
     x, x_adv = test.x[which], adversarial(case.attempt(), bench)[which]
     seen, logits = threat_models.decide(network, bench.transform(case.defense), x_adv)
     decided = (predict(network, x), predict(network, x_adv), logits)

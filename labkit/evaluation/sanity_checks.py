@@ -88,6 +88,8 @@ def run(
 
     one = 1 / len(x) + 1e-9  # one image more or less is no finding
     clean = accuracy(x)
+    if not clean:
+        note("there is an image to attack", False, f"the network gets none of {len(x)} right")
     still = attacked(0.0, 2)
     note("size 0 changes nothing", bool(torch.equal(still, x)), f"accuracy {accuracy(still):.3f}, clean {clean:.3f}")
     x_adv = attacked(size)

@@ -41,16 +41,29 @@ class Workbench:
         self, store: str | Path | None = None, *,
         data_root: str | Path | None = None, device: str | None = None, progress: bool = True,
     ):  # fmt: skip
-        self.store = Store(store or None)
-        self.data_root = data_root or None
+        self.store = Store(str(store or "") or None)
+        self.data_root = str(data_root or "") or None
         self.device = device or distributed.device() or ("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
         self._loaded = cache(lambda recipe, split: loaders.load_recipe(recipe, split, data_root=self.data_root))
+        self._agreed = cache(loaders.agree)
 
     def images(self, recipe: DataRecipe, split: str) -> Images:
         """The images of "train" or "test", loaded once, however many of the other split a recipe asks for."""
-        other = "test" if split == "train" else "train"
-        return self._loaded(replace(recipe, **{other: None}), split)
+        one = {"train": replace(recipe, test=None), "test": replace(recipe, train=None)}
+        if recipes.folder(recipe.name):
+            self._agreed(recipe.name, *(self._loaded(one[half], half) for half in one))
+        return self._loaded(one[split], split)
+
+    def sound(self, recipe: DataRecipe) -> Images:
+        """The training images; InputError unless a network can tell classes apart, and be tried on some of them."""
+        train, test = (self.images(recipe, split) for split in ("train", "test"))
+        known, of = train.y.unique(), recipe.label
+        if len(known) < 2:
+            raise InputError(f"all training images of {of} are of one class; a network needs two, each in a folder")
+        if not torch.isin(test.y, known).any():
+            raise InputError(f"no test image of {of} is of a class that it is trained on; give each class two or more")
+        return train
 
     def digest(self, recipe: DataRecipe) -> str:
         """Of the training and the test images: what is measured on some depends on both."""
@@ -196,8 +209,8 @@ class Workbench:
 
     def classifier(self, recipe: ClassifierRecipe) -> nn.Module:
         """The trained network, in evaluation mode, on the device. Maps images in [0, 1] to logits."""
-        train = self.images(recipe.data, "train")
-        model = networks.build(recipe, len(train.classes), train.x.shape[1], train.x.shape[-1])
+        train = self.sound(recipe.data)
+        model = networks.of(recipe, train)
         if recipe.weights:
             return networks.frozen(networks.load(model, recipe.weights), self.device)
 

@@ -41,7 +41,7 @@ def varied(recipe: AnyTransform, what: str, value) -> AnyTransform:
             return replace(recipe, transform=varied(recipe.transform, what, value))
         return recipe.transform if value == 1 else replace(recipe, strata=replace(recipe.strata, clusters=value))
     if place == "strata":
-        raise InputError("M counts the clusters of a StratifiedRecipe; a TransformRecipe has none")
+        raise InputError("M counts clusters, of which a TransformRecipe has none; use a StratifiedRecipe")
     if place in ("dictionary", "both"):
         recipe = replace(recipe, dictionary=replace(recipe.dictionary, **{what: value}))
     return recipe if place == "dictionary" else replace(recipe, **{what: value})

@@ -16,6 +16,7 @@ from labkit.evaluation.workbench import AnyDefense, built, needs
 from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds
 from labkit.models import SparseTransform, classifiers, networks
+from labkit.models.defense import Detector
 
 import pandas as pd
 import torch
@@ -189,11 +190,8 @@ class _Rates:
     def _count(self, most: int) -> int:
         return max(_LEAST, int(most * self.share))
 
-    def _fresh(self, recipe: ClassifierRecipe) -> networks.Classifier:
-        return networks.build(recipe, len(self.train.classes), self.x.shape[1], self.x.shape[-1])
-
     def _network(self, recipe: ClassifierRecipe) -> networks.Classifier:
-        return networks.frozen(self._fresh(recipe), self.bench.device)
+        return networks.frozen(networks.of(recipe, self.train), self.bench.device)
 
     def _forward(self, recipe: ClassifierRecipe) -> float:
         model = self._network(recipe)
@@ -206,7 +204,7 @@ class _Rates:
     def _training(self, recipe: ClassifierRecipe) -> float:
         few = self.train[: 4 * len(self.x)]
         short = replace(recipe, batch=min(recipe.batch, len(few)))
-        model, device = self._fresh(short), self.bench.device
+        model, device = networks.of(short, self.train), self.bench.device
         return seconds(lambda: classifiers.train(model, few, short, progress=False, device=device)) / len(few)
 
     def _layer(self, recipe: TransformRecipe) -> float:
@@ -220,6 +218,8 @@ class _Rates:
     def _baseline(self, recipe: DefenseRecipe) -> float:
         """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
         has, digest = self.bench.store.has, self.train.digest
+        if isinstance(unfitted(recipe), Detector):
+            return 0.0  # beside the network that it wraps; and there may be too few images to fit it to
         liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
         if not unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
             defense = self.bench.defense(recipe)

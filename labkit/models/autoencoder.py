@@ -9,7 +9,6 @@ from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.core.recipes import DaeRecipe, canonical
 from labkit.datasets import Images, Lazy, settle
-from labkit.models.limits import check
 from labkit.models.networks import blank, initialise
 from labkit.models.training import Training
 
@@ -21,7 +20,6 @@ from tqdm.auto import tqdm
 SIZE = 32  # pixels; the paper downsamples to it (Section 5.1)
 
 _AT_ONCE = 500
-_LIMITS = "batch in [2, inf); epochs in [1, inf); lr in (0, inf); noise in [0, inf); held in (0, 1)"
 
 
 class Autoencoder(nn.Module):
@@ -62,7 +60,6 @@ def _block(inputs: int, outputs: int, resample: nn.Module) -> tuple[nn.Module, .
 
 def build(recipe: DaeRecipe, channels: int) -> Autoencoder:
     """An untrained autoencoder for images of that many channels, its weights drawn from `recipe.seed`."""
-    check("an autoencoder", {"width": recipe.width}, "width in [1, inf)")
     model = blank(lambda: Autoencoder(channels, recipe.width))
     initialise(model, recipe.seed, mode="fan_in")
     return model
@@ -87,7 +84,6 @@ def train(
 
     Raises InputError when the images do not fit the model, are too few, or the loss is no longer finite.
     """
-    check("an autoencoder recipe", vars(recipe), _LIMITS)
     device, held = torch.device(device), held_out(recipe, len(images))
     if len(images) - len(held) < 2:
         raise InputError(f"the autoencoder needs two training images beside {len(held)} kept aside; give it more")

@@ -12,7 +12,6 @@ from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
 from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
 from labkit.datasets import Images
-from labkit.models.limits import check
 from labkit.models.networks import LAYOUT, Classifier, classes_of
 from labkit.models.training import Training
 
@@ -24,8 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
-_LIMITS = "batch in [2, inf); epochs in [1, inf); lr in (0, inf); weight_decay in [0, inf); erase in [0, 1)"
-_ADVERSARIAL_LIMITS = "share in (0, 1]; weight in (0, inf); steps in [1, inf)"
 _BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
 
 
@@ -130,18 +127,16 @@ def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:
 def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
     channels, classes = len(model.mean), classes_of(model)
     if len(images) < 2:
-        raise InputError(f"training needs at least two images, got {len(images)}")
+        raise InputError(f"training needs at least two images, got {len(images)}; give more")
     if images.x.shape[1] != channels:
-        raise InputError(f"the network was built for {channels} channels, the images have {images.x.shape[1]}")
+        raise InputError(f"the network was built for {channels} channels, not {images.x.shape[1]}; build another")
     if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
         raise InputError(f"the network was built for {classes} classes, the labels go up to {int(images.y.max())}")
-    check("a classifier recipe", vars(recipe), _LIMITS)
     if how := recipe.adversarial:
         if how.attack not in (known := _options(how, 0)):
             raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")
         if how.norm not in _BUDGETS:
             raise InputError(f"adversarial training in the norm {how.norm!r} is not offered; use {', '.join(_BUDGETS)}")
-        check("adversarial training", vars(how), _ADVERSARIAL_LIMITS)
 
 
 def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:

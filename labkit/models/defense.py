@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Self
 
 from labkit.core import InputError
+from labkit.core.wording import check
 from labkit.datasets import Images, check_pixels
-from labkit.models.limits import check
 from labkit.models.networks import Recomputed
 
 import torch
@@ -43,7 +43,8 @@ class Defense(FittedBuffers):
     differentiable  whether its own gradient says anything; where not, an attacker who knows it uses BPDA
     resumable       whether `fit` takes minutes, and takes checkpoint=, a folder from which it goes on after a kill
     smallest        pixels a side below which it cannot work
-    limits          ranges of its settings, as for `limits.check`
+    least           training images below which `fit` refuses
+    limits          ranges of its settings, as for `wording.check`
 
     The constructor's settings are checked and become attributes. What is fitted is in buffers and parameters alone.
     """
@@ -53,6 +54,7 @@ class Defense(FittedBuffers):
     differentiable = True
     resumable = False
     smallest = 1
+    least = 1
     limits = ""
 
     def __init__(self, **settings):

@@ -8,8 +8,8 @@ from pathlib import Path
 from labkit.core import InputError
 from labkit.core.checkpoint import digest
 from labkit.core.recipes import ClassifierRecipe, Weights
-from labkit.core.wording import reason
-from labkit.models.limits import check
+from labkit.core.wording import check, reason, to_set
+from labkit.datasets import Images
 from labkit.models.thermometer import Thermometer
 
 import torch
@@ -83,14 +83,18 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     if recipe.network not in NETWORKS:
         raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
     if resolution < 32:
-        how = "enlarge them with resolution=32 (--resolution 32)"
+        how = f"enlarge them, as with {to_set('resolution', 32)}"
         raise InputError(f"{recipe.network} needs images of at least 32 pixels and got {resolution}; {how}")
-    check("a network", {"width": recipe.width}, "width in (0, 4]")
     check("a thermometer encoding (0 for none)", {"levels": recipe.levels or None}, "levels in [2, inf)")
     make = _resnet if recipe.network == "resnet50" else _vgg
     network = blank(lambda: make(recipe, classes, channels * (recipe.levels or 1), resolution))
     initialise(network, recipe.seed, mode="fan_out")
     return Classifier(network, channels, recipe.levels, recipe.mirrored)
+
+
+def of(recipe: ClassifierRecipe, images: Images) -> Classifier:
+    """`build` for training images, by the shorter of their sides."""
+    return build(recipe, len(images.classes), images.x.shape[1], min(images.x.shape[2:]))
 
 
 def load(model: Classifier, weights: Weights) -> Classifier:
@@ -116,7 +120,7 @@ def load(model: Classifier, weights: Weights) -> Classifier:
         (model if whole else model.network).load_state_dict(tensors)
     except Exception as error:
         *_, line = str(error).splitlines()[:2]  # the first one is a title, where there are more
-        raise InputError(f"the weights in {weights.path} are of another network: {line.strip()[:200]}") from None
+        raise InputError(f"{weights.path} is of another network; build that one: {line.strip()[:200]}") from None
     return model.eval()
 
 

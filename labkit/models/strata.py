@@ -6,10 +6,10 @@ from typing import Self
 
 from labkit.core import InputError
 from labkit.core.recipes import StrataRecipe
+from labkit.core.wording import check, to_set
 from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
 from labkit.models.defense import Defense, FittedBuffers
-from labkit.models.limits import check
 from labkit.models.stl import SparseTransform
 
 import numpy as np
@@ -39,7 +39,6 @@ class Strata(FittedBuffers):
 
     def __init__(self, autoencoder: Autoencoder, recipe: StrataRecipe):
         super().__init__()
-        check("a stratified space", vars(recipe), "clusters, components, neighbours in [1, inf)")
         self.autoencoder, self.recipe = autoencoder.eval(), recipe
         weight = next(autoencoder.parameters())
         for name in self.sized_by_fit:
@@ -59,7 +58,8 @@ class Strata(FittedBuffers):
 
         M = self.recipe.clusters
         if len(images) < max(M, 2):
-            raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or ask for fewer")
+            fewer = to_set("clusters", max(len(images), 1), "the profile smoke, which has two")
+            raise InputError(f"too few training images ({len(images)}) for {M} clusters; give more, or try {fewer}")
         codes = torch.cat([z.cpu() for z in self._codes(images.x, progress)]).float()
         codes -= (mean := codes.mean(0))  # else scikit-learn would subtract two large numbers, in single precision
         pca = PCA(min(self.recipe.components, *codes.shape), svd_solver="covariance_eigh")
@@ -71,7 +71,8 @@ class Strata(FittedBuffers):
             means = KMeans(M, n_init=10, random_state=self.recipe.seed).fit(features.numpy())
         labels = torch.from_numpy(means.labels_).long()
         if (found := len(labels.unique())) < M:
-            raise InputError(f"the training images fall into {found} distinct clusters, not {M}; ask for {found}")
+            better = to_set("clusters", found, "images that differ more")
+            raise InputError(f"the training images fall into {found} distinct clusters, not {M}; try {better}")
         found = (mean, pca.components_, means.cluster_centers_, features, labels)
         for name, values in zip(self.sized_by_fit, found, strict=True):
             setattr(self, name, torch.as_tensor(values).to(getattr(self, name)).contiguous())
@@ -137,7 +138,9 @@ class StratifiedTransform(Defense):
     def __init__(self, strata: Strata, transforms: Sequence[SparseTransform]):
         super().__init__()
         if len(transforms) != strata.recipe.clusters:
-            raise InputError(f"{strata.recipe.clusters} clusters need as many transforms, got {len(transforms)}")
+            raise InputError(
+                f"{strata.recipe.clusters} clusters need as many transforms, got {len(transforms)}; pass all"
+            )
         self.strata, self.transforms = strata, nn.ModuleList(transforms)
 
     def forward(self, x: Tensor, stratum: Tensor | None = None) -> Tensor:
@@ -160,5 +163,5 @@ class StratifiedTransform(Defense):
             raise InputError(f"stratum must be ({len(x)},) int64, one cluster an image, got {shape} {stratum.dtype}")
         low, high = map(int, stratum.aminmax())
         if not 0 <= low <= high < len(self.transforms):
-            raise InputError(f"there are clusters 0 … {len(self.transforms) - 1}, got {low} … {high}")
+            raise InputError(f"choose among clusters 0 … {len(self.transforms) - 1}, got {low} … {high}")
         return stratum

@@ -1,6 +1,6 @@
 """Thermometer encoding: a pixel as the row of levels that it does not exceed, with a gradient to attack it by."""
 
-from labkit.models.limits import check
+from labkit.core.wording import check
 
 import torch
 from torch import Tensor, nn

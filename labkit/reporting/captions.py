@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 
+from labkit.core.metrics import Point, difference
 from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel
 from labkit.experiments import published_numbers
 
 import pandas as pd
+
+_FAR = 0.25  # of all images
 
 
 def lines(*parts: str) -> str:
@@ -15,7 +18,7 @@ def lines(*parts: str) -> str:
 
 
 def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> str:
-    """Under a table of the paper, or rows of its attacks: three lines, and the rest folded.
+    """Under a table of the paper, or rows of its attacks: three lines, one on what is `_broken`, and the rest folded.
 
     note    more on images and networks
     checks  what `sanity_checks.verdicts` says of the attacks
@@ -32,7 +35,19 @@ def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> st
     )
     more = f"Sizes of attacks are {size}. The recipe hash of each number is in its file of rows. {checks}"
     rest = f"{threat_models(zip(rows.knowledge, rows.defense, strict=True))}\n\n{more.strip()}"
-    return f"{lines(*told)}\n\n<details><summary>Threat models and checks</summary>\n\n{rest}\n\n</details>"
+    told = lines(*told, *_broken(rows))
+    return f"{told}\n\n<details><summary>Threat models and checks</summary>\n\n{rest}\n\n</details>"
+
+
+def _broken(rows: pd.DataFrame) -> list[str]:
+    """A sentence on defenses that get far fewer clean images right than the undefended network, where there are any."""
+    clean = {row: Point(None, row.accuracy, row.low, row.high) for row in rows[rows.attack == "Clean"].itertuples()}
+    bare = next((point for row, point in clean.items() if row.defense == "No Defense"), None)
+    gaps = {row: difference(bare, point) for row, point in clean.items()} if bare else {}
+    far = [row for row, gap in gaps.items() if gap.number > _FAR and gap.low > 0]
+    told = "Broken before anyone attacks, right on clean images: "
+    told += ", ".join(f"{row.defense} {row.accuracy:.2f} (n = {row.n:,})" for row in far)
+    return [f"{told}, where No Defense is {bare.number:.2f}; under attack they say nothing."] if far else []
 
 
 def sweep(rows: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from labkit.core import InputError, checkpoint
-from labkit.core.wording import in_code, in_markdown, typed
+from labkit.core.wording import in_markdown, to_set, typed
 from labkit.experiments import published_numbers
 from labkit.reporting import captions, questions, tables, verdicts
 
@@ -58,7 +58,7 @@ def page(folder: Path, link: str = "") -> str:
 def write(folder: Path, out: Path) -> None:
     """Put `page` of a folder into a file, whose words before the mark stay. Raises InputError as `page` does."""
     if typed(out).is_dir():
-        raise InputError(f"{out} is a folder; --out names the file to write")
+        raise InputError(f"{out} is a folder; name the file to write, as with {to_set('out', 'FILE')}")
     told = page(typed(folder), f"{folder.name}/")
     before = out.read_text("utf-8").partition(_MARK)[0] if out.is_file() else ""
     checkpoint.write_whole(out, f"{before}{_MARK}\n\n{told}")
@@ -74,7 +74,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
         f"({link}table_{main}.png)",
         tables.markdown(tables.blocks(measured[main], main)),
-        f"Made by {in_code(told['command'])}.",
+        f"Made by `{told['command']}`.",
     ]
     for name, cells in measured.items():
         votes = place / f"table_{name}_votes.csv"
@@ -123,7 +123,7 @@ def _compared(folder: Path, link: str) -> list[str]:
         f"![Accuracy of every defense: clean, defense unknown to the attacker, and known]({link}competitors.png)",
         f"Every attack, n and the caption are in [the notebook's table]({link}competitors.md).",
         verdicts.markdown(questions.baselines(pd.read_csv(file))),
-        f"All of notebook 05 is made by {in_code(_command(folder, '05'))}.",
+        f"All of notebook 05 is made by `{_command(folder, '05')}`.",
     ]
 
 
@@ -146,7 +146,7 @@ def _swept(folder: Path, link: str) -> list[str]:
         found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
         parts += ["### What the unspecified choices change", captions.sweep(rows), verdicts.markdown(found)]
     if parts:
-        parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by {in_code(_command(folder, '06'))}.")
+        parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by `{_command(folder, '06')}`.")
     return parts
 
 
@@ -158,7 +158,7 @@ def _projected(title: str, file: Path) -> list[str]:
         tables.markdown(tables.attenuation(rows)),
         captions.attenuation(rows),
         verdicts.markdown(questions.attenuation(rows)),
-        f"Made by {in_code(_command(file.parent, '03'))}.",
+        f"Made by `{_command(file.parent, '03')}`.",
     ]
 
 

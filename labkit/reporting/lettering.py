@@ -1,20 +1,21 @@
 """Lettering: figures whose words stay words, whatever names somebody gave to classes and folders."""
 
+import re
 from functools import cache
 
 from labkit.core.wording import writable
 
-from matplotlib import font_manager, rcParams
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-# For letters that matplotlib's own font lacks: those of these that are installed.
-_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
-          "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")  # fmt: skip
+# Matplotlib's own font, and those that have letters which it lacks, where they are installed.
+_OWN = "DejaVu Sans"
+_WIDE = re.compile("CJK|Source Han|WenQuanYi|Droid Sans Fallback|IPA|Hiragino|PingFang|YaHei|Malgun|Unicode|Unifont")
 
 
 class Lettered(Figure):
-    """No $ makes a formula of a name; a letter that no font here has is told by its number, a box would tell nothing."""
+    """A figure in which no $ makes a formula of a name, and what no font here has is told by its number."""
 
     def draw(self, renderer) -> None:
         for text in self.findobj(Text):
@@ -35,8 +36,7 @@ def drawable(words: str) -> str:
 
 @cache
 def _letters() -> dict[str, set[str]]:
-    """The letters of each font that a figure may take words from, matplotlib's own first."""
-    there = {font.name: font.fname for font in font_manager.fontManager.ttflist}
-    found = {name: there[name] for name in (rcParams["font.sans-serif"][0], *_FONTS) if name in there}
-    letters = {name: map(chr, font_manager.get_font(path).get_charmap()) for name, path in found.items()}
-    return {name: set(filter(str.isprintable, some)) for name, some in letters.items()}
+    """The letters of each font that a figure may take words from."""
+    wide = sorted({font.name for font in font_manager.fontManager.ttflist if _WIDE.search(font.name)})
+    fonts = {name: font_manager.get_font(font_manager.findfont(name)) for name in (_OWN, *wide)}
+    return {name: {*filter(str.isprintable, map(chr, font.get_charmap()))} for name, font in fonts.items()}

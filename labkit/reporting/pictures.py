@@ -122,9 +122,9 @@ def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
 
 def save(fig: Figure, out: str | Path, name: str) -> Figure:
     """Write a figure as PNG into the folder `out` (nothing when it is empty), and hand it back for display."""
-    if str(out):
-        Path(out).mkdir(parents=True, exist_ok=True)
-        fig.savefig(Path(out) / f"{name}.png", dpi=150)
+    if str(out or ""):
+        Path(str(out)).mkdir(parents=True, exist_ok=True)
+        fig.savefig(Path(str(out)) / f"{name}.png", dpi=150)
     return fig
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import labkit
 from labkit.core import InputError, hardware, profiles, store
-from labkit.core.wording import duration, typed
+from labkit.core.wording import duration, to_set, typed
 from labkit.reporting import runner
 from labkit.reporting.report_folder import ReportFolder, Settings
 
 import nbformat
 from tqdm import tqdm
 
+_FILTERS = {"02", "08"}  # notebooks about filters alone, which need no classes
 NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
 
 
@@ -32,28 +33,29 @@ def check(
     loaded once, so that a damaged file is met here. Raises InputError: unknown profile or data set, bad images, an
     `out` that is not ours to write, no such notebook, a parameter the notebook does not know.
     """
-    if settings.resolution < 0:
-        raise InputError(f"resolution is a side in pixels, 0 for as stored; got {settings.resolution}")
     profile = profiles.profile(settings.profile, dataset=settings.dataset, resolution=settings.resolution)
     for place in (out, notebooks, settings.store or out, settings.data_root or out):
         typed(place)
+    choose = f"choose another folder, as with {to_set('out', 'DIR')}"
     near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not near.is_dir():
-        raise InputError(f"{near} is a file; --out names a folder")
+        raise InputError(f"{near} is a file; {choose}")
     if (out / "index.html").exists() and not (out / "manifest.json").exists():
-        raise InputError(f"{out} holds an index.html that no report wrote; choose another folder for --out")
+        raise InputError(f"{out} holds an index.html that no report wrote; {choose}")
     if not os.access(near, os.W_OK):
-        raise InputError(f"cannot write to {near}; choose another folder for --out")
+        raise InputError(f"cannot write to {near}; {choose}")
     parameters = {**dataclasses.asdict(settings), "out": ""}
     plan = {path: runner.inspect(path, parameters) for path in _select(notebooks, only)}
     if images:
-        from labkit.datasets import loaders
-        from labkit.models import networks  # brings torch: two seconds that a misspelled profile need not wait
+        from labkit.evaluation import Workbench  # brings torch: two seconds that a misspelled profile need not wait
+        from labkit.models import networks
 
-        for split in ("train", "test"):
-            found = loaders.load_recipe(profile.data, split, data_root=settings.data_root or None)
-        # Images too small for the network, and so for its filters, cost a second here and minutes later.
-        networks.build(profile.classifier, len(found.classes), found.x.shape[1], min(found.x.shape[2:]))
+        # Damaged images, and those too small for the network or all alike, cost a second here and minutes later.
+        bench = Workbench(settings.store, data_root=settings.data_root)
+        bench.digest(profile.data)
+        networks.of(profile.classifier, bench.images(profile.data, "train"))
+        if {path.stem[:2] for path in plan} - _FILTERS:
+            bench.sound(profile.data)
     return plan
 
 
@@ -72,14 +74,9 @@ def run(
     Returns the manifest's entries of the notebooks run, each with `name`, `status` ("finished" or "failed"),
     `seconds`, `error` (None, or the fields of a runner.Failure and its `sentence`) and `files` with SHA-256.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with store.locked(out.absolute() / "report", doing=f"writes into {out}"):
-        return _run(settings, out.absolute(), plan, jobs or min(2, labkit.THREADS.number), cell_timeout, say)
-
-
-def _run(settings: Settings, out: Path, plan: Mapping, jobs: int, cell_timeout: int | None, say: Callable) -> list:
+    out, jobs = out.absolute(), jobs or min(2, labkit.THREADS.number)
     report, kernels, turn = ReportFolder(out, settings, next(iter(plan)).parent), [], threading.Lock()
-    report.begin(plan)
+    out.mkdir(parents=True, exist_ok=True)
 
     def one(path: Path) -> None:
         name, begun = path.stem, datetime.now(UTC)
@@ -105,7 +102,9 @@ def _run(settings: Settings, out: Path, plan: Mapping, jobs: int, cell_timeout: 
                 bar.update()
 
     stopped = threading.Event()
-    with tqdm(total=len(plan), desc="report", unit="notebook", disable=None) as bar, ThreadPoolExecutor(jobs) as pool:
+    bar = tqdm(total=len(plan), desc="report", unit="notebook", disable=None)
+    with store.locked(out / "report", doing=f"writes into {out}"), bar, ThreadPoolExecutor(jobs) as pool:
+        report.begin(plan)
         try:
             # The longest first: it trains the networks that the others need, while the first pages are written.
             futures = [pool.submit(one, path) for path in sorted(plan, key=lambda path: path.stem[:2] != "05")]
@@ -126,7 +125,7 @@ def _run(settings: Settings, out: Path, plan: Mapping, jobs: int, cell_timeout: 
 def _select(folder: Path, only: Iterable[str]) -> list[Path]:
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder}; run from a clone of the lab")
+        raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder.name}; run from a clone of the lab")
     chosen = set()
     for item in (item.strip().removesuffix(".ipynb") for item in only if item.strip()):
         match = {path for path in found if item in (path.stem, path.stem[:2], path.stem[:2].lstrip("0"))}

@@ -7,12 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.core import InputError, checkpoint, hardware, wording
+from labkit.core import InputError, checkpoint, hardware, recipes, wording
 from labkit.reporting import html, runner
 
 import nbformat
@@ -45,7 +45,8 @@ class ReportFolder:
     """The folder of one report. Remembers the manifest's `entries`, by notebook name, while the notebooks run."""
 
     def __init__(self, out: Path, settings: Settings, sources: Path) -> None:
-        self.out, self.settings, self.sources = out, settings, sources
+        label = recipes.DataRecipe(wording.here(settings.dataset)).label  # without the way to it, as in tables
+        self.out, self.settings, self.sources = out, replace(settings, dataset=label), sources
         self.begun = datetime.now(UTC)
         self.entries: dict[str, dict[str, Any]] = {}
         self.leads: dict[str, Markup] = {}

@@ -85,7 +85,7 @@ def inspect(path: Path, names: Mapping[str, Any]) -> nbformat.NotebookNode:
     except ValueError as error:
         raise InputError(f"{path.name} does not name its kernel; open it in Jupyter, choose Python 3, save") from error
     if missing := ", ".join(name for name in names if name not in known):
-        raise InputError(f"{path.name} has no parameter {missing}; its parameters cell defines {', '.join(known)}")
+        raise InputError(f"{path.name} has no parameter {missing}; add it to its parameters ({', '.join(known)})")
     return notebook
 
 

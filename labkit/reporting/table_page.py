@@ -79,24 +79,21 @@ class Published:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
         out.mkdir(parents=True, exist_ok=True)
         with locked(out / "tables", doing=f"writes into {out}"):
-            self._save(out, command)
-
-    def _save(self, out: Path, command: str) -> None:
-        stem, cells = f"table_{self.name}", self.cells
-        frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
-        if len(self.votes):
-            frames[f"{stem}_votes.csv"] = self.votes
-        for file, frame in frames.items():
-            checkpoint.write_whole(out / file, frame.to_csv(index=False))
-        checkpoint.write_whole(out / f"{stem}.md", self.text(command))
-        checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes))
-        first = self.rows.iloc[0]
-        pictures.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
-        files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
-        told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
-        told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
-        told["files"] = [checkpoint.fingerprint(file, out) for file in files]
-        checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            stem, cells = f"table_{self.name}", self.cells
+            frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
+            if len(self.votes):
+                frames[f"{stem}_votes.csv"] = self.votes
+            for file, frame in frames.items():
+                checkpoint.write_whole(out / file, frame.to_csv(index=False))
+            checkpoint.write_whole(out / f"{stem}.md", self.text(command))
+            checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes))
+            first = self.rows.iloc[0]
+            pictures.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
+            files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
+            told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
+            told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
+            told["files"] = [checkpoint.fingerprint(file, out) for file in files]
+            checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:

@@ -230,9 +230,9 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", rec
 
     recipes  from `measurement.recipes_of`, for a table with recipe hashes; written beside it as NAME_recipes.json
     """
-    if not str(out):
+    if not str(out or ""):
         return
-    folder = Path(out)
+    folder = Path(str(out))
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_whole(folder / f"{name}.csv", frame.to_csv(index=False))
     text = markdown(frame.astype(object).where(frame.notna(), None), missingval="–")

@@ -12,10 +12,12 @@ from pathlib import Path
 import labkit
 from labkit.__main__ import main
 from labkit.cli import common
-from labkit.core import profiles
+from labkit.core import profiles, recipes
 from labkit.csc import cbpdn
+from labkit.reporting import report_folder
 
 import pytest
+from PIL import Image
 from small_notebooks import save
 from waiting import gone, waited
 
@@ -61,6 +63,25 @@ def test_commands_that_left_the_package_say_where_they_went(capsys, name):
     assert re.fullmatch(rf"labkit: .*`make {name}`.*\n", printed.err) and printed.out == ""
 
 
+@pytest.mark.parametrize(
+    "typed, name",
+    [
+        (["folder:a b", "--layout", "train,val"], "folder:a b?layout=train,val"),
+        (["folder:x", "--allow-duplicates", "--layout", "classes"], "folder:x?layout=classes&allow-duplicates"),
+        (["folder:x?layout=a,b", "--allow-duplicates"], "folder:x?layout=a,b&allow-duplicates"),
+        (["folder:what?", "--allow-duplicates"], "folder:what??allow-duplicates"),
+        (["folder:x?layout=a&allow-duplicates"], "folder:x?layout=a&allow-duplicates"),
+    ],
+)
+def test_flags_of_a_folder_are_part_of_its_name(typed, name):
+    parser, found = common.add_options(argparse.ArgumentParser(), "dataset"), []
+    parser.set_defaults(run=lambda options: found.append(options.dataset) or 0)
+    assert common.run(parser, ["--dataset", *typed]) == 0 and found == [name]
+    where = recipes.folder(name)
+    assert where.duplicates == ("--allow-duplicates" in typed or "&" in typed[0])
+    assert where.path == typed[0].removeprefix("folder:").partition("?l")[0]
+
+
 def test_profiles_prints_the_recipes(capsys):
     assert main(["profiles"]) == 0
     head, *rows = (re.split(r"  +", line) for line in capsys.readouterr().out.splitlines())
@@ -81,6 +102,11 @@ def test_profiles_prints_the_recipes(capsys):
         (["--profile", "huge"], "the known ones are smoke, quick, lab, paper"),
         (["--dataset", "fashoin"], "fashion"),
         (["--dataset", "folder:nowhere"], "nowhere"),
+        (
+            ["--dataset", "photos", "--layout", "classes"],
+            "--layout and --allow-duplicates go with --dataset folder:PATH",
+        ),
+        (["--allow-duplicates"], "--layout and --allow-duplicates go with --dataset folder:PATH"),
         (["--notebooks", "02,9"], "no notebook '9'; there are 01_good, 02_bad"),
         (["--resolution", "-3"], "-3"),
         (["--resolution", "4"], "at least 32 pixels"),
@@ -158,7 +184,7 @@ def test_whoever_stops_reading_stops_no_command(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_a_disk_that_is_full_is_said_and_fails(tmp_path):
     done = shell("labkit profiles >/dev/full", tmp_path)
-    assert done.returncode == 1 and re.fullmatch("labkit: cannot print .*; free some space.*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch("labkit: cannot print .*; free some space.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -217,3 +243,22 @@ def test_paths_of_options_are_those_of_the_folder_they_are_typed_in(tmp_path, mo
     for typed in ("a/b", "~/b", "/c"):
         assert common.run(parser, ["--out", typed]) == 0
     assert seen == [tmp_path / "a" / "b", tmp_path / "home" / "b", Path("/c")]
+
+
+def test_advice_at_the_command_line_is_a_flag(tmp_path):
+    for number, side in enumerate((40, 40, 40, 48, 40, 40)):
+        path = tmp_path / "here" / "cd"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), (40 * number, 0, 0)).save(path)
+    for arguments in (["plan", "1"], ["learn"], ["report", "--out", "../out"]):
+        done = command(*arguments, "--profile", "smoke", "--dataset", "folder:.", cwd=tmp_path / "here")
+        assert done.returncode == 2 and "--resolution 64" in done.stderr and "resolution=" not in done.stderr
+    again = command("table", "1", "--profile", "smoke", "--dataset", "folder:x", "--store", "/proc/x", cwd=tmp_path)
+    assert f"{tmp_path / 'x'} does not exist; name a folder or zip" in again.stderr
+    assert "LABKIT_FLAGS" not in os.environ
+
+
+def test_a_folder_without_a_name_has_one_in_the_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = report_folder.ReportFolder(tmp_path / "out", report_folder.Settings(dataset="folder:."), tmp_path)
+    assert folder.settings.dataset == f"folder:{tmp_path.name}"

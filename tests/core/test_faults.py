@@ -288,7 +288,7 @@ def test_a_read_only_folder_is_read_and_refuses_in_a_sentence(tmp_path):
     )  # fmt: skip
     facts, refused, *rest = done.stdout.splitlines()
     assert (done.returncode, facts) == (0, "{'n': 1}"), done.stderr
-    assert refused == f"cannot write artifacts to {root} (Read-only file system); choose another --store"
+    assert refused == f"cannot write artifacts to {root} (Read-only file system); choose another, as with store=DIR"
     assert [line for line in rest if line in "012"] == ["0", "0", "2"]
     assert done.stderr.startswith("labkit: cannot delete") and done.stderr.count("\n") == 1
     assert store.flaws(found.path) == {}

@@ -3,18 +3,22 @@
 import json
 from dataclasses import dataclass, field, replace
 
-from labkit.core.profiles import LAB
+from labkit.core.errors import InputError
+from labkit.core.profiles import LAB, PROFILES, profile
 from labkit.core.recipes import (
     LATER,
     AdversarialTraining,
     AttackRecipe,
     ClassifierRecipe,
+    DaeRecipe,
     DataRecipe,
     DictionaryRecipe,
+    StrataRecipe,
     StratifiedRecipe,
     TransformRecipe,
     canonical,
     plain,
+    reseed,
 )
 from labkit.core.store import key
 
@@ -88,3 +92,45 @@ def test_a_dimmed_low_pass_part_is_in_the_label():
 def test_a_folder_is_named_without_the_way_to_it():
     assert DataRecipe("folder:../some/where/cats.zip").label == "folder:cats.zip"
     assert DataRecipe("folder:/a/b/").label == "folder:b" and DataRecipe("fashion").label == "fashion"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wrong"),
+    [
+        (DataRecipe, {"train": 0, "test": -1, "resolution": 32.0, "seed": 2**32}),
+        (DictionaryRecipe, {"K": 0, "S": 2.5, "lam": float("nan"), "passes": "4", "batch": 0, "held": -1, "seed": -1}),
+        (TransformRecipe, {"dim": 1.1, "bits": 17, "pad": -1, "gap_tol": -0.1}),
+        (DaeRecipe, {"epochs": 0, "held": 1, "lr": 0, "seed": 0.5}),
+        (StrataRecipe, {"clusters": 0, "neighbours": True, "seed": -5}),
+        (ClassifierRecipe, {"epochs": -3, "batch": 1, "width": 5, "lr": float("inf"), "erase": 1, "seed": 10**20}),
+        (AdversarialTraining, {"share": 0, "weight": -1, "steps": 0}),
+        (AttackRecipe, {"size": -0.1, "steps": 1.5, "restarts": 0, "draws": 0, "gap": float("nan")}),
+    ],
+)
+def test_every_recipe_refuses_numbers_out_of_range_when_it_is_made(recipe, wrong):
+    recipe()
+    for name, value in wrong.items():
+        with pytest.raises(InputError, match=f"^a {recipe.__name__} needs {name} "):
+            recipe(**{name: value})
+        with pytest.raises(InputError, match=name):
+            replace(recipe(), **{name: value})
+
+
+def test_every_profile_is_within_the_limits_with_the_last_seed_too():
+    for each in PROFILES.values():
+        assert reseed(each, 2**32 - 1) != each
+        with pytest.raises(InputError, match="needs seed in 0 to 4294967295, got 4294967296"):
+            reseed(each, 2**32)
+
+
+def test_a_profile_takes_what_a_notebook_may_be_told(monkeypatch):
+    monkeypatch.delenv("LABKIT_RESOLUTION", raising=False)
+    expected = profile("smoke", dataset="photos", resolution=32)
+    for resolution in ("32", 32.0, "32.0"):
+        assert profile("smoke", dataset="photos", resolution=resolution) == expected
+    assert profile("smoke", dataset=None, resolution=None) == profile("smoke") == profile("smoke", resolution="")
+    for name, told in (("profile '5'", {"name": 5}), ("resolution is", {"name": "smoke", "resolution": "large"})):
+        with pytest.raises(InputError, match=name):
+            profile(**told)
+    monkeypatch.setenv("LABKIT_RESOLUTION", "64.0")
+    assert profile("smoke").data.resolution == 64 and profile("smoke", resolution=32).data.resolution == 32

@@ -291,7 +291,7 @@ def test_a_file_too_large_is_one_sentence_and_nothing_half_written(tmp_path, whe
     assert found["left"] == LEFT[where]
     assert found["said"] == (
         f"cannot write artifacts to {tmp_path} (File too large); "
-        "free some space there (`labkit artifacts prune` helps) or choose another --store"
+        "free some space there (`labkit artifacts prune` helps) or choose another, as with store=DIR"
     )
 
 
@@ -324,7 +324,7 @@ def _can(line) -> bool:
 
 def test_an_unwritable_folder_is_explained(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="--store"):
+    with pytest.raises(InputError, match="store=DIR"):
         Store(tmp_path / "file").fetch("dictionary", RECIPE, builder([]))
 
 

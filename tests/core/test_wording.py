@@ -1,5 +1,7 @@
 """Paths as they are typed; durations and sizes, at both sides of where their unit changes."""
 
+import re
+import sys
 from html import unescape
 from pathlib import Path
 
@@ -50,6 +52,45 @@ def test_size(number, words):
     assert wording.size(number) == words
 
 
+@pytest.mark.parametrize(
+    ("limits", "taken", "refused"),
+    [
+        ("n in 1 to 9", (1, 9, None), (0, 10, 1.0, 1.5, True, "1", [1], float("nan"), 10**30)),
+        ("n in 2 to inf", (2, 10**30), (1, -1, 2.0, False)),
+        ("n in (0, 1]", (1e-9, 1, 1.0), (0, 1.1, float("nan"), "0.5", True)),
+        ("n in [0, inf)", (0, 0.5, 1e308), (-1e-9, float("inf"))),
+        ("n in [0, inf]", (0, float("inf")), (float("-inf"),)),
+    ],
+)
+def test_limits_are_kept_by_numbers_of_every_kind(limits, taken, refused):
+    for value in taken:
+        wording.check("it", {"n": value}, f"m in 0 to 1; {limits}")
+    for value in refused:
+        with pytest.raises(InputError, match=r"^it needs n .*, got ") as said:
+            wording.check("it", {"n": value}, f"m in 0 to 1; {limits}")
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("name", ["resolution", "$LABKIT_RESOLUTION"])
+def test_parameters_of_notebooks_come_in_many_types(name):
+    for value, number in (
+        ("32", 32),
+        (32.0, 32),
+        ("64.0", 64),
+        (64, 64),
+        (None, 0),
+        ("", 0),
+        (0, 0),
+        ("0", 0),
+        (False, 0),
+    ):
+        assert wording.whole(name, value) == number and type(wording.whole(name, value)) is int
+    for value in ("big", "32.5", 32.5, -1, "-32", True, [32], float("nan"), "inf", 1e400):
+        with pytest.raises(InputError, match=re.escape(f"{name} is a number of pixels, or 0 for as stored; got ")):
+            wording.whole(name, value)
+    assert str(wording.typed(5)) == "5"
+
+
 HOSTILE = [
     "$1 to $5", "$$", r"\frac{", "a|b", "<script>alert(1)</script>", "R&D", "*so*", "_so_", "my_images", "`code`",
     "[here](http://elsewhere)", "~~gone~~", "th\udce9", "\ud800", "two\nlines", "\x1b[31mred", "熊", "ȁ̈", "",
@@ -65,8 +106,6 @@ def test_words_of_others_stay_words_in_every_medium(text):
     assert not shown.find_all(["em", "strong", "code", "a", "del", "script", "math"])
     chart = wording.in_chart(text)
     assert unescape(chart) == plain and not set("<>$") & set(chart)
-    coded = BeautifulSoup(html.markdown(f"Made by {wording.in_code(plain or 'x')}."), "html.parser")
-    assert coded.find("code").get_text().strip() == (plain or "x").strip()
 
 
 def test_words_of_ours_are_as_they_were():
@@ -76,3 +115,23 @@ def test_words_of_ours_are_as_they_were():
 
 def test_bytes_that_are_no_text_are_told_by_their_numbers():
     assert wording.writable("caf\udce9") == r"caf\xe9" and wording.writable("\ud800 é") == r"\ud800 é"
+
+
+def test_what_to_type_depends_on_where_one_stands(monkeypatch):
+    words = lambda: [wording.to_set("data_root", "DIR", "LABKIT_DATA"), wording.to_set("clusters", 3, "other images")]  # noqa: E731
+    assert words() == ["data_root=DIR", "clusters=3"]
+    monkeypatch.setitem(sys.modules, "ipykernel", wording)
+    assert words() == ["data_root=DIR", "clusters=3"]  # somebody's own notebook, which calls labkit
+    monkeypatch.setattr(sys.modules["__main__"], "data_root", "", raising=False)
+    assert words() == ["`data_root = DIR` in the cell of parameters", "other images"]
+    monkeypatch.setenv("LABKIT_FLAGS", "profile data_root")  # a report's kernel is mended at its command
+    assert words() == ["--data-root DIR", "other images"]
+    monkeypatch.setenv("LABKIT_FLAGS", "profile store")
+    assert words() == ["LABKIT_DATA", "other images"]
+
+
+def test_a_reason_does_not_say_where_packages_lie():
+    inside = Path(sys.prefix) / "lib" / "package" / "file.py"
+    assert (
+        reason(ValueError(f"cannot read '{inside}' and /home/me/x.png")) == "cannot read '…/file.py' and /home/me/x.png"
+    )

@@ -281,7 +281,7 @@ def test_the_cuda_path_counts_the_same():
 
 
 def test_too_small_images_and_none_are_refused():
-    with pytest.raises(InputError, match="smaller S"):
+    with pytest.raises(InputError, match="larger than the image of 6×6; use S=6"):
         cdl.learn(SimpleNamespace(x=torch.rand(4, 1, 6, 6)), DictionaryRecipe(K=4, S=8, images=4))
     with pytest.raises(InputError, match="no images"):
         cdl.learn(SimpleNamespace(x=torch.rand(0, 1, 6, 6)), DictionaryRecipe(K=4, S=3))

@@ -9,13 +9,13 @@ import zlib
 from pathlib import Path
 
 from labkit.core.errors import InputError
-from labkit.datasets import decoding, image_files
+from labkit.datasets import decoding, image_files, layouts
 
 import hostile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -75,6 +75,97 @@ def test_exif_orientation_turns_the_image_upright(tmp_path):
         assert pixels.shape[:2] == shape and tuple(np.argwhere(pixels[..., 0] == 255)[0]) == where
         source = image_files.Source(folder)
         assert image_files.side(source, "a.png", None) == shape  # the header alone tells the same size
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(data) + 2) + data
+
+
+LONG = zlib.compress(bytes(5_000_000))
+ODD_CHUNKS = [
+    (b"iCCP", b"profile\0\0" + LONG), (b"iCCP", b"profile\0\7of no method"), (b"gAMA", b""), (b"cHRM", b"x"),
+    (b"sRGB", b""), (b"pHYs", b""), (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG), (b"zTXt", b"x\0\0" + LONG),
+    (b"acTL", b"\0"), (b"tEXt", b"Raw profile type exif\0\nexif\n no number"), (b"eXIf", b"no TIFF at all"),
+]  # fmt: skip
+ODD_SEGMENTS = [
+    (0xE2, b"ICC_PROFILE\0"), (0xED, b"Photoshop 3.0\0" + b"8BIM\3\xed"), (0xE0, b"JFIF\0"), (0xEE, b"Adobe"),
+    (0xE1, b"Exif\0\0no TIFF at all"), (0xFE, b"\xff\xda" * 9), (0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", [*ODD_CHUNKS, *ODD_SEGMENTS], ids=repr)
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_file_says_of_itself_cannot_make_its_pixels_unreadable(tmp_path, odd, late):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise.save(tmp_path / "a.png", exif=exif)
+    noise.save(tmp_path / "a.jpg", exif=exif)
+    name = "a.png" if odd in ODD_CHUNKS else "a.jpg"
+    raw = (tmp_path / name).read_bytes()
+    whole = decoding.upright(name, decoding.opened(name, raw)[0], None)
+    if name == "a.png":
+        at, more = len(raw) - 12 if late else 33, chunk(*odd)
+    else:
+        at, more = raw.index(b"\xff\xdb") if late else 2, segment(*odd)
+    if odd[0] in (b"eXIf", 0xE1):  # of two, which one counts is nobody's business
+        exif[0x0112] = 1
+        whole = None
+    image, size = decoding.opened(name, raw[:at] + more + raw[at:])
+    pixels = decoding.upright(name, image, None)
+    assert pixels.shape[1:] == size
+    assert whole is None or np.array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize("tag", [270, 282, 700, 33723, 34377, 34665, 34675, 34853, 65000])
+@pytest.mark.parametrize("kind, count", [(2, 90), (5, 1), (4, 1), (7, 2**31), (99, 3)])
+def test_what_a_tiff_says_of_itself_may_point_anywhere(tmp_path, tag, kind, count):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    for order in "<>":
+        parts = [(256, 3, 1, 7), (257, 3, 1, 9), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
+        parts += [(277, 3, 1, 3), (278, 3, 1, 9), (279, 4, 1, 189), (tag, kind, count, 0xFFFFFFF0)]
+        start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}LHHH", 204, 8, 8, 8)
+        table = b"".join(
+            struct.pack(f"{order}HHL", *entry[:3])
+            + struct.pack(f"{order}H2x" if entry[1:3] == (3, 1) else f"{order}L", entry[3])
+            for entry in parts
+        )
+        raw = start + pixels.tobytes() + b"\0" + struct.pack(f"{order}H", len(parts)) + table + bytes(4)
+        image, size = decoding.opened("a.tif", raw)
+        assert size == (9, 7) and np.array_equal(decoding.upright("a.tif", image, None), pixels.transpose(2, 0, 1))
+
+
+def test_an_orientation_counts_whatever_else_a_camera_has_written(tmp_path):
+    """A negative number, where its usual type has no sign, cannot be written back; nothing need be."""
+    Image.new("RGB", (4, 3), RED).save(tmp_path / "a.jpg")
+    raw = (tmp_path / "a.jpg").read_bytes()
+    for number, (kind, value) in enumerate(((9, struct.pack("<l", -5)), (6, b"\xff" * 4), (99, bytes(4)))):
+        odd = struct.pack("<HHL", 0x0100, kind, 1) + value
+        turn = struct.pack("<HHLHH", 0x0112, 3, 1, 8, 0)
+        told = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + odd + turn + bytes(4)
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.jpg").write_bytes(raw[:2] + segment(0xE1, told) + raw[2:])
+        assert one(tmp_path / str(number) / "a.jpg").shape == (4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "kind, options", [("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True})]
+)
+def test_every_orientation_has_the_size_that_its_header_tells(tmp_path, kind, options):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    for orientation in range(1, 9):
+        exif, raw = Image.Exif(), io.BytesIO()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(raw, kind, exif=exif, **options)
+        image, size = decoding.opened("a", raw.getvalue())
+        upright = decoding.upright("a", image, None)
+        assert upright.shape[1:] == size == ((9, 7) if orientation < 5 else (7, 9))
+        stored = np.asarray(ImageOps.exif_transpose(Image.open(raw)))
+        assert np.array_equal(upright, stored.transpose(2, 0, 1))
 
 
 @pytest.mark.filterwarnings("ignore:images converted")
@@ -148,7 +239,8 @@ def test_train_and_test_folders(tmp_path, held):
     root = tree(tmp_path / "set")
     (root / "test").rename(root / held)
     write(root / "README" / "logo.png")  # beside train/ and test/: not theirs
-    classes, train, test = image_files.split(image_files.Source(root))
+    with pytest.warns(UserWarning, match=r"not used of .*: 1 picture in no class of train or test \(README\)$"):
+        classes, train, test = layouts.split(image_files.Source(root))
     assert classes == ("apple", "pear")
     assert train.names == [f"train/{c}/{i}.png" for c in classes for i in range(4)]
     assert train.y.tolist() == [0] * 4 + [1] * 4
@@ -159,7 +251,7 @@ def test_one_top_folder_is_looked_through_in_a_zip_and_in_a_folder(tmp_path):
     root = tree(tmp_path / "outer" / "set")
     archive = zipped(root, tmp_path / "a.zip", top="set")
     for path in (tmp_path / "outer", archive):
-        classes, train, test = image_files.split(image_files.Source(path))
+        classes, train, test = layouts.split(image_files.Source(path))
         assert classes == ("apple", "pear") and (len(train.names), len(test.names)) == (8, 4)
         assert train.names[0] == "set/train/apple/0.png"
 
@@ -169,18 +261,18 @@ def test_without_a_test_folder_a_fifth_of_each_class_is_held_out(tmp_path):
         for i in range(count):
             write(tmp_path / name / f"{i:02}.png")
     source = image_files.Source(tmp_path)
-    classes, train, test = image_files.split(source)
+    classes, train, test = layouts.split(source)
     assert torch.bincount(test.y).tolist() == [2, 1, 5] and torch.bincount(train.y).tolist() == [8, 1, 21]
     assert sorted(train.names + test.names) == source.names
     assert all(name.startswith(classes[k]) for name, k in zip(test.names, test.y.tolist(), strict=True))
-    assert image_files.split(image_files.Source(tmp_path))[2].names == test.names
+    assert layouts.split(image_files.Source(tmp_path))[2].names == test.names
 
 
 def test_classes_of_one_image_are_split_plainly_and_it_is_said(tmp_path):
     for i in range(10):
         write(tmp_path / f"class{i}" / "only.png")
     with pytest.warns(UserWarning, match="classes with a single image: 10 of 10"):
-        classes, train, test = image_files.split(image_files.Source(tmp_path))
+        classes, train, test = layouts.split(image_files.Source(tmp_path))
     assert len(classes) == 10 and len(train.names) == 8 and len(test.names) == 2
     assert not set(train.y.tolist()) & set(test.y.tolist())
 
@@ -189,7 +281,7 @@ def test_a_class_may_be_called_train(tmp_path):
     for name in ("bus", "train"):
         for i in range(5):
             write(tmp_path / name / f"{i}.png")
-    assert image_files.split(image_files.Source(tmp_path))[0] == ("bus", "train")
+    assert layouts.split(image_files.Source(tmp_path))[0] == ("bus", "train")
 
 
 def test_what_systems_leave_behind_is_no_image(tmp_path):
@@ -225,19 +317,19 @@ def test_missing_empty_and_imageless_places(tmp_path):
     refused("holds no images", lambda: image_files.Source(tmp_path))
     refused("notes.txt is not a readable zip", lambda: image_files.Source(tmp_path / "notes.txt"))
     write(tmp_path / "loose.png")
-    refused("none in a class folder", lambda: image_files.split(image_files.Source(tmp_path)))
+    refused("none in a class folder", lambda: layouts.split(image_files.Source(tmp_path)))
 
 
 def test_a_class_must_be_in_both(tmp_path):
     root = tree(tmp_path / "set")
     write(root / "train" / "zebra" / "0.png")
-    refused("class zebra present in train only", lambda: image_files.split(image_files.Source(root)))
+    refused("class zebra present in train only", lambda: layouts.split(image_files.Source(root)))
     write(root / "test" / "zebra" / "0.png")
     write(root / "test" / "yak" / "0.png")
-    refused("class yak present in test only", lambda: image_files.split(image_files.Source(root)))
+    refused("class yak present in test only", lambda: layouts.split(image_files.Source(root)))
     for file in (root / "train").rglob("*.png"):
         file.unlink()
-    refused("no train/", lambda: image_files.split(image_files.Source(root)))
+    refused("no train/", lambda: layouts.split(image_files.Source(root)))
 
 
 @pytest.mark.parametrize("name", ["../x/0.png", "a/../../0.png", "/etc/0.png", "C:/x/0.png", "..\\x\\0.png"])

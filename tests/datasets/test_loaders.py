@@ -496,7 +496,7 @@ def test_cifar10_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     refused(
-        "could not be downloaded .*--data-root, or use folder:PATH",
+        "could not be downloaded .*data_root=DIR, or use folder:PATH",
         lambda: loaders.load("cifar10", "test", data_root=tmp_path),
     )
 
@@ -539,7 +539,7 @@ def test_imagenet10_gathers_four_synsets_a_class(tmp_path):
 def test_imagenet_that_is_missing_says_what_to_do(tmp_path):
     for name in ("imagenet", "imagenet10"):
         refused(
-            "ImageNet was not found in .*--data-root, or use folder:PATH",
+            "ImageNet was not found in .*data_root=DIR, or use folder:PATH",
             lambda name=name: loaders.load(name, "train", data_root=tmp_path),
         )
     assert not os.listdir(tmp_path)

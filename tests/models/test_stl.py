@@ -185,6 +185,83 @@ def test_other_files_are_refused(array, words, tmp_path):
         load_dictionary(tmp_path / "d.npy")
 
 
+@pytest.mark.parametrize(
+    ("shape", "K", "C"),
+    [((5, 5, 3, 1, 7), 7, 3), ((5, 5, 1, 1, 7), 7, 1), ((5, 5, 3, 1, 1), 1, 3), ((5, 5, 3, 1), 1, 3), ((5, 5), 1, 1),
+     ((5, 5, 1, 7), 7, 1), ((5, 5, 7), 7, 1), ((5, 5, 1, 1, 1), 1, 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f4"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_layouts_of_sporco_are_read_squeezed_or_not(shape, K, C, dtype, order, tmp_path):
+    array = np.random.default_rng(0).normal(size=shape)
+    np.save(tmp_path / "d.npy", np.asarray(array, dtype, order=order))
+    d = load_dictionary(tmp_path / "d.npy")
+    assert d.shape == (K, C, 5, 5)
+    assert_close(d, torch.tensor(array.reshape(5, 5, C, K)).permute(3, 2, 0, 1).float())
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(("channels", "crop"), [(1, True), (3, True), (3, False)])
+def test_what_sporco_learned_is_read(channels, crop, tmp_path):
+    from sporco.dictlrn import cbpdndl
+
+    draw = np.random.default_rng(0)
+    options = cbpdndl.ConvBPDNDictLearn.Options({"MaxMainIter": 1}, dmethod="cns")
+    start, x = draw.normal(size=(4, 4, channels, 6)), draw.normal(size=(12, 12, channels, 2))
+    learner = cbpdndl.ConvBPDNDictLearn(start, x, 0.2, options, dmethod="cns")
+    learner.solve()
+    found = learner.getdict(crop=crop)
+    np.save(tmp_path / "d.npy", found)
+    d = load_dictionary(tmp_path / "d.npy")
+    assert d.shape == (6, channels, found.shape[0], found.shape[0])
+    assert_close(d[:, :, :4, :4], torch.tensor(found[:4, :4, :, 0]).permute(3, 2, 0, 1).float())
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [
+        ((7, 3, 5, 5), (7, 3, 5, 5)),
+        ((7, 5, 5), (7, 1, 5, 5)),
+        ((3, 5, 5, 7), (7, 3, 5, 5)),
+        ((1, 5, 5, 3, 7), (7, 3, 5, 5)),
+        ((5, 5, 3, 2, 7), (7, 3, 5, 5)),
+        ((7, 3, 1, 5, 5), (7, 3, 5, 5)),
+        ((1, 1, 5, 5, 1, 7), (7, 1, 5, 5)),
+    ],
+)
+def test_other_layouts_are_refused_with_the_call_that_mends_them(shape, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array = np.random.default_rng(0).normal(size=shape)
+    np.save("d.npy", array)
+    with pytest.raises(InputError, match="load it as d and") as said:
+        load_dictionary("d.npy")
+    call = str(said.value).partition("load it as d and numpy.save(path, ")[2].removesuffix(")")
+    np.save("d.npy", eval(call, {"d": array}))
+    assert load_dictionary("d.npy").shape == read
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 4, 3, 7), (5, 4), (5,), (), (5, 4, 3, 1, 7), (2, 3, 4, 5, 6, 7), (5, 5, 0, 3), (0, 0)]
+)
+def test_filters_that_are_not_square_are_refused_with_a_hint(shape, tmp_path):
+    np.save(tmp_path / "d.npy", np.ones(shape))
+    with pytest.raises(InputError, match=r"getdict\(crop=True\)"):
+        load_dictionary(tmp_path / "d.npy")
+
+
+def test_kinds_of_files_and_numbers_are_refused_with_the_call_that_mends_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("d.npz", filters=np.ones((5, 5, 7)))
+    with pytest.raises(InputError, match=r"numpy.load\(path\)\[name\]"):
+        load_dictionary("d.npz")
+    for kind in (np.uint8, np.int64, np.complex64, bool):
+        np.save("d.npy", d := np.ones((5, 5, 7), kind))
+        with pytest.raises(InputError, match="floating-point") as said:
+            load_dictionary("d.npy")
+        np.save("d.npy", eval(str(said.value).partition("numpy.save(path, ")[2].removesuffix(")"), {"d": d}))
+        assert load_dictionary("d.npy").shape == (7, 1, 5, 5)
+
+
 def test_missing_and_truncated_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="no dictionary at"):
         load_dictionary(tmp_path / "d.npy")
