@@ -53,7 +53,8 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     for defense, values in published_numbers.table(table).iterrows():
         same = {"block": "paper", "defense": defense, "knowledge": "identity" if table == "4" else ""}
         lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
-    return pd.DataFrame(lines, columns=[*_LINE, "n", "attack", "accuracy", "low", "high", "right"])
+    told = ["right"] * ("right" in rows)  # which images, in rows of this version
+    return pd.DataFrame(lines, columns=[*_LINE, "n", "attack", "accuracy", "low", "high", *told])
 
 
 def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
