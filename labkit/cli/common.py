@@ -109,6 +109,15 @@ def workbench(options: argparse.Namespace) -> "Workbench":
     return Workbench(options.store, data_root=options.data_root, progress=distributed.rank() == 0)
 
 
+def span(text: str) -> float:
+    """Seconds of a time such as "90m", "1.5h" or "45s". Raises argparse's error on anything else."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return units[text[-1:]] * float(text[:-1])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"a time is a number with s, m or h, such as 90m; got {text!r}") from None
+
+
 def listed(text: str) -> list[str]:
     """The words of an option such as "A,B"."""
     return [part for part in text.split(",") if part]

@@ -1,10 +1,11 @@
 """The commands `labkit table`, `plan` and `findings`: the paper's tables, what they will take, and what they say."""
 
 import argparse
+import time
 from pathlib import Path
 
 from labkit.cli import common
-from labkit.core import profiles, wording
+from labkit.core import InputError, profiles, wording
 
 _NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b"
 
@@ -17,6 +18,8 @@ def add(commands: common.Commands) -> None:
     parser = common.command(commands, "table", _table, "the paper's tables, measured", text, *options)
     parser.add_argument("names", nargs="+", metavar="NAME", help=_NAMES)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")
+    within = "end after so long, such as 90m, with what is measured by then; the same command goes on"
+    parser.add_argument("--for", dest="seconds", type=common.span, metavar="TIME", help=within)
 
     text = "What the tables will take: what is kept already, what has to be built, and about how long that takes here."
     parser = common.command(commands, "plan", _plan, "what tables will take", text, *options)
@@ -40,6 +43,10 @@ def _table(options: argparse.Namespace) -> int:
         lab, bench = common.lab(options), common.workbench(options)
         with distributed.apart():
             wanted, asked, cases = _asked(options, lab, bench)
+            if options.seconds and world > 1:
+                raise InputError("--for is for one process; start it without torchrun")
+            if options.seconds:
+                return _measured_for(options, lab, bench, asked, cases)
             if world > 1:
                 measurement.share(cases, bench, rank=rank, world=world)
             for name in options.names if rank == 0 else ():  # what others are still measuring is waited for
@@ -50,6 +57,31 @@ def _table(options: argparse.Namespace) -> int:
                 print(f"\n{made.text(again)}")
                 if options.out:
                     print(f"table {name}: {options.out / f'table_{name}.md'}")
+    return 0
+
+
+def _measured_for(options: argparse.Namespace, lab: profiles.Profile, bench, asked: dict, cases: list) -> int:
+    """Measures for as long as was asked, and writes what there is: again and again, and at the end."""
+    from labkit.evaluation import deadline, measurement
+    from labkit.experiments import cost_estimate, paper_tables
+    from labkit.reporting import table_page
+
+    if not options.out:
+        raise InputError("--for writes while it measures: name a folder with --out")
+    begun = time.monotonic()
+
+    def write() -> None:
+        for name in options.names:
+            there = paper_tables.finished(asked[name], bench)
+            if there.blind:
+                again = table_page.command(name, lab, options.only, options.seed)
+                table_page.measure(name, there, lab, bench, checked=False, of=asked[name]).save(options.out, again)
+
+    ordered = cost_estimate.ordered(cases, bench)
+    whole = deadline.measure(ordered, bench, options.seconds - (time.monotonic() - begun), write)
+    count = sum(measurement.kept(case, bench) for case in ordered)
+    print(f"{count} of {len(ordered)} cells are measured: {options.out}")
+    print("the same command without --for adds the checks" if whole else "the same command goes on from here")
     return 0
 
 
@@ -70,7 +102,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     lab, bench = common.lab(options), common.workbench(options)
     _, asked, cases = _asked(options, lab, bench)
-    steps = cost_estimate.steps(cases, bench)
+    steps = cost_estimate.steps(cost_estimate.ordered(cases, bench), bench)
     train, test = (bench.images(lab.data, split) for split in ("train", "test"))
     print(f"{lab.data.label}: {len(train):,} to train on, {len(test):,} to test on, of {wording.some(train.classes)}\n")
     if options.list:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labkit.core import InputError, metrics
+from labkit.core import InputError, metrics, paired
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.defenses import unfitted
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
-    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "run", "recipe",
+    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "run", "recipe", "right",
 ]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     An image that is wrong when clean counts as wrong, where the clean images are among the cases.
 
     Columns: defense, retrained, accuracy, low, high, n, attacks (how many; the clean images are none), hardest (the
-    case that alone leaves least).
+    case that alone leaves least), right (as for `run`).
     """
     groups: dict[tuple, list[Case]] = {}
     for case in cases:
@@ -83,17 +83,18 @@ def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     rows = []
     for (network, _), mine in groups.items():
         right = [_row(case, bench).tensors["right"].bool() for case in mine]
-        found = metrics.accuracy(torch.stack(right).all(0))
+        left = torch.stack(right).all(0)
         hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
         attacks = sum(case.attack.name != "clean" for case in mine)
         told = f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}"
-        rows.append((hardest.label, network.transform is not None, *found, attacks, told))
-    columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest"]
+        found = *metrics.accuracy(left), attacks, told, paired.packed(left, bench.images(network.data, "test").digest)
+        rows.append((hardest.label, network.transform is not None, *found))
+    columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest", "right"]
     return pd.DataFrame(rows, columns=columns)  # also of no cases
 
 
 def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """One row per case: settings | accuracy low high dissimilarity psnr seconds run recipe.
+    """One row per case: settings | accuracy low high dissimilarity psnr seconds run recipe right.
 
     accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
     dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
@@ -102,6 +103,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
                          defenses. Missing where it was interrupted, and in old rows, where it included training
     run                  id of this measurement: another of the same recipe has another. Old rows have none
     recipe               hash of the settings: the artifact's name in the store
+    right                which of the n images are right (`paired.packed`), so that two rows can be told apart in pairs
     """
     rows, cases = [], list(cases)
     check(cases, bench)
@@ -110,7 +112,8 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         timing = {} if "run" in found.facts else {"seconds": None, "run": None}
         test = bench.images(case.data, "test")
         images = {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test)}
-        rows.append({**images, **settings(case), **found.facts, **timing, "recipe": found.key})
+        right = paired.packed(found.tensors["right"], test.digest)
+        rows.append({**images, **settings(case), **found.facts, **timing, "recipe": found.key, "right": right})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

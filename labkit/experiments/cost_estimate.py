@@ -33,6 +33,7 @@ _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
     "autoattack": lambda a: 400,  # most images fall to its first attacks
 }
 _LEARNING = 6  # solving for codes, and the share of the filter update, beside one T(x)
+_FIT = 600.0  # seconds that fitting a baseline counts when the order is made
 _AUTOENCODER = 0.2  # of a training step of a quarter-width VGG-16
 
 
@@ -61,6 +62,24 @@ def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, li
     return {name: _walk((("row", case) for case in cases), bench, rates) for name, cases in groups.items()}
 
 
+def ordered(cases: Iterable[Case], bench: Workbench) -> list[Case]:
+    """The cases in the order in which most are measured soonest: next is always what takes least beside what is there.
+
+    Where two take as long, their order stays. What is not estimated counts as a long fit.
+    """
+    rates, costs = _rates(bench), {}
+    for case in dict.fromkeys(cases):
+        needed = _found([("row", case)], bench, rates)
+        costs[case] = {name: _FIT if step.seconds is None else step.seconds for name, step in needed.items()}
+    built: set[tuple[str, str]] = set()
+    found: list[Case] = []
+    while costs:
+        sums = {case: sum(cost for name, cost in mine.items() if name not in built) for case, mine in costs.items()}
+        found.append(min(sums, key=sums.get))
+        built |= costs.pop(found[-1]).keys()
+    return found
+
+
 def parts(defenses: Iterable[ClassifierRecipe | AnyDefense], bench: Workbench) -> list[Step]:
     """The same for networks and defenses, whatever they will be asked."""
     return _walk((artifact for recipe in defenses for artifact in built(recipe)), bench, _rates(bench))
@@ -86,7 +105,13 @@ def hours(planned: Iterable[Step]) -> str:
 
 
 def _walk(artifacts: Iterable[tuple[str, Any]], bench: Workbench, rates: Callable[..., "_Rates"]) -> list[Step]:
-    """Each artifact, behind all that it needs; what is kept is not looked into."""
+    return list(_found(artifacts, bench, rates).values())
+
+
+def _found(
+    artifacts: Iterable[tuple[str, Any]], bench: Workbench, rates: Callable[..., "_Rates"]
+) -> dict[tuple[str, str], Step]:
+    """Each artifact, by kind and key, behind all that it needs; what is kept is not looked into."""
     found: dict[tuple[str, str], Step] = {}
 
     def add(kind: str, recipe) -> None:
@@ -103,7 +128,7 @@ def _walk(artifacts: Iterable[tuple[str, Any]], bench: Workbench, rates: Callabl
 
     for artifact in artifacts:
         add(*artifact)
-    return list(found.values())
+    return found
 
 
 def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Callable[[], float | None]]:

@@ -121,6 +121,16 @@ def worst(aware: Collection[Case], bench: Workbench) -> pd.DataFrame:
     return pd.concat(parts or [measurement.worst_case([], bench).assign(size=None)])
 
 
+def finished(asked: Asked, bench: Workbench) -> Asked:
+    """Only the cases that are measured; of the worst case, sizes of which all attacks on a defense are."""
+    by_size: dict[tuple, list[Case]] = {}
+    for case in asked.aware:
+        by_size.setdefault((case.classifier, case.defense, case.attack.size), []).append(case)
+    whole = [mine for mine in by_size.values() if all(measurement.kept(case, bench) for case in mine)]
+    blind = (case for case in asked.blind if measurement.kept(case, bench))
+    return replace(asked, blind=tuple(blind), aware=tuple(case for mine in whole for case in mine))
+
+
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     """Only the cases that are wanted: {"defense": ["STL"], "attack": ["FGSM-0.08"]}, in capitals or not.
 

@@ -137,19 +137,24 @@ def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def measure(name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked: bool = True) -> Published:
+def measure(
+    name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked: bool = True, of: Asked | None = None
+) -> Published:
     """The table with everything that stands on its page; what was measured before is fetched.
 
     checked  whether the attacks are checked (`sanity_checks.verdicts`), which takes about as long as a row or two
+    of       the whole table, where `asked` is what is finished of it
     """
     rows = measurement.run(asked.blind, bench)
     # `worst` would measure them as well, but without a bar.
     measurement.run(asked.aware, bench)
     worst = paper_tables.worst(asked.aware, bench)
     said = "The attacks were not checked for this selection of cells."
+    count, every = (len({*part.blind, *part.aware}) for part in (asked, of or asked))
+    part = f"**{count} of {every} cells are measured so far.** " * (count < every)
     if checked:
         said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
-    note = f"{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
+    note = f"{part}{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
     if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
         said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."

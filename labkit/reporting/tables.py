@@ -43,8 +43,8 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     worst  from `paper_tables.worst(asked.aware, …)`: the share of images correct under every attack of a column's
            size, by attackers who know the defense and by those who do not
 
-    Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high; the paper's lines
-    have no n, no interval, and only the attacks that are in `rows`. Lines of what nobody attacked are left out.
+    Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high, right; the paper's
+    lines have the accuracy alone, and only the attacks that are in `rows`. Lines of what nobody attacked are left out.
     """
     attacks = rows.drop_duplicates("attack").set_index("attack").budget
     lines = pd.concat(_by_attacker(rows)).assign(block="ours").to_dict("records")
@@ -53,7 +53,8 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     for defense, values in published_numbers.table(table).iterrows():
         same = {"block": "paper", "defense": defense, "knowledge": "identity" if table == "4" else ""}
         lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
-    return pd.DataFrame(lines, columns=["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"])
+    told = ["right"] * ("right" in rows)  # which images, in rows of this version
+    return pd.DataFrame(lines, columns=[*_LINE, "n", "attack", "accuracy", "low", "high", *told])
 
 
 def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:

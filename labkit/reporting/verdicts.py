@@ -3,20 +3,23 @@
 A verdict is a line of one table, whatever was measured; `questions` says which numbers are compared.
 """
 
-from labkit.core.metrics import Point, difference, moved, told
+from labkit.core.metrics import Point, difference, told
+from labkit.core.paired import compared, holm
 from labkit.reporting import tables
 
 import pandas as pd
 
 HIGHER, LOWER, SAME = "significantly higher", "significantly lower", "no significant difference"
-_TOLD = {1: HIGHER, -1: LOWER, 0: SAME}
+_LEVEL = 0.05
 COLUMNS = ["question", "where", "case", "ours", "number", "low", "high", "n", "other", "other_number", "other_low",
-           "other_high", "difference", "difference_low", "difference_high", "unit", "verdict"]  # fmt: skip
+           "other_high", "difference", "difference_low", "difference_high", "p", "unit", "verdict"]  # fmt: skip
 _READ = {"accuracy": "number", "name": "ours", "name_other": "other"}
 _READ |= {f"{end}_other": f"other_{at}" for end, at in (("accuracy", "number"), ("low", "low"), ("high", "high"))}
 CAPTION = (
     "Brackets are 95 % intervals; the difference is ours − other, with Newcombe's interval. It is significant where "
-    "its interval leaves out 0 (95 %, unpaired)."
+    "p < 0.05: of the exact test on the images that only one of the two has right (McNemar), corrected for how many "
+    "such comparisons are made here (Holm). Without p, which needs both on the same images, it is significant where "
+    "its interval leaves out 0."
 )
 
 
@@ -24,19 +27,35 @@ def beside(question: str, ours: pd.DataFrame, other: pd.DataFrame, on: str = "",
     """A table with COLUMNS: each row of `ours` beside the rows of `other` that agree with it.
 
     ours, other  columns name, accuracy, low, high; of ours (or, where it has none, of other) also n, where (what
-                 several lines share: a threat model, a measure), case (what tells them apart: an attack) and unit
+                 several lines share: a threat model, a measure), case (what tells them apart: an attack) and unit; rows
+                 that say which images they have right (`paired.packed`) are compared in pairs
     on           the columns in which two rows agree, by blanks; without any, each row meets each
     verdict      in place of the one that follows from the interval of the difference
     """
     how = {"on": on.split()} if on else {"how": "cross"}
     found = ours.merge(other, **how, suffixes=("", "_other")).rename(columns=_READ)
     lines = []
-    for row in found.reindex(columns=COLUMNS).to_dict("records"):
+    rights = found.reindex(columns=["right", "right_other"]).to_numpy()
+    for row, right in zip(found.reindex(columns=COLUMNS).to_dict("records"), rights, strict=True):
         row |= {name: "" for name in ("where", "case", "unit") if pd.isna(row[name])}
         a, b = (Point(None, *(row[f"{of}{end}"] for end in ("number", "low", "high"))) for of in ("", "other_"))
-        gap = dict(zip(("difference", "difference_low", "difference_high"), difference(a, b)[1:], strict=True))
-        lines.append(row | gap | {"question": question, "verdict": _TOLD[moved(b, a)] if verdict is None else verdict})
+        if pair := all(isinstance(told, str) for told in right) and compared(*right):
+            gap, sure = pair[:4], pair.p < _LEVEL
+        else:
+            gap = *difference(a, b)[1:], float("nan")
+            sure = gap[1] > 0 or gap[2] < 0
+        row |= dict(zip(("difference", "difference_low", "difference_high", "p"), gap, strict=True))
+        own = SAME if not sure else HIGHER if gap[0] > 0 else LOWER
+        lines.append(row | {"question": question, "verdict": own if verdict is None else verdict})
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def corrected(found: pd.DataFrame) -> pd.DataFrame:
+    """All verdicts of one page, each p corrected for their number: what then is not significant is said to be so."""
+    tested, found = found.p.notna() & found.verdict.isin((HIGHER, LOWER, SAME)), found.copy()
+    found.loc[tested, "p"] = holm(found.p[tested].tolist())
+    found.loc[tested & (found.p >= _LEVEL), "verdict"] = SAME
+    return found
 
 
 def claim(question: str, where: str, verdict: str) -> pd.DataFrame:
@@ -62,13 +81,14 @@ def holds(verdicts) -> str:
 def view(found: pd.DataFrame) -> pd.DataFrame:
     """The table as it is read: both numbers and their difference with intervals."""
     lines = []
-    for row in found.to_dict("records"):
+    for row in corrected(found).to_dict("records"):
         line = {name: row[name] for name in ("question", "where", "case")}
         line |= {"ours": _cell(row, "ours", ""), "other": _cell(row, "other", "other_")}
         line |= {"n": "" if pd.isna(row["n"]) else f"{int(row['n']):,}", "difference": ""}
         gap = [row[f"difference{end}"] for end in ("", "_low", "_high")]
         if not pd.isna(gap[0]) and gap[1] != gap[2]:
             line["difference"] = "{0:+.{d}f} [{1:+.{d}f}, {2:+.{d}f}]".format(*gap, d=1 if row["unit"] else 3)
+            line["difference"] += "" if pd.isna(row["p"]) else f", p {row['p']:.3f}".replace("p 0.000", "p < 0.001")
         lines.append(line | {"verdict": row["verdict"]})
     return pd.DataFrame(lines).replace("", "–")
 
@@ -76,7 +96,7 @@ def view(found: pd.DataFrame) -> pd.DataFrame:
 def text(found: pd.DataFrame) -> str:
     """The verdicts in plain sentences: Markdown, one bullet per question."""
     lines = []
-    for question, mine in found.groupby("question", sort=False):
+    for question, mine in corrected(found).groupby("question", sort=False):
         words = [_sentence(part) for _, part in mine.groupby(["where", "ours"], sort=False)]
         lines.append(f"- **{question}** {' '.join(words)}")
     return "\n".join(lines)

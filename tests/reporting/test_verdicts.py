@@ -1,10 +1,13 @@
 """The verdict table: what differs significantly, and the sentences that are made from its lines."""
 
+from labkit.core.metrics import accuracy
+from labkit.core.paired import packed
 from labkit.reporting import verdicts
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim
 
 import pandas as pd
 import pytest
+import torch
 
 
 def numbers(*lines, half=0.04):
@@ -75,3 +78,35 @@ def test_the_table_has_intervals_and_printed_numbers_have_none():
     assert shown["difference"][0] == "+0.100 [+0.043, +0.157]" and shown["n"][0] == "100"
     page = verdicts.markdown(beside("Q?", OURS, OTHER, "case"))
     assert page.count("<details>") == 1 and verdicts.CAPTION in page
+
+
+def decided(name, *rights, images="a" * 64):
+    """A row for each case: of 100 images the first are right but for some, (how many, of which these are not)."""
+    rows = []
+    for case, (count, but) in enumerate(rights):
+        right = torch.arange(100) < count
+        right[:but] = False
+        rows.append((name, f"attack {case}", *accuracy(right)[:3], packed(right, images)))
+    return pd.DataFrame(rows, columns=["name", "case", "accuracy", "low", "high", "right"]).assign(n=100, where="")
+
+
+def test_on_the_same_images_two_are_compared_in_pairs():
+    ours, other = decided("STL", (60, 0)), decided("JPEG", (52, 0))
+    (line,) = beside("Q?", ours, other, "case").itertuples()
+    assert line.verdict == HIGHER and line.p == pytest.approx(2 * 0.5**8) and line.difference == pytest.approx(0.08)
+    assert "+0.080 [" in (shown := verdicts.view(beside("Q?", ours, other, "case"))["difference"][0])
+    assert shown.endswith("], p 0.008")
+    for elsewhere in (decided("JPEG", (52, 0), images="b" * 64), other.drop(columns="right"), other.assign(right=None)):
+        (line,) = beside("Q?", ours, elsewhere, "case").itertuples()
+        assert line.verdict == SAME and pd.isna(line.p)  # as if they were independent
+
+
+def test_many_questions_are_corrected_for_their_number():
+    """Eight discordant images on one side are significant (p 0.008) once, and not among eight questions."""
+    ours, other = decided("STL", *[(60, 0)] * 8), decided("JPEG", (20, 0), *[(52, 0)] * 7)
+    one, seven = (beside("Q?", ours[:n], other[1:], "case") for n in (2, 8))
+    assert verdicts.corrected(one).verdict.tolist() == [HIGHER]
+    found = verdicts.table([beside("Q?", ours[:1], other[:1], "case"), seven, claim("Q?", "all in all", "holds")])
+    assert verdicts.corrected(found).verdict.tolist() == [HIGHER, *[SAME] * 7, "holds"]
+    assert found.verdict.tolist() == [*[HIGHER] * 8, "holds"]  # what was found is left as it is
+    assert "Significantly higher for attack 0; no significant" in verdicts.text(found)

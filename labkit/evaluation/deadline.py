@@ -1,0 +1,64 @@
+"""Measuring within a time: cases one after the other, until the time is up, and none of them in vain."""
+
+import _thread
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
+
+from labkit.evaluation.measurement import Case, kept, run
+from labkit.evaluation.workbench import Workbench
+
+_OFTEN = 10  # rows after which what there is should be written
+
+
+def within(seconds: float, work: Callable[[], object]) -> None:
+    """Does work that ends, when the time is up, as it does by Ctrl-C: what was built up to then is kept."""
+    over, main = threading.Event(), threading.main_thread()
+
+    def end() -> None:
+        over.set()
+        if hasattr(signal, "pthread_kill"):  # which wakes a thread that sleeps, too
+            signal.pthread_kill(main.ident, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+
+    timer = threading.Timer(max(seconds, 0), end)
+    timer.daemon = True
+    try:
+        try:
+            timer.start()
+            work()
+        finally:
+            timer.cancel()
+            timer.join()  # no interrupt comes after this
+    except KeyboardInterrupt:
+        if not over.is_set():  # somebody's own Ctrl-C
+            raise
+
+
+def measure(cases: Sequence[Case], bench: Workbench, seconds: float, write: Callable[[], None]) -> bool:
+    """Measures cases in their order for so many seconds, writing included; whether all are measured now.
+
+    write  writes what is measured: called after every network that was built, after every ten rows, and at the end
+    """
+    begun, took, fresh = time.monotonic(), 0.0, 0
+    left = [case for case in cases if not kept(case, bench)]
+    for case, after in zip_longest(left, left[1:]):
+        # As long as writing took the last time is left for the last time, and half as much again.
+        within(seconds - (time.monotonic() - begun) - 1.5 * took, partial(run, [case], bench))
+        if not kept(case, bench):
+            break
+        fresh += 1
+        if after is None or fresh == _OFTEN or after.classifier != case.classifier:
+            started, fresh = time.monotonic(), 0
+            write()
+            took = time.monotonic() - started
+    else:
+        if not left:
+            write()
+        return True
+    write()
+    return False
