@@ -32,7 +32,7 @@ class Explorer(Page):
         chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.board = Board()
         self._file: tuple[str, bytes] | None = None  # the visitor's picture, as it came
-        self._attacked, self._seen = (None, None), (None, None)
+        self._attacked, self._seen, self._judged = (None, None), (None, None), (None, None)
         unit = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
         rows = [self.data, self.index, self.upload, self.attack, self.size, unit, *chosen[2:]]
         super().__init__("Projection explorer", _WORDS, rows, [self.board])
@@ -42,7 +42,7 @@ class Explorer(Page):
 
     def take(self, name: str, raw: bytes) -> None:
         """A visitor's picture, in whatever format; the largest centred square of it, as large as the images."""
-        self._file = (name, raw)
+        self._file, self._attacked = (name, raw), (None, None)
         self.request()
 
     def _moved(self) -> None:
@@ -105,7 +105,11 @@ class Explorer(Page):
 
     def _draw(self, test, pair, y, seen: live.Look, network, name, settings) -> None:
         x, x_adv = pair
-        odds = predict(network, torch.cat([pair, seen.seen])).softmax(1) if network is not None else [None] * 4
+        odds = [None] * 4
+        if network is not None:
+            if self._judged[0] is not self._attacked[1]:  # λ changes neither of the two
+                self._judged = (self._attacked[1], predict(network, pair).softmax(1))
+            odds = [*self._judged[1], *predict(network, seen.seen).softmax(1)]
         true = None if y is None else int(y)
         bars = [top(p, test.classes, true) for p in odds]
         shown = torch.stack([x_adv, *seen.seen])

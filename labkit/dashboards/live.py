@@ -17,7 +17,7 @@ from torch import Tensor, nn
 # Attacks that answer while somebody waits: what to call them, and their options.
 ATTACKS_LIVE = {"none": ("", {}), "random noise": ("noise", {"draws": 1}), "FGSM": ("fgsm", {}),
                 "BIM, 10 steps": ("bim", {"steps": 10}), "PGD, 10 steps": ("pgd", {"steps": 10})}  # fmt: skip
-_BATCH = 25
+_BATCH, _FINER = 25, 10
 
 Layer = SparseTransform | StratifiedTransform
 Attacker = Callable[[Layer | None, Tensor, Tensor], Tensor]
@@ -62,8 +62,7 @@ def look(layer: Layer, x: Tensor, *, start: Look | None = None, gap_tol: float |
     """T of images x (B, C, H, W) and its parts, image by image from the codes of an earlier look at the same images.
 
     start    of the same dictionary; used for the images that are voted to the same cluster again. Then the accuracy is
-             a fifth of the layer's, because a code that was good enough for the last λ often is for this one: nothing
-             would move
+             finer, because a code that was good enough for the last λ often is for this one: nothing would move
     gap_tol  another accuracy: a rough one for a first look
     """
     home = layer.strata.vote(x) if isinstance(layer, StratifiedTransform) else torch.zeros(len(x), dtype=torch.int64)
@@ -71,7 +70,7 @@ def look(layer: Layer, x: Tensor, *, start: Look | None = None, gap_tol: float |
     for i, m in enumerate(home.tolist()):
         T = layer.transforms[m] if isinstance(layer, StratifiedTransform) else layer
         begin = start.codes[i] if start is not None and int(start.stratum[i]) == m else None
-        enough = gap_tol or (T.gap_tol if begin is None else T.gap_tol / 5)
+        enough = gap_tol or T.gap_tol / (1 if begin is None else _FINER if max(x.shape[-2:]) <= 96 else _FINER / 3)
         low, high, code = T.parts(x[i : i + 1], start=begin, gap_tol=enough)
         codes.append(code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu()))
         half = T.d.shape[-1] // 2
