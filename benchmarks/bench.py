@@ -102,6 +102,7 @@ def markdown(record: dict) -> str:
         "defending": ("Defenses: images of {} a second", _defending),
     }
     lines = [f"# Speed: K = {K}, S = {S}, λ = {LAM}", "", _table(goals.table(goals.goals(record)))]
+    lines += [line for told in goals.profile() for line in ("", told)]
     for part, (title, table) in sections.items():
         if part in record:
             rows, on = record[part]["rows"], record[part]["on"]

@@ -73,6 +73,23 @@ def table(found: Iterator[Goal]) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
+def profile(root: Path = ROOT) -> Iterator[str]:
+    """Where the time of the last quick report and of the last tests went: a sentence each, the longest parts first."""
+    parts: dict[str, dict[str, float]] = {}
+    if (root / REPORT).is_file():
+        told = json.loads((root / REPORT).read_text())
+        parts["The report, two notebooks at once"] = {part["name"]: part["seconds"] for part in told["notebooks"]}
+    if (root / TESTS).is_file():
+        took = parts.setdefault("The tests, two workers", {})
+        for case in ElementTree.parse(root / TESTS).iter("testcase"):
+            took[case.get("classname")] = took.get(case.get("classname"), 0) + float(case.get("time"))
+    for what, took in parts.items():
+        longest = sorted(took.items(), key=lambda item: -item[1])[:6]
+        rest = sum(took.values()) - sum(seconds for _, seconds in longest)
+        named = (f"{name.removeprefix('tests.')} {seconds:.0f}" for name, seconds in [*longest, ("all others", rest)])
+        yield f"{what}, seconds: {', '.join(named)}."
+
+
 def _rows(record: Mapping, part: str) -> list[dict]:
     return record[part]["rows"] if part in record else []
 

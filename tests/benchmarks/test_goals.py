@@ -14,8 +14,10 @@ def test_every_goal_is_read_from_where_it_was_recorded(tmp_path):
         ]},
     }  # fmt: skip
     for name, text in {
-        goals.REPORT: '{"begun": "2026-01-01T10:00:00+00:00", "written": "2026-01-01T10:09:00+00:00"}',
-        goals.TESTS: '<testsuites><testsuite time="480"/></testsuites>',
+        goals.REPORT: '{"begun": "2026-01-01T10:00:00+00:00", "written": "2026-01-01T10:09:00+00:00", "notebooks":'
+        '[{"name": "01_clusters", "seconds": 20.4}, {"name": "05_defense_tables", "seconds": 500}]}',
+        goals.TESTS: '<testsuites><testsuite time="480"><testcase classname="tests.core.test_store" time="2"/>'
+        '<testcase classname="tests.core.test_store" time="1.5"/></testsuite></testsuites>',
         goals.PAGES: "| key on λ to new pixels, 60 times | median 55 ms, 95 % within 93 ms |\n"
         "| λ at 224×224 in colour, in the kernel, 30 times: exact | median 250 ms, 95 % within 429 ms |\n"
         "| ten people at once: until the last page says what it shows | 39 s |\n"
@@ -38,6 +40,10 @@ def test_every_goal_is_read_from_where_it_was_recorded(tmp_path):
         "**missed**",
         "reached",
         "**missed**",
+    ]
+    assert [*goals.profile(tmp_path)] == [
+        "The report, two notebooks at once, seconds: 05_defense_tables 500, 01_clusters 20, all others 0.",
+        "The tests, two workers, seconds: core.test_store 4, all others 0.",
     ]
     assert [goal.reached for goal in found] == words == [line[""] for line in goals.table(iter(found))]
 
