@@ -88,7 +88,8 @@ def view(found: pd.DataFrame) -> pd.DataFrame:
         gap = [row[f"difference{end}"] for end in ("", "_low", "_high")]
         if not pd.isna(gap[0]) and gap[1] != gap[2]:
             line["difference"] = "{0:+.{d}f} [{1:+.{d}f}, {2:+.{d}f}]".format(*gap, d=1 if row["unit"] else 3)
-            line["difference"] += "" if pd.isna(row["p"]) else f", p {row['p']:.3f}".replace("p 0.000", "p < 0.001")
+        if found.p.notna().any():
+            line["p"] = "" if pd.isna(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
         lines.append(line | {"verdict": row["verdict"]})
     return pd.DataFrame(lines).replace("", "–")
 

@@ -94,8 +94,10 @@ def test_on_the_same_images_two_are_compared_in_pairs():
     ours, other = decided("STL", (60, 0)), decided("JPEG", (52, 0))
     (line,) = beside("Q?", ours, other, "case").itertuples()
     assert line.verdict == HIGHER and line.p == pytest.approx(2 * 0.5**8) and line.difference == pytest.approx(0.08)
-    assert "+0.080 [" in (shown := verdicts.view(beside("Q?", ours, other, "case"))["difference"][0])
-    assert shown.endswith("], p 0.008")
+    shown = verdicts.view(beside("Q?", ours, other, "case")).iloc[0]
+    assert shown.difference.startswith("+0.080 [") and shown.p == "0.008"
+    assert verdicts.view(beside("Q?", decided("a", (90, 0)), decided("b", (9, 0)), "case")).p[0] == "< 0.001"
+    assert "p" not in verdicts.view(beside("Q?", OURS, OTHER, "case"))
     for elsewhere in (decided("JPEG", (52, 0), images="b" * 64), other.drop(columns="right"), other.assign(right=None)):
         (line,) = beside("Q?", ours, elsewhere, "case").itertuples()
         assert line.verdict == SAME and pd.isna(line.p)  # as if they were independent
