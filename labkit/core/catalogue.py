@@ -37,6 +37,7 @@ ATTACKS = {
     "lowfreq": Named("labkit.attacks.low_frequency:lowfreq", "Low-pass PGD"),
     "square": Named("labkit.attacks.auto_attack:square", "Square"),
     "autoattack": Named("labkit.attacks.auto_attack:autoattack", "AutoAttack"),
+    "ladder": Named("labkit.attacks.ladder:ladder", "PGD ladder"),
     "noise": Named("labkit.attacks.auto_attack:noise", "Noise"),
 }
 # In the order of their rows.

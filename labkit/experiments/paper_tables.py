@@ -78,6 +78,7 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
             cases.append(Case(network, T, pgd, "fixed-stratum"))
         cases.append(Case(network, T, replace(pgd, name="lowfreq"), "exact"))
         if how.autoattack:
+            cases.append(Case(network, T, replace(pgd, name="ladder"), "exact"))
             cases.append(Case(network, T, AttackRecipe("autoattack", size, norm=norm, gap=how.gap), "exact"))
     return cases
 
