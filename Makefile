@@ -55,12 +55,12 @@ reports: $(READY)
 # A worker for each core that may be used, with one thread: two workers do more than two threads. A file's tests share
 # what they train, so one worker has them all.
 test: $(READY)
-	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks --numprocesses=$(WORKERS) --dist=loadfile \
+	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --cov=labkit --cov-config=pyproject.toml --cov-report=term --durations=10 --junitxml=.pytest_cache/tests.xml
 
 test-fast: $(READY)
-	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --fast --numprocesses=$(WORKERS) --dist=loadfile
+	LABKIT_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --fast --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

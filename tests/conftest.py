@@ -21,20 +21,22 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """With --fast, leaves out the files that would take longest; where nothing was recorded, what is marked as slow."""
-    if not config.getoption("--fast"):
-        return
-    if not RECORD.is_file():
-        left_out = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")]
-    else:
-        took = Counter()
-        for case in ElementTree.parse(RECORD).iter("testcase"):
-            took[case.get("classname").rsplit(".Test", 1)[0]] += float(case.get("time"))
-        name = lambda item: ".".join(item.path.relative_to(config.rootpath).with_suffix("").parts)  # noqa: E731
+    """Puts the files first that take longest, so that no worker is left with one of them at the end.
+
+    With --fast, leaves those out. Where nothing was recorded, they are what is marked as slow, and the notebooks.
+    """
+    took = Counter()
+    for case in ElementTree.parse(RECORD).iter("testcase") if RECORD.is_file() else ():
+        took[case.get("classname").rsplit(".Test", 1)[0]] += float(case.get("time"))
+    name = lambda item: ".".join(item.path.relative_to(config.rootpath).with_suffix("").parts)  # noqa: E731
+    slow = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")]
+    files = {item.path for item in slow} | {item.path for item in items if item.path.suffix == ".ipynb"}
+    items.sort(key=lambda item: -took[name(item)] if took else item.path not in files)
+    if config.getoption("--fast"):
         total = dict(zip(ranked := sorted(took, key=took.get), accumulate(took[file] for file in ranked), strict=True))
-        left_out = [item for item in items if total.get(name(item), 0) > FAST]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+        left_out = {item for item in items if total.get(name(item), 0) > FAST} if took else {*slow}
+        config.hook.pytest_deselected(items=[*left_out])
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -150,8 +150,9 @@ def measure(
     measurement.run(asked.aware, bench)
     worst = paper_tables.worst(asked.aware, bench)
     said = "The attacks were not checked for this selection of cells."
-    count, every = (len({*part.blind, *part.aware}) for part in (asked, of or asked))
-    part = f"**{count} of {every} cells are measured so far.** " * (count < every)
+    whole = {*(of or asked).blind, *(of or asked).aware}
+    count = sum(measurement.kept(case, bench) for case in whole)
+    part = f"**{count} of {len(whole)} cells are measured so far.** " * (count < len(whole))
     if checked:
         said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
     note = f"{part}{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()

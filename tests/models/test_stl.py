@@ -233,9 +233,9 @@ def test_other_layouts_are_refused_with_the_call_that_mends_them(shape, read, tm
     monkeypatch.chdir(tmp_path)
     array = np.random.default_rng(0).normal(size=shape)
     np.save("d.npy", array)
-    with pytest.raises(InputError, match="load it as d and") as said:
+    with pytest.raises(InputError, match="load it as d, and store it by") as said:
         load_dictionary("d.npy")
-    call = str(said.value).partition("load it as d and numpy.save(path, ")[2].removesuffix(")")
+    call = str(said.value).partition("load it as d, and store it by numpy.save(path, ")[2].removesuffix(")")
     np.save("d.npy", eval(call, {"d": array}))
     assert load_dictionary("d.npy").shape == read
 
