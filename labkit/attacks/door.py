@@ -38,7 +38,7 @@ def behind(attack: Callable) -> Callable:
 def borrowed(
     name: str, model: Model, y: Tensor, n: int, *, seed: int = 0, budget=None, uncapped=False, **options
 ) -> Iterator[tuple[Model, Tensor]]:
-    """The model at rest, its answers checked, and the classes y (n,) as int64, where gradients can be taken.
+    """The model in evaluation mode, its answers checked, and the classes y (n,) as int64, where gradients can be taken.
 
     In the end the mode of every module, the caller's `no_grad` or `inference_mode`, and the global random states (of
     torch, numpy and Python), which begin at `seed` within, are what they were. Raises InputError on labels that are no
@@ -52,7 +52,8 @@ def borrowed(
         held += [value for names in inspect.getclosurevars(model)[:2] for value in names.values()]
     modes = {part: part.training for network in held if isinstance(network, nn.Module) for part in network.modules()}
     if any(mode and isinstance(part, _MOODY) for part, mode in modes.items()):
-        warnings.warn(f"{name} attacks a network in training mode as it is judged, at rest; call eval()", stacklevel=4)
+        told = "got a network in training mode and attacks it in evaluation mode, as it is judged; call eval()"
+        warnings.warn(f"{name} {told}", stacklevel=4)
     states, cuda = (random.getstate(), np.random.get_state()), torch.cuda.is_initialized()  # noqa: NPY002
     with torch.random.fork_rng(range(cuda and torch.cuda.device_count())), torch.inference_mode(False):
         try:

@@ -36,6 +36,7 @@ def bim(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 10, 
 def pgd(
     model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 40, restarts: int = 1,
     step: float | None = None, loss: str = "log-odds", stop: bool = False, seed: int = 0,
+    begin: Tensor | None = None, momentum: float = 0.0, last: bool = False,
 ) -> Tensor:  # fmt: skip
     """Projected gradient descent (Madry et al., 2018) from random points of the ball, in L2 or L∞.
 
@@ -48,6 +49,7 @@ def pgd(
     loss  "log-odds" (the direction of the cross-entropy, without its rounding), "cross-entropy", or "margin"
     stop  leave an image as soon as it is fooled: as good, and faster, where `model` is itself what is judged
     seed  of the starts, which are drawn for each image from the seed and its pixels: batches do not matter
+    begin, momentum, last  where to start instead (B, C, H, W), and as for `search`
     """
     if loss not in LOSSES:
         raise InputError(f"unknown loss {loss!r}; choose from {', '.join(LOSSES)}")
@@ -60,7 +62,7 @@ def pgd(
 
     return search(
         model, x, y, climb, start, budget.project, loss=LOSSES[loss], radius=budget.radius(x),
-        steps=steps, restarts=restarts, step=step, stop=stop,
+        steps=steps, restarts=restarts, step=step, stop=stop, begin=begin, momentum=momentum, last=last,
     )  # fmt: skip
 
 
@@ -68,8 +70,14 @@ def search(
     model: Model, x: Tensor, y: Tensor, climb: Callable[[Tensor, Tensor], Tensor],
     start: Callable[[Tensor, int], Tensor], project: Callable[[Tensor, Tensor], Tensor], *,
     loss: Callable[[Tensor, Tensor], Tensor], radius: Tensor, steps: int, restarts: int, step: float | None, stop: bool,
+    begin: Tensor | None = None, momentum: float = 0.0, last: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The frame of `pgd`: from each `start`, steps along `climb`, each followed by `project`; the best iterate."""
+    """The frame of `pgd`: from each `start`, steps along `climb`, each followed by `project`; the best iterate.
+
+    begin     images (B, C, H, W) to start from, in place of `start`
+    momentum  share of the last direction in the next one
+    last      take the last iterate in place of the best, which a model that draws at random finds by chance
+    """
     step = min(10 / max(steps, 1), 1) if step is None else step
     logits = logits_at(model, x)
     best, score = x.clone(), margin(logits, y)
@@ -78,7 +86,7 @@ def search(
         left = torch.nonzero(~(done | (score > 0)) if stop else ~done)[:, 0]
         if not len(left):
             break
-        at = start(x[left], restart)
+        at, pushed = start(x[left], restart) if begin is None else begin[left], torch.zeros_like(x)
         for taken in range(steps + 1):
             if taken < steps:
                 logits, gradient = ascent(model, at, y[left], loss)
@@ -91,6 +99,12 @@ def search(
                 break
             if stop:
                 left, at, gradient = (a[~(found > 0)] for a in (left, at, gradient))
+            direction = climb(at, gradient)
+            if momentum:
+                pushed[left] = momentum * pushed[left] + (1 - momentum) * direction
+                direction = climb(at, pushed[left])
             length = step * (1 - taken / steps) * column(radius[left])
-            at = project(at + length * climb(at, gradient), x[left])
+            at = project(at + length * direction, x[left])
+        if last:
+            best[left], score[left] = at, found
     return best

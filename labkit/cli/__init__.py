@@ -2,7 +2,7 @@
 
 Knows     one module a command; the parser's `run` default does the work and returns the exit status
 Comes in  what was typed
-Goes out  0; 1 for what a command found amiss; 2 for bad input, said in a sentence; 130 when interrupted
+Goes out  0; 1 for what a command found amiss; 2 for bad input, said in a sentence; 128 + the signal that ended it
 
 The face loads no torch, and neither does `--help`.
 """

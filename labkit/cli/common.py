@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -111,11 +112,10 @@ def workbench(options: argparse.Namespace) -> "Workbench":
 
 def span(text: str) -> float:
     """Seconds of a time such as "90m", "1.5h" or "45s". Raises argparse's error on anything else."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        return units[text[-1:]] * float(text[:-1])
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"a time is a number with s, m or h, such as 90m; got {text!r}") from None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
+    if not found or not (seconds := {"s": 1, "m": 60, "h": 3600}[found[2]] * float(found[1])):
+        raise argparse.ArgumentTypeError(f"a time is a number above 0 with s, m or h, such as 90m; got {text!r}")
+    return seconds
 
 
 def listed(text: str) -> list[str]:

@@ -62,7 +62,8 @@ def _table(options: argparse.Namespace) -> int:
 
 def _measured_for(options: argparse.Namespace, lab: profiles.Profile, bench, asked: dict, cases: list) -> int:
     """Measures for as long as was asked, and writes what there is: again and again, and at the end."""
-    from labkit.evaluation import deadline, measurement
+    from labkit.cli import deadline
+    from labkit.evaluation import measurement
     from labkit.experiments import cost_estimate, paper_tables
     from labkit.reporting import table_page
 

@@ -95,7 +95,7 @@ class Explorer(Page):
 
     def _attack(self, network, layer, x, y, key, T_key) -> Tensor:
         _, _, attack, size, knowledge = key
-        key = key if knowledge == "classifier" else key + T_key
+        key = (*key, network is None, *(() if knowledge == "classifier" else T_key))
         if self._attacked[0] != key or self._attacked[1].shape != x.shape:
             name = attack if network is not None or attack in ("none", "random noise") else "random noise"
             if network is None:  # noise asks it nothing

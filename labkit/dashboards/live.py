@@ -8,6 +8,7 @@ from labkit.attacks import ATTACKS, Budget
 from labkit.core.metrics import Accuracy, accuracy
 from labkit.csc import conv
 from labkit.csc.codes import Codes
+from labkit.dashboards.parts import SMALL
 from labkit.evaluation import threat_models
 from labkit.models import SparseTransform, StratifiedTransform
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 # Attacks that answer while somebody waits: what to call them, and their options.
 ATTACKS_LIVE = {"none": ("", {}), "random noise": ("noise", {"draws": 1}), "FGSM": ("fgsm", {}),
                 "BIM, 10 steps": ("bim", {"steps": 10}), "PGD, 10 steps": ("pgd", {"steps": 10})}  # fmt: skip
-_BATCH, _FINER = 25, 10
+_BATCH = 25
+_FINER = 10  # times the layer's accuracy, of a code that begins with another; of large images, a third of that
 
 Layer = SparseTransform | StratifiedTransform
 Attacker = Callable[[Layer | None, Tensor, Tensor], Tensor]
@@ -70,7 +72,7 @@ def look(layer: Layer, x: Tensor, *, start: Look | None = None, gap_tol: float |
     for i, m in enumerate(home.tolist()):
         T = layer.transforms[m] if isinstance(layer, StratifiedTransform) else layer
         begin = start.codes[i] if start is not None and int(start.stratum[i]) == m else None
-        enough = gap_tol or T.gap_tol / (1 if begin is None else _FINER if max(x.shape[-2:]) <= 96 else _FINER / 3)
+        enough = gap_tol or T.gap_tol / (1 if begin is None else _FINER if max(x.shape[-2:]) <= SMALL else _FINER / 3)
         low, high, code = T.parts(x[i : i + 1], start=begin, gap_tol=enough)
         codes.append(code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu()))
         half = T.d.shape[-1] // 2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labkit.core import InputError, metrics, paired
+from labkit.core import InputError, metrics
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.defenses import unfitted
@@ -87,7 +87,7 @@ def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
         attacks = sum(case.attack.name != "clean" for case in mine)
         told = f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}"
-        found = *metrics.accuracy(left), attacks, told, paired.packed(left, bench.images(network.data, "test").digest)
+        found = *metrics.accuracy(left), attacks, told, metrics.packed(left, bench.images(network.data, "test").digest)
         rows.append((hardest.label, network.transform is not None, *found))
     columns = ["defense", "retrained", "accuracy", "low", "high", "n", "attacks", "hardest", "right"]
     return pd.DataFrame(rows, columns=columns)  # also of no cases
@@ -103,7 +103,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
                          defenses. Missing where it was interrupted, and in old rows, where it included training
     run                  id of this measurement: another of the same recipe has another. Old rows have none
     recipe               hash of the settings: the artifact's name in the store
-    right                which of the n images are right (`paired.packed`), so that two rows can be told apart in pairs
+    right                which of the n images are right (`metrics.packed`), so that two rows can be compared in pairs
     """
     rows, cases = [], list(cases)
     check(cases, bench)
@@ -112,7 +112,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         timing = {} if "run" in found.facts else {"seconds": None, "run": None}
         test = bench.images(case.data, "test")
         images = {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test)}
-        right = paired.packed(found.tensors["right"], test.digest)
+        right = metrics.packed(found.tensors["right"], test.digest)
         rows.append({**images, **settings(case), **found.facts, **timing, "recipe": found.key, "right": right})
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -45,9 +45,11 @@ def _broken(rows: pd.DataFrame) -> list[str]:
     bare = next((point for row, point in clean.items() if row.defense == "No Defense"), None)
     gaps = {row: difference(bare, point) for row, point in clean.items()} if bare else {}
     far = [row for row, gap in gaps.items() if gap.number > _FAR and gap.low > 0]
-    told = "Broken before anyone attacks, right on clean images: "
-    told += ", ".join(f"{row.defense} {row.accuracy:.2f} (n = {row.n:,})" for row in far)
-    return [f"{told}, where No Defense is {bare.number:.2f}; under attack they say nothing."] if far else []
+    if not far:
+        return []
+    told = ", ".join(f"{row.defense} {row.accuracy:.2f} (n = {row.n:,})" for row in far)
+    told = f"Broken before anyone attacks: the clean accuracy of {told}; No Defense has {bare.number:.2f}."
+    return [f"{told} Their accuracy under attack says nothing of robustness."]
 
 
 def sweep(rows: pd.DataFrame) -> str:

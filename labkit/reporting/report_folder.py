@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.core import InputError, checkpoint, hardware, recipes, wording
+from labkit.core import InputError, checkpoint, hardware, recipes, store, wording
 from labkit.reporting import html, runner
 
 import nbformat
@@ -47,7 +47,7 @@ class ReportFolder:
     def __init__(self, out: Path, settings: Settings, sources: Path) -> None:
         label = recipes.DataRecipe(wording.here(settings.dataset)).label  # without the way to it, as in tables
         self.out, self.settings, self.sources = out, replace(settings, dataset=label), sources
-        self.begun = datetime.now(UTC)
+        self.begun, self.before = datetime.now(UTC), self._artifacts()
         self.entries: dict[str, dict[str, Any]] = {}
         self.leads: dict[str, Markup] = {}
         self.old_files: dict[str, list[str]] = {}
@@ -137,6 +137,7 @@ class ReportFolder:
         begun, written = (time.isoformat(timespec="seconds") for time in (self.begun, datetime.now(UTC)))
         manifest = {**asdict(self.settings), "begun": begun, "written": written}
         manifest |= {"versions": hardware.versions("torch"), "commit": hardware.commit(self.sources)}
+        manifest["artifacts"] = {"before": self.before, "after": self._artifacts()}  # 0 before: nothing was kept
         manifest["notebooks"] = list(self.entries.values())
         checkpoint.write_whole(self.out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished"]
@@ -145,6 +146,10 @@ class ReportFolder:
         entries = [self._view(entry, full=True) for entry in self.entries.values()]
         text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
         checkpoint.write_whole(self.out / "index.html", text)
+
+    def _artifacts(self) -> int:
+        """How many are in the store: whether a report had to build them is what its time says most about."""
+        return sum(1 for _ in store.Store(self.settings.store or None).root.glob("[!.]*/*/manifest.json"))
 
     def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
         """An entry with what only the templates need; `full` reads the tables too."""

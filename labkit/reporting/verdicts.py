@@ -3,8 +3,7 @@
 A verdict is a line of one table, whatever was measured; `questions` says which numbers are compared.
 """
 
-from labkit.core.metrics import Point, difference, told
-from labkit.core.paired import compared, holm
+from labkit.core.metrics import Point, compared, difference, holm, told
 from labkit.reporting import tables
 
 import pandas as pd
@@ -28,7 +27,7 @@ def beside(question: str, ours: pd.DataFrame, other: pd.DataFrame, on: str = "",
 
     ours, other  columns name, accuracy, low, high; of ours (or, where it has none, of other) also n, where (what
                  several lines share: a threat model, a measure), case (what tells them apart: an attack) and unit; rows
-                 that say which images they have right (`paired.packed`) are compared in pairs
+                 that say which images they have right (`metrics.packed`) are compared in pairs
     on           the columns in which two rows agree, by blanks; without any, each row meets each
     verdict      in place of the one that follows from the interval of the difference
     """

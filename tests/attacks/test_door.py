@@ -136,7 +136,7 @@ def test_the_mode_of_every_part_is_left_and_changes_nothing(name):
 
 def test_a_network_in_training_is_warned_of_and_one_without_moods_is_not():
     net, x, y = moody()
-    with pytest.warns(UserWarning, match="fgsm attacks a network in training mode"):
+    with pytest.warns(UserWarning, match="fgsm got a network in training mode"):
         attacks.fgsm(net.train(), x, y, budget=BUDGET)
     model, x, y = setting()
     attacks.fgsm(model.train(), x, y, budget=BUDGET)

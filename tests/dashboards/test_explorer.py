@@ -85,4 +85,22 @@ def test_without_a_classifier_pictures_are_shown_and_noise_replaces_the_attack(t
     assert explorer.settled()
     assert "No classifier is trained" in explorer.status.value and not explorer.board.pictures[0]["bars"]
     assert "classifier" in explorer.button.description
-    assert explorer.board.images[0] != explorer.board.images[5]
+    assert explorer.board.images[0] != (noise := explorer.board.images[5])
+    tiny_bench.classifier(other.classifier)
+    explorer.request()
+    assert explorer.settled() and explorer.board.pictures[0]["bars"]
+    assert explorer.board.images[5] not in (noise, explorer.board.images[0])  # by FGSM now
+
+
+def test_another_picture_of_the_same_name_is_attacked_anew(tiny_lab, tiny_bench):
+    explorer = dashboards.Explorer(tiny_lab, tiny_bench, ())
+    seen = []
+    for size in ((90, 60), (60, 90)):
+        raw = io.BytesIO()
+        Image.linear_gradient("L").rotate(size[0]).resize(size).save(raw, "PNG")
+        explorer.take("me.png", raw.getvalue())
+        assert explorer.settled() and "your picture me.png" in explorer.status.value
+        seen.append((explorer.board.images[0], explorer.board.images[5]))
+        change = explorer.board.pictures[at(explorer.board, "10 × change")]["note"]
+        assert float(change.split()[-1]) < 0.09  # 0.08 of this picture, and not of the one before
+    assert seen[0][0] != seen[1][0] and seen[0][1] != seen[1][1]

@@ -48,6 +48,16 @@ def test_a_look_that_starts_from_another_lambda_ends_where_a_fresh_one_does(lab,
     assert (warm.gap <= 1e-6).all()
 
 
+def test_every_step_of_the_slider_moves_the_picture(lab, bench, setting):
+    """A code within the layer's tolerance of the next λ would be left as it is, and what is seen depend on the way."""
+    T, x = bench.transform(lab.transform), setting[1]
+    seen = live.look(live.at(T, 0.1), x)
+    for step in (*range(1, 6), *range(4, -1, -1)):
+        near = live.at(T, 0.1 * 10 ** (0.05 * step))
+        before, seen = seen, live.look(near, x, start=seen)
+        assert not torch.equal(seen.seen, before.seen) and (seen.gap <= T.gap_tol / 10).all()
+
+
 def test_a_rough_look_is_rough_and_starts_the_exact_one(lab, bench, setting):
     T, x = live.at(bench.transform(lab.transform), 0.05), setting[1]
     rough = live.look(T, x, gap_tol=0.5)

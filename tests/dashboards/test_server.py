@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from labkit.dashboards import server
 
 import pytest
 from browser_drive import served
+from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
+from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
+from traitlets import import_item
 from waiting import gone, waited
 
 
@@ -142,3 +146,15 @@ def test_a_data_set_is_the_same_in_the_folder_where_the_kernels_work(tmp_path, m
         name = Path(typed).name or "here"
         assert server.environment(lab)["LABKIT_DATASET"] == f"folder:{tmp_path / 'here' / (Path(typed).name)}"
         assert lab.data.label == f"folder:{name}"
+
+
+def test_messages_of_a_page_are_sent_at_once(monkeypatch):
+    """The class that voila is told to use for a page's socket turns off what holds small messages back."""
+    told = json.loads((server.FOLDER / "voila.json").read_text())["Voila"]["kernel_websocket_connection_class"]
+    kind, said = import_item(told), []
+    monkeypatch.setattr(kind.__mro__[1], "connect", lambda _: said.append("connected"))
+    page = kind.__new__(kind)
+    page.websocket_handler = KernelWebsocketHandler.__new__(KernelWebsocketHandler)  # a socket is not opened
+    page.websocket_handler.set_nodelay = said.append
+    page.connect()
+    assert said == [True, "connected"] and issubclass(kind, BaseKernelWebsocketConnection)

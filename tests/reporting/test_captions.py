@@ -33,7 +33,7 @@ def rows(*clean, attack="Clean"):
 def test_what_is_broken_without_an_attack_is_said_with_numbers(clean, named):
     said = captions.table(rows(*clean), "1")
     assert ("Broken before anyone attacks" in said) == bool(named)
-    assert not named or f": {', '.join(named)}, where No Defense is 0." in said
+    assert not named or f"accuracy of {', '.join(named)}; No Defense has 0." in said
     assert said.index("<details>") > said.find("Broken")
 
 

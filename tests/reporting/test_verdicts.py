@@ -1,7 +1,6 @@
 """The verdict table: what differs significantly, and the sentences that are made from its lines."""
 
-from labkit.core.metrics import accuracy
-from labkit.core.paired import packed
+from labkit.core.metrics import accuracy, packed
 from labkit.reporting import verdicts
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim
 

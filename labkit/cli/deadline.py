@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
 
-from labkit.evaluation.measurement import Case, kept, run
-from labkit.evaluation.workbench import Workbench
+from labkit.evaluation import Case, Workbench, measurement, run
 
 _OFTEN = 10  # rows after which what there is should be written
 
@@ -25,7 +24,7 @@ def within(seconds: float, work: Callable[[], object]) -> None:
         else:
             _thread.interrupt_main()
 
-    timer = threading.Timer(max(seconds, 0), end)
+    timer = threading.Timer(min(max(seconds, 0), threading.TIMEOUT_MAX), end)
     timer.daemon = True
     try:
         try:
@@ -45,11 +44,11 @@ def measure(cases: Sequence[Case], bench: Workbench, seconds: float, write: Call
     write  writes what is measured: called after every network that was built, after every ten rows, and at the end
     """
     begun, took, fresh = time.monotonic(), 0.0, 0
-    left = [case for case in cases if not kept(case, bench)]
+    left = [case for case in cases if not measurement.kept(case, bench)]
     for case, after in zip_longest(left, left[1:]):
         # As long as writing took the last time is left for the last time, and half as much again.
         within(seconds - (time.monotonic() - begun) - 1.5 * took, partial(run, [case], bench))
-        if not kept(case, bench):
+        if not measurement.kept(case, bench):
             break
         fresh += 1
         if after is None or fresh == _OFTEN or after.classifier != case.classifier:

@@ -7,8 +7,9 @@ import time
 from dataclasses import replace
 
 from labkit.__main__ import main
+from labkit.cli import deadline
 from labkit.core.recipes import DataRecipe, rebase
-from labkit.evaluation import deadline, measurement
+from labkit.evaluation import measurement
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import cost_estimate, paper_tables
 
@@ -91,7 +92,7 @@ def test_the_command_ends_in_time_with_what_there_is_and_goes_on(tmp_path, capsy
     assert "adds the checks" in told
 
 
-@pytest.mark.parametrize("wrong", ["90", "soon", "m", "-"])
+@pytest.mark.parametrize("wrong", ["90", "soon", "m", "0m", "0.0s", "1e3s", "nanm", "infh", "9 0m", "١m"])
 def test_a_time_is_said_with_its_unit(wrong, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["table", "5", "--for", wrong])
