@@ -18,6 +18,7 @@ import pandas as pd
 _LINE = ["block", "defense", "knowledge"]  # what the cells of one line share
 _ALL = f"{ThreatModel.WORST_CASE.label} of these"
 _UNKNOWN = "not said"
+_MACHINE = "right"  # a column for programs: which images are right, in hundreds of digits
 _BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "paper": "paper"}
 
 
@@ -220,7 +221,8 @@ def cell(row) -> str:
 
 
 def view(frame: pd.DataFrame):
-    """A table for a notebook: no index, numbers to three digits."""
+    """A table for a notebook: no index, numbers to three digits, and not what is for programs alone."""
+    frame = frame.drop(columns=_MACHINE, errors="ignore")
     # Jupyter sets what lies between two $ as a formula, in every table that does not forbid it.
     shown = frame.style.hide(axis="index").set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
     return shown.format(precision=3, na_rep="–", escape="html").format_index(escape="html", axis=1)
@@ -243,7 +245,8 @@ def save(frame: pd.DataFrame, out: str | Path, name: str, caption: str = "", rec
 
 
 def markdown(frame: pd.DataFrame, **how) -> str:
-    """A table in Markdown, whatever words its cells hold; `how` as for tabulate."""
+    """A table in Markdown, whatever words its cells hold, without what is for programs; `how` as for tabulate."""
+    frame = frame.drop(columns=_MACHINE, errors="ignore")
     cells = [[in_markdown(c) if isinstance(c, str) else c for c in row] for row in frame.astype(object).to_numpy()]
     shown = pd.DataFrame(cells, columns=[*map(in_markdown, frame.columns)], dtype=object)
     return shown.to_markdown(index=False, **how)

@@ -164,6 +164,14 @@ def test_saved_as_csv_and_markdown_with_the_caption(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_which_images_are_right_is_kept_for_programs_and_not_shown(tmp_path):
+    frame = rows().assign(right="0123456789ab:500:ff00ff")
+    tables.save(frame, tmp_path, "rows")
+    assert "ff00ff" in (tmp_path / "rows.csv").read_text()
+    for shown in ((tmp_path / "rows.md").read_text(), tables.view(frame).to_html()):
+        assert "ff00ff" not in shown and "0.900" in shown.replace("0.9 ", "0.900 ")
+
+
 def test_recipes_are_saved_one_a_line_as_the_text_that_is_hashed(tmp_path):
     made = {store.key(attack): recipes.plain(attack) for attack in (AttackRecipe(), AttackRecipe("bim", 0.03, 20))}
     tables.save(rows(), tmp_path, "kept", recipes=made)
