@@ -41,7 +41,7 @@ def test_what_is_freed_goes_back():
         larger = np.ones(3 * 2**20)
         del larger
         held = [np.ones(2**20) for _ in range(10)]
-        stays = bytearray(100_000)
+        stays = [bytearray(900_000) for _ in range(10)]  # more than the holes of a fresh heap take
         del held
         print(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])
     """
