@@ -35,6 +35,10 @@ class ThreatModel(Enum):
                "sees the scores of the whole system for images of its choice, and no gradient")
     BPDA = ("identity", "white box (BPDA)", "^", "#e69f00", True,
             "has everything, and differentiates the defense as if it were the identity")
+    SMOOTH = ("smooth", "white box (smooth BPDA)", "<", "#b89500", True,
+              "has everything, and differentiates a smooth stand-in of the defense")
+    LEARNED = ("learned", "white box (learned BPDA)", ">", "#a0522d", True,
+               "has everything, and differentiates a network trained to do what the defense does")
     FIXED_STRATUM = ("fixed-stratum", "white box (fixed stratum)", "P", "#cc79a7", True,
                      "has everything, and differentiates T exactly with the vote held at the clean image's cluster")
     EXACT = ("exact", "white box (exact gradient)", "D", "#d55e00", True,
@@ -129,7 +133,9 @@ def view(
     averaged = draws > 1 and defense.stochastic
     if averaged and defense.maps:
         classifier = Recomputed(classifier)
-    system = judged(classifier, defense.straight_through() if knowledge == "identity" else defense)
+    if knowledge in ("identity", "smooth"):
+        defense = defense.straight_through() if knowledge == "identity" else defense.smoothed()
+    system = judged(classifier, defense)
     if isinstance(defense, Detector):
         if label is None:
             raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")

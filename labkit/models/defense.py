@@ -87,9 +87,17 @@ class Defense(FittedBuffers):
         """The defended system, images -> logits: the classifier behind this map."""
         return nn.Sequential(self, classifier)
 
-    def straight_through(self) -> "Defense":
-        """The same defense with the identity's gradient, for an attacker who uses BPDA."""
-        return _StraightThrough(self)
+    def straight_through(self, stand_in: Callable[[Tensor], Tensor] | None = None) -> "Defense":
+        """The same defense with the gradient of `stand_in`, images -> images, for BPDA; by default the identity's."""
+        return _StraightThrough(self, stand_in)
+
+    def smooth(self, x: Tensor) -> Tensor:
+        """A smooth stand-in of this map, which an attacker may differentiate; x where nobody knows a better one."""
+        return x
+
+    def smoothed(self) -> "Defense":
+        """The same defense with the gradient of `smooth`."""
+        return self.straight_through(self.smooth)
 
     def approximate(self, gap: float) -> "Defense":
         """What an iterative attack may differentiate in its place: cheaper where that loses nothing; else the same."""
@@ -110,14 +118,15 @@ class Defense(FittedBuffers):
 
 
 class _StraightThrough(Defense):
-    def __init__(self, defense: Defense):
+    def __init__(self, defense: Defense, stand_in: Callable[[Tensor], Tensor] | None):
         super().__init__()
-        self.defense = defense
+        self.defense, self.stand_in = defense, stand_in
 
     def forward(self, x: Tensor) -> Tensor:
+        near = self.stand_in(x) if self.stand_in else x
         with torch.no_grad():
-            moved = self.defense(x) - x
-        return x + moved
+            moved = self.defense(x) - near
+        return near + moved
 
 
 class Around(Defense):
@@ -135,7 +144,10 @@ class Around(Defense):
         """What the defended system says of images x (B, C, H, W)."""
         raise NotImplementedError
 
-    def straight_through(self) -> Defense:
+    def straight_through(self, stand_in: Callable[[Tensor], Tensor] | None = None) -> Defense:
+        return self
+
+    def smoothed(self) -> Defense:
         return self
 
     def forward(self, x: Tensor) -> Tensor:
