@@ -38,7 +38,7 @@ def comparison(folder: Path, told: dict) -> None:
                   if line.startswith("|")]  # fmt: skip
         least = {line[1]: line[-1] for line in parsed if line[0] == "ours"}
         worst = pd.DataFrame([_numbers(name, cell) for name, cell in least.items()])
-        _save(folder, "competitors", tables.rivals(others, worst, vanilla), captions.table(others, vanilla, note))
+        _save(folder, "competitors", tables.baselines(others, worst, vanilla), captions.table(others, vanilla, note))
 
 
 def tradeoff(folder: Path, _told: dict) -> None:

@@ -11,7 +11,7 @@ class Named(NamedTuple):
 
     where  module:function, or module:class
     label  its name in tables; of a data set, a sentence on where its pixels come from
-    cost   of a defense: how many test images its rows rest on, "fast", "slow" or "slowest" (`profiles.Rivals`)
+    cost   of a defense: how many test images its rows rest on, "fast", "slow" or "slowest" (`profiles.Baselines`)
     given  of a defense: what its recipe needs besides the name, "like" or "victim" (`recipes.DefenseRecipe`)
     """
 

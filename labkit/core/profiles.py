@@ -25,7 +25,7 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
-class Rivals:
+class Baselines:
     """The baselines: on how many test images each is measured, and with which settings.
 
     fast, slow, slowest  test images, by what an image costs (`catalogue.DEFENSES`); None means all
@@ -83,7 +83,7 @@ class Profile:
     classifier: recipes.ClassifierRecipe
     attacks: tuple[recipes.AttackRecipe, ...]
     adaptive: Adaptive
-    rivals: Rivals
+    baselines: Baselines
     tradeoff: Tradeoff = field(default_factory=Tradeoff)
     retraining: int | None = None
 
@@ -135,7 +135,7 @@ SMOKE = _profile(
     dae=dict(width=8, epochs=1), strata=dict(clusters=2, components=16, neighbours=5),
     classifier=dict(width=0.125, epochs=3, batch=32),
     adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.002),
-    rivals=Rivals(
+    baselines=Baselines(
         fast=20, slow=4, slowest=2, draws=2, retrained=("magnet",),
         options=(
             ("d3", (("atoms", 200), ("sparsity", 4))), ("magnet", (("epochs", 1),)),
@@ -152,7 +152,7 @@ QUICK = _profile(
     "quick", train=6000, test=300, bim_steps=10,
     dictionary=dict(images=200, passes=3), dae=dict(epochs=3), classifier=dict(width=0.25, epochs=8), retraining=6,
     adaptive=Adaptive(n=60, gap=0.002),
-    rivals=Rivals(
+    baselines=Baselines(
         fast=100, slow=16, slowest=6, draws=2, trained=(),
         options=(
             ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 8),)),
@@ -168,7 +168,7 @@ LAB = _profile(
     dictionary=dict(images=2000, passes=6), dae=dict(epochs=10),
     classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25), retraining=20,
     adaptive=Adaptive(n=200, steps=50, queries=1000, autoattack=True),
-    rivals=Rivals(
+    baselines=Baselines(
         fast=1000, slow=200, slowest=50, draws=4, retrained=("magnet", "tvm"), options=_D3,
         trained=("adversarial", "thermometer", "stl-adversarial", "stl-dimmed"),
     ),
@@ -179,7 +179,7 @@ PAPER = _profile(
     dictionary=dict(images=10_000, passes=10), dae=dict(epochs=20),
     classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1, erase=0.25),
     adaptive=Adaptive(n=None, steps=100, queries=5000, autoattack=True),
-    rivals=Rivals(
+    baselines=Baselines(
         fast=None, slow=1000, slowest=200, options=_D3,
         retrained=("magnet", "pixeldefend", "tvm", "quilting", "crops", "tvm-quilting", "deflection", "d3"),
     ),

@@ -48,19 +48,19 @@ def everyone(lab: Profile) -> list[Baseline]:
     dimmed = replace(lab.transform, dim=0.5)
     trained = {
         **{name: hardened(lab, name) for name in _HARDENED},
-        "stl-adversarial": Baseline(replace(lab.retrained(), adversarial=_KURAKIN), lab.transform, lab.rivals.fast),
-        "stl-dimmed": Baseline(lab.retrained(dimmed), dimmed, lab.rivals.fast),
+        "stl-adversarial": Baseline(replace(lab.retrained(), adversarial=_KURAKIN), lab.transform, lab.baselines.fast),
+        "stl-dimmed": Baseline(lab.retrained(dimmed), dimmed, lab.baselines.fast),
     }
-    return rows + [row for name, row in trained.items() if name in lab.rivals.trained]
+    return rows + [row for name, row in trained.items() if name in lab.baselines.trained]
 
 
 def _ours(lab: Profile) -> list[Baseline]:
-    return [Baseline(lab.classifier, T, lab.rivals.fast) for T in (None, *lab.defenses)]
+    return [Baseline(lab.classifier, T, lab.baselines.fast) for T in (None, *lab.defenses)]
 
 
 def before(lab: Profile, name: str) -> list[Baseline]:
     """A baseline in front of the vanilla network; several where the profile has several settings of it."""
-    how, n = lab.rivals, getattr(lab.rivals, DEFENSES[name].cost)
+    how, n = lab.baselines, getattr(lab.baselines, DEFENSES[name].cost)
     given = {"": {}, "like": {"like": lab.transform}, "victim": {"victim": lab.classifier}}[DEFENSES[name].given]
     settings = [options for other, options in how.options if other == name] or [()]
     own = _OWN.get((name, lab.data.name), ())
@@ -74,7 +74,7 @@ def hardened(lab: Profile, name: str) -> Baseline:
           encoding was published alone and with the adversarial training of Madry et al.; the paper's Table 4 gives it
           0.00, which is what Athalye et al. (2018) found for it alone
     """
-    return Baseline(lab.trained(**_HARDENED[name]), None, lab.rivals.fast)
+    return Baseline(lab.trained(**_HARDENED[name]), None, lab.baselines.fast)
 
 
 def cases(lab: Profile) -> list[Case]:
@@ -86,7 +86,7 @@ def cases(lab: Profile) -> list[Case]:
     for baseline in [*_ours(lab), *everyone(lab)]:
         mine = [Case(baseline.network, baseline.defense, attack) for attack in lab.attacks]
         if baseline.aware:
-            strongest = replace(lab.strongest, draws=lab.rivals.draws)
+            strongest = replace(lab.strongest, draws=lab.baselines.draws)
             mine.append(Case(baseline.network, baseline.defense, strongest, baseline.aware))
         asked += [rebase(case, lab.data.at_most(baseline.n)) for case in mine]
     return asked
@@ -99,7 +99,7 @@ def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, 
     defense), or the first of all. Notes give the class that the judged system decides for, and the PSNR to the clean
     image; a defense that wraps the network outputs no image of its own.
     """
-    few = rebase(lab, lab.data.at_most(lab.rivals.fast))
+    few = rebase(lab, lab.data.at_most(lab.baselines.fast))
     test, attacked = bench.images(few.data, "test"), Case(few.classifier, None, few.attack("FGSM-0.08"))
     one, x_adv = measurement.telling(attacked, bench), adversarial(attacked.attempt(), bench)
     x = torch.stack([test.x[one], x_adv[one]])
@@ -120,7 +120,7 @@ def likelihoods(lab: Profile, bench: Workbench) -> pd.DataFrame:
     PixelDefend rests on attacked images being the less likely ones (Song et al., ICLR 2018, Figure 2). Columns: images,
     n, bits per dimension (mean), low and high (± 1.96 standard errors). 8 bits are what knows nothing.
     """
-    few = rebase(lab, lab.data.at_most(lab.rivals.slow))
+    few = rebase(lab, lab.data.at_most(lab.baselines.slow))
     x, attack = bench.images(few.data, "test").x[:], few.attack("FGSM-0.08")
     attacked = adversarial(Case(few.classifier, None, attack).attempt(), bench)
     turned = partial(threat_models.turned, bench.classifier(few.classifier), bench.transform(few.transform))

@@ -170,12 +170,12 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str,
     found += [Baseline(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
     for who in _WHO[name]:
         if who in ("adversarial", "thermometer"):
-            rows, affordable, why = [baselines.hardened(lab, who)], who in lab.rivals.trained, _TRAINED
+            rows, affordable, why = [baselines.hardened(lab, who)], who in lab.baselines.trained, _TRAINED
         else:
             rows, affordable, why = baselines.before(lab, who), True, _PROJECTED
             if retrained and name != "4":
                 rows = [replace(row, network=lab.retrained(row.defense)) for row in rows]
-                affordable = who in lab.rivals.retrained
+                affordable = who in lab.baselines.retrained
         if affordable:
             found += rows
         else:
@@ -212,9 +212,9 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
 
 def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> list[AttackRecipe]:
     """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
-    slow = baseline.n in (lab.rivals.slow, lab.rivals.slowest)
+    slow = baseline.n in (lab.baselines.slow, lab.baselines.slowest)
     # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
-    draws = {"draws": max(lab.rivals.draws // (1 + slow), 1)} if baseline.random else {}
+    draws = {"draws": max(lab.baselines.draws // (1 + slow), 1)} if baseline.random else {}
     return [
         AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, gap=lab.adaptive.gap, **draws)
         for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)

@@ -41,7 +41,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     return _legend(fig)
 
 
-def rivals(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
+def baselines(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
     """Every baseline on a line of its own: clean, and under `attack` by every threat model (`baselines.cases`)."""
     names = list(dict.fromkeys(rows.defense))
     fig, ax = canvas(8, 0.36 * len(names) + 1.5, lines="x")

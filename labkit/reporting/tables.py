@@ -88,12 +88,12 @@ def knowing(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[[ThreatModel.of(*pair).knows_defense for pair in zip(rows.knowledge, rows.defense, strict=True)]]
 
 
-def rivals(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
+def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
     """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does, and all.
 
     A network that is its own defense is known to whoever has its weights, so all of its attackers know it.
 
-    rows   from `measurement.run(rivals.cases(…))`, and `worst` from `measurement.worst_case` of the same
+    rows   from `measurement.run(baselines.cases(…))`, and `worst` from `measurement.worst_case` of the same
     table  the paper's, whose lines stand below ours, for the defenses that it has
     """
     printed, least, lines = published_numbers.table(table), worst.set_index("defense"), []

@@ -25,7 +25,7 @@ def test_every_defense_is_where_it_is_said_to_be(name):
     options = {"psnr": 30.0} if named.given == "like" else {}
     assert isinstance(named.load()(**options), Defense)
     assert DefenseRecipe(name).label == named.label
-    assert named.cost in vars(profiles.QUICK.rivals) and named.given in ("", "like", "victim")
+    assert named.cost in vars(profiles.QUICK.baselines) and named.given in ("", "like", "victim")
 
 
 def test_labels_are_unique():

@@ -59,20 +59,20 @@ def parts(case, bench):
 def test_every_defense_has_its_rows(rows, cases, small):
     built = {case.defense.name for case in cases if isinstance(case.defense, DefenseRecipe)}
     assert built == set(DEFENSES)
-    names = {DefenseRecipe(name, options=dict(small.rivals.options).get(name, ())).label for name in DEFENSES}
+    names = {DefenseRecipe(name, options=dict(small.baselines.options).get(name, ())).label for name in DEFENSES}
     names |= {"No Defense", "STL", "STL (cluster)"}
     assert set(rows.defense) == {*names, *TRAINED}
     assert len(rows) == len(cases) and rows.recipe.is_unique and rows.accuracy.between(0, 1).all()
     for _, mine in rows.groupby("defense"):
         blind = mine[~mine.knowledge.isin(AWARE)]
         assert list(blind.attack) == [attack.label for attack in small.attacks]
-    untrained = baselines.cases(replace(small, rivals=replace(small.rivals, trained=())))
+    untrained = baselines.cases(replace(small, baselines=replace(small.baselines, trained=())))
     assert {case.label for case in untrained} == names
 
 
 def test_each_is_judged_on_as_many_images_as_the_profile_says(rows, small):
     found = rows.groupby("defense").n.unique().map(list).to_dict()
-    options, counts = dict(small.rivals.options), {"fast": [20], "slow": [4], "slowest": [2]}
+    options, counts = dict(small.baselines.options), {"fast": [20], "slow": [4], "slowest": [2]}
     expected = {
         DefenseRecipe(name, options=options.get(name, ())).label: counts[named.cost] for name, named in DEFENSES.items()
     }

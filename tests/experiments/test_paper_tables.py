@@ -92,11 +92,11 @@ def test_what_takes_long_is_asked_less_and_the_networks_of_a_table_train_as_long
     copies = {c.attempt().victim.epochs for c in everyone if c.knowledge == "transfer"}
     assert copies == {LAB.classifier.epochs}  # who owns an undefended copy owns the one that the first row judges
     draws = {c.label: c.attack.draws for c in paper_tables.table(LAB, "6a").aware if c.knowledge in AWARE}
-    assert draws["TVM"] == LAB.rivals.draws == 2 * draws["Crop-Ens"]
+    assert draws["TVM"] == LAB.baselines.draws == 2 * draws["Crop-Ens"]
 
 
 def test_what_a_profile_cannot_afford_is_named_with_the_reason():
-    small = replace(LAB, rivals=replace(LAB.rivals, retrained=("magnet",), trained=()))
+    small = replace(LAB, baselines=replace(LAB.baselines, retrained=("magnet",), trained=()))
     asked = paper_tables.table(small, "1")
     assert [name for name, _ in asked.missing] == ["PixelDefend"]
     assert "MagNet" in labels(asked.blind, lambda case: case.label)

@@ -67,7 +67,7 @@ def test_baselines_have_a_line_each_and_a_marker_for_each_threat_model():
         ],
         columns=["defense", "n", "attack", "knowledge", "accuracy"],
     ).assign(low=lambda rows: rows.accuracy - 0.05, high=lambda rows: rows.accuracy + 0.1)  # fmt: skip
-    fig = figures.rivals(rows, "BIM-0.03", "here")
+    fig = figures.baselines(rows, "BIM-0.03", "here")
     ax = fig.axes[0]
     points = [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in ax.containers]
     assert [[(round(float(x), 2), round(y)) for x, y in each] for each in points] == [

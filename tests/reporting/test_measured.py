@@ -125,7 +125,9 @@ def test_another_size_of_a_profile_leaves_what_is_committed_as_it_is(monkeypatch
     for name, lab in profiles.PROFILES.items():
         fewer = replace(lab.transform, dictionary=replace(lab.transform.dictionary, K=9, images=7))
         changed = replace(lab, transform=fewer, classifier=replace(lab.classifier, width=2.0, epochs=3), retraining=1)
-        changed = replace(changed, attacks=lab.attacks[:2], rivals=replace(lab.rivals, fast=3, slow=2, options=()))
+        changed = replace(
+            changed, attacks=lab.attacks[:2], baselines=replace(lab.baselines, fast=3, slow=2, options=())
+        )
         monkeypatch.setitem(profiles.PROFILES, name, changed)
         monkeypatch.setattr(profiles, name.upper(), changed)
     for file in ROWS:

@@ -85,7 +85,7 @@ def competitors():
 
 
 def test_competitors_have_one_line_each_and_say_their_n():
-    frame = tables.rivals(*competitors(), "6a")
+    frame = tables.baselines(*competitors(), "6a")
     known = "BIM-0.03, defense known"
     asked = ["Clean", "FGSM-0.08", "BIM-0.03", known, "BIM-0.05", tables._ALL]
     assert list(frame.columns) == ["source", "defense", "n", *asked]
@@ -113,7 +113,7 @@ def test_competitors_have_one_line_each_and_say_their_n():
 
 
 def test_competitors_stand_above_the_papers_lines():
-    frame = tables.rivals(*competitors(), "6a")
+    frame = tables.baselines(*competitors(), "6a")
     theirs = frame[frame.source == "paper, Table 6a"].set_index("defense")
     printed = published_numbers.table("6a")
     assert list(theirs.index) == [name for name in ("No Defense", "TVM", "Quilting", "JPEG") if name in printed.index]
