@@ -31,13 +31,10 @@ def comparison(folder: Path, told: dict) -> None:
         _save(folder, name, tables.beside_paper(rows, which), captions.table(rows, which, note, checks))
     kept = tables.retention(tables.alike(rows, retrained), retrained)
     _save(folder, "retention", kept, f"Retrained networks, beside the paper's Table {retrained}.")
-    others, shown = _read(folder / "competitors_rows.csv"), folder / "competitors.md"
+    others = _read(folder / "competitors_rows.csv")
     _save(folder, "competitors_rows", others, captions.table(others, vanilla, note))
-    if shown.is_file():  # the worst case is in no file of rows, but in this table
-        parsed = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.read_text().splitlines()
-                  if line.startswith("|")]  # fmt: skip
-        least = {line[1]: line[-1] for line in parsed if line[0] == "ours"}
-        worst = pd.DataFrame([_numbers(name, cell) for name, cell in least.items()])
+    if (folder / "competitors_worst.csv").is_file():
+        worst = _read(folder / "competitors_worst.csv")
         _save(folder, "competitors", tables.baselines(others, worst, vanilla), captions.table(others, vanilla, note))
 
 
@@ -110,11 +107,6 @@ def _save(folder: Path, name: str, frame: pd.DataFrame, caption: str) -> None:
             file.unlink()
         elif rows and file.suffix == ".csv":
             file.write_bytes(there[file])
-
-
-def _numbers(name: str, cell: str) -> dict:
-    number, low, high = cell.replace("[", "").replace("]", "").replace(",", "").split()
-    return {"defense": name, "accuracy": float(number), "low": float(low), "high": float(high)}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from labkit.cli import common
 from labkit.core import InputError, profiles, wording
 
-_NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b"
+_NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b; or baselines: which defenses hold"
 
 
 def add(commands: common.Commands) -> None:

@@ -32,7 +32,6 @@ class Baselines:
     trained              those with a network of their own: of `baselines.hardened`'s, "stl-adversarial" (STL followed
                          by adversarial training) and "stl-dimmed" (STL with half of its low-pass part)
     retrained            those on whose output a network is trained for the paper's Tables 1 to 3, as on STL's
-    draws                EOT samples of a random defense for each gradient; half as many of a slow one in the tables
     options              what differs from published settings: (name, options of its DefenseRecipe); twice is two rows
     """
 
@@ -43,7 +42,6 @@ class Baselines:
         "adversarial", "thermometer", "thermometer-adversarial", "stl-adversarial", "stl-dimmed",
     )  # fmt: skip
     retrained: tuple[str, ...] = ()
-    draws: int = 20
     options: tuple[tuple[str, tuple], ...] = (_D3[1], _D3[2])
 
 
@@ -136,7 +134,7 @@ SMOKE = _profile(
     classifier=dict(width=0.125, epochs=3, batch=32),
     adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.002),
     baselines=Baselines(
-        fast=20, slow=4, slowest=2, draws=2, retrained=("magnet",),
+        fast=20, slow=4, slowest=2, retrained=("magnet",),
         options=(
             ("d3", (("atoms", 200), ("sparsity", 4))), ("magnet", (("epochs", 1),)),
             ("magnet-detector", (("epochs", 1), ("rate", 0.1))), ("quilting", (("patches", 2000),)),
@@ -153,7 +151,7 @@ QUICK = _profile(
     dictionary=dict(images=200, passes=3), dae=dict(epochs=3), classifier=dict(width=0.25, epochs=8), retraining=6,
     adaptive=Adaptive(n=60, gap=0.002),
     baselines=Baselines(
-        fast=100, slow=16, slowest=6, draws=2, trained=(),
+        fast=100, slow=16, slowest=6, trained=(),
         options=(
             ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 8),)),
             ("magnet-detector", (("epochs", 8), ("rate", 0.005))), ("quilting", (("patches", 50_000),)),
@@ -169,7 +167,7 @@ LAB = _profile(
     classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25), retraining=20,
     adaptive=Adaptive(n=200, steps=50, queries=1000, autoattack=True),
     baselines=Baselines(
-        fast=1000, slow=200, slowest=50, draws=4, retrained=("magnet", "tvm"), options=_D3,
+        fast=200, slow=200, slowest=50, retrained=("magnet", "tvm"), options=_D3,
         trained=("adversarial", "thermometer", "stl-adversarial", "stl-dimmed"),
     ),
     tradeoff=Tradeoff(n=1000, retrained=True, lam=_LAM),

@@ -1,12 +1,20 @@
 """The baselines' rows: which defenses are measured beside STL, on how many images, under which threat models."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
-from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, DefenseRecipe, TransformRecipe, rebase
+from labkit.core.recipes import (
+    AdversarialTraining,
+    AttackRecipe,
+    ClassifierRecipe,
+    DefenseRecipe,
+    TransformRecipe,
+    rebase,
+)  # fmt: skip
 from labkit.defenses import DEFENSES, pixelcnn, unfitted
 from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
@@ -18,6 +26,7 @@ from torch import Tensor
 _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)
 _HARDENED = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
              "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY}}  # fmt: skip
+ROBUSTBENCH = ("linf", 8 / 255), ("l2", 0.5)  # norms and sizes of its leaderboards for CIFAR-10
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
@@ -30,11 +39,21 @@ class Baseline:
     n: int | None
 
     @property
-    def aware(self) -> str | None:
-        """What who knows the defense uses: "exact" gradient, else BPDA ("identity"); None if it lies in the network."""
+    def known(self) -> tuple[str, ...]:
+        """What who knows the defense differentiates, one after the other; nothing where it lies in the network.
+
+        The last says most: the exact gradient, or else that of a smooth stand-in, where there is one.
+        """
         if self.defense is None:
-            return None
-        return "exact" if unfitted(self.defense).differentiable else "identity"
+            return ()
+        defense = unfitted(self.defense)
+        better = "exact" if defense.differentiable else "smooth" if defense.has_smooth else None
+        return ("identity", better) if better and defense.maps else (better or "identity",)
+
+    @property
+    def cost(self) -> str:
+        """What an image costs: "fast", "slow" or "slowest" (`catalogue.DEFENSES`); STL and networks alone are fast."""
+        return DEFENSES[self.defense.name].cost if isinstance(self.defense, DefenseRecipe) else "fast"
 
     @property
     def random(self) -> bool:
@@ -78,18 +97,44 @@ def hardened(lab: Profile, name: str) -> Baseline:
 
 
 def cases(lab: Profile) -> list[Case]:
-    """What the baselines are asked: the profile's attacks in a grey box, and the strongest of them in a white box.
+    """What the baselines are asked: the profile's attacks in a grey box, and all of `against`.
 
     The undefended network and STL, on as many images as the fast ones, come first.
     """
     asked = []
     for baseline in [*_ours(lab), *everyone(lab)]:
-        mine = [Case(baseline.network, baseline.defense, attack) for attack in lab.attacks]
-        if baseline.aware:
-            strongest = replace(lab.strongest, draws=lab.baselines.draws)
-            mine.append(Case(baseline.network, baseline.defense, strongest, baseline.aware))
+        tried = [(attack, "classifier") for attack in lab.attacks] + against(lab, baseline)
+        mine = [Case(baseline.network, baseline.defense, *each) for each in tried]
         asked += [rebase(case, lab.data.at_most(baseline.n)) for case in mine]
     return asked
+
+
+def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
+    """What is tried against a baseline by who knows it, at the size of the strongest grey box; with their knowledge.
+
+    PGD on the margin with each of `Baseline.known`. Where the profile has the time for AutoAttack, and the baseline is
+    fast: `ladder` with each, and by queries; and at RobustBench's two sizes with the last. Of a random defense each
+    gradient is of one EOT sample, and there are more steps for it: that is the stronger use of as many passes.
+    """
+    how, known = lab.adaptive, baseline.known or ("classifier",)
+    draws = {"draws": 1} if baseline.random else {}
+    pgd = AttackRecipe("pgd", lab.strongest.size, how.steps, loss="margin", gap=how.gap, **draws)
+    tried = [(pgd, knowledge) for knowledge in known]
+    if not how.autoattack:
+        return tried
+    climbs = replace(pgd, name="ladder", loss="log-odds")
+    tried += [(climbs, knowledge) for knowledge in (known[-1:] if baseline.cost == "slowest" else known)]
+    if baseline.cost == "fast":
+        asked = AttackRecipe("square", pgd.size, how.queries), AttackRecipe("hopskipjump", pgd.size, how.queries)
+        tried += [(attack, "queries") for attack in asked if baseline.known]
+        tried += [(replace(climbs, size=size, norm=norm), known[-1]) for norm, size in ROBUSTBENCH]
+    return tried
+
+
+def alike(cases: Iterable[Case], size: float) -> list[Case]:
+    """The cases whose attacks have one size (a dissimilarity), and the clean ones: what one worst case is made of."""
+    return [case for case in cases if case.attack.name == "clean" or
+            (case.attack.size, case.attack.norm) == (size, "dissimilarity")]  # fmt: skip
 
 
 def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

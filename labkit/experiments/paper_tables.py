@@ -12,6 +12,7 @@ from labkit.experiments.baselines import Baseline
 
 import pandas as pd
 
+BASELINES = "baselines"  # the name of the table that is none of the paper's
 _CLEAN = AttackRecipe("clean", 0.0, 0)
 _GREY = ("transfer", "classifier")  # both grey boxes: the paper does not say which one its retrained networks face
 # Who stands in each table beside the undefended network and STL; "adversarial" and "thermometer" lie in the network.
@@ -86,14 +87,18 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
 def table(lab: Profile, name: str) -> Asked:
     """The cases of one of the paper's tables, on the profile's images and with its networks.
 
-    Retrained networks face both grey boxes. White boxes are BIM and PGD on the margin (of a slow defense, BIM alone) at
-    each size that the table has, by the exact gradient, or by BPDA where there is none; in Table 4, everything in
-    `adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
+    Retrained networks face both grey boxes. White boxes are PGD on the margin and, where the profile has the time,
+    `ladder` (not of a slow defense) at each size that the table has, with each of `Baseline.known`; in Table 4,
+    everything in `adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
 
     Raises InputError when the paper has no such table.
     """
+    if name == BASELINES:
+        cases = baselines.cases(lab)
+        return Asked(tuple(cases), tuple(baselines.alike(cases, lab.strongest.size)))
     if name not in _WHO:
-        raise InputError(f"the paper has no table {name!r}; it has {', '.join(published_numbers.names())}")
+        has = ", ".join(published_numbers.names())
+        raise InputError(f"the paper has no table {name!r}; it has {has}, and `{BASELINES}` is one of the lab's")
     (everyone, missing), attacks = _everyone(lab, name), _attacks(lab, name)
     blind, aware = [], []
     for baseline in everyone:
@@ -106,8 +111,8 @@ def table(lab: Profile, name: str) -> Asked:
                 for cases, where in ((blind, place), (aware, small)):
                     copy = rebase(lab.copy(knowledge), where.data)
                     cases.append(replace(where, attack=attack, knowledge=knowledge, copy=copy))
-        known = baseline.aware or "classifier"
-        aware += [replace(small, attack=attack, knowledge=known) for attack in _hard(lab, attacks, baseline)]
+        for attack in _hard(lab, attacks, baseline):
+            aware += [replace(small, attack=attack, knowledge=known) for known in baseline.known or ("classifier",)]
     if name == "4":
         strong = adaptive(lab)
         theirs = {(case.classifier, case.defense) for case in strong}
@@ -116,9 +121,10 @@ def table(lab: Profile, name: str) -> Asked:
 
 
 def worst(aware: Collection[Case], bench: Workbench) -> pd.DataFrame:
-    """`measurement.worst_case` for every size of attack, with a column `size`; clean ones have size 0, 0 attacks."""
+    """`measurement.worst_case` for every size of attack and the clean images; a column `size`, 0 for these alone."""
     sizes = sorted({case.attack.size for case in aware})
-    parts = [measurement.worst_case([c for c in aware if c.attack.size == at], bench).assign(size=at) for at in sizes]
+    mine = {at: [case for case in aware if case.attack.size in (0, at)] for at in sizes}
+    parts = [measurement.worst_case(cases, bench).assign(size=at) for at, cases in mine.items()]
     return pd.concat(parts or [measurement.worst_case([], bench).assign(size=None)])
 
 
@@ -127,7 +133,9 @@ def finished(asked: Asked, bench: Workbench) -> Asked:
     by_size: dict[tuple, list[Case]] = {}
     for case in asked.aware:
         by_size.setdefault((case.classifier, case.defense, case.attack.size), []).append(case)
-    whole = [mine for mine in by_size.values() if all(measurement.kept(case, bench) for case in mine)]
+    clean = {place[:2]: mine for place, mine in by_size.items() if not place[2]}
+    whole = [mine for place, mine in by_size.items()
+             if all(measurement.kept(case, bench) for case in (*mine, *clean.get(place[:2], ())))]  # fmt: skip
     blind = (case for case in asked.blind if measurement.kept(case, bench))
     return replace(asked, blind=tuple(blind), aware=tuple(case for mine in whole for case in mine))
 
@@ -157,7 +165,7 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
         raise InputError(f"no case is left; there are {'; '.join(there)}")
     left = {case.label for case in blind}
     dropped = [label for label in dict.fromkeys(case.label for case in asked.blind) if label not in left]
-    sizes = {case.attack.size for case in blind}
+    sizes = {0, *(case.attack.size for case in blind)}
     aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
     aware = tuple(case for case in aware if case.attack.size in sizes)
     return Asked(blind, aware, (*asked.missing, *((label, "not asked for") for label in dropped)))
@@ -211,12 +219,12 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
 
 
 def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> list[AttackRecipe]:
-    """At each size of a table, what someone who knows the defense tries: of a slow one, the first, with fewer draws."""
-    slow = baseline.n in (lab.baselines.slow, lab.baselines.slowest)
+    """At each size of a table, what someone who knows the defense tries: a slow one's attackers climb once only."""
     # Without the number of draws where nothing is drawn, an attack is the same as that of the paper's attackers.
-    draws = {"draws": max(lab.baselines.draws // (1 + slow), 1)} if baseline.random else {}
+    draws = {"draws": 1} if baseline.random else {}
+    climbs = ("pgd", "margin"), ("ladder", "log-odds")
     return [
         AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, gap=lab.adaptive.gap, **draws)
         for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
-        for name, loss in (("bim", "log-odds"), ("pgd", "margin"))[: 1 if slow else 2]
+        for name, loss in climbs[: 1 + (baseline.cost == "fast" and lab.adaptive.autoattack)]
     ]

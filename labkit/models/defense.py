@@ -95,6 +95,11 @@ class Defense(FittedBuffers):
         """A smooth stand-in of this map, which an attacker may differentiate; x where nobody knows a better one."""
         return x
 
+    @property
+    def has_smooth(self) -> bool:
+        """Whether somebody knows a better stand-in than x."""
+        return type(self).smooth is not Defense.smooth
+
     def smoothed(self) -> "Defense":
         """The same defense with the gradient of `smooth`."""
         return self.straight_through(self.smooth)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from labkit.evaluation import ThreatModel
 from labkit.experiments.ablations import CHOICES
+from labkit.reporting import tables
 from labkit.reporting.pictures import canvas
 
 import numpy as np
@@ -21,7 +22,7 @@ _ACCURACY = "accuracy (95 % interval)"
 def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy with its interval for every attack, defense and threat model; vanilla and retrained networks apart.
 
-    One colour per defense, one marker per threat model; filled markers are grey boxes and clean images.
+    One colour per defense, one marker per threat model; hollow ones are single attacks, filled ones clean images.
     """
     attacks, names, models = list(dict.fromkeys(rows.attack)), list(dict.fromkeys(rows.defense)), list(ThreatModel)
     # Side by side at each attack, whatever the order of the rows: by defense, and for each by threat model.
@@ -32,7 +33,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     fig, axes = canvas(10.5, 4.4, 1, 2, lines="y", sharey=True)
     for ax, retrained in zip(axes, (False, True), strict=True):
         for model, defense, part in _lines(rows[(rows.retrained == retrained) | (rows.defense == "No Defense")]):
-            label = None if model is ThreatModel.NOBODY else f"{defense}, {model.label}"
+            label = None if model is ThreatModel.NOBODY else bounded(model, f"{defense}, {model.label}")
             _bars(ax, places[part.index], part, **style(model, COLOURS[defense]), linestyle="none", label=label)
         ax.set_xticks(range(len(attacks)), attacks)
         ax.set_title("network retrained on T(x)" if retrained else "vanilla network", fontsize=10)
@@ -41,18 +42,29 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
     return _legend(fig)
 
 
-def baselines(rows: pd.DataFrame, attack: str, title: str = "") -> Figure:
-    """Every baseline on a line of its own: clean, and under `attack` by every threat model (`baselines.cases`)."""
+def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figure:
+    """Every baseline on a line of its own (`baselines.cases`): clean, under the strongest grey box, and known.
+
+    The last as the lowest accuracy that one attack leaves, an upper bound, and as the `worst` case of all attacks.
+    """
     names = list(dict.fromkeys(rows.defense))
-    fig, ax = canvas(8, 0.36 * len(names) + 1.5, lines="x")
-    for model, part in by_model(rows[rows.attack.isin(["Clean", attack])]):
-        lane = 0 if model is ThreatModel.NOBODY else 1 + model.knows_defense
-        _dots(ax, part, names, 0.22 * (lane - 1), **style(model), label=model.told(part.attack.iloc[0]))
+    fig, ax = canvas(8.5, 0.36 * len(names) + 1.5, lines="x")
+    blind, known = tables.strongest(rows)
+    attack, size = blind.attack.iloc[0], blind.budget.iloc[0]
+    blind = blind[(blind.defense != "No Defense") & (attack != "Clean")]
+    lowest = known.loc[known.groupby("defense", sort=False).accuracy.idxmin()]
+    _dots(ax, rows[rows.attack == "Clean"], names, -0.33, **style(ThreatModel.NOBODY), label="clean")
+    for lane, who, shown in ((-0.11, attack, blind), (0.11, "strongest attack", lowest)):
+        for model, part in by_model(shown):
+            _dots(ax, part, names, lane, **style(model), label=bounded(model, f"{who}, {model.label}"))
+    star = {"label": f"{ThreatModel.WORST_CASE.label} of all attacks of size {size:g}", "zorder": 3}
+    if len(worst):
+        _dots(ax, worst, names, 0.33, **style(ThreatModel.WORST_CASE), **star)
     counts = rows.drop_duplicates("defense").set_index("defense").n
     _striped(ax, [f"{name} (n = {counts[name]:,})" for name in names])
     ax.set(xlabel=_ACCURACY, xlim=(-0.02, 1.02))
     fig.suptitle(title, fontsize=11)
-    return _legend(fig)
+    return _legend(fig, 2)
 
 
 def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
@@ -65,7 +77,7 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         here = rows[rows.attack == attack]
         ours, printed = here[here.block != "paper"], here[here.block == "paper"]
         for model, part in by_model(ours):
-            _dots(ax, part, names, 0.16 * (_LANES.get(model, 2) - 2), **style(model), label=model.label)
+            _dots(ax, part, names, 0.16 * (_LANES.get(model, 2) - 2), **style(model), label=bounded(model, model.label))
         if len(printed):
             _dots(ax, printed, names, 0.32, **paper)
         _striped(ax, names)
@@ -80,7 +92,7 @@ def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:
     fig, ax = canvas(7.5, 4.2, lines="y")
     for model, defense, part in _lines(rows):
         how = style(model, COLOURS[defense]) | {"linestyle": "--" if model.knows_defense else "-"}
-        _bars(ax, part.value, part, **how, label=f"{defense}, {model.label}")
+        _bars(ax, part.value, part, **how, label=bounded(model, f"{defense}, {model.label}"))
     if log:
         ax.set_xscale("log")
         _ticks(ax, sorted(set(rows.value)))
@@ -156,7 +168,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
     at = rows.value if what in NUMERIC else rows.value.map(str)
     fig, (ax, below) = canvas(7.5, 5.6, 2, 1, lines="y", sharex=True, height_ratios=(2.1, 1))
     for model, part in by_model(rows):
-        _bars(ax, at[part.index], part, **style(model), label=model.told(part.attack.iloc[0]))
+        _bars(ax, at[part.index], part, **style(model), label=bounded(model, model.told(part.attack.iloc[0])))
     clean = rows[rows.asked == "clean"]
     _bars(below, at[clean.index], clean, "fidelity", color="#000000", marker="o")
     ax.set(ylabel=_ACCURACY, ylim=(-0.02, 1.02))
@@ -214,13 +226,21 @@ def by_model(rows: pd.DataFrame) -> list[tuple[ThreatModel, pd.DataFrame]]:
     return [(model, rows[[each is model for each in models]]) for model in ThreatModel if model in models]
 
 
+def bounded(model: ThreatModel, words: str) -> str:
+    """A legend's words on single attacks of a threat model: what they leave is an upper bound of robust accuracy."""
+    return f"{words}: upper bound" if _hollow(model) else words
+
+
 def style(model: ThreatModel, colour: str = "") -> dict:
-    """A threat model's colour (or another) and marker; hollow where the attacker knows a defense."""
-    colour = colour or model.colour
-    hollow = model.knows_defense and model not in (ThreatModel.WHITE_BOX, ThreatModel.WORST_CASE)
+    """A threat model's colour (or another) and marker; hollow where single attacks on a defense give upper bounds."""
+    colour, hollow = colour or model.colour, _hollow(model)
     size = 8 if model is ThreatModel.WORST_CASE else 5.5  # a star is mostly points
     face = "white" if hollow else colour
     return {"color": colour, "marker": model.marker, "markersize": size, "markerfacecolor": face}
+
+
+def _hollow(model: ThreatModel) -> bool:
+    return model not in (ThreatModel.NOBODY, ThreatModel.WHITE_BOX, ThreatModel.WORST_CASE)
 
 
 def interval(rows: pd.DataFrame, what: str = "accuracy") -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import pandas as pd
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
 # What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
-_PROJECTION, _DEFENSES, _TRADEOFF = "03_projection", "05_defense_tables", "06_tradeoff"
+_PROJECTION, _TRADEOFF = "03_projection", "06_tradeoff"
 _SWEEPS = {"lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
            "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"), "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
            "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)")}  # fmt: skip
@@ -85,7 +85,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     if again:
         parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
     parts += _resolutions(place, measured)
-    parts += _compared(place / _DEFENSES, f"{link}{_DEFENSES}/")
+    parts += _compared(place, link)
     parts += _swept(place / _TRADEOFF, f"{link}{_TRADEOFF}/")
     twice = questions.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
     if len(twice):
@@ -113,17 +113,18 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
     return parts
 
 
-def _compared(folder: Path, link: str) -> list[str]:
+def _compared(place: Path, link: str) -> list[str]:
     """Every baseline beside STL, and how to make that; nothing where it was not measured."""
-    file = folder / "competitors_rows.csv"
-    if not file.is_file():
+    if not (place / "baselines.json").is_file():
         return []
+    rows, worst = (pd.read_csv(place / f"baselines_{part}.csv") for part in ("rows", "worst"))
+    told = json.loads((place / "baselines.json").read_bytes())
     return [
-        "### The baselines, under the same attacks",
-        f"![Accuracy of every defense: clean, defense unknown to the attacker, and known]({link}competitors.png)",
-        f"Every attack, n and the caption are in [the notebook's table]({link}competitors.md).",
-        verdicts.markdown(questions.baselines(pd.read_csv(file))),
-        f"All of notebook 05 is made by `{_command(folder, '05')}`.",
+        "### Which defenses hold?",
+        f"![Accuracy of every defense: clean, unknown to the attacker, known, in the worst case]({link}baselines.png)",
+        f"Every attack, n and the caption are on [its page]({link}baselines.md).",
+        verdicts.markdown(questions.baselines(rows, worst)),
+        f"Made by `{told['command']}`.",
     ]
 
 

@@ -51,7 +51,8 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
     for model, part in figures.by_model(rows):
         marker = {"color": figures.style(model)["markerfacecolor"], "symbol": _SYMBOLS[model.marker], "size": 9}
         marker["line"] = {"color": model.colour, "width": 2}
-        look = {"name": model.told(part.attack.iloc[0]), "marker": marker, "line": {"color": model.colour}}
+        name = figures.bounded(model, model.told(part.attack.iloc[0]))
+        look = {"name": name, "marker": marker, "line": {"color": model.colour}}
         fig.add_scatter(**_line(part, part.value), **look, row=1, col=1)
     clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
     alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}

@@ -124,27 +124,25 @@ def grid(rows: pd.DataFrame) -> pd.DataFrame:
     return table(found)
 
 
-def baselines(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each STL beside every other defense of `baselines.cases`: clean, and the strongest attack, unaware and aware.
+def baselines(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
+    """Each STL beside every other defense of `baselines.cases`: clean, the strongest grey box, and the `worst` case.
 
-    A network that is its own defense is known to whoever has its weights: it is among the aware.
+    A network that is its own defense is known to whoever has its weights: it has no grey box.
     """
     rows = labelled(rows).assign(case=lambda found: found["where"] + found.n.map(", n = {:,}".format))
-    aware, found = tables.knowing(rows), []
-    hardest = rows.attack[rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)].iloc[0]
-    # Nobody need know No Defense, but the others are compared with it.
-    secret = ~rows.index.isin(aware.index) | (rows.defense == "No Defense")
+    blind, found = tables.strongest(rows)[0], []
+    label = f"{ThreatModel.WORST_CASE.label} of size {blind.budget.iloc[0]:g}"
+    least = worst.assign(name=worst.defense, case=worst.n.map("n = {:,}".format))
     asked = {
         "clean images": rows[rows.attack == "Clean"],
-        f"{hardest}, defense unknown": rows[secret & (rows.attack == hardest)],
-        f"{hardest}, defense known": aware[aware.attack == hardest],
+        f"{blind.attack.iloc[0]}, defense unknown": blind,
+        label: least,
     }
     for name in (name for name in STL if name in set(rows.defense)):
         question = f"How does {name} compare with the other defenses?"
         for where, part in asked.items():
             mine = part[part.defense == name].drop(columns="case").assign(where=where)
             found.append(beside(question, mine, part[part.defense != name]))
-        found.append(claim(question, ThreatModel.BPDA.label, "an upper bound, as no gradient passes these defenses"))
     return table(found)
 
 

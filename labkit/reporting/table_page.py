@@ -1,4 +1,4 @@
-"""A table of the paper, measured: rows, worst case and verdicts, written with the command that made them."""
+"""A table, measured: rows, worst case and verdicts, written with the command that made them."""
 
 import json
 import shlex
@@ -19,6 +19,7 @@ from labkit.experiments.paper_tables import Asked
 from labkit.reporting import captions, figures, pictures, questions, tables, verdicts
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "sporco")
 _HOME = Path(__file__).resolve().parents[2]
@@ -48,6 +49,16 @@ class Published:
     recipes: dict[str, Any]
 
     @property
+    def stem(self) -> str:
+        """What the names of its files begin with."""
+        return f"table_{self.name}"
+
+    @property
+    def beside(self) -> str:
+        """The table of the paper beside which it stands."""
+        return self.name
+
+    @property
     def cells(self) -> pd.DataFrame:
         """`tables.measured`."""
         return tables.measured(self.rows, self.worst, self.name)
@@ -55,7 +66,11 @@ class Published:
     @property
     def caption(self) -> str:
         """`captions.table`."""
-        return captions.table(self.rows, self.name, self.note, self.checks)
+        return captions.table(self.rows, self.beside, self.note, self.checks)
+
+    def figure(self) -> Figure:
+        """`figures.cells`."""
+        return figures.cells(self.cells, self.name, _images(self.rows))
 
     def text(self, command: str) -> str:
         """The page of the table, in Markdown."""
@@ -79,21 +94,48 @@ class Published:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
         out.mkdir(parents=True, exist_ok=True)
         with locked(out / "tables", doing=f"writes into {out}"):
-            stem, cells = f"table_{self.name}", self.cells
-            frames = {f"{stem}.csv": cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
+            stem = self.stem
+            frames = {f"{stem}.csv": self.cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
             if len(self.votes):
                 frames[f"{stem}_votes.csv"] = self.votes
             for file, frame in frames.items():
                 checkpoint.write_whole(out / file, frame.to_csv(index=False))
             checkpoint.write_whole(out / f"{stem}.md", self.text(command))
             checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes))
-            first = self.rows.iloc[0]
-            pictures.save(figures.cells(cells, self.name, f"{first['data']}, {first.classifier}"), out, stem)
+            pictures.save(self.figure(), out, stem)
             files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
             told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
             told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
             told["files"] = [checkpoint.fingerprint(file, out) for file in files]
             checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Compared(Published):
+    """The baselines, each under all that is tried against it (`baselines.cases`): a table that the paper has not."""
+
+    @property
+    def stem(self) -> str:
+        return self.name
+
+    @property
+    def beside(self) -> str:
+        return published_numbers.counterparts(int(self.rows.data.iloc[0].rpartition("×")[2]))[0]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        return tables.baselines(self.rows, self.worst, self.beside)
+
+    def figure(self) -> Figure:
+        return figures.baselines(self.rows, self.worst, _images(self.rows))
+
+    def text(self, command: str) -> str:
+        exact, tried = {"disable_numparse": True}, tables.gradients(self.rows)
+        parts = ["# Which defenses hold?", tables.markdown(self.cells, **exact), self.caption]
+        parts += ["## What it says", verdicts.markdown(questions.baselines(self.rows, self.worst))]
+        if len(tried):
+            parts += ["## What is best differentiated?", tables.markdown(tried, **exact)]
+        return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
@@ -163,8 +205,15 @@ def measure(
     for case in (*asked.blind, *asked.aware):
         train, test = (bench.images(case.data, split) for split in ("train", "test"))
         images[str(len(test))] = f"{train.digest}:{test.digest}"
-    kept = measurement.recipes_of(rows, bench)
-    return Published(name, rows, worst, _votes(asked, lab, bench), asked.missing, note, said, images, kept)
+    votes, kept = _votes(asked, lab, bench), measurement.recipes_of(rows, bench)
+    page = Published
+    if name == paper_tables.BASELINES:
+        page, worst = Compared, worst[worst["size"] > 0]
+    return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
+
+
+def _images(rows: pd.DataFrame) -> str:
+    return f"{rows.data.iloc[0]}, {rows.classifier.iloc[0]}"
 
 
 def _training(asked: Asked) -> str:

@@ -10,13 +10,15 @@ from labkit.core.metrics import Point, said, told
 from labkit.core.recipes import canonical
 from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel
+from labkit.evaluation.threat_models import inside_network
 from labkit.experiments import published_numbers
 from labkit.experiments.ablations import CHOICES
 
 import pandas as pd
 
 _LINE = ["block", "defense", "knowledge"]  # what the cells of one line share
-_ALL = f"{ThreatModel.WORST_CASE.label} of these"
+BROKEN, HELD = 0.1, "not broken here"  # robust accuracy above which a defense is called so
+_ALL, _KNOWN = f"{ThreatModel.WORST_CASE.label}, at one size", ", defense known"
 _UNKNOWN = "not said"
 _MACHINE = "right"  # a column for programs: which images are right, in hundreds of digits
 _BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "paper": "paper"}
@@ -89,28 +91,59 @@ def knowing(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
-    """One line per defense: n, each attack by someone who does not know it, the strongest by someone who does, and all.
+    """One line per defense: n, each attack by someone who does not know it, each by someone who does, and all of them.
 
-    A network that is its own defense is known to whoever has its weights, so all of its attackers know it.
+    A network that is its own defense is known to whoever has its weights. Of an attack that was tried with several
+    gradients, the lowest accuracy, with its threat model. Where all attacks leave more than `BROKEN`, the line says so.
 
-    rows   from `measurement.run(baselines.cases(…))`, and `worst` from `measurement.worst_case` of the same
+    rows   from `measurement.run(baselines.cases(…))`
+    worst  from `measurement.worst_case` of `baselines.alike`: those of one size
     table  the paper's, whose lines stand below ours, for the defenses that it has
     """
     printed, least, lines = published_numbers.table(table), worst.set_index("defense"), []
     knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
-    aware, blind, hardest = knowing(rows), rows[~knows], rows.attack[knows].unique()
-    for (defense, n), mine in blind.groupby(["defense", "n"], sort=False):
+    known = knows | ~rows.attack.isin(rows.attack[~knows & ~rows.defense.map(inside_network)])
+    for (defense, n), mine in rows.groupby(["defense", "n"], sort=False):
         line = {"source": "ours", "defense": defense, "n": f"{n:,}"}
-        line |= {row.attack: cell(row) for row in mine.itertuples()} | {_ALL: cell(least.loc[defense])}
-        known = aware[(aware.defense == defense) & aware.attack.isin(hardest) & (defense != "No Defense")]
-        for row in known.itertuples():
-            line[f"{row.attack}, defense known"] = f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
+        line |= {row.attack: cell(row) for row in mine[~known[mine.index]].itertuples()}
+        for _, tried in mine[known[mine.index]].groupby("attack", sort=False):
+            row = tried.loc[tried.accuracy.idxmin()]
+            line[f"{row.attack}{_KNOWN}"] = f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
+        if defense in least.index:
+            all_of = least.loc[defense]
+            held = f", {HELD}" if all_of.accuracy > BROKEN else ""
+            line[_ALL] = f"{cell(all_of)}{held} ({all_of.attacks} attacks)"
         lines.append(line)
-    for defense in (name for name in dict.fromkeys(blind.defense) if name in printed.index):
-        values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in blind.attack}
+    theirs, attacks = (list(dict.fromkeys(rows[column])) for column in ("defense", "attack"))
+    for defense in (name for name in theirs if name in printed.index):
+        values = {a: f"{printed.loc[defense, a]:.4f}" if a in printed else "not reported" for a in attacks}
+        values = {name: value for name, value in values.items() if any(name in line for line in lines)}
         lines.append({"source": f"paper, Table {table}", "defense": defense, "n": _UNKNOWN, **values})
     columns = dict.fromkeys(name for line in lines for name in line if name != _ALL)
-    return pd.DataFrame(lines, columns=[*columns, _ALL]).fillna("")
+    order = [*(name for name in columns if _KNOWN not in name), *(name for name in columns if _KNOWN in name)]
+    return pd.DataFrame(lines, columns=[*order, _ALL]).fillna("")
+
+
+def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of `baselines.cases`: the last grey box that all defenses share, and all of its size by who knows the defense.
+
+    No Defense is in both: nobody need know it, but the others are compared with it.
+    """
+    knows, bare = rows.index.isin(knowing(rows).index), rows.defense == "No Defense"
+    grey = rows.attack[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
+    last = list(dict.fromkeys(grey if len(grey) else rows.attack))[-1]
+    blind = rows[(rows.attack == last) & (~knows | bare)]
+    same_norm = ~rows.attack.str.contains("-L2-|-L∞-")
+    return blind, rows[knows & same_norm & (rows.budget == blind.budget.iloc[0])]
+
+
+def gradients(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each way to differentiate a defense leaves, of the attacks that were tried with several: a line for each."""
+    known = knowing(rows)
+    known = known[known.groupby(["defense", "attack"]).knowledge.transform("nunique") > 1]
+    named = _named(known.assign(block="ours", shown=known.apply(cell, axis=1)))
+    named = named.assign(n=named.n.map("{:,}".format))
+    return _across(named, ["defense", "attack", "n"], "threat model").fillna("–")
 
 
 def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:

@@ -4,9 +4,9 @@ import functools
 from dataclasses import replace
 
 from labkit import defenses
-from labkit.attacks import bim, fgsm
+from labkit.attacks import fgsm, pgd
 from labkit.attacks.budget import Budget
-from labkit.core import metrics
+from labkit.core import metrics, profiles
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe, DefenseRecipe
 from labkit.defenses import DEFENSES
@@ -63,9 +63,10 @@ def test_every_defense_has_its_rows(rows, cases, small):
     names |= {"No Defense", "STL", "STL (cluster)"}
     assert set(rows.defense) == {*names, *TRAINED}
     assert len(rows) == len(cases) and rows.recipe.is_unique and rows.accuracy.between(0, 1).all()
-    for _, mine in rows.groupby("defense"):
+    for name, mine in rows.groupby("defense"):
         blind = mine[~mine.knowledge.isin(AWARE)]
-        assert list(blind.attack) == [attack.label for attack in small.attacks]
+        inside = name in ("No Defense", "Adv Training", "TE", "TE + Adv Training")  # known to whoever has the weights
+        assert list(blind.attack) == [attack.label for attack in small.attacks] + ["PGD-0.03 margin"] * inside
     untrained = baselines.cases(replace(small, baselines=replace(small.baselines, trained=())))
     assert {case.label for case in untrained} == names
 
@@ -80,18 +81,40 @@ def test_each_is_judged_on_as_many_images_as_the_profile_says(rows, small):
     assert (found["JPEG"], found["Quilting"], found["PixelDefend"]) == ([20], [4], [2])
 
 
-def test_who_knows_a_defense_uses_its_gradient_where_it_has_one(rows, cases):
-    """One row for each, of the strongest attack; none where the defense lies in the network."""
-    aware = {case.label: case for case in cases if case.knowledge in AWARE}
-    assert set(aware) == set(rows.defense) - {"No Defense", "Adv Training", "TE", "TE + Adv Training"}
-    assert sum(case.knowledge in AWARE for case in cases) == len(aware)
-    for case in aware.values():
-        assert case.attack.name == "bim" and case.attack.draws == 2
-        exact = True
-        if isinstance(case.defense, DefenseRecipe):
-            blur = {"sigma": 1.0} if case.defense.name == "lowpass" else {}
-            exact = defenses.build(case.defense.name, **blur).differentiable
-        assert case.knowledge == ("exact" if exact else "identity")
+def test_who_knows_a_defense_differentiates_it_in_every_way_there_is(rows, cases):
+    """PGD on the margin; where the defense lies in the network, its weights are all there is to know."""
+    hard = {}
+    for case in cases:
+        if case.attack.name == "pgd":
+            hard.setdefault(case.label, []).append(case)
+    assert set(hard) == set(rows.defense)
+    for name, mine in hard.items():
+        assert all(case.attack.loss == "margin" for case in mine)
+        if name in ("No Defense", "Adv Training", "TE", "TE + Adv Training"):
+            assert [case.knowledge for case in mine] == ["classifier"]
+            continue
+        defense = mine[0].defense and defenses.unfitted(mine[0].defense)
+        if defense.stochastic:
+            assert {case.attack.draws for case in mine} == {1}
+        better = "exact" if defense.differentiable else "smooth" if defense.has_smooth else None
+        known = ["identity", better] if better and defense.maps else [better or "identity"]
+        assert [case.knowledge for case in mine] == known
+
+
+def test_the_worst_case_is_over_attacks_of_one_size_and_what_takes_long_is_asked_less():
+    """At the size of the strongest grey box alone, whose norm is the relative L2."""
+    large = baselines.cases(profiles.LAB)
+    kinds = {}
+    for case in large:
+        kinds.setdefault(case.label, []).append((case.attack.name, case.attack.norm, case.knowledge))
+    square, ladder = ("square", "dissimilarity", "queries"), ("ladder", "dissimilarity", "identity")
+    assert square in kinds["JPEG"] and square not in kinds["Quilting"] and square not in kinds["No Defense"]
+    assert ladder in kinds["JPEG"] and ladder in kinds["PixelDefend"]
+    assert {norm for name, norm, _ in kinds["TVM"] if name == "ladder"} == {"dissimilarity", "linf", "l2"}
+    assert {norm for name, norm, _ in kinds["Quilting"]} == {"dissimilarity"}
+    alike = baselines.alike(large, 0.03)
+    assert {(case.attack.size, case.attack.norm) for case in alike} == {(0.0, "dissimilarity"), (0.03, "dissimilarity")}
+    assert {case.label for case in alike} == set(kinds)
 
 
 def test_a_row_of_a_transform_agrees_with_a_recount(rows, cases, bench):
@@ -144,13 +167,14 @@ class Either(nn.Module):
 
 @pytest.mark.parametrize("name", ["lid", "magnet-detector"])
 def test_who_knows_a_detector_fools_it_together_with_the_network(name, cases, bench):
-    case = asked(cases, name, aware=True)
+    case = asked(cases, name, attack="pgd", aware=True)
     x, y, network, detector = parts(case, bench)
     assert isinstance(detector, Detector) and case.knowledge == "exact"
     system, expected = detector.around(network), x.clone()
     for c in y.unique().tolist():
         mine, budget = y == c, Budget.dissimilarity(0.03)
-        expected[mine] = bim(Either(system, c), x[mine], y[mine], budget=budget, steps=case.attack.steps)
+        how = {"steps": case.attack.steps, "loss": "margin"}
+        expected[mine] = pgd(Either(system, c), x[mine], y[mine], budget=budget, **how)
     found = adversarial(case.attempt(), bench)
     assert_close(found, expected, atol=1e-5, rtol=0)
     blind = adversarial(asked(cases, name).attempt(), bench)
@@ -160,7 +184,7 @@ def test_who_knows_a_detector_fools_it_together_with_the_network(name, cases, be
 @pytest.mark.parametrize("name", ["tvm", "deflection", "sap"])
 def test_random_defenses_are_judged_on_draws_of_their_own_and_reproducibly(name, rows, cases, bench, tmp_path):
     """And the same number in a store without rows or attacks, whatever was drawn before."""
-    case = asked(cases, name, aware=True)
+    case = asked(cases, name, attack="pgd", aware=True)
     defense = bench.transform(case.defense)
     assert defense.stochastic
     fresh = Workbench(tmp_path, progress=False)
@@ -178,15 +202,15 @@ def test_random_defenses_are_judged_on_draws_of_their_own_and_reproducibly(name,
 
 def test_an_attack_on_a_random_defense_cut_in_the_middle_goes_on_as_if_it_had_not(cases, bench, tmp_path, monkeypatch):
     monkeypatch.setattr(adversarial_examples, "_BATCH", 8)
-    case = asked(cases, "sap", aware=True)
+    case = asked(cases, "sap", attack="pgd", aware=True)
     calls = []
 
-    @functools.wraps(bim)
+    @functools.wraps(pgd)
     def breaking(model, x, y, **options):
         calls.append(len(x))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return bim(model, x, y, **options)
+        return pgd(model, x, y, **options)
 
     def lent(folder):
         other = Workbench(folder, progress=False)
@@ -194,7 +218,7 @@ def test_an_attack_on_a_random_defense_cut_in_the_middle_goes_on_as_if_it_had_no
         return other
 
     whole = adversarial(case.attempt(), lent(tmp_path / "whole"))
-    monkeypatch.setitem(adversarial_examples.ATTACKS, "bim", breaking)
+    monkeypatch.setitem(adversarial_examples.ATTACKS, "pgd", breaking)
     with pytest.raises(KeyboardInterrupt):
         adversarial(case.attempt(), lent(tmp_path / "cut"))
     assert torch.equal(adversarial(case.attempt(), lent(tmp_path / "cut")), whole)

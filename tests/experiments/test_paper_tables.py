@@ -61,8 +61,8 @@ def test_the_worst_case_has_the_papers_attackers_and_stronger_ones_on_the_same_i
         for size in {case.attack.size for case in grey} - {0}:
             hard = [case for case in mine if case.attack.size == size and case not in grey_there(grey, few)]
             slow = mine[0].label == "PixelDefend"
-            expected = ["bim"] if slow else ["pgd"] if not mine[0].defense and size == 0.03 else ["bim", "pgd"]
-            assert [case.attack.name for case in hard] == expected
+            expected = {"pgd"} if slow else {"pgd", "ladder"}
+            assert {case.attack.name for case in hard} == expected
             assert all((case.knowledge in AWARE) == (mine[0].defense is not None) for case in hard)
     deepest = paper_tables.table(LAB, "4").aware
     assert {"pgd", "square", "lowfreq", "autoattack"} <= {c.attack.name for c in deepest if c.label == "STL (cluster)"}
@@ -92,7 +92,7 @@ def test_what_takes_long_is_asked_less_and_the_networks_of_a_table_train_as_long
     copies = {c.attempt().victim.epochs for c in everyone if c.knowledge == "transfer"}
     assert copies == {LAB.classifier.epochs}  # who owns an undefended copy owns the one that the first row judges
     draws = {c.label: c.attack.draws for c in paper_tables.table(LAB, "6a").aware if c.knowledge in AWARE}
-    assert draws["TVM"] == LAB.baselines.draws == 2 * draws["Crop-Ens"]
+    assert draws["TVM"] == draws["Crop-Ens"] == 1  # steps before draws
 
 
 def test_what_a_profile_cannot_afford_is_named_with_the_reason():
@@ -128,9 +128,8 @@ def test_the_worst_case_of_a_chosen_attack_is_over_all_of_its_size():
     asked = paper_tables.table(LAB, "5")
     found = paper_tables.select(asked, {"defense": ["STL"], "attack": ["FGSM-0.04"]})
     assert {case.attack.label for case in found.blind} == {"FGSM-0.04"}
-    tried = {
-        (case.attack.label, case.knowledge) for case in asked.aware if case.attack.size == 0.04 and case.label == "STL"
-    }
+    of_one = [case for case in asked.aware if case.attack.size in (0, 0.04) and case.label == "STL"]
+    tried = {(case.attack.label, case.knowledge) for case in of_one}
     assert {(case.attack.label, case.knowledge) for case in found.aware} == tried
     assert {"exact"} < {knowledge for _, knowledge in tried} and len(tried) > 2
 

@@ -42,7 +42,7 @@ def test_curves_have_a_line_per_threat_model():
     assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.8], [0.9, 0.8]]
     assert [line.get_linestyle() for line in lines] == ["-", "--"]
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
-        f"STL, {model.label}" for model in (ThreatModel.WEIGHTS, ThreatModel.EXACT)
+        f"STL, {model.label}: upper bound" for model in (ThreatModel.WEIGHTS, ThreatModel.EXACT)
     ]
 
 
@@ -57,34 +57,46 @@ def test_a_panel_marks_the_checks_that_failed():
     assert texts == ["✓", "a", "fine", "✗", "b", "2 of 3"]
 
 
-def test_baselines_have_a_line_each_and_a_marker_for_each_threat_model():
+def test_baselines_have_a_line_each_and_only_the_worst_case_is_no_upper_bound():
     rows = pd.DataFrame(
         [
             ("No Defense", 1000, "Clean", "–", 0.9), ("No Defense", 1000, "BIM-0.03", "classifier", 0.2),
-            ("TVM", 50, "Clean", "–", 0.7), ("TVM", 50, "BIM-0.03", "classifier", 0.6),
-            ("TVM", 50, "FGSM-0.08", "classifier", 0.5), ("TVM", 50, "BIM-0.03", "exact", 0.1),
-            ("TE", 50, "Clean", "–", 0.8), ("TE", 50, "BIM-0.03", "classifier", 0.3),  # its weights are all there is
+            ("TVM", 50, "Clean", "–", 0.7), ("TVM", 50, "FGSM-0.08", "classifier", 0.5),
+            ("TVM", 50, "BIM-0.03", "classifier", 0.6), ("TVM", 50, "PGD-0.03", "exact", 0.1),
+            ("TVM", 50, "PGD-0.03", "identity", 0.3),
+            ("TE", 50, "Clean", "–", 0.8), ("TE", 50, "BIM-0.03", "classifier", 0.3),
         ],
         columns=["defense", "n", "attack", "knowledge", "accuracy"],
     ).assign(low=lambda rows: rows.accuracy - 0.05, high=lambda rows: rows.accuracy + 0.1)  # fmt: skip
-    fig = figures.baselines(rows, "BIM-0.03", "here")
+    rows["budget"] = rows.attack.str.extract(r"(\d\.\d+)", expand=False).astype(float)
+    worst = pd.DataFrame({"defense": ["TVM"], "accuracy": [0.05], "low": [0.0], "high": [0.1]})
+    fig = figures.baselines(rows, worst, "here")
     ax = fig.axes[0]
     points = [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in ax.containers]
     assert [[(round(float(x), 2), round(y)) for x, y in each] for each in points] == [
-        [(0.9, 0), (0.7, 1), (0.8, 2)], [(0.6, 1)], [(0.1, 1)], [(0.2, 0), (0.3, 2)],
+        [(0.9, 0), (0.7, 1), (0.8, 2)], [(0.6, 1)], [(0.1, 1)], [(0.2, 0), (0.3, 2)], [(0.05, 1)],
     ]  # fmt: skip
-    assert len({round(y, 2) for each in points for _, y in each}) == 7  # none hides another
+    assert len({round(y, 2) for each in points for _, y in each}) == 8  # none hides another
     ends = [segment[:, 0].tolist() for segment in ax.containers[2].lines[2][0].get_segments()]
     assert np.allclose(ends, [[0.05, 0.2]])
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "No Defense (n = 1,000)", "TVM (n = 50)", "TE (n = 50)",
     ]  # fmt: skip
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
-        "Clean",
-        *(model.told("BIM-0.03") for model in (ThreatModel.WEIGHTS, ThreatModel.EXACT, ThreatModel.WHITE_BOX)),
-    ]
-    assert ax.containers[2].lines[0].get_markerfacecolor() == "white" and fig.get_suptitle() == "here"
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+    words = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert words == [
+        "clean", "BIM-0.03, grey box (weights): upper bound",
+        "strongest attack, white box (exact gradient): upper bound", "strongest attack, white box",
+        "worst case of all attacks of size 0.03",
+    ]  # fmt: skip
+    for bars, word in zip(ax.containers, words, strict=True):
+        assert (bars.lines[0].get_markerfacecolor() == "white") == ("upper bound" in word)
+    assert fig.get_suptitle() == "here" and ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+
+
+def test_baselines_are_drawn_while_hardly_any_are_measured():
+    columns = ["defense", "n", "attack", "knowledge", "accuracy", "low", "high", "budget"]
+    rows = pd.DataFrame([("No Defense", 9, "Clean", "–", 0.9, 0.8, 1.0, 0.0)], columns=columns)
+    assert len(figures.baselines(rows, pd.DataFrame(columns=["defense"])).axes[0].containers) == 1
 
 
 def test_a_table_has_a_panel_per_attack_and_a_marker_per_block():
@@ -107,7 +119,7 @@ def test_a_table_has_a_panel_per_attack_and_a_marker_per_block():
     assert np.allclose(bim.containers[1].lines[2][0].get_segments()[0][:, 0], [0.0, 0.3])
     assert fig.get_suptitle().startswith("here, n = 20 to 50: ")
     assert [text.get_text() for text in fig.legends[0].get_texts()] == [
-        ThreatModel.WEIGHTS.label, ThreatModel.WORST_CASE.label, "the paper, Table 5",
+        f"{ThreatModel.WEIGHTS.label}: upper bound", ThreatModel.WORST_CASE.label, "the paper, Table 5",
     ]  # fmt: skip
 
 
@@ -146,4 +158,6 @@ def test_no_two_threat_models_look_alike():
     grey = figures.style(ThreatModel.WEIGHTS, figures.COLOURS["STL"])
     exact = figures.style(ThreatModel.EXACT, figures.COLOURS["STL"])
     assert grey["color"] == exact["color"] == figures.COLOURS["STL"] and grey["marker"] != exact["marker"]
-    assert grey["markerfacecolor"] == figures.COLOURS["STL"] and exact["markerfacecolor"] == "white"
+    worst = figures.style(ThreatModel.WORST_CASE, figures.COLOURS["STL"])
+    assert grey["markerfacecolor"] == exact["markerfacecolor"] == "white"
+    assert worst["markerfacecolor"] == figures.COLOURS["STL"]

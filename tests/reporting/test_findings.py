@@ -82,31 +82,30 @@ def test_a_page_keeps_the_words_above_its_mark(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
-def test_every_competitor_stands_below_the_tables_of_its_data(tmp_path):
+def test_every_baseline_stands_below_the_tables_of_its_data(tmp_path):
     place = tmp_path / "cifar"
-    folder = place / "05_defense_tables"
-    folder.mkdir(parents=True)
+    place.mkdir(parents=True)
     cells().to_csv(place / "table_5.csv", index=False)
     (place / "table_5.json").write_text(json.dumps({"command": "python -m labkit table 5"}))
     before = findings.page(tmp_path, "lab/")
-    asked = (("Clean", "–"), ("BIM-0.03", "classifier"), ("BIM-0.03", "exact"))
+    asked = (("Clean", "–"), ("BIM-0.03", "classifier"), ("PGD-0.03", "exact"))
     shares = {"STL": (0.8, 0.5, 0.1), "JPEG": (0.9, 0.2, 0.1)}
     rows = [
-        {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge}
+        {"classifier": "vgg16", "defense": defense, "attack": attack, "knowledge": knowledge, "budget": 0.03}
         | {"n": 50, "accuracy": share, "low": share - 0.01, "high": share + 0.01}
         | {"retrained": False, "recipe": f"{defense} {attack} {knowledge}"}
         for defense, all_shares in shares.items()
         for (attack, knowledge), share in zip(asked, all_shares, strict=True)
     ]
-    pd.DataFrame(rows).to_csv(folder / "competitors_rows.csv", index=False)
-    told = {"profile": "lab", "dataset": "folder:cifar.zip", "resolution": 0}
-    (folder / "manifest.json").write_text(json.dumps(told))
+    pd.DataFrame(rows).to_csv(place / "baselines_rows.csv", index=False)
+    worst = [{"defense": name, "n": 50, "accuracy": 0.05, "low": 0.0, "high": 0.1} for name in shares]
+    pd.DataFrame(worst).to_csv(place / "baselines_worst.csv", index=False)
+    (place / "baselines.json").write_text(json.dumps({"command": "python -m labkit table baselines"}))
     pd.DataFrame([rows[0] | {"accuracy": 0.805}]).to_csv(place / "table_5_rows.csv", index=False)
     said = findings.page(tmp_path, "lab/").removeprefix(before.rstrip())
-    assert "](lab/cifar/05_defense_tables/competitors.png)" in said
-    assert "](lab/cifar/05_defense_tables/competitors.md)" in said
+    assert "](lab/cifar/baselines.png)" in said and "](lab/cifar/baselines.md)" in said
     assert "**How does STL compare with the other defenses?**" in said
-    assert "`python -m labkit report --notebooks 05 --profile lab --dataset folder:cifar.zip --out DIR`" in said
+    assert "Made by `python -m labkit table baselines`." in said
     assert "**Do two runs of one recipe agree?**" in said
 
 

@@ -136,6 +136,22 @@ def test_the_command_line_measures_one_cell_and_says_how_to_do_it_again(tmp_path
     assert "the paper has no table '9'" in capsys.readouterr().err
 
 
+def test_the_baselines_are_a_table_of_the_labs_own(tmp_path, capsys):
+    only = ["--only", "defense=No Defense,JPEG,Median"]
+    words = ["table", "baselines", "--profile", "smoke", "--store", str(tmp_path / "store"), *only]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "# Which defenses hold?" in told and "worst case, at one size" in told and "## What is best differ" in told
+    assert "python -m labkit table baselines --profile smoke --dataset fashion --only" in told
+    worst = pd.read_csv(tmp_path / "out" / "baselines_worst.csv").set_index("defense")
+    rows = pd.read_csv(tmp_path / "out" / "baselines_rows.csv")
+    assert list(worst.index) == ["No Defense", "JPEG", "Median"] and (tmp_path / "out" / "baselines.png").is_file()
+    for name, mine in rows[(rows.attack == "Clean") | (rows.budget == 0.03)].groupby("defense"):
+        assert worst.accuracy[name] <= mine.accuracy.min() and worst.attacks[name] == len(mine) - 1
+    told = json.loads((tmp_path / "out" / "baselines.json").read_text())
+    assert {file["path"] for file in told["files"]} >= {"baselines.md", "baselines.png", "baselines_rows.csv"}
+
+
 def test_a_folder_is_named_without_the_way_to_it():
     from labkit.core import profiles
 
