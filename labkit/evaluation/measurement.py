@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
-    "accuracy", "low", "high", "dissimilarity", "psnr", "seconds", "run", "recipe", "right",
+    "accuracy", "low", "high", "majority", "dissimilarity", "psnr", "seconds", "run", "recipe", "right",
 ]  # fmt: skip
 
 
@@ -94,9 +94,11 @@ def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 
 
 def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """One row per case: settings | accuracy low high dissimilarity psnr seconds run recipe right.
+    """One row per case: settings | accuracy low high majority dissimilarity psnr seconds run recipe right.
 
     accuracy, low, high  share of right decisions and its 95 % Wilson interval, on the n test images
+    majority             of a random defense, the share that is right by the majority of several fresh answers
+                         (`threat_models.majority`); missing for all others, and in old rows
     dissimilarity        mean ‖x_adv − x‖₂ / ‖x‖₂ that was reached
     psnr                 mean over images of PSNR(T(x_adv), x) in dB; missing where an image is unchanged
     seconds              time to make the adversarial examples and to judge them, without building networks and
@@ -180,10 +182,14 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     judge, started = _judge(case, bench), time.perf_counter()
     seen, right = judge(x_adv)
     judging = time.perf_counter() - started
-    x = bench.images(case.data, "test").x[:]
+    test, defense = bench.images(case.data, "test"), bench.transform(case.defense)
+    x, often = test.x[:], None
+    if defense is not None and defense.stochastic:
+        often = threat_models.majority(bench.classifier(case.classifier), defense, x_adv) == test.y
     psnr = float(metrics.psnr(seen, x).mean())
     return {"right": right.byte()}, {
         **dict(zip(("accuracy", "low", "high"), metrics.accuracy(right), strict=False)),
+        "majority": None if often is None else float(often.float().mean()),
         "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
         "psnr": psnr if math.isfinite(psnr) else None,
         "seconds": None if attacking is None else attacking + judging,

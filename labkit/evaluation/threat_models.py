@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 JUDGED_SEED = 1  # of a random defense when it is judged: not the samples that its attacker saw
+ANSWERS = 9  # of which the majority counts, where a random defense is asked more than once
 _BATCH = 250
 
 
@@ -91,12 +92,18 @@ def turned(classifier: nn.Module, defense: Defense | None, x: Tensor) -> Tensor:
         return torch.cat([defense(part.to(device_of(classifier))).cpu() for part in x.split(_BATCH)])
 
 
-def decide(classifier: nn.Module, defense: Defense | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`turned`, and the judged system's logits for x (n, C, H, W), on the CPU; random draws are from JUDGED_SEED."""
+def decide(classifier: nn.Module, defense: Defense | None, x: Tensor, seed: int = JUDGED_SEED) -> tuple[Tensor, Tensor]:
+    """`turned`, and the judged system's logits for x (n, C, H, W), on the CPU; `seed` is of what it draws."""
     if defense is not None:
-        defense.seeded(JUDGED_SEED)
+        defense.seeded(seed)
     seen, wraps = turned(classifier, defense, x), defense is not None and not defense.maps
     return seen, predict(judged(classifier, defense if wraps else None), seen, batch=_BATCH)
+
+
+def majority(classifier: nn.Module, defense: Defense, x: Tensor) -> Tensor:
+    """What a random defense answers most often, of `ANSWERS` fresh draws, the first being that of `decide`: (n,)."""
+    seeds = range(JUDGED_SEED, JUDGED_SEED + ANSWERS)
+    return torch.stack([decide(classifier, defense, x, seed)[1].argmax(1) for seed in seeds]).mode(0).values
 
 
 def view(

@@ -9,7 +9,7 @@ from labkit.core import checkpoint
 from labkit.core.metrics import Point, said, told
 from labkit.core.recipes import canonical
 from labkit.core.wording import in_markdown
-from labkit.evaluation import ThreatModel
+from labkit.evaluation import ThreatModel, threat_models
 from labkit.evaluation.threat_models import inside_network
 from labkit.experiments import published_numbers
 from labkit.experiments.ablations import CHOICES
@@ -18,6 +18,7 @@ import pandas as pd
 
 _LINE = ["block", "defense", "knowledge"]  # what the cells of one line share
 BROKEN, HELD = 0.1, "not broken here"  # robust accuracy above which a defense is called so
+_MAJORITY = f"majority of {threat_models.ANSWERS} answers"
 _ALL, _KNOWN = f"{ThreatModel.WORST_CASE.label}, at one size", ", defense known"
 _UNKNOWN = "not said"
 _MACHINE = "right"  # a column for programs: which images are right, in hundreds of digits
@@ -94,7 +95,8 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
     """One line per defense: n, each attack by someone who does not know it, each by someone who does, and all of them.
 
     A network that is its own defense is known to whoever has its weights. Of an attack that was tried with several
-    gradients, the lowest accuracy, with its threat model. Where all attacks leave more than `BROKEN`, the line says so.
+    gradients, the lowest accuracy, with its threat model; of a random defense beside that of the majority. Where all
+    attacks leave more than `BROKEN`, the line says so.
 
     rows   from `measurement.run(baselines.cases(…))`
     worst  from `measurement.worst_case` of `baselines.alike`: those of one size
@@ -109,6 +111,8 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
         for _, tried in mine[known[mine.index]].groupby("attack", sort=False):
             row = tried.loc[tried.accuracy.idxmin()]
             line[f"{row.attack}{_KNOWN}"] = f"{cell(row)} ({threat_model('ours', row.knowledge, defense)})"
+            if pd.notna(row.get("majority")):
+                line[f"{row.attack}{_KNOWN}, {_MAJORITY}"] = f"{row.majority:.3f}"
         if defense in least.index:
             all_of = least.loc[defense]
             held = f", {HELD}" if all_of.accuracy > BROKEN else ""
