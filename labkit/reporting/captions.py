@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from labkit.core.metrics import Point, difference
 from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel
+from labkit.evaluation.threat_models import inside_network
 from labkit.experiments import published_numbers
 
 import pandas as pd
@@ -50,6 +51,22 @@ def _broken(rows: pd.DataFrame) -> list[str]:
     told = ", ".join(f"{row.defense} {row.accuracy:.2f} (n = {row.n:,})" for row in far)
     told = f"Broken before anyone attacks: the clean accuracy of {told}; No Defense has {bare.number:.2f}."
     return [f"{told} Their accuracy under attack says nothing of robustness."]
+
+
+def adaptive(rows: pd.DataFrame) -> str:
+    """Whether every white box on a defense is at least as strong as every grey box of its size (`baselines.cases`)."""
+    weaker, count = [], 0
+    for (defense, _), mine in rows[rows.attack != "Clean"].groupby(["defense", "budget"], sort=False):
+        grey = mine[mine.knowledge.isin((ThreatModel.SURROGATE.value, ThreatModel.WEIGHTS.value))]
+        models = {row: ThreatModel.of(row.knowledge, defense) for row in mine.itertuples()}
+        white = [row for row, model in models.items() if "white box" in model.label and not inside_network(defense)]
+        least, count = grey.accuracy.min(), count + len(white)
+        weaker += [f"{defense}, {models[row].told(row.attack)} ({row.accuracy:.3f} against {least:.3f})"
+                   for row in white if row.accuracy > least]  # fmt: skip
+    if not count:
+        return ""
+    failed = f"failed by {len(weaker)} of {count}: {'; '.join(weaker)}" if weaker else f"passed by all {count}"
+    return f"Sanity check, no attack that knows a defense is weaker than one that does not: {failed}."
 
 
 def sweep(rows: pd.DataFrame) -> str:

@@ -133,6 +133,7 @@ class Compared(Published):
         exact, tried = {"disable_numparse": True}, tables.gradients(self.rows)
         parts = ["# Which defenses hold?", tables.markdown(self.cells, **exact), self.caption]
         parts += ["## What it says", verdicts.markdown(questions.baselines(self.rows, self.worst))]
+        parts.append(captions.adaptive(self.rows))
         if len(tried):
             parts += ["## What is best differentiated?", tables.markdown(tried, **exact)]
         return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"

@@ -48,3 +48,19 @@ def test_the_two_ensembles_of_small_images_are_explained_and_nothing_else_is():
         assert line.count(f"(n = {n})") == line.count("(n = ") == 2 and "Crop-Ens 0." in line and "PD-Ens 0." in line
     for file in (REPORTS / "lab").rglob("table_*_rows.csv"):
         assert "Broken" not in captions.table(pd.read_csv(file), file.stem.split("_")[1])
+
+
+def test_a_white_box_that_is_weaker_than_a_grey_one_is_named():
+    rows = pd.DataFrame(
+        [
+            ("D3", "BIM-0.03", "classifier", 0.03, 0.035), ("D3", "BIM-0.03", "transfer", 0.03, 0.05),
+            ("D3", "PGD-0.03", "exact", 0.03, 0.075), ("D3", "PGD-0.03", "identity", 0.03, 0.035),
+            ("D3", "FGSM-0.08", "classifier", 0.08, 0.0), ("TE", "BIM-0.03", "classifier", 0.03, 0.5),
+            ("D3", "Square-0.03", "queries", 0.03, 0.9),  # a black box: it may be weaker
+        ],
+        columns=["defense", "attack", "knowledge", "budget", "accuracy"],
+    )  # fmt: skip
+    said = captions.adaptive(rows)
+    assert said.endswith("failed by 1 of 2: D3, PGD-0.03, white box (exact gradient) (0.075 against 0.035).")
+    assert captions.adaptive(rows[rows.knowledge != "exact"]).endswith("passed by all 1.")
+    assert captions.adaptive(rows[rows.defense == "TE"]) == ""

@@ -136,9 +136,9 @@ def test_the_command_line_measures_one_cell_and_says_how_to_do_it_again(tmp_path
     assert "the paper has no table '9'" in capsys.readouterr().err
 
 
-def test_the_baselines_are_a_table_of_the_labs_own(tmp_path, capsys):
+def test_the_baselines_are_a_table_of_the_labs_own(tmp_path, capsys, bench):
     only = ["--only", "defense=No Defense,JPEG,Median"]
-    words = ["table", "baselines", "--profile", "smoke", "--store", str(tmp_path / "store"), *only]
+    words = ["table", "baselines", "--profile", "smoke", "--store", str(bench.store.root), *only]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert "# Which defenses hold?" in told and "worst case, at one size" in told and "## What is best differ" in told
