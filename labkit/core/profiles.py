@@ -12,6 +12,11 @@ _LAM = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
 # Atoms and sparsity of the three that the paper names.
 _D3 = tuple(("d3", (("atoms", atoms), ("sparsity", k))) for atoms, k in ((40_000, 5), (10_000, 5), (10_000, 4)))
 
+# As published for 224 pixels, and in proportion: crops as large a share as networks of small images are trained on, and
+# as many deflections for a pixel (200 of 224×224), from as near.
+_SMALL = {"crops": (("share", 0.875),), "deflection": (("deflections", 0.004), ("window", 2))}
+_BOTH = tuple((name, options) for name, small in _SMALL.items() for options in ((), small))
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -156,6 +161,7 @@ QUICK = _profile(
             ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 8),)),
             ("magnet-detector", (("epochs", 8), ("rate", 0.005))), ("quilting", (("patches", 50_000),)),
             ("crops", (("crops", 10), ("patches", 50_000))), ("tvm-quilting", (("patches", 50_000),)),
+            ("crops", (("crops", 10), ("patches", 50_000), *_SMALL["crops"])), *_BOTH[2:],
             ("pixeldefend", (("epochs", 1), ("width", 32))),
         ),
     ),
@@ -167,7 +173,7 @@ LAB = _profile(
     classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25), retraining=20,
     adaptive=Adaptive(n=200, steps=50, queries=1000, autoattack=True),
     baselines=Baselines(
-        fast=200, slow=200, slowest=50, retrained=("magnet", "tvm"), options=_D3,
+        fast=200, slow=200, slowest=50, retrained=("magnet", "tvm"), options=_D3 + _BOTH,
         trained=("adversarial", "thermometer", "stl-adversarial", "stl-dimmed"),
     ),
     tradeoff=Tradeoff(n=1000, retrained=True, lam=_LAM),
@@ -178,7 +184,7 @@ PAPER = _profile(
     classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1, erase=0.25),
     adaptive=Adaptive(n=None, steps=100, queries=5000, autoattack=True),
     baselines=Baselines(
-        fast=None, slow=1000, slowest=200, options=_D3,
+        fast=None, slow=1000, slowest=200, options=_D3 + _BOTH,
         retrained=("magnet", "pixeldefend", "tvm", "quilting", "crops", "tvm-quilting", "deflection", "d3"),
     ),
     tradeoff=Tradeoff(

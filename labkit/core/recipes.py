@@ -256,7 +256,10 @@ class DefenseRecipe:
         """The paper's name in tables, where it has one."""
         name = DEFENSES[self.name].label if self.name in DEFENSES else self.name
         told = dict(self.options)
-        return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})" if self.name == "d3" and "atoms" in told else name
+        if self.name == "d3" and "atoms" in told:
+            return f"D3 ({told['atoms'] / 1000:g}K-{told['sparsity']})"
+        shares = (("share", "crops of {:.0%}"), ("deflections", "{:.1%} of pixels"))
+        return name + "".join(f" ({words.format(told[key])})" for key, words in shares if told.get(key, 1) < 1)
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,10 @@ def cases(lab: Profile) -> list[Case]:
 def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     """What is tried against a baseline by who knows it, at the size of the strongest grey box; with their knowledge.
 
-    PGD on the margin with each of `Baseline.known`. Where the profile has the time for AutoAttack, and the baseline is
-    fast: `ladder` with each, and by queries; and at RobustBench's two sizes with the last. Of a random defense each
-    gradient is of one EOT sample, and there are more steps for it: that is the stronger use of as many passes.
+    PGD on the margin with each of `Baseline.known`. Where the profile has the time for AutoAttack: `ladder` with the
+    last of them, or, where none is exact and the baseline is fast, with each; on the fast ones queries, too, and
+    `ladder` at RobustBench's two sizes. Of a random defense each gradient is of one EOT sample, and there are more
+    steps for it: that is the stronger use of as many passes.
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
@@ -123,7 +124,8 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     if not how.autoattack:
         return tried
     climbs = replace(pgd, name="ladder", loss="log-odds")
-    tried += [(climbs, knowledge) for knowledge in (known[-1:] if baseline.cost == "slowest" else known)]
+    several = baseline.cost == "fast" and "exact" not in known
+    tried += [(climbs, knowledge) for knowledge in (known if several else known[-1:])]
     if baseline.cost == "fast":
         asked = AttackRecipe("square", pgd.size, how.queries), AttackRecipe("hopskipjump", pgd.size, how.queries)
         tried += [(attack, "queries") for attack in asked if baseline.known]
