@@ -69,7 +69,7 @@ def ascent(model: Model, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], 
 def differentiate(total: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     """Gradient of a number with respect to images x; zero where it is not finite. `again` keeps the graph."""
     if not total.requires_grad:
-        raise InputError("what the attacker sees gives no gradient; use square or noise, which need none")
+        raise InputError("what the attacker sees gives no gradient; use square, hopskipjump or noise, which need none")
     (gradient,) = torch.autograd.grad(total, x, retain_graph=again)
     return gradient.nan_to_num(0.0, 0.0, 0.0)
 

@@ -46,7 +46,7 @@ def borrowed(
     """
     check(name, {"seed": seed, **options}, _LIMITS)
     if not (isinstance(budget, Budget) or (budget is None and uncapped)):
-        raise InputError(f"{name} needs a budget, as Budget.dissimilarity(0.08); only deepfool, cw and ddn need none")
+        raise InputError(f"{name} needs a budget, as Budget.l2(0.5); only deepfool, cw, ddn and hopskipjump need none")
     y, held = _classes(name, y, n), [model, getattr(model, "__self__", None)]
     if inspect.isfunction(model):  # around a network, most likely
         held += [value for names in inspect.getclosurevars(model)[:2] for value in names.values()]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _RATE = 0.01  # of Adam, in pixels, where there is no gradient to tell the distance
-_HALVINGS, _BEYOND = 8, 2e-3
+_HALVINGS, _BEYOND, COST = 8, 2e-3, 10  # the last in decisions: what `smallest` asks for besides its search
 
 
 def deepfool(
@@ -62,14 +62,14 @@ def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
         difference = (logits.gather(1, rivals[:, k : k + 1]) - own)[:, 0]
         gradient = common.differentiate(difference.sum(), x, again=k < count - 1)
         size = norm(gradient)
-        distance = (difference.detach().abs() / size).clamp_min(_least(x))
+        distance = (difference.detach().abs() / size).clamp_min(least(x))
         nearer = distance < shortest  # false where the gradient is zero: the distance is infinite or not a number
         shortest = torch.where(nearer, distance, shortest)
         change = torch.where(column(nearer), column(distance / size) * gradient, change)
     return change
 
 
-def _least(x: Tensor) -> float:
+def least(x: Tensor) -> float:
     """The shortest step that floats can take from any image: at a tie, one onto the boundary would lead nowhere."""
     return torch.finfo(x.dtype).eps * x[0].numel() ** 0.5
 
@@ -81,7 +81,7 @@ def ddn(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, ste
     its changes fade from 5 % to 0.1 %. Steps fade from length one to 0.01; the first half climbs the log-odds, the rest
     the margin. At the end the smallest change is shortened, by bisection, to just beyond the boundary.
     """
-    return _smallest("ddn", model, x, y, budget, _ddn, (steps,))
+    return smallest(model, x, y, budget, _ddn, (steps,))
 
 
 def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +94,8 @@ def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor
         logits, gradient = ascent(model, at, y, LOSSES["log-odds" if 2 * taken < steps else "margin"])
         gradient = free(gradient, at)
         wrong, length = fooled(logits, y), norm(at - x)
-        best, shortest = _keep(wrong & (length < shortest), at, length, best, shortest)
-        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0).clamp_min(_least(x))
+        best, shortest = keep(wrong & (length < shortest), at, length, best, shortest)
+        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0).clamp_min(least(x))
         larger = radius * (1 + gamma)
         larger = torch.where(shortest.isfinite(), larger, torch.maximum(larger, boundary))
         smaller = torch.minimum(radius * (1 - gamma), shortest)
@@ -121,7 +121,7 @@ def cw(
     which black pixels hardly move. A search leaves an image whose objective did not fall within a tenth of the steps.
     At the end the smallest change is shortened by bisection, as in `ddn`.
     """
-    return _smallest("cw", model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
+    return smallest(model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
 
 
 def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, confidence: float):
@@ -135,7 +135,7 @@ def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, con
     for _ in range(searches):
         at, length = _adam(model, x, y, c, rate, steps, confidence)
         success = length.isfinite()
-        best, shortest = _keep(length < shortest, at, length, best, shortest)
+        best, shortest = keep(length < shortest, at, length, best, shortest)
         low, high = torch.where(success, low, c), torch.where(success, c, high)
         c = torch.where(high.isinf(), 10 * c, torch.where(low > 0, (low * high).sqrt(), c / 10))
     return best, shortest
@@ -168,12 +168,12 @@ def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, conf
     return best, shortest
 
 
-def _keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, Tensor]:
+def keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, Tensor]:
     """`best` and `shortest` with `at` and `length` where those are better."""
     return torch.where(column(better), at, best), torch.where(better, length, shortest)
 
 
-def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence=0.0) -> Tensor:
+def smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence: float = 0.0) -> Tensor:
     """What `search`, as `_adam`, finds for the images that are right, shortened along the line to each."""
     found = x.clone()
     left = torch.nonzero(~fooled(logits_at(model, x), y))[:, 0]
@@ -181,16 +181,16 @@ def _smallest(name: str, model: Model, x: Tensor, y: Tensor, budget, search, opt
         far, length = search(model, x[left], y[left], *options)
         left, far = left[length.isfinite()], far[length.isfinite()]
     if len(left):
-        found[left] = _shortened(model, far, x[left], y[left], confidence)
+        found[left] = shortened(model, far, x[left], y[left], confidence)
     return found if budget is None else budget.project(found, x)
 
 
-def _shortened(model: Model, far: Tensor, x: Tensor, y: Tensor, confidence: float) -> Tensor:
-    """Each change about as short as its own line allows, with the decision still wrong."""
+def shortened(model, far: Tensor, x: Tensor, y: Tensor, confidence=0.0, halvings=_HALVINGS, beyond=_BEYOND) -> Tensor:
+    """Each change about as short as its own line allows, with the decision still wrong; asks `halvings` + 1 times."""
     best, low, high = far, x.new_zeros(len(x)), x.new_ones(len(x))
-    for halving in range(_HALVINGS + 1):
+    for halving in range(halvings + 1):
         # At the end a little further than to the boundary: on it, another batch size may round to another decision.
-        share = (low + high) / 2 if halving < _HALVINGS else (1 + _BEYOND) * high
+        share = (low + high) / 2 if halving < halvings else (1 + beyond) * high
         at = (x + column(share) * (far - x)).clamp(0, 1)
         across = fooled(logits_at(model, at), y, confidence)
         best = torch.where(column(across), at, best)

@@ -36,6 +36,7 @@ ATTACKS = {
     "universal": Named("labkit.attacks.universal_perturbation:universal", "Uni"),
     "lowfreq": Named("labkit.attacks.low_frequency:lowfreq", "Low-pass PGD"),
     "square": Named("labkit.attacks.auto_attack:square", "Square"),
+    "hopskipjump": Named("labkit.attacks.decision_based:hopskipjump", "HopSkipJump"),
     "autoattack": Named("labkit.attacks.auto_attack:autoattack", "AutoAttack"),
     "ladder": Named("labkit.attacks.ladder:ladder", "PGD ladder"),
     "noise": Named("labkit.attacks.auto_attack:noise", "Noise"),

@@ -34,6 +34,8 @@ class ThreatModel(Enum):
                "has the weights of the judged network, and does not know the defense")
     QUERIES = ("queries", "score-based black box", "v", "#009e73", True,
                "sees the scores of the whole system for images of its choice, and no gradient")
+    DECISIONS = ("decisions", "decision-based black box", "d", "#004d38", True,
+                 "sees what the whole system decides for images of its choice, neither scores nor a gradient")
     BPDA = ("identity", "white box (BPDA)", "^", "#e69f00", True,
             "has everything, and differentiates the defense as if it were the identity")
     SMOOTH = ("smooth", "white box (smooth BPDA)", "<", "#b89500", True,
@@ -127,7 +129,7 @@ def view(
     if knowledge not in KNOWLEDGE:
         raise InputError(f"unknown knowledge {knowledge!r}; the known kinds are {', '.join(KNOWLEDGE)}")
     if defense is None or knowledge in ("transfer", "classifier"):
-        return judged(classifier, None)
+        return _answering(judged(classifier, None), knowledge)
     if knowledge == "fixed-stratum" and isinstance(defense, StratifiedTransform):
         if stratum is None:
             raise InputError('"fixed-stratum" attacks images cluster by cluster; pass stratum=')
@@ -148,7 +150,7 @@ def view(
             raise InputError("a detector is attacked class by class, so that being rejected can count; pass label=")
         system = _Joint(system, label)
     system = _Expectation(system, draws) if averaged else system
-    return _Answers(system) if knowledge == "queries" else system
+    return _answering(system, knowledge)
 
 
 def correct(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: bool = True) -> Tensor:
@@ -161,6 +163,11 @@ def correct(logits: Tensor, y: Tensor, defense: Defense | None, *, attacked: boo
     return (decided == y) | rejected if attacked and isinstance(defense, Detector) else decided == y
 
 
+def _answering(system: nn.Module, knowledge: str) -> nn.Module:
+    """The system, with its answers alone where that is all that an attacker gets."""
+    return _Answers(system, knowledge == "decisions") if knowledge in ("queries", "decisions") else system
+
+
 class _Wrapper(nn.Module):
     """Another view of a system; `given` is what the view has to be told."""
 
@@ -170,11 +177,12 @@ class _Wrapper(nn.Module):
 
 
 class _Answers(_Wrapper):
-    """A system that tells what it decides and nothing of how."""
+    """A system that tells its scores and nothing of how; if `given`, no more than what it decides: 1 for that class."""
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.system(x)
+        scores = self.system(x)
+        return nn.functional.one_hot(scores.argmax(1), scores.shape[1]).to(scores) if self.given else scores
 
 
 class _Expectation(_Wrapper):

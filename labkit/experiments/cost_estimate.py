@@ -27,6 +27,7 @@ _BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
 _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
     "noise": lambda a: a.steps / 2,
     "square": lambda a: a.steps / 2,
+    "hopskipjump": lambda a: a.steps / 2,
     "deepfool": lambda a: 40,  # ten classes, and few images need more than four steps
     "cw": lambda a: 4 * a.steps,  # of five searches, some end early
     "universal": lambda a: 10,

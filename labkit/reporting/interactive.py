@@ -113,4 +113,5 @@ def _errors(value: Sequence, low: Sequence, high: Sequence, **look) -> dict:
 
 _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
 # matplotlib's markers by plotly's names.
-_SYMBOLS = dict(zip("osv^PDX*", "circle square triangle-down triangle-up cross diamond x star".split(), strict=True))
+_NAMES = "circle square triangle-down diamond-tall triangle-up triangle-left triangle-right cross diamond x star"
+_SYMBOLS = dict(zip("osvd^<>PDX*", _NAMES.split(), strict=True))

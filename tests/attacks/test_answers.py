@@ -1,5 +1,7 @@
 """What attacks find where the answer is known: on linear models, and of their losses, draws and patterns."""
 
+import itertools
+
 from labkit import attacks
 from labkit.attacks import ATTACKS, MINIMAL
 from labkit.attacks.budget import Budget
@@ -76,7 +78,7 @@ def test_log_odds_climb_where_cross_entropy_climbs():
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("name", MINIMAL)
+@pytest.mark.parametrize("name", [name for name in MINIMAL if name != "hopskipjump"])
 def test_the_nearest_hyperplane_is_found(name, classes):
     model, x, y = setting(classes)
     found = ATTACKS[name](model, x, y)
@@ -105,6 +107,46 @@ def test_confidence_asks_cw_for_more():
     logits = model(found)
     rivals = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     assert (rivals - logits.gather(1, y[:, None])[:, 0] >= 2.0).all()
+
+
+# --- by decisions alone
+
+
+@pytest.mark.parametrize("classes, nearest", [(2, 1.0), (5, 0.9)])
+def test_two_thousand_decisions_find_the_hyperplane_to_15_percent(classes, nearest):
+    """Of several classes, now and then one that is not the nearest: along its boundary, the way is shortest, too."""
+    model, x, y = setting(classes, B=40)
+    found = attacks.hopskipjump(model, x, y, queries=2000)
+    share = norms(found - x) / model.distance(x, y)
+    assert (model(found).argmax(1) != y).all() and (share >= 0.999).all() and share.median() <= 1.12
+    assert (share <= 1.15).float().mean() >= nearest
+
+
+@pytest.mark.parametrize("queries", [0, 5, 31, 32, 60, 500])
+def test_hopskipjump_asks_no_more_than_it_may(queries):
+    model, x, y = setting(classes=5)
+    asked = []
+    found = attacks.hopskipjump(lambda x: (asked.append(len(x)), model(x))[1], x, y, queries=queries)
+    assert sum(asked) <= queries * len(x)
+    if queries < 32:
+        assert torch.equal(found, x)
+    assert (model(found).argmax(1) != y).all() == (queries >= 60)
+
+
+def test_hopskipjump_sees_decisions_and_no_scores():
+    """The same from one-hot answers, and from scores that say nothing but the class."""
+    model, x, y = setting(classes=5)
+    told = lambda images: torch.eye(5)[model(images).argmax(1)]  # noqa: E731
+    bent = lambda images: (told(images) - 0.3) * images.sum((1, 2, 3))[:, None].exp()  # noqa: E731
+    expected = attacks.hopskipjump(model, x, y, queries=400)
+    assert all(torch.equal(attacks.hopskipjump(answer, x, y, queries=400), expected) for answer in (told, bent))
+
+
+def test_more_decisions_come_nearer():
+    model, x, y = setting(classes=5)
+    distance = model.distance(x, y)
+    far = [norms(attacks.hopskipjump(model, x, y, queries=n) - x) / distance for n in (60, 300, 1000, 4000)]
+    assert all((more <= less).all() for less, more in itertools.pairwise(far)) and far[-1].median() < 1.05
 
 
 # --- a loss that turns

@@ -21,6 +21,7 @@ QUICK = {
     "cw": dict(searches=2, steps=20),
     "autoattack": dict(steps=4, queries=10),
     "square": dict(queries=20),
+    "hopskipjump": dict(queries=60),
     "universal": dict(pattern=torch.linspace(-1, 1, 3 * 8 * 7).reshape(SHAPE)),
 }
 KINDS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.uint16, torch.int64)

@@ -58,6 +58,17 @@ def test_an_attacker_with_queries_gets_answers_and_no_gradient(parts):
     assert not model(x.requires_grad_()).requires_grad
 
 
+@pytest.mark.parametrize("defended", [True, False])
+def test_an_attacker_with_decisions_gets_no_more_than_the_class(parts, defended):
+    classifier, defense, x = parts
+    model = threat_models.view(classifier, defense if defended else None, "decisions")
+    scores = classifier(x / 2 if defended else x)
+    assert torch.equal(model(x), torch.eye(3)[scores.argmax(1)])
+    for knowledge in ("queries", "decisions"):
+        asked = threat_models.view(classifier, defense if defended else None, knowledge)
+        assert not asked(x.clone().requires_grad_()).requires_grad
+
+
 class Coin(Defense):
     """Doubles an image or leaves it black, each time it is asked."""
 

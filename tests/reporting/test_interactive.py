@@ -66,6 +66,10 @@ def swept(what="lam", values=(0.1, 0.2, 0.4)):
     return found.assign(**setting)
 
 
+def test_every_threat_model_has_its_marker_in_both_kinds_of_figures():
+    assert all(interactive._SYMBOLS[model.marker] for model in ThreatModel)
+
+
 def test_a_tradeoff_has_a_line_for_every_threat_model_and_gap_and_psnr_below():
     fig = interactive.tradeoff(pd.concat([swept(), swept("K", (16, 64))]), "lam")
     asked = [ThreatModel.WEIGHTS.told("FGSM-0.08"), ThreatModel.EXACT.told("BIM-0.08")]
