@@ -127,8 +127,8 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     several = baseline.cost == "fast" and "exact" not in known
     tried += [(climbs, knowledge) for knowledge in (known if several else known[-1:])]
     if baseline.cost == "fast":
-        asked = AttackRecipe("square", pgd.size, how.queries), AttackRecipe("hopskipjump", pgd.size, how.queries)
-        tried += [(attack, "queries") for attack in asked if baseline.known]
+        boxes = ("square", "queries"), ("hopskipjump", "decisions")
+        tried += [(AttackRecipe(name, pgd.size, how.queries), box) for name, box in boxes if baseline.known]
         tried += [(replace(climbs, size=size, norm=norm), known[-1]) for norm, size in ROBUSTBENCH]
     return tried
 
