@@ -3,7 +3,7 @@
 from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe
 from labkit.datasets import loaders
-from labkit.defenses.deflection import PixelDeflection, robust_activation, smooth
+from labkit.defenses.deflection import PixelDeflection, robust_activation, shrunk, smooth
 from labkit.models import networks
 
 import numpy as np
@@ -150,6 +150,14 @@ def test_wavelets_are_scikit_images(name, size):
         assert_close(smoothed.double(), torch.from_numpy(peer), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["photos", "fashion"])
+@pytest.mark.parametrize("size", [(64, 40), (31, 29), (2, 2)])
+def test_the_stand_in_of_the_wavelets_is_the_wavelets(name, size):
+    x = loaders.load(name, "test", n=3, resolution=64).x[..., : size[0], : size[1]].double()
+    x = (x + 0.04 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert_close(shrunk(x, 0.04).clamp(0, 1), smooth(x, 0.04), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_flat_images_stay(channels):
     for level in (0.0, 0.3, 1.0):
@@ -196,6 +204,23 @@ def test_gradients_follow_deflected_values_to_where_they_came_from(photos):
     assert_close(found.sum(), upstream.sum())
     (passed,) = torch.autograd.grad(PixelDeflection(deflections=0).clean(x, maps(2, 16)), x, upstream)
     assert torch.equal(passed, upstream)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smoothed_it_differentiates_the_wavelets_with_their_thresholds_held(photos, channels):
+    x = photos[:2, :channels, :16, :16].clone().requires_grad_()
+    defense = PixelDeflection(deflections=0)
+    twin, upstream = defense.smoothed(), torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    cleaned = twin.clean(x, maps(2, 16))
+    assert torch.equal(cleaned, smooth(x, 0.04)) and defense.has_smooth
+    (found,) = torch.autograd.grad(cleaned, x, upstream)
+    # A Haar threshold removes: what remains of a direction is its projection on the coefficients that are left.
+    assert 0 < found.norm() < 0.99 * upstream.norm()
+    (again,) = torch.autograd.grad(twin.clean(x, maps(2, 16)), x, found)
+    if channels == 1:
+        assert_close(again, found)
+    (passed,) = torch.autograd.grad(defense.clean(x, maps(2, 16)), x, upstream)
+    assert torch.equal(passed, upstream) and twin.generator is defense.generator
 
 
 def test_the_system_has_a_gradient(vgg, photos):
