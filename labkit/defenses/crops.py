@@ -35,7 +35,7 @@ class CropEnsemble(Ensemble):
     crops          how many
     share          side of a crop as a share of the image's: 90 of 224 pixels
     backward       what an attacker sees of a cleaner that is not differentiable: "identity", its output with the
-                   gradient of its input (BPDA), or "none", no gradient through it
+                   gradient of its input (BPDA), "smooth", with that of its smooth stand-in, or "none", no gradient
 
     Left open there, and chosen here: crops scale with the image (13 of 32 pixels); they are enlarged bilinearly to the
     image's size; every image of a batch is cropped at its own places.
@@ -45,13 +45,17 @@ class CropEnsemble(Ensemble):
 
     def __init__(self, tvm=None, quilting=None, *, crops=30, share=90 / 224, backward="identity"):
         super().__init__(crops=crops, share=share, backward=backward)
-        if backward not in ("identity", "none"):
-            raise InputError(f'backward must be "identity" or "none", got {backward!r}')
+        if backward not in ("identity", "smooth", "none"):
+            raise InputError(f'backward must be "identity", "smooth" or "none", got {backward!r}')
         self.cleaners = nn.ModuleList(cleaner for cleaner in (tvm, quilting) if cleaner is not None)
         if crops < max(1, len(self.cleaners)):
             raise InputError(f"{crops} crops are fewer than one of each cleaned image; ask for more")
         self.differentiable = all(cleaner.differentiable for cleaner in self.cleaners)
         self.smallest = max([self.smallest, *(cleaner.smallest for cleaner in self.cleaners)])
+
+    @property
+    def has_smooth(self) -> bool:
+        return any(cleaner.has_smooth for cleaner in self.cleaners)
 
     def fit(self, images: Images, *, progress: bool = False) -> Self:
         for cleaner in self.cleaners:
@@ -98,8 +102,8 @@ class CropEnsemble(Ensemble):
         return functional.interpolate(cut, sides, mode="bilinear", align_corners=False).clamp(0, 1)
 
     def _clean(self, cleaner: Defense, x: Tensor) -> Tensor:
-        if cleaner.differentiable:
-            return cleaner(x)
+        if cleaner.differentiable or self.backward == "smooth":
+            return cleaner.smoothed()(x)
         with torch.no_grad():
             cleaned = cleaner(x)
         # x − x is nothing but its gradient.

@@ -1,5 +1,6 @@
 """Pixel deflection: pixels that matter little take their neighbours' values, and wavelets smooth what that leaves."""
 
+import math
 from collections.abc import Iterator
 
 from labkit.core import InputError
@@ -8,7 +9,7 @@ from labkit.models.networks import Classifier
 
 import numpy as np
 import torch
-from skimage import restoration
+from skimage import color, restoration
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +24,7 @@ class PixelDeflection(Ensemble):
     (BayesShrink) in YCbCr, or, for another number of channels than three, channel by channel.
 
     deflections  how many pixels are drawn, with replacement, whatever the image's size: 200 was published for 224×224,
-                 0.4 % of the pixels; of 64×64 it is 5 %, and of 32×32 almost a fifth
+                 0.4 % of the pixels; of 64×64 it is 5 %, and of 32×32 almost a fifth. Below 1, a share of the pixels
     window       farthest that a value comes from, in pixels up, down and sideways; windows end at the border
     sigma        standard deviation of the noise that the wavelets assume, for pixels in [0, 1]
     draws        of which the system of `around` averages the probabilities; it answers with their logarithm
@@ -31,9 +32,11 @@ class PixelDeflection(Ensemble):
     Chosen here: whole pixels are deflected, as the text says (the authors' script moves one channel at a time); a value
     is that before any deflection; the wavelet is Haar's; the ensemble ("PD-Ens") is of 10 draws. Gradients pass the
     wavelets unchanged (BPDA), follow deflected values to where they came from, and ignore how the map depends on x.
+    The smooth stand-in differentiates the wavelets too, with their thresholds held (`shrunk`).
     """
 
     differentiable = False
+    has_smooth = True
     smallest = 2
     limits = "deflections in [0, inf); window, draws in [1, inf); sigma in (0, inf)"
 
@@ -52,7 +55,8 @@ class PixelDeflection(Ensemble):
         """Images x (B, C, H, W) deflected where their maps (B, H, W) in [0, 1] are low, and smoothed."""
         self._check(x)
         deflected = self.deflect(x, activation)
-        return smooth(deflected, self.sigma) + (deflected - deflected.detach())  # the difference is but its gradient
+        near = shrunk(deflected, self.sigma) if self.backward == "smooth" else deflected
+        return smooth(deflected, self.sigma) + (near - near.detach())  # the difference is but its gradient
 
     def deflect(self, x: Tensor, activation: Tensor) -> Tensor:
         """The first step alone."""
@@ -62,7 +66,8 @@ class PixelDeflection(Ensemble):
         chance = torch.where(chance.sum(1, keepdim=True) > 0, chance, 1.0)
         if not self.deflections:
             return x
-        to = torch.multinomial(chance, self.deflections, replacement=True, generator=self.generator)
+        count = self.deflections if self.deflections >= 1 else max(1, round(self.deflections * H * W))
+        to = torch.multinomial(chance, int(count), replacement=True, generator=self.generator)
         rows, columns = self._near(to // W, H), self._near(to % W, W)
         source = torch.arange(H * W).repeat(B, 1).numpy()
         # By numpy, which promises that of several values for one pixel the last stays.
@@ -85,6 +90,32 @@ def smooth(x: Tensor, sigma: float) -> Tensor:
     seen = x.detach().double().cpu().numpy()
     shrunk = [restoration.denoise_wavelet(image, sigma, mode="soft", method="BayesShrink", **colour) for image in seen]
     return torch.from_numpy(np.stack(shrunk)).to(x).clamp(0, 1)
+
+
+def shrunk(x: Tensor, sigma: float) -> Tensor:
+    """As `smooth`, before it clips, but differentiable, the thresholds held."""
+    levels = max(int(math.log2(min(x.shape[2:]))) - 3, 1)
+    if x.shape[1] != 3:
+        return _shrink(x, x.new_tensor(sigma**2), levels)
+    black, *primary = color.rgb2ycbcr(np.eye(4, 3, -1))  # what YCbCr adds to black cancels
+    to = x.new_tensor(np.array(primary) - black).T
+    coded = _shrink(torch.einsum("oc,bchw->bohw", to, x), (to.square().sum(1) * sigma**2)[:, None, None, None], levels)
+    return torch.einsum("oc,bchw->bohw", torch.linalg.inv(to), coded)
+
+
+def _shrink(x: Tensor, variance: Tensor, levels: int) -> Tensor:
+    """Haar coefficients of x (B, C, H, W), soft-thresholded by BayesShrink for noise of `variance`, and back."""
+    C, H, W = x.shape[1:]
+    blocks = functional.pixel_unshuffle(functional.pad(x, (0, W % 2, 0, H % 2), mode="replicate"), 2)
+    haar = x.new_tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 2  # its own inverse
+    low, *details = torch.einsum("fg,bcghw->fbchw", haar, blocks.unflatten(1, (C, 4)))
+    details = torch.stack(details, 2)
+    power = details.detach().square().mean((3, 4), keepdim=True)
+    threshold = variance / (power - variance).clamp_min(torch.finfo(torch.float64).eps).sqrt()
+    details = details.sign() * (details.abs() - threshold).relu()
+    low = _shrink(low, variance, levels - 1) if levels > 1 else low
+    back = torch.einsum("fg,bcghw->bcfhw", haar, torch.cat([low[:, :, None], details], 2))
+    return functional.pixel_shuffle(back.flatten(1, 2), 2)[..., :H, :W]
 
 
 def robust_activation(classifier: nn.Module, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Filters anyone would try first: JPEG, fewer bits, a median, a blur. The sober baselines of every table."""
 
 import io
+import math
 from typing import Self
 
 from labkit.core import InputError, metrics
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 _BLURRED_AT_ONCE = 500  # images
+_PAST = 0.1
 _NO_BLUR = 0.15  # sigma at which a neighbour gets a share of 2e-10, which single precision hardly sees
 
 
@@ -25,7 +27,8 @@ class JPEG(Defense):
 
     quality  of Pillow's encoder, 1 to 95. Colour is stored at half the resolution, Pillow's default
 
-    Takes grey or colour images; pixels are rounded to 8 bits. Not differentiable.
+    Takes grey or colour images; pixels are rounded to 8 bits. Not differentiable; its smooth stand-in is the codec of
+    Reich et al., "Differentiable JPEG: the devil is in the details", WACV 2024, as in kornia (`labkit[attacks]`).
     """
 
     differentiable = False
@@ -34,14 +37,27 @@ class JPEG(Defense):
     def __init__(self, quality=75):
         super().__init__(quality=quality)
 
+    def smooth(self, x: Tensor) -> Tensor:
+        self._check(x)
+        try:
+            from kornia.enhance import jpeg_codec_differentiable
+        except ImportError:
+            raise InputError("a differentiable JPEG needs the package kornia; install labkit[attacks]") from None
+        stored = jpeg_codec_differentiable(x.expand(-1, 3, -1, -1), x.new_tensor([float(self.quality)]))
+        # Its gradient vanishes where coefficients are near whole numbers; a tenth of the identity's goes past that.
+        return (stored.mean(1, keepdim=True) if x.shape[1] == 1 else stored) + _PAST * (x - x.detach())
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        if x.shape[1] not in (1, 3):
-            raise InputError(f"JPEG stores images of 1 or 3 channels, got {x.shape[1]}; convert them")
         pixels = (x * 255).round().byte().movedim(1, -1).cpu().numpy()
         read = np.stack([self._stored(image).reshape(image.shape) for image in pixels])
         return torch.from_numpy(read).movedim(-1, 1).to(x).div_(255).contiguous()
+
+    def _check(self, x: Tensor, channels: int | None = None) -> None:
+        super()._check(x, channels)
+        if x.shape[1] not in (1, 3):
+            raise InputError(f"JPEG stores images of 1 or 3 channels, got {x.shape[1]}; convert them")
 
     def _stored(self, pixels: np.ndarray) -> np.ndarray:
         file, grey = io.BytesIO(), pixels.shape[-1] == 1
@@ -54,7 +70,7 @@ class BitDepth(Defense):
 
     bits  a channel, from 1 to 8. Xu et al. try all, Guo et al. (ICLR 2018) take 3
 
-    Not differentiable: a staircase, whose slope is 0 wherever it has one.
+    Not differentiable: a staircase, whose slope is 0 wherever it has one. Its smooth stand-in is one with round steps.
     """
 
     differentiable = False
@@ -62,6 +78,10 @@ class BitDepth(Defense):
 
     def __init__(self, bits=3):
         super().__init__(bits=bits)
+
+    def smooth(self, x: Tensor) -> Tensor:
+        at = x * (2**self.bits - 1)
+        return (at - torch.sin(2 * math.pi * at) / (2 * math.pi)) / (2**self.bits - 1)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ _COMPONENTS, _GROUP = 15, 128  # of a patch's features, and patches in a group: 
 _SLACK, _ROUNDING = np.float32(1 + 1e-4), np.float32(1e-2)  # of squared distances in single precision, for [0, 255]
 _IMAGES_AT_ONCE, _PATCHES_AT_ONCE = 100, 2**16
 _DISTANCES_AT_ONCE = 2**24
+_SOFT = 10  # nearest patches that the smooth stand-in mixes
 
 
 class Quilting(Defense):
@@ -35,10 +36,15 @@ class Quilting(Defense):
     Chosen here: where the grid does not fit the image, the last patches end at the border, and overlap more; the cuts
     above and to the left are found one by one, and the new patch fills what is beyond both; patches have 8 bits.
 
+    Not differentiable. Its smooth stand-in takes, in place of the nearest patch, the mean of the ten nearest by softmax
+    weights of their squared distances, and keeps the seams. Their unit is `temperature` times the mean excess over the
+    least distance; at 0 the stand-in is quilting itself.
+
     index  (N, C, patch, patch) uint8, the fitted patches
     """
 
     differentiable = False
+    temperature = 1.0
     sized_by_fit = ("index",)
 
     def __init__(self, patch: int = 5, overlap: int = 2, patches: int = 1_000_000, neighbours: int = 1):
@@ -74,38 +80,76 @@ class Quilting(Defense):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        self._check_fitted(len(self.index) >= self.neighbours)
-        self._check(x, self.index.shape[1])
-        rows, columns = (starts(side, self.patch, self.overlap) for side in x.shape[2:])
-        seen = self._windows(x)[:, :, rows][:, :, :, columns].permute(0, 2, 3, 1, 4, 5)
-        found = self.nearest(seen.flatten(0, 2))
-        if self.stochastic:
-            drawn = torch.randint(self.neighbours, (len(found), 1), generator=self.generator)
-            found = found.gather(1, drawn.to(found.device))
-        chosen = self.index[found[:, 0]].cpu().numpy().reshape(seen.shape)
-        out = np.empty(x.shape, np.uint8)
-        _sew(chosen, np.array(rows), np.array(columns), out)
-        return torch.from_numpy(out).to(x) / 255
+        return self._sewn(x, self.nearest(self._grid(x).flatten(0, 2)))[0]
+
+    def smooth(self, x: Tensor) -> Tensor:
+        return self.both(x)[1]
+
+    def smoothed(self) -> Defense:
+        return _Smoothed(self)
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `smooth` make of x (B, C, H, W), by one search, the same draws and the same seams."""
+        p = self._grid(x)
+        found = self.nearest(p.detach().flatten(0, 2), min(max(_SOFT, self.neighbours), len(self.index)))
+        out, owner = self._sewn(x, found)
+        near = (self.index[found].to(x) / 255).flatten(2)
+        first, other = near[:, 0], near - near[:, :1]
+        # |x − pₖ|² − |x − p₀|², without the digits that cancel.
+        excess = other.square().sum(2) - 2 * torch.einsum("nkd,nd->nk", other, p.reshape(first.shape) - first)
+        scale = self.temperature * excess.detach().mean(1, keepdim=True).clamp_min(1e-6)
+        soft = first + torch.einsum("nk,nkd->nd", torch.softmax(-excess / scale, 1), other)
+        parts = soft.reshape(len(x), -1, x.shape[1], self.patch**2).transpose(1, 2).flatten(2)
+        return out, parts.gather(2, owner.expand(-1, x.shape[1], -1)).reshape(x.shape)
 
     @torch.no_grad()
-    def nearest(self, patches: Tensor) -> Tensor:
+    def nearest(self, patches: Tensor, neighbours: int | None = None) -> Tensor:
         """Positions (n, neighbours) in `index` of the nearest patches, nearest first, to (n, C, patch, patch)."""
         self._check_fitted(len(self.index) >= self.neighbours)
-        queries = patches.to(self.index.device).flatten(1)
+        queries, k = patches.to(self.index.device).flatten(1), neighbours or self.neighbours
         if self.index.is_cuda:
-            return _scan(queries.float(), self.index.flatten(1), self.neighbours)
+            return _scan(queries.float(), self.index.flatten(1), k)
         if self._search is None:
             self._search = _Search(self.index.flatten(1))
-        return self._search(queries, self.neighbours)
+        return self._search(queries, k)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, fitted to {len(self.index)} patches"
+
+    def _grid(self, x: Tensor) -> Tensor:
+        """The patches (B, R, L, C, patch, patch) of x that are replaced, in raster order."""
+        self._check_fitted(len(self.index) >= self.neighbours)
+        self._check(x, self.index.shape[1])
+        rows, columns = (starts(side, self.patch, self.overlap) for side in x.shape[2:])
+        return self._windows(x)[:, :, rows][:, :, :, columns].permute(0, 2, 3, 1, 4, 5)
+
+    def _sewn(self, x: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        """x sewn from one of the first `neighbours` patches found, and (B, 1, H · W) where each pixel is from."""
+        if self.stochastic:
+            drawn = torch.randint(self.neighbours, (len(found), 1), generator=self.generator)
+            found = found.gather(1, drawn.to(found.device))
+        (B, C, H, W), p = x.shape, self.patch
+        rows, columns = (np.array(starts(side, p, self.overlap)) for side in (H, W))
+        chosen = self.index[found[:, 0]].cpu().numpy().reshape(B, len(rows), len(columns), C, p, p)
+        out, owner = np.empty(x.shape, np.uint8), np.empty((B, 1, H, W), np.int64)
+        _sew(chosen, rows, columns, out, owner)
+        return torch.from_numpy(out).to(x) / 255, torch.from_numpy(owner).flatten(2).to(x.device)
 
     def _windows(self, x: Tensor) -> Tensor:
         return x.unfold(2, self.patch, 1).unfold(3, self.patch, 1)
 
     def _prepare(self, stored: dict[str, Tensor]) -> None:
         self._search = None
+
+
+class _Smoothed(Defense):
+    def __init__(self, quilting: Quilting):
+        super().__init__()
+        self.quilting = quilting
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, near = self.quilting.both(x)
+        return near + (out - near).detach()
 
 
 class _Search:
@@ -223,8 +267,11 @@ def cheapest_path(error):
 
 
 @njit(nogil=True, cache=True)
-def _sew(chosen, rows, columns, out):
-    """Patches (B, R, L, C, p, p) at `rows` (R,) × `columns` (L,), in raster order, into `out` (B, C, H, W)."""
+def _sew(chosen, rows, columns, out, owner):
+    """Patches (B, R, L, C, p, p) at `rows` (R,) × `columns` (L,), in raster order, into `out` (B, C, H, W).
+
+    `owner` (B, 1, H, W) becomes where among the patches (R, L, p, p) of its image each pixel is from.
+    """
     B, R, L, _, p, _ = chosen.shape
     for b in range(B):
         for i in range(R):
@@ -240,3 +287,4 @@ def _sew(chosen, rows, columns, out):
                     for v in range(p):
                         if u >= above[v] and v >= beside[u]:
                             out[b, :, r + u, c + v] = chosen[b, i, j, :, u, v]
+                            owner[b, 0, r + u, c + v] = ((i * L + j) * p + u) * p + v

@@ -1,5 +1,6 @@
 """What every defense is: a module that cleans images, or one that wraps a classifier."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -97,12 +98,12 @@ class Defense(FittedBuffers):
 
     @property
     def has_smooth(self) -> bool:
-        """Whether somebody knows a better stand-in than x."""
+        """Whether its stand-in is more than the identity."""
         return type(self).smooth is not Defense.smooth
 
     def smoothed(self) -> "Defense":
-        """The same defense with the gradient of `smooth`."""
-        return self.straight_through(self.smooth)
+        """The same defense with the gradient of `smooth`; itself where its own gradient says something."""
+        return self if self.differentiable else self.straight_through(self.smooth)
 
     def approximate(self, gap: float) -> "Defense":
         """What an iterative attack may differentiate in its place: cheaper where that loses nothing; else the same."""
@@ -173,9 +174,17 @@ class Ensemble(Around):
     """An `Around` that answers with the logarithm of a classifier's mean probabilities on several `views` of an image.
 
     Gradients hold the activations of one view at a time (`networks.Recomputed`).
+
+    backward  how gradients pass what is not differentiable in its views: "identity", or "smooth", by smooth stand-ins
     """
 
     stochastic = True
+    backward = "identity"
+
+    def smoothed(self) -> Defense:
+        twin = copy.copy(self)  # what is fitted, and the draws, are the same objects
+        twin.backward = "smooth"
+        return twin
 
     def views(self, classifier: nn.Module, x: Tensor) -> Iterable[Tensor]:
         """Batches like x, one after the other."""

@@ -159,6 +159,18 @@ def test_quilting_passes_gradients_unchanged_or_not_at_all(images, classifier):
     assert not seen.requires_grad
 
 
+def test_smoothed_it_is_the_same_ensemble_with_its_cleaners_stand_ins(full, images):
+    twin, x = full.smoothed(), images.x[:2].clone().requires_grad_()
+    assert full.has_smooth and not CropEnsemble().has_smooth and full.backward == "identity"
+    assert twin.cleaners is full.cleaners and twin.generator is full.generator
+    quilting, upstream = full.cleaners[1], torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    for ensemble, slope in ((full, upstream), (twin, torch.autograd.grad(quilting.smooth(x), x, upstream)[0])):
+        flat, quilted = ensemble.seeded(3).versions(x)
+        assert_close(flat, full.seeded(3).versions(x)[0])
+        assert_close(quilted, quilting(x))
+        assert_close(*torch.autograd.grad(quilted, x, upstream), slope)
+
+
 def test_the_state_holds_what_quilting_learned(full, images, classifier):
     other = CropEnsemble(TVM(outer=5), Quilting(), crops=6)
     other.load_state_dict(full.state_dict())

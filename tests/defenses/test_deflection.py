@@ -3,7 +3,7 @@
 from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe
 from labkit.datasets import loaders
-from labkit.defenses.deflection import PixelDeflection, robust_activation, smooth
+from labkit.defenses.deflection import PixelDeflection, robust_activation, shrunk, smooth
 from labkit.models import networks
 
 import numpy as np
@@ -137,6 +137,14 @@ def test_pixels_are_drawn_against_the_map():
 
 @pytest.mark.parametrize("name", ["photos", "fashion"])
 @pytest.mark.parametrize("size", [(32, 32), (20, 13), (2, 2)])
+def test_below_one_the_number_of_deflections_is_a_share_of_the_pixels():
+    """0.4 %, as 200 of 224×224; one at least."""
+    noise, flat = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 32, 32)
+    for share, most in ((0.004, 4), (0.1, 102), (1e-6, 1)):
+        changed = (PixelDeflection(deflections=share).deflect(noise, flat) != noise).any(1).flatten(1).sum(1)
+        assert changed.max() <= most and changed.min() >= max(1, 0.8 * most)
+
+
 def test_wavelets_are_scikit_images(name, size):
     x = loaders.load(name, "test", n=3).x[..., : size[0], : size[1]]
     x = (x + 0.04 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
@@ -148,6 +156,14 @@ def test_wavelets_are_scikit_images(name, size):
         peer = denoise_wavelet(pixels, sigma=0.04, method="BayesShrink", mode="soft", **options)
         peer = np.atleast_3d(peer).transpose(2, 0, 1).clip(0, 1)
         assert_close(smoothed.double(), torch.from_numpy(peer), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["photos", "fashion"])
+@pytest.mark.parametrize("size", [(64, 40), (31, 29), (2, 2)])
+def test_the_stand_in_of_the_wavelets_is_the_wavelets(name, size):
+    x = loaders.load(name, "test", n=3, resolution=64).x[..., : size[0], : size[1]].double()
+    x = (x + 0.04 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert_close(shrunk(x, 0.04).clamp(0, 1), smooth(x, 0.04), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -196,6 +212,23 @@ def test_gradients_follow_deflected_values_to_where_they_came_from(photos):
     assert_close(found.sum(), upstream.sum())
     (passed,) = torch.autograd.grad(PixelDeflection(deflections=0).clean(x, maps(2, 16)), x, upstream)
     assert torch.equal(passed, upstream)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smoothed_it_differentiates_the_wavelets_with_their_thresholds_held(photos, channels):
+    x = photos[:2, :channels, :16, :16].clone().requires_grad_()
+    defense = PixelDeflection(deflections=0)
+    twin, upstream = defense.smoothed(), torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    cleaned = twin.clean(x, maps(2, 16))
+    assert torch.equal(cleaned, smooth(x, 0.04)) and defense.has_smooth
+    (found,) = torch.autograd.grad(cleaned, x, upstream)
+    # A Haar threshold removes: what remains of a direction is its projection on the coefficients that are left.
+    assert 0 < found.norm() < 0.99 * upstream.norm()
+    (again,) = torch.autograd.grad(twin.clean(x, maps(2, 16)), x, found)
+    if channels == 1:
+        assert_close(again, found)
+    (passed,) = torch.autograd.grad(defense.clean(x, maps(2, 16)), x, upstream)
+    assert torch.equal(passed, upstream) and twin.generator is defense.generator
 
 
 def test_the_system_has_a_gradient(vgg, photos):

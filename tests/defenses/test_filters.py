@@ -1,6 +1,7 @@
 """JPEG, bit depth, median and blur against Pillow, numpy and scipy."""
 
 import io
+import sys
 
 from labkit.core import metrics
 from labkit.core.errors import InputError
@@ -57,6 +58,45 @@ def test_more_quality_costs_less():
     x = loaders.load("photos", "test", n=4).x
     cost = [metrics.psnr(JPEG(q)(x), x).mean() for q in (10, 50, 75, 95)]
     assert cost == sorted(cost)
+
+
+@pytest.mark.parametrize(("name", "size"), [("photos", (64, 64)), ("photos", (45, 50)), ("fashion", (32, 32))])
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_the_stand_in_of_jpeg_is_within_two_grey_levels(name, size, quality):
+    x = loaders.load(name, "test", n=10, resolution=size[1]).x[..., : size[0], :]
+    layer = JPEG(quality)
+    off = 255 * (layer.smooth(x) - layer(x)).abs().mean()
+    assert off < 2 and off < 0.7 * 255 * (layer(x) - x).abs().mean()
+
+
+def test_smoothed_jpeg_answers_as_pillow_and_no_gradient_vanishes():
+    for name in ("photos", "fashion"):
+        x = loaders.load(name, "test", n=3).x[..., :30, :].requires_grad_()
+        out = JPEG().smoothed()(x)
+        assert_close(out, JPEG()(x), rtol=0, atol=1e-6)
+        upstream = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+        (slope,) = torch.autograd.grad(out, x, upstream)
+        assert (slope.flatten(1).norm(dim=1) > 0.09 * upstream.flatten(1).norm(dim=1)).all()
+
+
+def test_without_kornia_jpeg_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.enhance", None)
+    with pytest.raises(InputError, match=r"install labkit\[attacks\]"):
+        JPEG().smoothed()(noise(1, 3, 8, 8))
+    assert JPEG()(noise(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_the_stand_in_of_bit_depth_is_a_staircase_with_round_steps(bits):
+    layer, steps = BitDepth(bits), 2**bits - 1
+    levels = (torch.arange(steps + 1).double() / steps).requires_grad_()
+    between = ((torch.arange(steps).double() + 0.5) / steps).requires_grad_()
+    for at, slope in ((levels, 0), (between, 2)):
+        assert_close(layer.smooth(at), at)
+        assert_close(*torch.autograd.grad(layer.smooth(at).sum(), at), torch.full_like(at, slope))
+    x = noise(2, 3, 12, 10)
+    assert (layer.smooth(x) - layer(x)).abs().mean() < 0.7 * (x - layer(x)).abs().mean()
+    assert_close(layer.smoothed()(x), layer(x))
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])

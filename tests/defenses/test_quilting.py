@@ -56,9 +56,10 @@ def test_the_cut_is_the_cheapest_of_all_paths(columns):
 def test_two_patches_meet_along_the_cheapest_cut():
     chosen = np.random.default_rng(0).integers(0, 256, (4, 1, 2, 3, 5, 5), dtype=np.uint8)
     beside, below = np.empty((4, 3, 5, 7), np.uint8), np.empty((4, 3, 7, 5), np.uint8)
-    _sew(chosen, np.array([0]), np.array([0, 2]), beside)
+    owner = np.empty((4, 1, 5, 7), np.int64)
+    _sew(chosen, np.array([0]), np.array([0, 2]), beside, owner)
     turned = np.ascontiguousarray(chosen.transpose(0, 2, 1, 3, 5, 4))
-    _sew(turned, np.array([0, 2]), np.array([0]), below)
+    _sew(turned, np.array([0, 2]), np.array([0]), below, np.empty((4, 1, 7, 5), np.int64))
     for image, (left, right) in zip(beside, chosen[:, 0].astype(int), strict=True):
         error = ((left[:, :, 2:] - right[:, :, :3]) ** 2).sum(0)
         best = min(paths(5, 3), key=lambda path: sum(error[range(5), path]))
@@ -67,6 +68,8 @@ def test_two_patches_meet_along_the_cheapest_cut():
             whole[:, row, 2 : 2 + column] = left[:, row, 2 : 2 + column]
         assert (image == whole).all()
     assert (below == beside.transpose(0, 1, 3, 2)).all()
+    places = chosen.transpose(0, 3, 1, 2, 4, 5).reshape(4, 3, -1)
+    assert (np.take_along_axis(places, owner.reshape(4, 1, -1), 2) == beside.reshape(4, 3, -1)).all()
 
 
 @pytest.mark.parametrize("neighbours", [1, 4])
@@ -143,3 +146,58 @@ def test_errors_say_what_to_do(fitted, photos):
         Quilting(neighbours=0)
     with pytest.raises(InputError, match="patches differ, not 99"):
         Quilting(neighbours=99).fit(Images(torch.zeros(1, 1, 8, 8), torch.zeros(1).long(), ("none",), ""))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (13, 22)])
+def test_the_stand_in_tends_to_quilting_as_the_temperature_falls(fitted, photos, shape, monkeypatch):
+    x = noisy(photos.x[:3, :, : shape[0], : shape[1]]).double()
+    off = []
+    for temperature in (10, 1, 0.1, 0.01, 1e-5):
+        monkeypatch.setattr(fitted, "temperature", temperature)
+        off.append(float((fitted.smooth(x) - fitted(x)).abs().mean()))
+    assert off == sorted(off, reverse=True) and off[-1] < 0.01 * off[0] < 0.2
+    assert torch.equal(fitted.both(x)[0], fitted(x))
+
+
+def test_the_stand_in_mixes_the_ten_nearest_patches_within_the_seams(fitted, photos):
+    x = noisy(photos.x[:2, :, :8, :5]).double()  # two patches, one above the other
+    seen = torch.stack([x[:, :, :5], x[:, :, 3:]], 1).flatten(0, 1)
+    near = fitted.index[fitted.nearest(seen, 10)].double() / 255
+    apart = (near - seen[:, None]).square().flatten(2).sum(2)
+    weights = (-apart / (apart.mean(1) - apart.amin(1))[:, None]).softmax(1)
+    mean = (weights[:, :, None, None, None] * near).sum(1).reshape(2, 2, 3, 5, 5)
+    soft = fitted.smooth(x)
+    assert_close(soft[:, :, :3], mean[:, 0, :, :3])
+    assert_close(soft[:, :, 5:], mean[:, 1, :, 2:])
+    above, below = mean[:, 0, :, 3:], mean[:, 1, :, :2]
+    assert torch.minimum((soft[:, :, 3:5] - above).abs(), (soft[:, :, 3:5] - below).abs()).max() < 1e-12
+
+
+@pytest.mark.parametrize("neighbours", [1, 4])
+def test_smoothed_it_answers_alike_by_one_search_and_has_the_stand_ins_gradient(photos, neighbours, monkeypatch):
+    defense = Quilting(patches=2000, neighbours=neighbours).fit(photos)
+    x = noisy(photos.x[:2]).requires_grad_()
+    upstream = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    hard = defense.seeded(3)(x)
+    (slope,) = torch.autograd.grad(defense.seeded(3).smooth(x), x, upstream)
+    searches = []
+    search = Quilting.nearest
+    monkeypatch.setattr(Quilting, "nearest", lambda *given: searches.append(1) or search(*given))
+    out = defense.seeded(3).smoothed()(x)
+    assert_close(out, hard)
+    assert_close(*torch.autograd.grad(out, x, upstream), slope)
+    assert len(searches) == 1 and slope.any() and slope.isfinite().all()
+
+
+def test_the_gradient_of_the_stand_in_is_that_of_its_weights(photos, monkeypatch):
+    """By finite differences, with their unit held: far below a step no patch becomes another one's neighbour."""
+    defense = Quilting(patches=500).fit(photos)
+    x = noisy(photos.x[:1, :, :5, :5]).double().requires_grad_()
+    monkeypatch.setattr(defense, "temperature", 1e9)  # weights are all but equal: only the first order is left
+    (slope,) = torch.autograd.grad(defense.smooth(x).sum(), x)
+    near = defense.index[defense.nearest(x.detach(), 10)[0]].double() / 255
+    apart = (near - x.detach()).square().flatten(1).sum(1)
+    unit = 1e9 * (apart.mean() - apart.amin())
+    mass = near.sum((1, 2, 3))
+    known = 2 / unit * ((mass - mass.mean())[:, None, None, None] * near).mean(0)
+    assert_close(slope[0] / known.norm(), known / known.norm(), rtol=1e-4, atol=1e-5)

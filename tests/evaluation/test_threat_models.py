@@ -1,3 +1,6 @@
+from functools import partial
+
+from labkit import attacks, defenses
 from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe
 from labkit.defenses.crops import CropEnsemble
@@ -184,3 +187,48 @@ def test_T_says_what_every_defense_says(lab, bench):
         x.requires_grad_()
         (slope,) = torch.autograd.grad(T.straight_through()(x).sum(), x)
         assert torch.equal(slope, torch.ones_like(x))
+
+
+TINY = {
+    "lowpass": {"psnr": 25.0}, "tvm": {"outer": 3}, "quilting": {"patches": 3000}, "tvm-quilting": {"patches": 3000},
+    "crops": {"patches": 3000, "crops": 4}, "deflection": {"deflections": 40, "draws": 2},
+    "magnet": {"epochs": 1}, "magnet-detector": {"epochs": 1, "rate": 0.1}, "lid": {"rate": 0.1},
+    "pixeldefend": {"epochs": 1, "width": 8, "blocks": 1}, "d3": {"atoms": 100, "sparsity": 2},
+}  # fmt: skip
+SMOOTH = {"jpeg", "bits", "quilting", "tvm-quilting", "crops", "deflection"}
+
+
+def fitted(name, lab, bench):
+    train, network = bench.images(lab.data, "train")[:300], bench.classifier(lab.classifier)
+    defense = defenses.build(name, **TINY.get(name, {}))
+    attack = partial(attacks.fgsm, budget=attacks.Budget.dissimilarity(0.1))
+    return network, defense.fit(train, **({"classifier": network, "attack": attack} if name == "lid" else {}))
+
+
+@pytest.mark.parametrize("name", defenses.DEFENSES)
+def test_every_defense_has_a_smooth_view(lab, bench, name):
+    network, defense = fitted(name, lab, bench)
+    test = bench.images(lab.data, "test")
+    x, label = test.x[:2].clone().requires_grad_(), int(test.y[0])
+    known = "exact" if defense.differentiable else "identity"
+    answer = threat_models.view(network, defense.seeded(3), "smooth", label=label)(x)
+    assert_close(answer, threat_models.view(network, defense.seeded(3), known, label=label)(x), rtol=1e-3, atol=1e-4)
+    (slope,) = torch.autograd.grad(answer[:, 0].sum(), x)
+    assert slope.isfinite().all() and slope.any()
+    assert defense.has_smooth == (name in SMOOTH)
+    assert not (defense.has_smooth and defense.differentiable)
+    assert not defense.differentiable or defense.smoothed() is defense or not defense.maps
+
+
+@pytest.mark.parametrize("name", ["jpeg", "bits", "quilting"])
+def test_a_smooth_stand_in_attacks_no_worse_than_the_identity(lab, bench, name):
+    network, defense = fitted(name, lab, bench)
+    test = bench.images(lab.data, "test")
+    x, y = test.x[:60], test.y[:60]
+    right = {}
+    for knowledge in ("identity", "smooth"):
+        model = threat_models.view(network, defense.seeded(0), knowledge)
+        budget = attacks.Budget.dissimilarity(0.05)
+        x_adv = attacks.pgd(model, x, y, budget=budget, steps=20, loss="margin")
+        right[knowledge] = int((threat_models.decide(network, defense, x_adv)[1].argmax(1) == y).sum())
+    assert right["smooth"] <= right["identity"]
