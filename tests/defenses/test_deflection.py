@@ -137,14 +137,6 @@ def test_pixels_are_drawn_against_the_map():
 
 @pytest.mark.parametrize("name", ["photos", "fashion"])
 @pytest.mark.parametrize("size", [(32, 32), (20, 13), (2, 2)])
-def test_below_one_the_number_of_deflections_is_a_share_of_the_pixels():
-    """0.4 %, as 200 of 224×224; one at least."""
-    noise, flat = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 32, 32)
-    for share, most in ((0.004, 4), (0.1, 102), (1e-6, 1)):
-        changed = (PixelDeflection(deflections=share).deflect(noise, flat) != noise).any(1).flatten(1).sum(1)
-        assert changed.max() <= most and changed.min() >= max(1, 0.8 * most)
-
-
 def test_wavelets_are_scikit_images(name, size):
     x = loaders.load(name, "test", n=3).x[..., : size[0], : size[1]]
     x = (x + 0.04 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
@@ -247,3 +239,11 @@ def test_errors_say_what_to_do(vgg, photos):
         PixelDeflection()(photos)
     with pytest.raises(InputError, match="window ≥ 1"):
         PixelDeflection(window=0)
+
+
+def test_below_one_the_number_of_deflections_is_a_share_of_the_pixels():
+    """0.4 %, as 200 of 224×224; one at least."""
+    noise, flat = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 32, 32)
+    for share, most in ((0.004, 4), (0.1, 102), (1e-6, 1)):
+        changed = (PixelDeflection(deflections=share).deflect(noise, flat) != noise).any(1).flatten(1).sum(1)
+        assert changed.max() <= most and changed.min() >= max(1, 0.8 * most)
