@@ -1,9 +1,10 @@
-"""The table of docs/ATTACKS.md on how strong an attack must be: `python scripts/attack_strength.py`, four minutes."""
+"""The table of docs/ATTACKS.md on how strong an attack must be: `python scripts/attack_strength.py`, ten minutes."""
 
 from dataclasses import replace
 
 from labkit.core import profiles
 from labkit.core.recipes import AttackRecipe, rebase
+from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import baselines
 
@@ -25,13 +26,14 @@ def main() -> None:
     few, lines = rebase(lab, lab.data.at_most(N)), []
     for name in ("jpeg", "bits", "median", "tvm"):
         (baseline,) = baselines.before(few, name)
-        line = {}
-        for words, attack in ATTACKS.items():
-            case = Case(few.classifier, baseline.defense, replace(attack, draws=1), baseline.aware)
-            (row,) = measurement.run([case], bench).itertuples()
-            line |= {"defense": f"{case.label}, {ThreatModel.of(case.knowledge).label}"} if not line else {}
-            line[words] = f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}] `{row.recipe[:8]}`"
-        lines.append(line)
+        for knowledge in [baseline.aware] + ["smooth"] * unfitted(baseline.defense).has_smooth:
+            line = {}
+            for words, attack in ATTACKS.items():
+                case = Case(few.classifier, baseline.defense, replace(attack, draws=1), knowledge)
+                (row,) = measurement.run([case], bench).itertuples()
+                line |= {"defense": f"{case.label}, {ThreatModel.of(case.knowledge).label}"} if not line else {}
+                line[words] = f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}] `{row.recipe[:8]}`"
+            lines.append(line)
     print(pd.DataFrame(lines).to_markdown(index=False))
 
 
