@@ -31,8 +31,7 @@ def test_it_is_nearer_to_the_defense_than_the_image_is(asked, bench):
     jpeg = replace(asked, defense=DefenseRecipe("jpeg", asked.data), images=300, width=16, epochs=8)
     for recipe, more in ((asked, 0.5), (jpeg, 0.2)):
         defense, (network, facts) = recipe.defense, bench.surrogate(recipe)
-        assert facts["psnr"][-1] > facts["unlearned"] + more
-        assert len(facts["psnr"]) == len(facts["loss"]) == recipe.epochs
+        assert facts["psnr"] > facts["unlearned"] + more and len(facts["loss"]) == recipe.epochs
         # Of images that it has not learned from either, and no noise.
         x, T = bench.images(asked.data, "test").x[:], bench.transform(defense)
         assert (network(x) - T(x)).square().mean() < (x - T(x)).square().mean()
