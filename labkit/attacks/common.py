@@ -94,10 +94,10 @@ def normal(x: Tensor, seed: int | str) -> Tensor:
 
     So an image gets the same noise in any batch and on any device, and different images get independent noise.
     """
-    return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators(x, seed)]).to(x)
+    return torch.stack([torch.randn(x.shape[1:], generator=g) for g in seeded(x, seed)]).to(x)
 
 
-def generators(x: Tensor, seed: int | str) -> list[torch.Generator]:
+def seeded(x: Tensor, seed: int | str) -> list[torch.Generator]:
     """One for each image of x (B, C, H, W), from the seed and that image's own pixels."""
     images = (image.contiguous().numpy().tobytes() for image in x.detach().float().cpu())
     digests = (hashlib.blake2b(f"{seed}:".encode() + image, digest_size=7).digest() for image in images)

@@ -1,10 +1,9 @@
 """A learned surrogate: a small network that does nearly what a defense does, for attackers to differentiate."""
 
-import math
 from functools import partial
 from pathlib import Path
 
-from labkit.core import InputError, checkpoint, metrics
+from labkit.core import checkpoint, metrics
 from labkit.core.recipes import SurrogateRecipe, canonical
 from labkit.datasets import Images
 from labkit.evaluation.threat_models import learnable, turned
@@ -45,9 +44,7 @@ def train(
     learnable(defense)
     draws = partial(checkpoint.draws, recipe.seed)
     chosen = images.x[torch.randperm(len(images), generator=draws(-1))[: recipe.images]]
-    held, kept = torch.arange(len(chosen)).tensor_split([math.ceil(recipe.held * len(chosen))])
-    if not len(kept):
-        raise InputError(f"a surrogate needs training images beside {len(held)} kept aside; give it more")
+    held, kept = torch.arange(len(chosen)).tensor_split([max(1, int(recipe.held * len(chosen)))])
 
     def pairs() -> Tensor:
         noisy = corrupt(chosen, recipe.noise * torch.rand(len(chosen), 1, 1, 1, generator=draws(-2)), draws(-3))
@@ -64,7 +61,8 @@ def train(
 
     run = {"recipe": canonical(recipe, images.digest)}
     training = Training(model, torch.optim.Adam(model.parameters(), lr=recipe.lr), run, scratch)
-    how = {"draw": draws, "warmup": 0.05, "name": "training the surrogate", "progress": progress}
-    how["measure"] = lambda: {"psnr": fidelity(predict(model, x[held]))}
-    history = training.run(recipe.epochs, kept, recipe.batch, lambda at, _: at, loss, **how)
+    history = training.run(
+        recipe.epochs, kept, recipe.batch, lambda at, _: at, loss, draw=draws, warmup=0.05, progress=progress,
+        name="training the surrogate", measure=lambda: {"psnr": fidelity(predict(model, x[held]))},
+    )  # fmt: skip
     return {"loss": history["loss"], "psnr": history["psnr"][-1], "unlearned": fidelity(x[held])}

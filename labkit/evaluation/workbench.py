@@ -266,8 +266,6 @@ class Workbench:
 def built(recipe) -> list[tuple[str, Any]]:
     """The artifacts, as (kind, recipe), that the workbench keeps of a network or a defense; of None, none."""
     match recipe:
-        case tuple():
-            return [artifact for part in recipe for artifact in built(part)]
         case ClassifierRecipe(weights=None):
             return [("classifier", recipe)]
         case TransformRecipe():
@@ -291,7 +289,7 @@ def needs(kind: str, recipe) -> list[tuple[str, Any]]:
             attacked = [("attack", recipe.attempt())] if recipe.attack.name != "clean" else []
             return attacked + built(recipe.classifier) + built(recipe.defense)
         case "attack":
-            return built(recipe.victim) + built(recipe.defense) + built(recipe.surrogate)
+            return [need for part in (*recipe.victims, recipe.defense, recipe.surrogate) for need in built(part)]
         case "surrogate":
             return built(recipe.defense)
         case "classifier":
