@@ -94,12 +94,14 @@ def normal(x: Tensor, seed: int | str) -> Tensor:
 
     So an image gets the same noise in any batch and on any device, and different images get independent noise.
     """
-    drawn = []
-    for image in x.detach().float().cpu():
-        digest = hashlib.blake2b(f"{seed}:".encode() + image.contiguous().numpy().tobytes(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        drawn.append(torch.randn(image.shape, generator=generator, dtype=torch.float32))
-    return torch.stack(drawn).to(x)
+    return torch.stack([torch.randn(x.shape[1:], generator=g) for g in seeded(x, seed)]).to(x)
+
+
+def seeded(x: Tensor, seed: int | str) -> list[torch.Generator]:
+    """One for each image of x (B, C, H, W), from the seed and that image's own pixels."""
+    images = (image.contiguous().numpy().tobytes() for image in x.detach().float().cpu())
+    digests = (hashlib.blake2b(f"{seed}:".encode() + image, digest_size=7).digest() for image in images)
+    return [torch.Generator().manual_seed(int.from_bytes(digest, "big")) for digest in digests]
 
 
 def in_ball(x: Tensor, seed: int | str, kind: str) -> Tensor:

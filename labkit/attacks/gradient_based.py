@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, in_ball, logits_at, margin, unit
+from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, in_ball, logits_at, margin, seeded, unit
 from labkit.core import InputError
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def fgsm(model: Model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
@@ -64,6 +65,30 @@ def pgd(
         model, x, y, climb, start, budget.project, loss=LOSSES[loss], radius=budget.radius(x),
         steps=steps, restarts=restarts, step=step, stop=stop, begin=begin, momentum=momentum, last=last,
     )  # fmt: skip
+
+
+def mi_di(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 20, seed: int = 0) -> Tensor:
+    """PGD to fool other networks, by momentum (Dong et al., CVPR 2018) and diverse inputs (Xie et al., CVPR 2019).
+
+    From x to the last iterate. At each step half of the images are shown to the model shrunk, to 0.9 of their sides or
+    more, at a random place of a black ground: drawn for each image from the seed and its pixels, whatever the batch.
+    """
+    asked = budget.radius(x) > 0  # `pgd` leaves out the others, and draws must be those of the images it asks about
+    drawn, x_adv = seeded(x[asked], seed), x.clone()
+
+    def diverse(at: Tensor) -> Tensor:
+        chance, size, *places = torch.stack([torch.rand(4, generator=g) for g in drawn]).to(at).unbind(1)
+        side = torch.where(chance < 0.5, 1 - size / 10, 1)
+        # A pixel shows the point (pixel − middle) / side of the image; both run from −1 to 1.
+        shift = torch.stack([(1 - side) * (1 - 2 * place) / side for place in places], 1)
+        where = torch.cat([torch.eye(2).to(at) / column(side)[:, 0], shift[:, :, None]], 2)
+        grid = functional.affine_grid(where, at.shape, align_corners=False)
+        return model(functional.grid_sample(at, grid, align_corners=False))
+
+    if asked.any():
+        here, label = x[asked], y[asked]
+        x_adv[asked] = pgd(diverse, here, label, budget=budget, steps=steps, begin=here, momentum=0.75, last=True)
+    return x_adv
 
 
 def search(

@@ -30,6 +30,7 @@ ATTACKS = {
     "fgsm": Named("labkit.attacks.gradient_based:fgsm", "FGSM"),
     "bim": Named("labkit.attacks.gradient_based:bim", "BIM"),
     "pgd": Named("labkit.attacks.gradient_based:pgd", "PGD"),
+    "mi_di": Named("labkit.attacks.gradient_based:mi_di", "MI-DI"),
     "deepfool": Named("labkit.attacks.minimum_norm:deepfool", "DeepFool"),
     "cw": Named("labkit.attacks.minimum_norm:cw", "CW"),
     "ddn": Named("labkit.attacks.minimum_norm:ddn", "DDN"),

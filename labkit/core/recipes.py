@@ -4,43 +4,16 @@ A recipe names everything that changes an artifact and nothing else: never the d
 place of the data. Nesting gives the tree of what depends on what; `store` hashes it.
 """
 
-import dataclasses
-import json
-import math
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
+from labkit.core.canonical import LATER, DataRecipe, Weights, canonical, plain, rebase, reseed  # noqa: F401 (for others)
 from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Folder, Named, folder  # noqa: F401 (for others)
 from labkit.core.limits import Limited
 
-# Marks a field that came later. `plain` leaves out its default, so that what was built before keeps its name.
-LATER = {"later": True}
 # How the size of an attack is written in each norm; in all others, as a relative L2 measure.
 _SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg"}
-
-
-@dataclass(frozen=True)
-class DataRecipe(Limited):
-    """Which images. `name` as for `loaders.load`; sizes None mean all; `resolution` None means as stored."""
-
-    name: str = "fashion"
-    resolution: int | None = None
-    train: int | None = None
-    test: int | None = None
-    seed: int = 0
-
-    @property
-    def label(self) -> str:
-        """The name as tables give it: a folder without the path to it, but with what was allowed."""
-        kind, _, path = self.name.partition(":")
-        where = folder(self.name)
-        return where.label if where else f"{kind}:{Path(path).name}" if path else kind
-
-    def at_most(self, n: int | None) -> "DataRecipe":
-        """These images, but no more than n test images; None for no limit."""
-        return replace(self, test=min((k for k in (n, self.test) if k is not None), default=None))
 
 
 @dataclass(frozen=True)
@@ -95,14 +68,6 @@ class TransformRecipe(Limited):
     def label(self) -> str:
         """The paper's name in tables."""
         return "STL" if self.dim == 1 else f"STL (low-pass ×{self.dim:g})"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A file of weights, known by its content; made by `networks.fingerprint`."""
-
-    path: str
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -263,6 +228,27 @@ class DefenseRecipe:
 
 
 @dataclass(frozen=True)
+class SurrogateRecipe(Limited):
+    """A network that learns what a defense makes of images, for attackers to differentiate; hidden layers of `width`.
+
+    images  training images that it learns from; the share `held` of them is kept aside to measure it on
+    noise   largest standard deviation of their Gaussian noise, for pixels in [0, 1]: where attacks will ask it
+    """
+
+    defense: DefenseRecipe | None = None
+    images: int = 2000
+    width: int = 32
+    epochs: int = 20
+    batch: int = 64
+    lr: float = 2e-3
+    noise: float = 0.03
+    held: float = 0.1
+    seed: int = 0
+    version: int = 1
+    data = property(attrgetter("defense.data"))
+
+
+@dataclass(frozen=True)
 class AttackRecipe(Limited):
     """An attack by its name in `labkit.attacks`, how far it may go, and how long it tries.
 
@@ -302,51 +288,3 @@ class AttackRecipe(Limited):
         loss = "" if self.loss == "log-odds" else f" {self.loss}"
         name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper()
         return name + size + loss + " 8 bits" * self.stored
-
-
-def rebase(recipe: Any, data: DataRecipe) -> Any:
-    """The same recipe with every DataRecipe inside it replaced by `data`."""
-    if isinstance(recipe, DataRecipe):
-        return data
-    if not dataclasses.is_dataclass(recipe):
-        return recipe
-    return replace(recipe, **{f.name: rebase(getattr(recipe, f.name), data) for f in dataclasses.fields(recipe)})
-
-
-def reseed(recipe: Any, seed: int) -> Any:
-    """The same recipe with every seed of something trained replaced; which images are drawn stays as it is."""
-    if not dataclasses.is_dataclass(recipe) or isinstance(recipe, DataRecipe):
-        return recipe
-    changed = {f.name: reseed(getattr(recipe, f.name), seed) for f in dataclasses.fields(recipe)}
-    return replace(recipe, **changed | ({"seed": seed} if "seed" in changed else {}))
-
-
-def plain(recipe: Any, digest: str = "") -> Any:
-    """A recipe as nested dicts, lists and scalars, each dataclass tagged with its class in `"recipe"`.
-
-    With `digest`, each DataRecipe becomes that digest: an artifact depends on the images, not on where they lie.
-    Fields marked LATER are left out while they have their default.
-    """
-    if digest and isinstance(recipe, DataRecipe):
-        return {"recipe": "Images", "digest": digest}
-    if isinstance(recipe, Weights):
-        return {"recipe": "Weights", "digest": recipe.digest}
-    if dataclasses.is_dataclass(recipe):
-        told = {"recipe": type(recipe).__name__}
-        for f in dataclasses.fields(recipe):
-            value = getattr(recipe, f.name)
-            if not (f.metadata.get("later") and value == f.default):
-                told[f.name] = plain(value, digest)
-        return told
-    if isinstance(recipe, (tuple, list)):
-        return [plain(item, digest) for item in recipe]
-    if isinstance(recipe, dict):
-        return {key: plain(item, digest) for key, item in recipe.items()}
-    if isinstance(recipe, float) and not math.isfinite(recipe):
-        return str(recipe)  # JSON has no infinity, but no low-pass part at all is one (`split`)
-    return recipe
-
-
-def canonical(recipe: Any, digest: str = "") -> str:
-    """`plain` as JSON with sorted keys and no spaces: equal recipes give equal text, which `store` hashes."""
-    return json.dumps(plain(recipe, digest), sort_keys=True, separators=(",", ":"), allow_nan=False)

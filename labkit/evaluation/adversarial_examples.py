@@ -2,13 +2,13 @@
 
 import inspect
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from labkit.attacks import ATTACKS, MINIMAL, Budget, at_average, fit_universal, quantize
 from labkit.core import InputError, checkpoint
-from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe
+from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, SurrogateRecipe
 from labkit.evaluation import threat_models
 from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import StratifiedTransform, predict
@@ -28,18 +28,29 @@ _NORMS = ("dissimilarity", "average", "l2", "linf", "none")
 class Attempt:
     """One set of adversarial examples: against which network, seen how, by which attack.
 
-    `defense` is what the attacker takes into account: None unless the knowledge includes it.
+    victim     what is attacked: a network, or several, whose mean logits count
+    defense    what the attacker takes into account: None unless the knowledge includes it
+    surrogate  for "learned", how the stand-in of the defense is trained; its own `defense` is always this one
     """
 
-    victim: ClassifierRecipe
+    victim: ClassifierRecipe | tuple[ClassifierRecipe, ...]
     defense: AnyDefense | None
     attack: AttackRecipe
     knowledge: str
     version: int = 3
+    surrogate: SurrogateRecipe | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self):
+        asked, known = self.surrogate or SurrogateRecipe(), self.knowledge == "learned"
+        object.__setattr__(self, "surrogate", replace(asked, defense=self.defense) if known else None)
+
+    @property
+    def victims(self) -> tuple[ClassifierRecipe, ...]:
+        return self.victim if isinstance(self.victim, tuple) else (self.victim,)
 
     @property
     def data(self) -> DataRecipe:
-        return self.victim.data
+        return self.victims[0].data
 
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
@@ -66,7 +77,7 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
     def build(scratch):
         resumed = any(Path(scratch).glob("*.safetensors"))
         system = _System(attempt, bench)
-        _attackable(attempt.victim, system.network, bench)
+        _attackable(attempt, system.network, bench)
         started = time.perf_counter()
         budget, options, parts, right = sized(attack, test.x), _options(attack, system, bench), [], 0
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
@@ -86,14 +97,14 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
     return found.tensors["x_adv"], found.facts["seconds"]
 
 
-def _attackable(victim: ClassifierRecipe, network: torch.nn.Module, bench: Workbench) -> None:
+def _attackable(attempt: Attempt, network: torch.nn.Module, bench: Workbench) -> None:
     """Raises InputError where an undefended network gets no test image right, so that none could be fooled."""
-    for n in dict.fromkeys((victim.data.test, None)):
-        test = bench.images(replace(victim.data, test=n), "test")
+    for n in dict.fromkeys((attempt.data.test, None)):
+        test = bench.images(replace(attempt.data, test=n), "test")
         right = ((predict(network, x).argmax(1) == y).any() for x, y in test.batches(_BATCH))
-        if victim != victim.undefended or any(right):
+        if any(victim != victim.undefended for victim in attempt.victims) or any(right):
             return
-    none = f"the network gets none of {len(test):,} test images of {victim.data.label} right: there is none to attack"
+    none = f"the network gets none of {len(test):,} test images of {attempt.data.label} right: there is none to attack"
     raise InputError(f"{none}; give more images a class, or train it longer (another profile)")
 
 
@@ -103,6 +114,7 @@ class _System:
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
         self.network, self.defense = bench.classifier(attempt.victim), bench.transform(attempt.defense)
+        self.stand_in = bench.surrogate(attempt.surrogate)[0] if attempt.surrogate else None
         self.seeded(0)
 
     def seeded(self, start: int) -> None:
@@ -111,7 +123,7 @@ class _System:
             self.defense.seeded(start)
 
     def view(self, gap: float = 0.0, **group) -> torch.nn.Module:
-        how = {"draws": self.attempt.attack.draws, "gap": gap}
+        how = {"draws": self.attempt.attack.draws, "gap": gap, "stand_in": self.stand_in}
         return threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
 
     def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:

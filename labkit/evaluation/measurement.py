@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labkit.core import InputError, metrics
+from labkit.core import InputError, metrics, recipes
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.defenses import unfitted
@@ -32,7 +32,8 @@ COLUMNS = [
 class Case:
     """One cell of a table: a network behind a defense, judged on one attack by an attacker of some knowledge.
 
-    copy  what an attacker by "transfer" owns, where it is not `classifier.undefended`
+    copy       what an attacker by "transfer" owns, where it is not `classifier.undefended`; several attack together
+    surrogate  for "learned", as for `Attempt`
     """
 
     classifier: ClassifierRecipe
@@ -40,13 +41,15 @@ class Case:
     attack: AttackRecipe
     knowledge: str = "classifier"
     version: int = 4
-    copy: ClassifierRecipe | None = field(default=None, metadata=LATER)
+    copy: ClassifierRecipe | tuple[ClassifierRecipe, ...] | None = field(default=None, metadata=LATER)
+    surrogate: recipes.SurrogateRecipe | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         # Who does not differentiate T has nothing to approximate, and rows that say the same have one name.
         coded = isinstance(self.defense, TransformRecipe | StratifiedRecipe)
         if self.attack.gap and not (coded and self.knowledge in ("identity", "exact", "fixed-stratum")):
             object.__setattr__(self, "attack", replace(self.attack, gap=0.0))
+        object.__setattr__(self, "surrogate", self.attempt().surrogate)
 
     @property
     def data(self) -> DataRecipe:
@@ -66,7 +69,7 @@ class Case:
         if self.knowledge in ("transfer", "classifier"):
             defense = None
         knowledge = "classifier" if defense is None else self.knowledge
-        return Attempt(victim, defense, self.attack, knowledge)
+        return Attempt(victim, defense, self.attack, knowledge, surrogate=self.surrogate)
 
 
 def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:

@@ -108,9 +108,17 @@ def majority(classifier: nn.Module, defense: Defense, x: Tensor) -> Tensor:
     return torch.stack([decide(classifier, defense, x, seed)[1].argmax(1) for seed in seeds]).mode(0).values
 
 
+def learnable(defense: Defense) -> None:
+    """Raises InputError unless the defense is a map of images without a gradient, for which a network can stand in."""
+    why = "has a gradient of its own and needs no learned one" if defense.maps else "is no map of images to be learned"
+    if defense.differentiable or not defense.maps:
+        raise InputError(f'{type(defense).__name__} {why}; attack it as "{"exact" if defense.maps else "identity"}"')
+
+
 def view(
     classifier: nn.Module, defense: Defense | None, knowledge: str, *,
     draws: int = 1, gap: float = 0.0, stratum: int | None = None, label: int | None = None,
+    stand_in: nn.Module | None = None,
 ) -> nn.Module:  # fmt: skip
     """What the attacker differentiates: a module from images in [0, 1] to logits.
 
@@ -122,9 +130,10 @@ def view(
     stratum    for "fixed-stratum", the cluster of all the images that will be asked about
     label      for a `Detector`, the class of all the images that will be asked about: being rejected then counts as
                that class, so that one attack has to fool both classifier and detector (joint objective)
+    stand_in   for "learned", the network whose gradient counts as the defense's (`Workbench.surrogate`)
 
-    Raises InputError for an unknown kind of knowledge, when a stratum or label is needed and missing, or when "exact"
-    is asked of a defense whose own gradient says nothing.
+    Raises InputError for an unknown kind of knowledge, when a stratum, label or stand-in is needed and missing, when
+    "exact" is asked of a defense whose own gradient says nothing, or "learned" of one that has no use for a surrogate.
     """
     if knowledge not in KNOWLEDGE:
         raise InputError(f"unknown knowledge {knowledge!r}; the known kinds are {', '.join(KNOWLEDGE)}")
@@ -137,13 +146,18 @@ def view(
     if knowledge in ("exact", "fixed-stratum") and not defense.differentiable:
         name = type(defense).__name__
         raise InputError(f'{name} has no gradient of its own; attack it as "identity" (BPDA) or "queries"')
+    if knowledge == "learned":
+        learnable(defense)
+        if stand_in is None:
+            raise InputError('"learned" differentiates a network in place of the defense; pass stand_in=')
     if gap:
         defense = defense.approximate(gap)
     averaged = draws > 1 and defense.stochastic
     if averaged and defense.maps:
         classifier = Recomputed(classifier)
-    if knowledge in ("identity", "smooth"):
-        defense = defense.straight_through() if knowledge == "identity" else defense.smoothed()
+    if knowledge in ("identity", "smooth", "learned"):
+        near = stand_in if knowledge == "learned" else None
+        defense = defense.smoothed() if knowledge == "smooth" else defense.straight_through(near)
     system = judged(classifier, defense)
     if isinstance(defense, Detector):
         if label is None:

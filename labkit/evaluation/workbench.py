@@ -13,6 +13,7 @@ from labkit.core.store import Artifact, Store, key
 from labkit.csc import cdl
 from labkit.datasets import Images, loaders, settle
 from labkit.defenses import Defense
+from labkit.evaluation import surrogate
 from labkit.models import SparseTransform, Strata, StratifiedTransform, autoencoder, classifiers, networks
 
 import torch
@@ -172,6 +173,17 @@ class Workbench:
             self._fitted(self.store.fetch, "defense", recipe, defense, fit)
         return defense.eval().requires_grad_(False).to(self.device)
 
+    def surrogate(self, recipe: recipes.SurrogateRecipe) -> tuple[surrogate.Surrogate, dict]:
+        """The network that has learned what a defense does, and the facts of its training (`surrogate.train`)."""
+        train = self.images(recipe.data, "train")
+        model = surrogate.Surrogate(train.x.shape[1], recipe.width, recipe.seed).to(self.device)
+
+        def fit(scratch):
+            return surrogate.train(model, self.transform(recipe.defense), train, recipe, scratch, self.progress)
+
+        facts = self._fitted(self.store.fetch, "surrogate", recipe, model, fit)
+        return networks.frozen(model, self.device), facts
+
     def fidelity(self, recipe: AnyTransform) -> float:
         """Mean PSNR of T(x) over the first training images, in dB."""
         train, layer = self.images(recipe.data, "train"), self.transform(recipe)
@@ -207,8 +219,10 @@ class Workbench:
         found = self._together("projected", recipe, build, train.digest)
         return Images(settle(found.tensors["x"]), train.y, train.classes, f"{train.digest}:{found.key}")
 
-    def classifier(self, recipe: ClassifierRecipe) -> nn.Module:
-        """The trained network, in evaluation mode, on the device. Maps images in [0, 1] to logits."""
+    def classifier(self, recipe: ClassifierRecipe | tuple[ClassifierRecipe, ...]) -> nn.Module:
+        """The trained network, in evaluation mode, on the device: images in [0, 1] to logits; of several, the mean."""
+        if isinstance(recipe, tuple):
+            return networks.Several(map(self.classifier, recipe)).eval()
         train = self.sound(recipe.data)
         model = networks.of(recipe, train)
         if recipe.weights:
@@ -258,6 +272,8 @@ def built(recipe) -> list[tuple[str, Any]]:
             return [("dictionary", recipe.dictionary)]
         case StratifiedRecipe():
             return [("strata", recipe.strata), *(("dictionary", learned) for learned in recipe.dictionaries)]
+        case recipes.SurrogateRecipe():
+            return [("surrogate", recipe)]
         case DefenseRecipe() if defenses.unfitted(recipe).learns:
             return [*built(recipe.like), ("defense", recipe)]  # without T, its blur cannot be used even when it is kept
     return []
@@ -273,7 +289,9 @@ def needs(kind: str, recipe) -> list[tuple[str, Any]]:
             attacked = [("attack", recipe.attempt())] if recipe.attack.name != "clean" else []
             return attacked + built(recipe.classifier) + built(recipe.defense)
         case "attack":
-            return built(recipe.victim) + built(recipe.defense)
+            return [need for part in (*recipe.victims, recipe.defense, recipe.surrogate) for need in built(part)]
+        case "surrogate":
+            return built(recipe.defense)
         case "classifier":
             return [("projected", recipe.transform)] if recipe.transform else []
         case "projected":

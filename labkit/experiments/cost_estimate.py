@@ -141,11 +141,16 @@ def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Call
             what = f"{recipe.label}, {ThreatModel.of(recipe.knowledge, recipe.label).told(recipe.attack.label)}"
             return what, lambda: count * (rates.forward(recipe.classifier) + rates.defense(recipe.defense))
         case "attack":
-            attack, victim, defense = recipe.attack, recipe.victim, recipe.defense
+            attack, victims, defense = recipe.attack, recipe.victims, recipe.defense
             passes = _PASSES.get(attack.name, lambda a: a.steps * a.restarts)(attack)
             draws = attack.draws if defense and unfitted(defense).stochastic else 1
-            once = lambda: rates.gradient(victim) + draws * rates.defense(defense)  # noqa: E731
-            return f"{attack.label} on {victim.network}", lambda: count * passes * once()
+            once = lambda: sum(map(rates.gradient, victims)) + draws * rates.defense(defense)  # noqa: E731
+            told = f"{attack.label} on {' and '.join(victim.network for victim in victims)}"
+            return told, lambda: count * passes * once()
+        case "surrogate":
+            share = min(1, recipe.images / count)
+            once = lambda: count * rates.defense(recipe.defense) + recipe.epochs * encoding()  # noqa: E731
+            return f"surrogate of {recipe.defense.label}", lambda: share * once()
         case "classifier":
             how = recipe.adversarial
             harder = 1 + how.share * (how.steps + 0.5) if how else 1

@@ -53,6 +53,13 @@ class Classifier(nn.Module):
         return (mirror + self.network(x)) / 2
 
 
+class Several(nn.ModuleList):
+    """Networks that answer together, with the mean of their logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([network(x) for network in self]).mean(0)
+
+
 class Recomputed(nn.Module):
     """A deterministic network that computes its activations again on the way back instead of keeping them.
 

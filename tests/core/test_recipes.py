@@ -15,9 +15,11 @@ from labkit.core.recipes import (
     DictionaryRecipe,
     StrataRecipe,
     StratifiedRecipe,
+    SurrogateRecipe,
     TransformRecipe,
     canonical,
     plain,
+    rebase,
     reseed,
 )
 from labkit.core.store import key
@@ -82,6 +84,14 @@ def test_each_later_field_changes_the_name():
     assert json.loads(canonical(recipes[2]))["adversarial"]["recipe"] == "AdversarialTraining"
 
 
+def test_what_stands_in_a_tuple_is_moved_to_other_images_and_seeds_too():
+    two = (ClassifierRecipe(seed=1), (ClassifierRecipe(transform=TransformRecipe()), "name", 3))
+    data = DataRecipe("photos")
+    assert rebase(two, data)[1][0] == rebase(two[1][0], data) and rebase(two, data)[0].data == data
+    assert reseed(two, 7) == (ClassifierRecipe(seed=7), (reseed(two[1][0], 7), "name", 3))
+    assert reseed((data,), 7) == (data,)
+
+
 def test_a_dimmed_low_pass_part_is_in_the_label():
     assert TransformRecipe().label == "STL" and StratifiedRecipe().label == "STL (cluster)"
     dimmed = TransformRecipe(dim=0.5)
@@ -104,6 +114,7 @@ def test_a_folder_is_named_without_the_way_to_it():
         (StrataRecipe, {"clusters": 0, "neighbours": True, "seed": -5}),
         (ClassifierRecipe, {"epochs": -3, "batch": 1, "width": 5, "lr": float("inf"), "erase": 1, "seed": 10**20}),
         (AdversarialTraining, {"share": 0, "weight": -1, "steps": 0}),
+        (SurrogateRecipe, {"images": 1, "width": 0, "epochs": 0, "lr": 0, "noise": -1, "held": 0, "seed": 2**32}),
         (AttackRecipe, {"size": -0.1, "steps": 1.5, "restarts": 0, "draws": 0, "gap": float("nan")}),
     ],
 )
