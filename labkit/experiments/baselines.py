@@ -114,8 +114,8 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
 
     PGD on the margin with each of `Baseline.known`. Where the profile has the time for AutoAttack: the strongest grey
     box; `ladder` with the last of these, or, where none is exact and the baseline is fast, with each; on the fast ones
-    queries, too, `ladder` at RobustBench's two sizes, and a learned surrogate where nothing else stands in. Of a random defense each gradient is of one EOT sample, and there are more
-    steps for it: that is the stronger use of as many passes.
+    queries, too, `ladder` at RobustBench's two sizes, and a learned surrogate where nothing else stands in. Of a random
+    defense each gradient is of one EOT sample, and there are more steps for it: the stronger use of as many passes.
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
