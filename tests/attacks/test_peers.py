@@ -90,7 +90,7 @@ def secml(attack):
 
 
 # Of our attacks, options and images: and as many steps of the libraries' as have at least as many passes.
-@pytest.mark.parametrize("name, options, n, steps", [("ddn", dict(steps=95), 200, 100)])
+@pytest.mark.parametrize("name, options, n, steps", [("ddn", dict(steps=95), 200, 100), ("cw", {}, 100, 560)])
 def test_at_most_two_percent_above_the_best_of_two_libraries_at_no_more_passes(
     name, options, n, steps, trained, foolbox
 ):
