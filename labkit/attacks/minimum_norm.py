@@ -118,8 +118,8 @@ def cw(
     confidence  by how much the logit of another class must be the larger one
 
     Pixels are clipped to [0, 1] after each step (the authors' "projected gradient descent"), not written as tanh, under
-    which black pixels hardly move. A search leaves an image whose objective did not fall within a tenth of the steps.
-    At the end the smallest change is shortened by bisection, as in `ddn`.
+    which black pixels hardly move. A search climbs the log-odds at first, then the margin, and then leaves an image
+    whose objective did not fall within a tenth of the steps. At the end the smallest change is shortened, as in `ddn`.
     """
     return smallest(model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
 
@@ -147,20 +147,21 @@ def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, conf
     left = torch.arange(len(x), device=x.device)
     at, first, second, last = x, torch.zeros_like(x), torch.zeros_like(x), torch.full_like(c, torch.inf)
     for taken in range(1, steps + 1):
-        hinge = lambda logits, y: -c[left] * (confidence - margin(logits, y)).clamp_min(0)  # noqa: B023, E731
-        logits, gradient = ascent(model, at, y[left], hinge)
-        length = norm(at - x[left])
+        # At first away from the class, to whichever: what is likeliest near x is often not what is nearest.
+        loss = LOSSES["log-odds" if 3 * taken <= steps else "margin"]
+        logits, gradient = ascent(model, at, y[left], loss)
+        gap, length = confidence - margin(logits, y[left]), norm(at - x[left])
         success = fooled(logits, y[left], confidence)
         better = success & (length < shortest[left])
         best[left[better]], shortest[left[better]] = at[better], length[better]
-        if taken % max(steps // 10, 1) == 0:
-            objective = length.square() - hinge(logits, y[left])
+        if taken % max(steps // 10, 1) == 0 and 3 * taken > steps:
+            objective = length.square() + c[left] * gap.clamp_min(0)
             keep = objective < 0.9999 * last
-            left, at, gradient, first, second = (a[keep] for a in (left, at, gradient, first, second))
+            left, at, gap, gradient, first, second = (a[keep] for a in (left, at, gap, gradient, first, second))
             last = objective[keep]
             if not len(left):
                 break
-        gradient = 2 * (at - x[left]) - gradient
+        gradient = 2 * (at - x[left]) - column(c[left] * (gap >= 0)) * gradient
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient.square()
         moved = (first / (1 - 0.9**taken)) / ((second / (1 - 0.999**taken)).sqrt() + 1e-8)

@@ -278,6 +278,8 @@ class AttackRecipe(Limited):
         # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
         if self.name == "autoattack":
             object.__setattr__(self, "steps", 50)
+        if self.name == "cw":  # what it finds has changed since
+            object.__setattr__(self, "version", 3)
 
     @property
     def label(self) -> str:

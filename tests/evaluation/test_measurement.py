@@ -9,7 +9,7 @@ from labkit.core.errors import InputError
 from labkit.core.store import key, locked
 from labkit.evaluation import adversarial_examples, measurement
 from labkit.evaluation.workbench import Workbench
-from labkit.experiments import paper_tables
+from labkit.experiments import cost_estimate, paper_tables
 from labkit.models.stl import SparseTransform
 from labkit.reporting import tables
 
@@ -260,3 +260,14 @@ def test_only_who_differentiates_t_approximates_it(lab):
     assert asked(None, "classifier", 0.005) == asked(None, "classifier", 0.0)
     bits = recipes.DefenseRecipe("bits", lab.data)
     assert asked(bits, "identity", 0.005) == asked(bits, "identity", 0.0)
+
+
+def test_decisions_alone_are_a_threat_model_of_their_own(lab, bench):
+    few = recipes.rebase(lab.classifier, lab.data.at_most(20))
+    case = measurement.Case(few, recipes.rebase(lab.transform, few.data), recipes.AttackRecipe("hopskipjump", 0.9, 120))
+    case = replace(case, knowledge="decisions")
+    clean, attacked = measurement.run([replace(case, attack=recipes.AttackRecipe("clean", 0.0, 0)), case], bench).iloc
+    assert attacked.knowledge == "decisions" and attacked.attack == "HopSkipJump-0.90"
+    assert attacked.accuracy < clean.accuracy and attacked.dissimilarity <= 0.9
+    told = next(step.what for step in cost_estimate.steps([replace(case, version=0)], bench) if step.kind == "row")
+    assert told == "STL, HopSkipJump-0.90, decision-based black box"
