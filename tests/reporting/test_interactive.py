@@ -73,7 +73,7 @@ def test_every_threat_model_has_its_marker_in_both_kinds_of_figures():
 def test_a_tradeoff_has_a_line_for_every_threat_model_and_gap_and_psnr_below():
     fig = interactive.tradeoff(pd.concat([swept(), swept("K", (16, 64))]), "lam")
     asked = [ThreatModel.WEIGHTS.told("FGSM-0.08"), ThreatModel.EXACT.told("BIM-0.08")]
-    assert [trace.name for trace in fig.data] == ["Clean", *asked, "gap", "T(x)"]
+    assert [trace.name for trace in fig.data] == ["Clean", *(f"{name}: upper bound" for name in asked), "gap", "T(x)"]
     assert [trace.line.color for trace in fig.data[1:3]] == [ThreatModel.WEIGHTS.colour, ThreatModel.EXACT.colour]
     assert np.allclose(fig.data[1].y, [0.5, 0.4, 0.3]) and list(fig.data[1].x) == [0.1, 0.2, 0.4]
     assert np.allclose(fig.data[1].error_y.array, 0.05) and np.allclose(fig.data[1].error_y.arrayminus, 0.05)
