@@ -119,7 +119,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         images = {"data": f"{case.data.label}, {test.x.shape[-1]}×{test.x.shape[-2]}", "n": len(test)}
         right = metrics.packed(found.tensors["right"], test.digest)
         rows.append({**images, **settings(case), **found.facts, **timing, "recipe": found.key, "right": right})
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"majority": float})
 
 
 def check(cases: Iterable[Case], bench: Workbench) -> None:

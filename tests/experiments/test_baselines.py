@@ -10,7 +10,7 @@ from labkit.core import metrics, profiles
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe, DefenseRecipe
 from labkit.defenses import DEFENSES
-from labkit.evaluation import adversarial_examples, measurement, workbench
+from labkit.evaluation import adversarial_examples, measurement, threat_models, workbench
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
@@ -193,10 +193,10 @@ def test_random_defenses_are_judged_on_draws_of_their_own_and_reproducibly(name,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(defense, "seeded", lambda seed: (seeds.append(seed), seeded(seed))[1])
         again = measurement.run([case], fresh).iloc[0]
-    # While attacked, from 0; when judged, from 1. 99 is what came from outside.
-    assert [seed for seed in dict.fromkeys(seeds) if seed != 99] == [0, 1]
+    # While attacked, from 0; when judged, from 1, and for the majority from those after. 99 came from outside.
+    assert [seed for seed in dict.fromkeys(seeds) if seed != 99] == [0, *range(1, 1 + threat_models.ANSWERS)]
     mine = rows[rows.recipe == again.recipe].iloc[0]
-    assert (again.accuracy, again.psnr) == (mine.accuracy, mine.psnr)
+    assert (again.accuracy, again.psnr, again.majority) == (mine.accuracy, mine.psnr, mine.majority)
     assert torch.equal(adversarial(case.attempt(), fresh), adversarial(case.attempt(), bench))
 
 
