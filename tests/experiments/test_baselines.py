@@ -20,6 +20,7 @@ from labkit.models.defense import Detector
 import pytest
 import torch
 from conditionals import log_probabilities
+from pandas.testing import assert_series_equal
 from torch import nn
 from torch.testing import assert_close
 
@@ -196,7 +197,8 @@ def test_random_defenses_are_judged_on_draws_of_their_own_and_reproducibly(name,
     # While attacked, from 0; when judged, from 1, and for the majority from those after. 99 came from outside.
     assert [seed for seed in dict.fromkeys(seeds) if seed != 99] == [0, *range(1, 1 + threat_models.ANSWERS)]
     mine = rows[rows.recipe == again.recipe].iloc[0]
-    assert (again.accuracy, again.psnr, again.majority) == (mine.accuracy, mine.psnr, mine.majority)
+    found, expected = (row[["accuracy", "psnr", "majority"]].astype(float) for row in (again, mine))
+    assert_series_equal(found, expected, check_names=False, check_exact=True)
     assert torch.equal(adversarial(case.attempt(), fresh), adversarial(case.attempt(), bench))
 
 
