@@ -132,7 +132,7 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     tried += [(climbs, knowledge) for knowledge in (known if several else known[-1:])]
     if baseline.cost == "fast":
         boxes = ("square", "queries"), ("hopskipjump", "decisions")
-        tried += [(AttackRecipe(name, pgd.size, how.queries), box) for name, box in boxes if baseline.known]
+        tried += [(AttackRecipe(name, pgd.size, how.queries, **draws), box) for name, box in boxes if baseline.known]
         tried += [(replace(climbs, size=size, norm=norm), known[-1]) for norm, size in ROBUSTBENCH]
     return tried
 

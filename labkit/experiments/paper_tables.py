@@ -122,9 +122,14 @@ def table(lab: Profile, name: str) -> Asked:
 
 def worst(aware: Collection[Case], bench: Workbench) -> pd.DataFrame:
     """`measurement.worst_case` for every size of attack and the clean images; a column `size`, 0 for these alone."""
-    sizes = sorted({case.attack.size for case in aware})
-    mine = {at: [case for case in aware if case.attack.size in (0, at)] for at in sizes}
-    parts = [measurement.worst_case(cases, bench).assign(size=at) for at, cases in mine.items()]
+    places: dict[float, set[tuple]] = {}
+    for case in aware:
+        places.setdefault(case.attack.size, set()).add((case.classifier, case.defense))
+    parts = []
+    for at, there in sorted(places.items(), key=lambda place: place[0]):
+        # Clean images belong to every size, but are none by themselves.
+        mine = [c for c in aware if c.attack.size in (0, at) and (c.classifier, c.defense) in there]
+        parts.append(measurement.worst_case(mine, bench).assign(size=at))
     return pd.concat(parts or [measurement.worst_case([], bench).assign(size=None)])
 
 
@@ -173,7 +178,7 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
 
 def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str, str], ...]]:
     """The table's defenses with their networks, no defense and STL first; and those that are left out."""
-    retrained = name not in _VANILLA
+    retrained, printed = name not in _VANILLA, published_numbers.table(name).index
     found, missing = [Baseline(lab.classifier, None, lab.data.test)], []
     found += [Baseline(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
     for who in _WHO[name]:
@@ -181,6 +186,7 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str,
             rows, affordable, why = [baselines.hardened(lab, who)], who in lab.baselines.trained, _TRAINED
         else:
             rows, affordable, why = baselines.before(lab, who), True, _PROJECTED
+            rows = [row for row in rows if row.defense.label in printed]  # with the settings that the paper has
             if retrained and name != "4":
                 rows = [replace(row, network=lab.retrained(row.defense)) for row in rows]
                 affordable = who in lab.baselines.retrained

@@ -118,12 +118,12 @@ def _compared(place: Path, link: str) -> list[str]:
     if not (place / "baselines.json").is_file():
         return []
     rows, worst = (pd.read_csv(place / f"baselines_{part}.csv") for part in ("rows", "worst"))
-    told = json.loads((place / "baselines.json").read_bytes())
+    told, found = json.loads((place / "baselines.json").read_bytes()), questions.baselines(rows, worst)
     return [
         "### Which defenses hold?",
         f"![Accuracy of every defense: clean, unknown to the attacker, known, in the worst case]({link}baselines.png)",
         f"Every attack, n and the caption are on [its page]({link}baselines.md).",
-        verdicts.markdown(questions.baselines(rows, worst)),
+        verdicts.markdown(found) if len(found) else "",
         f"Made by `{told['command']}`.",
     ]
 

@@ -131,9 +131,9 @@ class Compared(Published):
 
     def text(self, command: str) -> str:
         exact, tried = {"disable_numparse": True}, tables.gradients(self.rows)
-        parts = ["# Which defenses hold?", tables.markdown(self.cells, **exact), self.caption]
-        parts += ["## What it says", verdicts.markdown(questions.baselines(self.rows, self.worst))]
-        parts.append(captions.adaptive(self.rows))
+        found, checked = questions.baselines(self.rows, self.worst), captions.adaptive(self.rows)
+        parts = ["# Which defenses hold?", tables.markdown(self.cells, **exact), *filter(None, [self.caption, checked])]
+        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
         if len(tried):
             parts += ["## What is best differentiated?", tables.markdown(tried, **exact)]
         return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"

@@ -129,13 +129,14 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
 
 
 def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of `baselines.cases`: the last grey box that all defenses share, and all of its size by who knows the defense.
+    """Of `baselines.cases`: the last grey box that most defenses share, and all of its size by who knows the defense.
 
     No Defense is in both: nobody need know it, but the others are compared with it.
     """
     knows, bare = rows.index.isin(knowing(rows).index), rows.defense == "No Defense"
-    grey = rows.attack[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
-    last = list(dict.fromkeys(grey if len(grey) else rows.attack))[-1]
+    grey = rows[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
+    shared = (grey if len(grey) else rows).groupby("attack", sort=False).defense.nunique()
+    last = shared.index[shared == shared.max()][-1]
     blind = rows[(rows.attack == last) & (~knows | bare)]
     same_norm = ~rows.attack.str.contains("-L2-|-L∞-")
     return blind, rows[knows & same_norm & (rows.budget == blind.budget.iloc[0])]

@@ -8,6 +8,7 @@ from labkit.core.recipes import DataRecipe, DefenseRecipe, rebase, reseed
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.experiments import baselines, paper_tables, published_numbers
 
+import pandas as pd
 import pytest
 
 AWARE = [model.value for model in ThreatModel if model.knows_defense]
@@ -132,6 +133,20 @@ def test_the_worst_case_of_a_chosen_attack_is_over_all_of_its_size():
     tried = {(case.attack.label, case.knowledge) for case in of_one}
     assert {(case.attack.label, case.knowledge) for case in found.aware} == tried
     assert {"exact"} < {knowledge for _, knowledge in tried} and len(tried) > 2
+
+
+def test_a_defense_that_no_attack_of_a_size_was_tried_on_has_no_worst_case_of_it(monkeypatch):
+    """Clean images alone are none: only for size 0, the clean images themselves."""
+    together = {}
+    for case in paper_tables.table(LAB, paper_tables.BASELINES).aware:
+        together.setdefault(case.label, []).append(case)
+    (clean, *attacked), (alone, *_) = together["JPEG"], together["Median"]
+    assert clean.attack.name == alone.attack.name == "clean" and {case.attack.size for case in attacked} == {0.03}
+    seen = lambda cases, _: pd.DataFrame([(case.label, case.attack.label) for case in cases])  # noqa: E731
+    monkeypatch.setattr(paper_tables.measurement, "worst_case", seen)
+    found = paper_tables.worst([clean, *attacked, alone], bench=None)
+    assert set(found[0][found["size"] == 0.03]) == {"JPEG"} and set(found[0][found["size"] == 0]) == {"JPEG", "Median"}
+    assert found[1][found["size"] == 0.03].tolist() == [case.attack.label for case in (clean, *attacked)]
 
 
 def test_another_seed_trains_all_anew_on_the_same_images():

@@ -117,6 +117,14 @@ def test_what_no_attack_breaks_is_called_so_and_what_is_not_measured_whole_has_n
     }  # fmt: skip
 
 
+def test_the_strongest_grey_box_is_one_that_most_defenses_have_faced():
+    rows, _ = competitors()
+    once = pd.DataFrame([row("TVM", False, "MI-DI-0.03", "classifier", 0.3, 1000)])
+    blind, _ = tables.strongest(pd.concat([rows, once], ignore_index=True))
+    assert set(blind.attack) == {"BIM-0.03"}
+    assert set(blind.defense) == {"No Defense", "TVM", "Quilting"}
+
+
 def test_what_was_differentiated_in_several_ways_is_laid_side_by_side():
     (line,) = tables.gradients(competitors()[0]).to_dict("records")
     assert line == {
