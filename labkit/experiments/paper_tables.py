@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from labkit.core import InputError
 from labkit.core.profiles import Profile
-from labkit.core.recipes import AttackRecipe, StratifiedRecipe, rebase
+from labkit.core.recipes import DEFENSES, AttackRecipe, StratifiedRecipe, rebase
 from labkit.evaluation import Case, Workbench, measurement
 from labkit.experiments import baselines, published_numbers
 from labkit.experiments.baselines import Baseline
@@ -186,7 +186,8 @@ def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str,
             rows, affordable, why = [baselines.hardened(lab, who)], who in lab.baselines.trained, _TRAINED
         else:
             rows, affordable, why = baselines.before(lab, who), True, _PROJECTED
-            rows = [row for row in rows if row.defense.label in printed]  # with the settings that the paper has
+            if DEFENSES[who].label in printed:  # in the paper's setting alone
+                rows = [row for row in rows if row.defense.label in printed]
             if retrained and name != "4":
                 rows = [replace(row, network=lab.retrained(row.defense)) for row in rows]
                 affordable = who in lab.baselines.retrained
