@@ -161,7 +161,6 @@ QUICK = _profile(
             ("d3", (("atoms", 2000), ("sparsity", 5))), ("magnet", (("epochs", 8),)),
             ("magnet-detector", (("epochs", 8), ("rate", 0.005))), ("quilting", (("patches", 50_000),)),
             ("crops", (("crops", 10), ("patches", 50_000))), ("tvm-quilting", (("patches", 50_000),)),
-            ("crops", (("crops", 10), ("patches", 50_000), *_SMALL["crops"])), *_BOTH[2:],
             ("pixeldefend", (("epochs", 1), ("width", 32))),
         ),
     ),

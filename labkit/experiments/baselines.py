@@ -112,17 +112,18 @@ def cases(lab: Profile) -> list[Case]:
 def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     """What is tried against a baseline by who knows it, at the size of the strongest grey box; with their knowledge.
 
-    PGD on the margin with each of `Baseline.known`. Where the profile has the time for AutoAttack: the strongest grey
-    box; `ladder` with the last of these, or, where none is exact and the baseline is fast, with each; on the fast ones
-    queries, too, `ladder` at RobustBench's two sizes, and a learned surrogate where nothing else stands in. Of a random
-    defense each gradient is of one EOT sample, and there are more steps for it: the stronger use of as many passes.
+    PGD on the margin with the last of `Baseline.known`. Where the profile has the time for AutoAttack: that with each,
+    the strongest grey box, `ladder` with the last (or, where none is exact and the baseline is fast, with each), and a
+    learned surrogate where nothing else stands in. On the fast ones queries, too, and `ladder` at RobustBench's two
+    sizes. Of a random defense each gradient is of one EOT sample, and there are more steps for it: the stronger use of
+    as many passes.
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
     pgd = AttackRecipe("pgd", lab.strongest.size, how.steps, loss="margin", gap=how.gap, **draws)
-    tried = [(pgd, knowledge) for knowledge in known]
     if not how.autoattack:
-        return tried
+        return [(pgd, known[-1])]
+    tried = [(pgd, knowledge) for knowledge in known]
     tried.insert(0, (replace(pgd, name="mi_di", loss="log-odds"), "classifier"))
     climbs = replace(pgd, name="ladder", loss="log-odds")
     if known == ("identity",) and baseline.cost == "fast":
