@@ -31,7 +31,7 @@ _PASSES: dict[str, Callable[[AttackRecipe], float]] = {
     "deepfool": lambda a: 40,  # ten classes, and few images need more than four steps
     "cw": lambda a: 4 * a.steps,  # of five searches, some end early
     "universal": lambda a: 10,
-    "ladder": lambda a: 12 * a.steps,  # at most: images that are misclassified are left
+    "ladder": lambda a: 3 * a.steps,  # of twelve, as few images survive the first climb
     "autoattack": lambda a: 400,  # most images fall to its first attacks
 }
 _LEARNING = 6  # solving for codes, and the share of the filter update, beside one T(x)
