@@ -26,7 +26,9 @@ def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> st
     """
     printed, data, networks = published_numbers.table(name).attrs, in_markdown(_all(rows.data)), _all(rows.classifier)
     sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
-    size = "L∞, for pixels in [0, 1]" if rows.attack.str.contains("L∞").any() else "relative L2 dissimilarities"
+    attacked, words = rows.attack[rows.attack != "Clean"], ("relative L2 dissimilarities", "L∞, for pixels in [0, 1]")
+    kinds = sorted(set(attacked.str.contains("-L∞-|-L2-")))
+    size = words[kinds == [True]] if len(kinds) < 2 else f"{words[0]}; those named L∞ or L2 are for pixels in [0, 1]"
     told = (
         f"Robust accuracy with 95 % Wilson intervals, beside the paper's Table {name}.",
         f"Ours: {data}, n = {sizes} test images, {networks}. The paper: {printed['dataset']}, {printed['classifier']}, "

@@ -64,3 +64,16 @@ def test_a_white_box_that_is_weaker_than_a_grey_one_is_named():
     assert said.endswith("failed by 1 of 2: D3, PGD-0.03, white box (exact gradient) (0.075 against 0.035).")
     assert captions.adaptive(rows[rows.knowledge != "exact"]).endswith("passed by all 1.")
     assert captions.adaptive(rows[rows.defense == "TE"]) == ""
+
+
+def test_a_caption_says_in_what_the_sizes_of_attacks_are():
+    rows = pd.read_csv(REPORTS / "lab" / "cifar10" / "baselines_rows.csv")
+    relative = rows[~rows.attack.str.contains("-L∞-|-L2-")]
+    largest = rows[(rows.attack == "Clean") | rows.attack.str.contains("-L∞-")]
+    mixed = "relative L2 dissimilarities; those named L∞ or L2 are for pixels in [0, 1]."
+    for part, words in (
+        (relative, "relative L2 dissimilarities."),
+        (largest, "L∞, for pixels in [0, 1]."),
+        (rows, mixed),
+    ):
+        assert f"Sizes of attacks are {words}" in captions.table(part, "5")
