@@ -96,7 +96,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
 
     A network that is its own defense is known to whoever has its weights. Of an attack that was tried with several
     gradients, the lowest accuracy, with its threat model; of a random defense beside that of the majority. Where all
-    attacks leave more than `BROKEN`, the line says so.
+    attacks leave more than `BROKEN`, and no more of the network without a defense, the line says so.
 
     rows   from `measurement.run(baselines.cases(…))`
     worst  from `measurement.worst_case` of `baselines.alike`: those of one size
@@ -105,6 +105,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
     printed, least, lines = published_numbers.table(table), worst.set_index("defense"), []
     knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
     known = knows | ~rows.attack.isin(rows.attack[~knows & ~rows.defense.map(inside_network)])
+    telling = least.accuracy.get("No Defense", 1.0) <= BROKEN
     for (defense, n), mine in rows.groupby(["defense", "n"], sort=False):
         line = {"source": "ours", "defense": defense, "n": f"{n:,}"}
         line |= {row.attack: cell(row) for row in mine[~known[mine.index]].itertuples()}
@@ -115,7 +116,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
                 line[f"{row.attack}{_KNOWN}, {_MAJORITY}"] = f"{row.majority:.3f}"
         if defense in least.index:
             all_of = least.loc[defense]
-            held = f", {HELD}" if all_of.accuracy > BROKEN else ""
+            held = f", {HELD}" if telling and all_of.accuracy > BROKEN else ""
             line[_ALL] = f"{cell(all_of)}{held} ({all_of.attacks} attacks)"
         lines.append(line)
     theirs, attacks = (list(dict.fromkeys(rows[column])) for column in ("defense", "attack"))

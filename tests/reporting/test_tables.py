@@ -117,6 +117,12 @@ def test_what_no_attack_breaks_is_called_so_and_what_is_not_measured_whole_has_n
     }  # fmt: skip
 
 
+def test_attacks_that_do_not_break_the_network_alone_say_nothing_of_what_holds():
+    rows, worst = competitors()
+    worst.loc[worst.defense == "No Defense", "accuracy"] = 0.4
+    assert not tables.baselines(rows, worst, "6a")[tables._ALL].str.contains(tables.HELD).any()
+
+
 def test_the_strongest_grey_box_is_one_that_most_defenses_have_faced():
     rows, _ = competitors()
     once = pd.DataFrame([row("TVM", False, "MI-DI-0.03", "classifier", 0.3, 1000)])
