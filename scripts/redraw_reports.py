@@ -1,8 +1,8 @@
-"""Makes the Markdown of committed reports anew from their rows, after words have changed and numbers have not.
+"""Makes the pages of committed reports anew from their rows, after words have changed and numbers have not.
 
     python scripts/redraw_reports.py reports/lab reports/quick
 
-Pages of tables, tables of notebooks, and the checksums of what was written. Figures are left as they are.
+Pages and figures of tables, tables of notebooks, figures of their sweeps, and the checksums of what was written.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from labkit.core import checkpoint
 from labkit.datasets import loaders
 from labkit.experiments import published_numbers
-from labkit.reporting import captions, findings, table_page, tables
+from labkit.reporting import captions, figures, findings, pictures, table_page, tables
 
 import pandas as pd
 
@@ -47,6 +47,8 @@ def tradeoff(folder: Path, _told: dict) -> None:
             if name == "silent":
                 swept["value"] = [findings.setting(word) for word in swept.value]
             _save(folder, name, tables.sweep(swept), captions.sweep(swept))
+            if (folder / f"{name}.png").is_file():
+                pictures.save(figures.tradeoff(swept, swept.what[0]), folder, name)
     _save(folder, "map", _read(folder / "map.csv"), captions.psnr_accuracy())
 
 
@@ -83,6 +85,7 @@ def table(file: Path) -> None:
     said = (tuple(map(tuple, told["missing"])), told["note"], told["checks"], told["images"], {})
     made = table_page.Published(stem.name.removeprefix("table_"), *frames, *said)
     checkpoint.write_whole(stem.with_suffix(".md"), made.text(told["command"]).encode())
+    pictures.save(made.figure(), file.parent, stem.name)
     told["files"] = [checkpoint.fingerprint(file.with_name(kept["path"]), file.parent) for kept in told["files"]]
     checkpoint.write_whole(file, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 

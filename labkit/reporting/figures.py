@@ -177,7 +177,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
         below.set_xscale(NUMERIC[what])
         _ticks(below, clean.value)
     ax.set_title(setting(rows), fontsize=10)
-    return _legend(fig)
+    return _legend(fig, 2)
 
 
 def intervals(rows: pd.DataFrame) -> Figure:
