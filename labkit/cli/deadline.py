@@ -24,6 +24,14 @@ def within(seconds: float, work: Callable[[], object]) -> None:
         else:
             _thread.interrupt_main()
 
+    def heard(*_) -> None:
+        if over.is_set():
+            raise KeyboardInterrupt
+
+    # What `nohup … &` starts does not hear Ctrl-C: it goes on not hearing it, but for the time that is up.
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if deaf:
+        signal.signal(signal.SIGINT, heard)
     timer = threading.Timer(min(max(seconds, 0), threading.TIMEOUT_MAX), end)
     timer.daemon = True
     try:
@@ -36,6 +44,9 @@ def within(seconds: float, work: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         if not over.is_set():  # somebody's own Ctrl-C
             raise
+    finally:
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def measure(cases: Sequence[Case], bench: Workbench, seconds: float, write: Callable[[], None]) -> bool:

@@ -30,6 +30,19 @@ def test_what_takes_too_long_is_ended_and_what_is_done_in_time_is_not():
     time.sleep(0.1)  # no interrupt comes afterwards
 
 
+def test_what_was_started_deaf_to_ctrl_c_ends_in_time_and_stays_deaf():
+    """As `nohup labkit table … --for 90m &` is."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        begun, reached = time.monotonic(), []
+        deadline.within(0.3, lambda: (time.sleep(20), reached.append("the end")))
+        assert time.monotonic() - begun < 10 and not reached
+        deadline.within(20, lambda: (signal.raise_signal(signal.SIGINT), reached.append("went on")))
+        assert reached == ["went on"] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_somebodys_own_interrupt_is_theirs():
     with pytest.raises(KeyboardInterrupt):
         deadline.within(60, lambda: (signal.raise_signal(signal.SIGINT), time.sleep(20)))

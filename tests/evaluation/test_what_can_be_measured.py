@@ -125,7 +125,7 @@ def test_a_network_that_gets_nothing_right_is_not_attacked(lab, tmp_path):
     with pytest.raises(InputError, match="none of 2,000"):
         adversarial_examples.adversarial(attempt, bench)
     hardened = replace(lab.classifier, adversarial=recipes.AdversarialTraining())  # its clean row shows it
-    assert adversarial_examples._attackable(hardened, Wrong(), bench) is None
+    assert adversarial_examples._attackable(replace(attempt, victim=hardened), Wrong(), bench) is None
 
 
 def test_no_sanity_check_of_nothing_passes_as_a_whole():

@@ -65,7 +65,7 @@ def test_what_is_not_known_is_not_made_up(cases, tmp_path):
 
 def test_more_steps_take_longer(cases, tmp_path):
     bench = Workbench(tmp_path, progress=False)
-    mine = next(c for c in cases if c.attack.name == "bim" and c.knowledge == "exact" and c.label == "STL (cluster)")
+    mine = next(c for c in cases if c.attack.name == "pgd" and c.knowledge == "exact" and c.label == "STL (cluster)")
 
     def seconds(case):
         return next(step.seconds for step in cost_estimate.steps([case], bench) if step.kind == "attack")
@@ -74,7 +74,7 @@ def test_more_steps_take_longer(cases, tmp_path):
 
 
 def test_draws_take_longer_where_a_defense_is_random(cases, tmp_path):
-    mine = next(c for c in cases if c.attack.name == "bim" and c.knowledge == "exact" and c.label == "MagNet")
+    mine = next(c for c in cases if c.attack.name == "pgd" and c.knowledge == "exact" and c.label == "MagNet")
     plain = replace(mine, classifier=replace(mine.classifier, transform=None))
 
     def seconds(defense):
