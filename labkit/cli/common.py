@@ -21,6 +21,7 @@ Commands = argparse._SubParsersAction
 
 _DATASETS = f"{', '.join(recipes.DATASETS)} or folder:PATH"
 _ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer or retrained=yes"
+_CONVENTION = "sizes and T as the paper's text has them, or as its authors released them (default: %(default)s)"
 _OPTIONS = {
     "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},
     "dataset": {"default": "fashion", "help": f"{_DATASETS} (default: %(default)s)"},
@@ -29,6 +30,7 @@ _OPTIONS = {
     "resolution": {"type": int, "default": 0, "metavar": "N", "help": "side in pixels (default: as stored)"},
     "seed": {"type": int, "default": 0, "help": "of all that is learned (default: %(default)s)"},
     "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
+    "convention": {"default": "stated", "choices": ("stated", "released"), "help": _CONVENTION},
     "kind": {"default": "", "help": "only this kind"},
     "data-root": {"default": "", "metavar": "D", "help": "folder of downloaded data sets"},
     "store": {"default": "", "metavar": "D", "help": "folder of artifacts (default: the lab's own)"},

@@ -91,6 +91,17 @@ class Profile:
     retraining: int | None = None
 
     @property
+    def released(self) -> "Profile":
+        """This profile by what the authors released, not by what the paper states: attacks and T.
+
+        `AttackRecipe.released` are the attacks. Their script divides each T(x) by its largest pixel, in 8 bits.
+        """
+        T = replace(self.transform, stretched=True, bits=8)
+        attacks = tuple(attack.released for attack in self.attacks)
+        stratified = replace(self.stratified, transform=T)
+        return replace(self, transform=T, stratified=stratified, attacks=attacks)
+
+    @property
     def defenses(self) -> tuple[STL, ...]:
         """What precedes the classifier in the defense tables."""
         return self.transform, self.stratified

@@ -13,7 +13,7 @@ from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Folder, Named, fo
 from labkit.core.limits import Limited
 
 # How the size of an attack is written in each norm; in all others, as a relative L2 measure.
-_SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg"}
+_SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg", "levels": "-{:g}/255"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class DictionaryRecipe(Limited):
 class TransformRecipe(Limited):
     """The Sparse Transformation Layer T(x): a dictionary, and how images are coded with it.
 
-    dim   share of the low-pass part's contrast, about each image's mean, that T outputs; 1 in the paper
-    bits  a channel to which T(x) is rounded; 0 for not rounded
+    dim        share of the low-pass part's contrast, about each image's mean, that T outputs; 1 in the paper
+    bits       a channel to which T(x) is rounded; 0 for not rounded
+    stretched  whether each T(x) is divided by its largest pixel, as the authors' script does
     """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
@@ -61,6 +62,7 @@ class TransformRecipe(Limited):
     gap_tol: float = 0.01
     dim: float = field(default=1.0, metadata=LATER)
     bits: int = field(default=0, metadata=LATER)
+    stretched: bool = field(default=False, metadata=LATER)
     version: int = 2
     data = property(attrgetter("dictionary.data"))
 
@@ -254,7 +256,9 @@ class AttackRecipe(Limited):
 
     size    in the unit of `norm`; 0 for the clean image
     norm    "dissimilarity", ‖x_adv − x‖₂ / ‖x‖₂, the paper's relative L2 measure, for each image; "average", its mean
-            over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "none", as far as it takes
+            over the whole set (Table 3); "l2" and "linf", absolute, for pixels in [0, 1]; "levels", grey levels of 255
+            in L∞, or for those that look for the smallest L2 change the mean dissimilarity that so many levels in every
+            pixel are; "none", as far as it takes
     steps   of iterative attacks; queries of black-box ones; AutoAttack sets its own
     draws   EOT samples of a random defense for each gradient
     loss    of "pgd": "log-odds" or "margin" (`attacks.common`)
@@ -289,4 +293,15 @@ class AttackRecipe(Limited):
         size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
         loss = "" if self.loss == "log-odds" else f" {self.loss}"
         name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper()
-        return name + size + loss + " 8 bits" * self.stored
+        return name + size + loss + " 8 bits" * (self.stored and self.norm != "levels")
+
+    @property
+    def released(self) -> "AttackRecipe":
+        """As the authors' released images have it, where the paper's text says relative L2: 0.08 is 8/255, in 8 bits.
+
+        Its Table 3's average of 0.06 agrees with 4/255, by Guo et al.'s measure, of images less their mean.
+        """
+        if self.name == "clean" or self.norm not in ("dissimilarity", "average"):
+            return self
+        levels = 4.0 if self.norm == "average" else round(100 * self.size, 6)
+        return replace(self, norm="levels", size=levels, stored=True)

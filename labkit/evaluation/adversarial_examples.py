@@ -1,6 +1,7 @@
 """Adversarial examples: made batch by batch, resumable, and kept in the store."""
 
 import inspect
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation
 _LENGTHS = ("steps", "queries", "draws")  # what an attack calls the `steps` of its recipe
-_NORMS = ("dissimilarity", "average", "l2", "linf", "none")
+_NORMS = ("dissimilarity", "average", "l2", "linf", "levels", "none")
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,12 @@ def sized(attack: AttackRecipe, x) -> Budget | None:
         return None
     if attack.norm == "average":
         return None if attack.name in MINIMAL else Budget.average(attack.size, x[:])
+    if attack.norm == "levels":
+        step = attack.size / 255
+        if attack.name not in MINIMAL:
+            return Budget.linf(step)
+        length = x[:].flatten(1).norm(dim=1).double()
+        return Budget.dissimilarity(step * math.sqrt(x[0].numel()) * float((1 / length[length > 0]).mean()))
     return {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}[attack.norm](attack.size)
 
 

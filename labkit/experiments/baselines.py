@@ -120,7 +120,8 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
-    pgd = AttackRecipe("pgd", lab.strongest.size, how.steps, loss="margin", gap=how.gap, **draws)
+    strongest, told = lab.strongest, {"gap": how.gap, **draws}
+    pgd = AttackRecipe("pgd", strongest.size, how.steps, strongest.norm, loss="margin", stored=strongest.stored, **told)
     if not how.autoattack:
         return [(pgd, known[-1])]
     tried = [(pgd, knowledge) for knowledge in known]
@@ -133,15 +134,16 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     tried += [(climbs, knowledge) for knowledge in (known if several else known[-1:])]
     if baseline.cost == "fast":
         boxes = ("square", "queries"), ("hopskipjump", "decisions")
-        tried += [(AttackRecipe(name, pgd.size, how.queries, **draws), box) for name, box in boxes if baseline.known]
+        asks = replace(pgd, steps=how.queries, loss="log-odds", gap=0.0)
+        tried += [(replace(asks, name=name), box) for name, box in boxes if baseline.known]
         tried += [(replace(climbs, size=size, norm=norm), known[-1]) for norm, size in ROBUSTBENCH]
     return tried
 
 
-def alike(cases: Iterable[Case], size: float) -> list[Case]:
-    """The cases whose attacks have one size (a dissimilarity), and the clean ones: what one worst case is made of."""
+def alike(cases: Iterable[Case], attack: AttackRecipe) -> list[Case]:
+    """The cases whose attacks have the size of this one, and the clean ones: what one worst case is made of."""
     return [case for case in cases if case.attack.name == "clean" or
-            (case.attack.size, case.attack.norm) == (size, "dissimilarity")]  # fmt: skip
+            (case.attack.size, case.attack.norm) == (attack.size, attack.norm)]  # fmt: skip
 
 
 def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

@@ -91,11 +91,15 @@ def table(lab: Profile, name: str) -> Asked:
     `ladder` (not of a slow defense) at each size that the table has, with each of `Baseline.known`; in Table 4,
     everything in `adaptive`. They, CW, and all of Table 4 get `lab.adaptive.n` images.
 
+    name  "1_released" is Table 1 by the convention of what the authors released (`Profile.released`)
+
     Raises InputError when the paper has no such table.
     """
+    name, released = published_numbers.convention(name)
+    lab = lab.released if released else lab
     if name == BASELINES:
         cases = baselines.cases(lab)
-        return Asked(tuple(cases), tuple(baselines.alike(cases, lab.strongest.size)))
+        return Asked(tuple(cases), tuple(baselines.alike(cases, lab.strongest)))
     if name not in _WHO:
         has = ", ".join(published_numbers.names())
         raise InputError(f"the paper has no table {name!r}; it has {has}, and `{BASELINES}` is one of the lab's")
@@ -208,12 +212,13 @@ def _knowing(baseline: Baseline, name: str, attack: AttackRecipe) -> tuple[str, 
 
 
 def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
-    """A table's columns in the paper's order, with the profile's numbers of steps."""
+    """A table's columns in the paper's order, with the profile's numbers of steps, as `lab` counts them."""
     steps = lab.strongest.steps
     effort = {"fgsm": 1, "bim": steps, "deepfool": 50, "cw": 5 * steps, "universal": 1, "pgd": lab.adaptive.steps}
 
     def at(size: float, *names: str, norm: str = "dissimilarity") -> list[AttackRecipe]:
-        return [AttackRecipe(name, size, effort[name], norm) for name in names]
+        stated = [AttackRecipe(name, size, effort[name], norm) for name in names]
+        return [attack.released for attack in stated] if lab.strongest.norm == "levels" else stated
 
     if name == "3":
         return (_CLEAN, *at(0.06, "fgsm", "bim", "deepfool", "cw", "universal", norm="average"))
@@ -231,7 +236,7 @@ def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> 
     draws = {"draws": 1} if baseline.random else {}
     climbs = ("pgd", "margin"), ("ladder", "log-odds")
     return [
-        AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, gap=lab.adaptive.gap, **draws)
-        for size, norm in dict.fromkeys((attack.size, attack.norm) for attack in attacks if attack.size)
+        AttackRecipe(name, size, lab.strongest.steps, norm, loss=loss, stored=stored, gap=lab.adaptive.gap, **draws)
+        for size, norm, stored in dict.fromkeys((a.size, a.norm, a.stored) for a in attacks if a.size)
         for name, loss in climbs[: 1 + (baseline.cost == "fast" and lab.adaptive.autoattack)]
     ]

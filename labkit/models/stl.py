@@ -13,6 +13,7 @@ from torch import Tensor
 
 BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
+_DARK = 1e-3  # largest pixel of an image that is not stretched further
 _APPROXIMATE = 1e-2  # relative residual of the projected gradient, where only its direction counts
 
 
@@ -32,6 +33,7 @@ class SparseTransform(Defense):
     gap_tol, method  as in `cbpdn.solve`
     dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
     bits      a channel to which T(x) is rounded, which gradients pass unchanged; 0 for not
+    stretched whether each T(x) is then divided by its largest pixel, as in the authors' script
 
     Raises InputError for another channel number or an image smaller than a filter.
     """
@@ -40,10 +42,11 @@ class SparseTransform(Defense):
 
     def __init__(
         self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto",
-        dim=1.0, bits=0,
+        dim=1.0, bits=0, stretched=False,
     ):  # fmt: skip
         conv.check(d)
-        super().__init__(lam=lam, lowpass=lowpass, pad=pad, boundary=boundary, gap_tol=gap_tol, dim=dim, bits=bits)
+        told = {"lam": lam, "lowpass": lowpass, "pad": pad, "boundary": boundary, "gap_tol": gap_tol, "dim": dim}
+        super().__init__(**told, bits=bits, stretched=stretched)
         for what, value, known in (("backward", backward, BACKWARDS), ("boundary", boundary, BOUNDARIES)):
             if value not in known:
                 raise InputError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
@@ -54,7 +57,7 @@ class SparseTransform(Defense):
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
-        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits")
+        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits", "stretched")
         return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
     def approximate(self, gap: float) -> "SparseTransform":
@@ -94,7 +97,10 @@ class SparseTransform(Defense):
         if self.dim != 1:
             mean = low.mean((2, 3), keepdim=True)
             low = mean + self.dim * (low - mean)
-        x = (low + sparse).clamp(0, 1)
+        x = low + sparse
+        if self.stretched:
+            x = x / x.amax((1, 2, 3), keepdim=True).clamp_min(_DARK)
+        x = x.clamp(0, 1)
         if not self.bits:
             return x
         steps = 2**self.bits - 1

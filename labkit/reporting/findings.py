@@ -65,11 +65,12 @@ def write(folder: Path, out: Path) -> None:
 
 
 def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:
-    main = next(name for name in _MAIN if name in measured)
+    main = min(measured, key=lambda name: _MAIN.index(published_numbers.convention(name)[0]))
     told = json.loads((place / f"table_{main}.json").read_bytes())
     link = quote(f"{link}{title}/")
     parts = [
-        f"## {in_markdown(title)}: the paper's Table {main} ({published_numbers.table(main).attrs['setting']})",
+        f"## {in_markdown(title)}: the paper's Table {published_numbers.called(main)}, "
+        f"{published_numbers.table(main).attrs['setting']}",
         short(measured[main]),
         f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
         f"({link}table_{main}.png)",
@@ -79,9 +80,10 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     for name, cells in measured.items():
         votes = place / f"table_{name}_votes.csv"
         found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
-        parts += [f"### What Table {name} says", "" if name == main else short(cells), verdicts.text(found)]
+        parts += [f"### What Table {published_numbers.called(name)} says", "" if name == main else short(cells), verdicts.text(found)]
         parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}table_{name}.md).")
-    again = [questions.retraining(measured[a], measured[b]) for a, b in _VANILLA.items() if {a, b} <= set(measured)]
+    pairs = [(f"{a}{how}", f"{b}{how}") for a, b in _VANILLA.items() for how in ("", "_released")]
+    again = [questions.retraining(measured[a], measured[b]) for a, b in pairs if {a, b} <= set(measured)]
     if again:
         parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
     parts += _resolutions(place, measured)
@@ -97,7 +99,8 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
     """What becomes of a defense as images grow, where one setting was measured at several resolutions."""
     settings: dict[str, list[str]] = {}
     for name in measured:
-        settings.setdefault(published_numbers.table(name).attrs["setting"], []).append(name)
+        how = published_numbers.table(name).attrs["setting"]
+        settings.setdefault(f"{how}, as released" * published_numbers.convention(name)[1] or how, []).append(name)
     parts = []
     for how, names in ((how, names) for how, names in settings.items() if len(names) > 1):
         labels = {name: pd.read_csv(place / f"table_{name}_rows.csv").data.iloc[0] for name in names}

@@ -75,7 +75,7 @@ class Published:
     def text(self, command: str) -> str:
         """The page of the table, in Markdown."""
         printed, exact = published_numbers.table(self.name).attrs, {"disable_numparse": True}  # 0.30 says more than 0.3
-        title = f"# Table {self.name}: {printed['dataset']}, {printed['classifier']}, {printed['setting']}"
+        title = f"# Table {published_numbers.called(self.name)}: {printed['dataset']}, {printed['classifier']}, {printed['setting']}"
         parts = [title, tables.markdown(tables.blocks(self.cells, self.name), **exact), self.caption]
         if self.missing:
             parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
@@ -120,7 +120,8 @@ class Compared(Published):
 
     @property
     def beside(self) -> str:
-        return published_numbers.counterparts(int(self.rows.data.iloc[0].rpartition("×")[2]))[0]
+        plain = published_numbers.counterparts(int(self.rows.data.iloc[0].rpartition("×")[2]))[0]
+        return plain + self.name.removeprefix(paper_tables.BASELINES)
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -159,7 +160,9 @@ def chosen(only: Iterable[str]) -> dict[str, list[str]]:
 def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) -> str:
     """What to type for one table, or the chosen cells of it, again."""
     # A folder's label is without the way to it, which is nobody else's business.
+    name, released = published_numbers.convention(name)
     words = ["python", "-m", "labkit", "table", name, "--profile", lab.name, "--dataset", lab.data.label]
+    words += ["--convention", "released"] * released
     if lab.data.resolution:
         words += ["--resolution", str(lab.data.resolution)]
     words += [part for word in only for part in ("--only", word)]
@@ -188,6 +191,7 @@ def measure(
     checked  whether the attacks are checked (`sanity_checks.verdicts`), which takes about as long as a row or two
     of       the whole table, where `asked` is what is finished of it
     """
+    lab = lab.released if published_numbers.convention(name)[1] else lab
     rows = measurement.run(asked.blind, bench)
     # `worst` would measure them as well, but without a bar.
     measurement.run(asked.aware, bench)
@@ -208,7 +212,7 @@ def measure(
         images[str(len(test))] = f"{train.digest}:{test.digest}"
     votes, kept = _votes(asked, lab, bench), measurement.recipes_of(rows, bench)
     page = Published
-    if name == paper_tables.BASELINES:
+    if name.startswith(paper_tables.BASELINES):
         page, worst = Compared, worst[worst["size"] > 0]
     return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
 

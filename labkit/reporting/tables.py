@@ -55,7 +55,7 @@ def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFram
     for row in worst.assign(block="worst", knowledge="").to_dict("records"):
         lines += [{**row, "attack": a} for a, size in attacks.items() if size == row["size"]]
     for defense, values in published_numbers.table(table).iterrows():
-        same = {"block": "paper", "defense": defense, "knowledge": "identity" if table == "4" else ""}
+        same = {"block": "paper", "defense": defense, "knowledge": "identity" if table.startswith("4") else ""}
         lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
     told = ["right"] * ("right" in rows)  # which images, in rows of this version
     return pd.DataFrame(lines, columns=[*_LINE, "n", "attack", "accuracy", "low", "high", *told])
@@ -238,7 +238,7 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
 def _named(cells: pd.DataFrame, table: str = "") -> pd.DataFrame:
     """Cells with their block in words, and their threat model; `table` says which of the paper's."""
     models = map(threat_model, cells.block, cells.knowledge, cells.defense)
-    names = _BLOCKS | ({"paper": f"paper, Table {table}"} if table else {})
+    names = _BLOCKS | ({"paper": f"paper, Table {published_numbers.convention(table)[0]}"} if table else {})
     return cells.assign(block=cells.block.map(names), **{"threat model": list(models)})
 
 
