@@ -31,6 +31,12 @@ _OPTIONS = {
     "seed": {"type": int, "default": 0, "help": "of all that is learned (default: %(default)s)"},
     "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
     "convention": {"default": "stated", "choices": ("stated", "released"), "help": _CONVENTION},
+    "epochs": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "train networks for no more (default: the profile's)",
+    },
     "kind": {"default": "", "help": "only this kind"},
     "data-root": {"default": "", "metavar": "D", "help": "folder of downloaded data sets"},
     "store": {"default": "", "metavar": "D", "help": "folder of artifacts (default: the lab's own)"},
@@ -101,6 +107,8 @@ def lab(options: argparse.Namespace, dataset: str = "") -> profiles.Profile:
     if not 0 <= options.seed < 2**32:
         raise InputError(f"--seed is a whole number from 0 to {2**32 - 1}; got {options.seed}")
     chosen = profiles.profile(options.profile, dataset=dataset or options.dataset, resolution=options.resolution)
+    if epochs := getattr(options, "epochs", 0):
+        chosen = chosen.shorter(epochs)
     return recipes.reseed(chosen, options.seed)
 
 

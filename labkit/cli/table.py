@@ -14,7 +14,7 @@ def add(commands: common.Commands) -> None:
     """Adds `table`, `plan` and `findings` to the command line."""
     text = """Measure tables of the paper, each in three blocks: ours as the paper's attackers, ours in the worst case,
     and the paper's. Goes on where a run that was stopped has left off. Under torchrun, the ranks share the cases."""
-    options = ("profile", "dataset", "resolution", "convention", "only", "seed", "data-root", "store")
+    options = ("profile", "dataset", "resolution", "convention", "epochs", "only", "seed", "data-root", "store")
     parser = common.command(commands, "table", _table, "the paper's tables, measured", text, *options)
     parser.add_argument("names", nargs="+", metavar="NAME", help=_NAMES)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")

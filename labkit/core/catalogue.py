@@ -42,6 +42,11 @@ ATTACKS = {
     "ladder": Named("labkit.attacks.ladder:ladder", "PGD ladder"),
     "noise": Named("labkit.attacks.auto_attack:noise", "Noise"),
 }
+# What may be wrong with an attack: made on purpose by `experiments.causes`, and by nobody else.
+FAULTS = {
+    "batch-100": "batch statistics of 100", "batch-8": "batch statistics of 8", "dropout": "dropout active",
+    "predicted": "predicted labels", "jpeg": "saved as JPEG",
+}  # fmt: skip
 # In the order of their rows.
 DEFENSES = {
     "jpeg": Named("labkit.defenses.filters:JPEG", "JPEG"),

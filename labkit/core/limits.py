@@ -10,8 +10,8 @@ _LIMITS = {
     "DaeRecipe": "width, epochs in 1 to inf; batch in 2 to inf; lr in (0, inf); noise in [0, inf); held in (0, 1)",
     "StrataRecipe": "clusters, components, neighbours in 1 to inf",
     "AdversarialTraining": "share in (0, 1]; weight in (0, inf); steps in 1 to inf",
-    "ClassifierRecipe": "width in (0, 4]; epochs in 1 to inf; batch in 2 to inf; lr in (0, inf); erase in [0, 1); "
-    "weight_decay in [0, inf)",
+    "ClassifierRecipe": "width in (0, 4]; epochs in 1 to inf; batch in 2 to inf; lr in (0, inf); "
+    "erase, dropout in [0, 1); weight_decay in [0, inf)",
     "SurrogateRecipe": "images in 2 to inf; width, epochs, batch in 1 to inf; lr in (0, inf); noise in [0, inf); "
     "held in (0, 1)",
     "AttackRecipe": "size, gap in [0, inf); steps in 0 to inf; restarts, draws in 1 to inf",

@@ -73,6 +73,20 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
+class Causes:
+    """What may have made the paper's numbers (`experiments.causes`): on `n` test images, networks of so many epochs.
+
+    widths  of networks; all else is tried with the profile's own
+    seeds   how many networks of each width, up to the profile's own
+    """
+
+    n: int | None = 100
+    epochs: int = 3
+    widths: tuple[float, ...] = (0.125, 0.25)
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
 class Profile:
     """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's.
 
@@ -88,6 +102,7 @@ class Profile:
     adaptive: Adaptive
     baselines: Baselines
     tradeoff: Tradeoff = field(default_factory=Tradeoff)
+    causes: Causes = Causes()
     retraining: int | None = None
 
     @property
@@ -126,6 +141,13 @@ class Profile:
         """What a grey-box attacker's surrogate is (`Case.copy`) where it is not the victim's `undefended`."""
         return self.classifier if knowledge == "transfer" and self.retraining else None
 
+    def shorter(self, epochs: int) -> "Profile":
+        """The same with networks that are trained for so many epochs at most, for a machine or a day that is short."""
+        retraining = self.retraining and min(self.retraining, epochs)
+        causes = replace(self.causes, epochs=min(self.causes.epochs, epochs))
+        classifier = replace(self.classifier, epochs=min(self.classifier.epochs, epochs))
+        return replace(self, classifier=classifier, retraining=retraining, causes=causes)
+
     def trained(self, **how) -> recipes.ClassifierRecipe:
         """The same classifier, trained in another way: fields of its recipe; the epochs are `retraining`."""
         return replace(self.classifier, epochs=self.retraining or self.classifier.epochs, **how)
@@ -161,6 +183,7 @@ SMOKE = _profile(
     tradeoff=Tradeoff(
         n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,))),
     ),
+    causes=Causes(n=20, epochs=1, widths=(0.125,)),
 )  # fmt: skip
 QUICK = _profile(
     "quick", train=6000, test=300, bim_steps=10,
@@ -187,6 +210,7 @@ LAB = _profile(
         trained=("adversarial", "thermometer", "stl-adversarial", "stl-dimmed"),
     ),
     tradeoff=Tradeoff(n=1000, retrained=True, lam=_LAM),
+    causes=Causes(n=1000, epochs=8, widths=(0.125, 0.25, 0.5), seeds=3),
 )  # fmt: skip
 PAPER = _profile(
     "paper", train=None, test=None, bim_steps=20,
@@ -200,6 +224,7 @@ PAPER = _profile(
     tradeoff=Tradeoff(
         n=None, retrained=True, lam=_LAM, K=(16, 32, 64, 128, 256), S=(4, 6, 8, 12, 16), M=(1, 2, 4, 8),
     ),
+    causes=Causes(n=None, epochs=100, widths=(0.125, 0.25, 0.5, 1.0), seeds=3),
 )  # fmt: skip
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 

@@ -9,7 +9,8 @@ from operator import attrgetter
 from typing import Any
 
 from labkit.core.canonical import LATER, DataRecipe, Weights, canonical, plain, rebase, reseed  # noqa: F401 (for others)
-from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, Folder, Named, folder  # noqa: F401 (for others)
+from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, FAULTS, Folder, Named, folder  # noqa: F401 (for others)
+from labkit.core.errors import InputError
 from labkit.core.limits import Limited
 
 # How the size of an attack is written in each norm; in all others, as a relative L2 measure.
@@ -172,6 +173,7 @@ class ClassifierRecipe(Limited):
     levels       thermometer encoding of the input in so many levels (Buckman et al., 2018); 0 for none
     adversarial  how adversarial images are mixed into its training; None for not at all
     mirrored     whether it decides by the mean of its logits for an image and for its mirror image (once trained)
+    dropout      share of the features after each pooling of a VGG that are dropped while it trains
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -188,6 +190,7 @@ class ClassifierRecipe(Limited):
     levels: int = field(default=0, metadata=LATER)
     adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
     mirrored: bool = field(default=False, metadata=LATER)
+    dropout: float = field(default=0.0, metadata=LATER)
     seed: int = 0
     version: int = 2
 
@@ -263,6 +266,7 @@ class AttackRecipe(Limited):
     draws   EOT samples of a random defense for each gradient
     loss    of "pgd": "log-odds" or "margin" (`attacks.common`)
     gap     relative duality gap of T's codes while T is differentiated (`Defense.approximate`); 0 for T as it is judged
+    faults  what is wrong with it on purpose (`catalogue.FAULTS`), for `experiments.causes` alone
     stored  whether the images are rounded to 8 bits in the end, as a file would, and still within the size
     """
 
@@ -275,10 +279,13 @@ class AttackRecipe(Limited):
     loss: str = field(default="log-odds", metadata=LATER)
     stored: bool = field(default=False, metadata=LATER)
     gap: float = field(default=0.0, metadata=LATER)
+    faults: tuple[str, ...] = field(default=(), metadata=LATER)
     version: int = 2
 
     def __post_init__(self):
         super().__post_init__()
+        if unknown := set(self.faults) - set(FAULTS):
+            raise InputError(f"unknown faults {', '.join(sorted(unknown))}; the known ones are {', '.join(FAULTS)}")
         # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
         if self.name == "autoattack":
             object.__setattr__(self, "steps", 50)
@@ -293,7 +300,8 @@ class AttackRecipe(Limited):
         size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
         loss = "" if self.loss == "log-odds" else f" {self.loss}"
         name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper()
-        return name + size + loss + " 8 bits" * (self.stored and self.norm != "levels")
+        wrong = f" ({', '.join(FAULTS[fault] for fault in self.faults)})" * bool(self.faults)
+        return name + size + loss + " 8 bits" * (self.stored and self.norm != "levels") + wrong
 
     @property
     def released(self) -> "AttackRecipe":

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from labkit.attacks import ATTACKS, MINIMAL, Budget, at_average, fit_universal, quantize
+from labkit import defenses
+from labkit.attacks import ATTACKS, MINIMAL, Budget, TrainingMode, at_average, fit_universal, quantize
 from labkit.core import InputError, checkpoint
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, SurrogateRecipe
 from labkit.evaluation import threat_models
@@ -71,6 +72,10 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
         if name not in known:
             raise InputError(f"unknown {what} {name!r}; the known ones are {', '.join(known)}")
 
+    if "jpeg" in attack.faults:
+        others = tuple(fault for fault in attack.faults if fault != "jpeg")
+        made, took = timed(replace(attempt, attack=replace(attack, faults=others)), bench)
+        return defenses.build("jpeg")(made), took
     if attack.stored:  # the same images, rounded: they are made once
         made, took = timed(replace(attempt, attack=replace(attack, stored=False)), bench)
         return quantize(made, test.x[:], None if attack.norm == "average" else sized(attack, test.x)), took
@@ -125,11 +130,14 @@ class _System:
 
     def view(self, gap: float = 0.0, **group) -> torch.nn.Module:
         how = {"draws": self.attempt.attack.draws, "gap": gap, "stand_in": self.stand_in}
-        return threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
+        system = threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
+        return faulty(system, self.attempt.attack.faults)
 
     def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
         """A batch, attacked; where an approximation of T alone was fooled, once more without it."""
         self.seeded(start)
+        if "predicted" in self.attempt.attack.faults:
+            y = predict(self.network, x).argmax(1).to(y.device)
         attack, gap = partial(ATTACKS[self.attempt.attack.name], budget=budget, **options), self.attempt.attack.gap
         made = x.clone()
         for mine, group in self._groups(x, y):
@@ -151,6 +159,13 @@ class _System:
         if isinstance(self.defense, Detector):
             return [(y == c, {"label": c}) for c in y.unique().tolist()]
         return [(slice(None), {})]
+
+
+def faulty(system: torch.nn.Module, faults: tuple[str, ...]) -> torch.nn.Module:
+    """What an attacker with these faults differentiates in place of the system: the system itself without any."""
+    batch = max([int(fault.removeprefix("batch-")) for fault in faults if fault.startswith("batch-")], default=0)
+    dropout = "dropout" in faults
+    return TrainingMode(system, batch=batch, dropout=dropout) if batch or dropout else system
 
 
 def sized(attack: AttackRecipe, x) -> Budget | None:

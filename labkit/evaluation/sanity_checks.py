@@ -4,7 +4,7 @@ import copy
 import itertools
 from dataclasses import dataclass
 
-from labkit.attacks import Budget, ascent, fgsm, log_odds, noise, pgd, square
+from labkit.attacks import Budget, TrainingMode, ascent, fgsm, log_odds, noise, pgd, square
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, rebase
 from labkit.evaluation import threat_models
@@ -126,9 +126,16 @@ def run(
     note("an image's verdict does not depend on the batch", same, f"{len(alone)} images alone and together")
     logits = predict(judge, x, batch=len(x))
     odds = bool(((logits.sum(1) - 1).abs() < 1e-3).all() and (logits >= 0).all())
-    resting = not odds and not judge.training
-    note("the attacker sees logits of a network at rest", resting, "not probabilities, not training")
+    wrong = ["probabilities"] * odds + restless(white)
+    said = ", ".join(wrong) or "not probabilities, not training"
+    note("the attacker sees logits of a network at rest", not wrong, said)
     return pd.DataFrame(rows)
+
+
+def restless(system: nn.Module) -> list[str]:
+    """The kinds of modules in a system that answer as in training mode, by name: a `TrainingMode` always does."""
+    names = (type(m).__name__ for m in system.modules() if m.training or isinstance(m, TrainingMode))
+    return [f"training mode ({name})" for name in dict.fromkeys(names)]
 
 
 def summary(rows: pd.DataFrame) -> str:

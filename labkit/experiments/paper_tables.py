@@ -13,7 +13,7 @@ from labkit.experiments.baselines import Baseline
 import pandas as pd
 
 BASELINES = "baselines"  # the name of the table that is none of the paper's
-_CLEAN = AttackRecipe("clean", 0.0, 0)
+CLEAN = AttackRecipe("clean", 0.0, 0)
 _GREY = ("transfer", "classifier")  # both grey boxes: the paper does not say which one its retrained networks face
 # Who stands in each table beside the undefended network and STL; "adversarial" and "thermometer" lie in the network.
 _WHO = {
@@ -66,10 +66,10 @@ def adaptive(profile: Profile, *, size: float = 0.031, norm: str = "linf") -> li
     how = profile.adaptive
     small = rebase(profile, profile.data.at_most(how.n))
     noise, pgd = AttackRecipe("noise", size, 1, norm), AttackRecipe("pgd", size, how.steps, norm, gap=how.gap)
-    cases = [Case(small.classifier, None, attack) for attack in (_CLEAN, noise, pgd)]
+    cases = [Case(small.classifier, None, attack) for attack in (CLEAN, noise, pgd)]
     for T in small.defenses:
         network = small.retrained(T)
-        cases += [Case(network, T, _CLEAN), Case(network, T, noise)]
+        cases += [Case(network, T, CLEAN), Case(network, T, noise)]
         cases += [Case(network, T, pgd, k, copy=small.copy(k)) for k in _GREY]
         cases.append(Case(network, T, AttackRecipe("square", size, how.queries, norm), "queries"))
         cases += [Case(network, T, pgd, knowledge) for knowledge in ("identity", "exact")]
@@ -103,10 +103,10 @@ def table(lab: Profile, name: str) -> Asked:
     if name not in _WHO:
         has = ", ".join(published_numbers.names())
         raise InputError(f"the paper has no table {name!r}; it has {has}, and `{BASELINES}` is one of the lab's")
-    (everyone, missing), attacks = _everyone(lab, name), _attacks(lab, name)
+    (everyone, missing), attacks = _everyone(lab, name), attacks_of(lab, name)
     blind, aware = [], []
     for baseline in everyone:
-        clean, most = Case(baseline.network, baseline.defense, _CLEAN), lab.data.at_most(baseline.n)
+        clean, most = Case(baseline.network, baseline.defense, CLEAN), lab.data.at_most(baseline.n)
         at, small = (rebase(clean, most.at_most(n)) for n in (None, lab.adaptive.n))
         for attack in attacks:
             # An image of CW takes ten times as long as one of any other attack of the tables.
@@ -211,7 +211,7 @@ def _knowing(baseline: Baseline, name: str, attack: AttackRecipe) -> tuple[str, 
     return _GREY if baseline.network.transform else ("classifier",)
 
 
-def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
+def attacks_of(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
     """A table's columns in the paper's order, with the profile's numbers of steps, as `lab` counts them."""
     steps = lab.strongest.steps
     effort = {"fgsm": 1, "bim": steps, "deepfool": 50, "cw": 5 * steps, "universal": 1, "pgd": lab.adaptive.steps}
@@ -221,13 +221,13 @@ def _attacks(lab: Profile, name: str) -> tuple[AttackRecipe, ...]:
         return [attack.released for attack in stated] if lab.strongest.norm == "levels" else stated
 
     if name == "3":
-        return (_CLEAN, *at(0.06, "fgsm", "bim", "deepfool", "cw", "universal", norm="average"))
+        return (CLEAN, *at(0.06, "fgsm", "bim", "deepfool", "cw", "universal", norm="average"))
     if name == "4":
-        return (_CLEAN, *at(0.031, "pgd", norm="linf"))
+        return (CLEAN, *at(0.031, "pgd", norm="linf"))
     if name in ("8a", "8b"):
         sizes = (0.04, 0.08, 0.12, 0.20)
-        return (_CLEAN, *(attack for size in sizes for attack in at(size, "fgsm")), *at(0.08, "universal"))
-    return (_CLEAN, *at(0.08, "fgsm"), *at(0.04, "fgsm"), *at(0.03, "bim", "deepfool", "cw"))
+        return (CLEAN, *(attack for size in sizes for attack in at(size, "fgsm")), *at(0.08, "universal"))
+    return (CLEAN, *at(0.08, "fgsm"), *at(0.04, "fgsm"), *at(0.03, "bim", "deepfool", "cw"))
 
 
 def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> list[AttackRecipe]:

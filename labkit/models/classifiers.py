@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -66,13 +67,14 @@ def train(
             x = augment(x, generator)
         if recipe.erase:
             x = erase(x, recipe.erase, generator)
-        return x.to(device, memory_format=LAYOUT), images.y[at].to(device), generator.initial_seed()
+        seed = int(torch.randint(2**31, (), generator=generator)) if recipe.dropout else generator.initial_seed()
+        return x.to(device, memory_format=LAYOUT), images.y[at].to(device), seed
 
     def loss(ready: tuple[Tensor, Tensor, int]) -> tuple[Tensor, dict[str, Tensor]]:
         (x, y, seed), weights = ready, None
         if recipe.adversarial:
             x, weights = _mixed(model, x, y, recipe.adversarial, seed)
-        with autocast(device):
+        with autocast(device), _drawing(seed if recipe.dropout else None, device):
             logits = network(x)
         found = _loss(logits.float(), y, weights)
         return found, {"loss": found, "accuracy": (logits.argmax(1) == y).float().mean()}
@@ -81,6 +83,17 @@ def train(
     how = {"draw": partial(draws, recipe.seed), "warmup": _WARMUP, "name": name, "progress": progress}
     training.run(recipe.epochs, torch.arange(len(images)), recipe.batch, prepare, loss, **how)
     return model
+
+
+@contextmanager
+def _drawing(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Dropout drawn from `seed` alone, which leaves torch's random state as it was; nothing where that is None."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @torch.no_grad()

@@ -85,7 +85,8 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
     channels    of the images: 1 grey, 3 colour
     resolution  of the images, in pixels; at least 32, because five steps halve it
 
-    Raises InputError when the network is unknown, the images are too small for it, or the levels are too few.
+    Raises InputError when the network is unknown, the images are too small for it, the levels are too few, or a ResNet
+    is to have dropout.
     """
     if recipe.network not in NETWORKS:
         raise InputError(f"unknown network {recipe.network!r}; the known ones are {', '.join(NETWORKS)}")
@@ -93,6 +94,8 @@ def build(recipe: ClassifierRecipe, classes: int, channels: int, resolution: int
         how = f"enlarge them, as with {to_set('resolution', 32)}"
         raise InputError(f"{recipe.network} needs images of at least 32 pixels and got {resolution}; {how}")
     check("a thermometer encoding (0 for none)", {"levels": recipe.levels or None}, "levels in [2, inf)")
+    if recipe.dropout and recipe.network not in VGGS:
+        raise InputError(f"dropout is for VGGs, and not for {recipe.network}; set {to_set('dropout', 0)}")
     make = _resnet if recipe.network == "resnet50" else _vgg
     network = blank(lambda: make(recipe, classes, channels * (recipe.levels or 1), resolution))
     initialise(network, recipe.seed, mode="fan_out")
@@ -152,7 +155,7 @@ def _vgg(recipe, classes, channels, resolution) -> nn.Module:
             units = max(1, round(n * recipe.width))
             features += [nn.Conv2d(channels, units, 3, padding=1), nn.BatchNorm2d(units), nn.ReLU(inplace=True)]
             channels = units
-        features.append(nn.MaxPool2d(2))
+        features += [nn.MaxPool2d(2), *[nn.Dropout(recipe.dropout)] * bool(recipe.dropout)]
     parts = [("features", nn.Sequential(*features)), ("avgpool", nn.AdaptiveAvgPool2d(1))]
     return nn.Sequential(OrderedDict([*parts, ("flatten", nn.Flatten()), ("classifier", nn.Linear(channels, classes))]))
 

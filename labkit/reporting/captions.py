@@ -37,8 +37,7 @@ def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> st
     if published_numbers.convention(name)[1]:
         size = _RELEASED
     told = (
-        f"Robust accuracy with 95 % Wilson intervals, beside the paper's Table "
-        f"{published_numbers.called(name)}.",
+        f"Robust accuracy with 95 % Wilson intervals, beside the paper's Table {published_numbers.called(name)}.",
         f"Ours: {data}, n = {sizes} test images, {networks}. The paper: {printed['dataset']}, {printed['classifier']}, "
         f"{printed['resolution']} pixels. {note}",
         "Compare each block with its own “No Defense”: images and networks differ. The paper does not say which threat "

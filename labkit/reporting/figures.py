@@ -73,7 +73,8 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
     names, attacks = list(dict.fromkeys(rows.defense)), list(dict.fromkeys(rows.attack))
     width = max(1.75 * len(attacks) + 1.9, 8.4)  # title and legend need as much
     fig, axes = canvas(width, 0.48 * len(names) + 1.9, 1, len(attacks), lines="x", sharey=True, squeeze=False)
-    paper = {"color": "#767676", "marker": "x", "markersize": 7, "label": f"the paper, Table {published_numbers.convention(table)[0]}"}
+    plain = published_numbers.convention(table)[0]
+    paper = {"color": "#767676", "marker": "x", "markersize": 7, "label": f"the paper, Table {plain}"}
     for ax, attack in zip(axes[0], attacks, strict=True):
         here = rows[rows.attack == attack]
         ours, printed = here[here.block != "paper"], here[here.block == "paper"]

@@ -80,7 +80,8 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     for name, cells in measured.items():
         votes = place / f"table_{name}_votes.csv"
         found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
-        parts += [f"### What Table {published_numbers.called(name)} says", "" if name == main else short(cells), verdicts.text(found)]
+        title = f"### What Table {published_numbers.called(name)} says"
+        parts += [title, "" if name == main else short(cells), verdicts.text(found)]
         parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}table_{name}.md).")
     pairs = [(f"{a}{how}", f"{b}{how}") for a, b in _VANILLA.items() for how in ("", "_released")]
     again = [questions.retraining(measured[a], measured[b]) for a, b in pairs if {a, b} <= set(measured)]

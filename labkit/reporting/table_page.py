@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from labkit.core import InputError, checkpoint, hardware
-from labkit.core.profiles import Profile
+from labkit.core.profiles import PROFILES, Profile
 from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.core.store import locked
 from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
-from labkit.experiments import cluster_stability, cost_estimate, paper_tables, published_numbers
+from labkit.experiments import causes, cluster_stability, cost_estimate, paper_tables, published_numbers
 from labkit.experiments.paper_tables import Asked
-from labkit.reporting import captions, figures, pictures, questions, tables, verdicts
+from labkit.reporting import captions, cause_page, figures, pictures, questions, tables, verdicts
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -75,7 +75,8 @@ class Published:
     def text(self, command: str) -> str:
         """The page of the table, in Markdown."""
         printed, exact = published_numbers.table(self.name).attrs, {"disable_numparse": True}  # 0.30 says more than 0.3
-        title = f"# Table {published_numbers.called(self.name)}: {printed['dataset']}, {printed['classifier']}, {printed['setting']}"
+        title = f"# Table {published_numbers.called(self.name)}: "
+        title += ", ".join(printed[what] for what in ("dataset", "classifier", "setting"))
         parts = [title, tables.markdown(tables.blocks(self.cells, self.name), **exact), self.caption]
         if self.missing:
             parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
@@ -140,9 +141,38 @@ class Compared(Published):
         return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
 
 
+@dataclass(frozen=True)
+class Explained(Compared):
+    """What may have made the paper's numbers (`causes.hypotheses`): a study of our own."""
+
+    @property
+    def beside(self) -> str:
+        return "1"
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        return cause_page.table(self.rows)
+
+    @property
+    def caption(self) -> str:
+        return cause_page.caption(self.rows, self.note)
+
+    def figure(self) -> Figure:
+        return cause_page.figure(self.rows, _images(self.rows))
+
+    def text(self, command: str) -> str:
+        exact, found = {"disable_numparse": True}, cause_page.sentences(self.rows)
+        parts = ["# What made the paper's numbers?", tables.markdown(self.cells, **exact), self.caption]
+        parts += ["## What it says", "\n".join(f"- {line}" for line in found)]
+        changed = cause_page.changes(self.rows)
+        if len(changed):
+            parts += ["## What does each cause change?", tables.markdown(changed, **exact)]
+        return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+
+
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
     """`paper_tables.table` of each name, with only the cases that are wanted (`paper_tables.select`)."""
-    found = {name: paper_tables.table(lab, name) for name in names}
+    found = {name: causes.asked(lab) if name == causes.CAUSES else paper_tables.table(lab, name) for name in names}
     return {name: paper_tables.select(asked, wanted) for name, asked in found.items()} if wanted else found
 
 
@@ -163,6 +193,8 @@ def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) ->
     name, released = published_numbers.convention(name)
     words = ["python", "-m", "labkit", "table", name, "--profile", lab.name, "--dataset", lab.data.label]
     words += ["--convention", "released"] * released
+    if lab.classifier.epochs < PROFILES[lab.name].classifier.epochs:
+        words += ["--epochs", str(lab.classifier.epochs)]
     if lab.data.resolution:
         words += ["--resolution", str(lab.data.resolution)]
     words += [part for word in only for part in ("--only", word)]
@@ -200,7 +232,7 @@ def measure(
     whole = {*(of or asked).blind, *(of or asked).aware}
     count = sum(measurement.kept(case, bench) for case in whole)
     part = f"**{count} of {len(whole)} cells are measured so far.** " * (count < len(whole))
-    if checked:
+    if checked and name != causes.CAUSES:
         said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
     note = f"{part}{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
@@ -214,6 +246,8 @@ def measure(
     page = Published
     if name.startswith(paper_tables.BASELINES):
         page, worst = Compared, worst[worst["size"] > 0]
+    if name == causes.CAUSES:
+        page, rows = Explained, causes.rows(lab, bench, asked.blind)
     return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
 
 

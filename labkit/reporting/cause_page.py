@@ -1,0 +1,99 @@
+"""The page on what made the paper's numbers (`experiments.causes`): table, figure, sentences."""
+
+from labkit.core.wording import in_markdown
+from labkit.experiments import causes, published_numbers
+from labkit.reporting.pictures import canvas
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+_SHOWN = 5  # hypotheses whose curves are drawn, the nearest first
+_MARKERS, _COLOURS = "osD^v", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line per hypothesis, nearest first: relative robust accuracies, and `causes.distances`."""
+    near = causes.distances(rows)
+    frame = _told(causes.relative(rows).loc[[*near.hypothesis, "the paper"]], "{:.2f}").reset_index(
+        names="attack as if"
+    )
+    frame.insert(1, "checks call out", [*near.fault, ""])
+    for name, column in (("distance", near.distance), ("of chance, at most", near.most)):
+        frame[name] = [*column.map("{:.3f}".format), ""]
+    return frame
+
+
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """`causes.changes` as it is read: differences with their sign, below what they differ from."""
+    found = causes.changes(rows)
+    if found.empty:
+        return found
+    return pd.concat([_told(found[:1], "{:.2f}"), _told(found[1:], "{:+.2f}")]).reset_index(names="cause")
+
+
+def caption(rows: pd.DataFrame, note: str) -> str:
+    """Three lines: what, on what, how to read it."""
+    sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
+    networks = ", ".join(sorted(set(rows.classifier)))
+    return "  \n".join((
+        "Relative robust accuracy (robust / clean) for each reading of the paper's attacks, beside its Table 1.",
+        f"{in_markdown(rows.data.iloc[0])}, n = {sizes} test images; {networks}. {note} No Defense is attacked in a "
+        "white box; STL, with a network trained on T(x), in a grey box, by transfer from the undefended network.",
+        "Distance is the mean absolute difference from the paper over the cells measured, of ten. Sampling alone makes "
+        "it larger than “of chance” in 5 of 100 cases. Faults are made on purpose, and in this study alone.",
+    ))  # fmt: skip
+
+
+def sentences(rows: pd.DataFrame) -> list[str]:
+    """Which reading is nearest to the paper's numbers, and which are refuted."""
+    near = causes.distances(rows)
+    whole = near[near.cells == near.cells.max()]
+    first, fit = whole.iloc[0], whole[whole.distance <= whole.most]
+    said = [f"Nearest to the paper: {first.hypothesis} (distance {first.distance:.2f}; chance up to {first.most:.2f})."]
+    said.append(f"Within what chance allows: {'; '.join(fit.hypothesis) if len(fit) else 'none of them'}.")
+    for row in whole[(whole.hypothesis == causes.RIGHT) & (whole.distance > whole.most)].itertuples():
+        said.append(
+            f"Refuted: that the paper's attacks were made rightly in these sizes (distance {row.distance:.2f})."
+        )
+    said.append("A fit is no proof: other faults may have the same shape.")
+    called = "; ".join(whole.hypothesis[whole.fault != ""])
+    return said + [f"The sanity checks call these attacks out by name: {called}."] * bool(called)
+
+
+def figure(rows: pd.DataFrame, title: str) -> Figure:
+    """Each hypothesis' distance, with what chance allows; and FGSM against its size, beside the paper's Table 8a."""
+    near, swept = causes.distances(rows), causes.curves(rows)
+    fig, (left, right) = canvas(11.5, 0.3 * len(near) + 1.9, 1, 2, lines="both")
+    at = range(len(near))
+    left.barh(at, near.most, color="#e3e3e3", label="what chance allows (95 %)")
+    for wrong, marker, colour, label in (
+        ("", "o", "#0072b2", "attack as it should be"),
+        ("x", "X", "#d55e00", "with a fault"),
+    ):
+        mine = near[(near.fault != "") == bool(wrong)]
+        left.plot(mine.distance, mine.index, marker, color=colour, label=label)
+    left.set_yticks(
+        at, [f"{row.hypothesis} ({row.cells} of 10)" if row.cells < 10 else row.hypothesis for row in near.itertuples()]
+    )
+    left.set(xlabel="mean difference from the paper's Table 1", xlim=(0, None), ylim=(len(near) - 0.5, -0.5))
+    names = [name for name in near.hypothesis if name in set(swept.hypothesis)]
+    chosen = list(dict.fromkeys([*names[: _SHOWN - 1], *[causes.RIGHT] * (causes.RIGHT in names), *names]))[:_SHOWN]
+    for name, marker, colour in zip(chosen, _MARKERS, _COLOURS, strict=False):
+        mine = swept[swept.hypothesis == name].sort_values("value")
+        right.errorbar(mine.value, mine.accuracy, [mine.accuracy - mine.low, mine.high - mine.accuracy], marker=marker,
+                       color=colour, markersize=5, capsize=2, linewidth=1.2, label=name)  # fmt: skip
+    printed = published_numbers.table("8a_released").loc["No Defense"].filter(like="FGSM")
+    right.plot(
+        printed.index.str.extract(r"-(\d+)/")[0].astype(int), printed, "x--", color="black", label="the paper, Table 8a"
+    )
+    right.set(xlabel="FGSM, grey levels of 255", ylabel="accuracy of No Defense (95 % interval)", ylim=(-0.02, 1.02))
+    for ax in (left, right):
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8.5, ncols=1)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def _told(frame: pd.DataFrame, form: str) -> pd.DataFrame:
+    """Numbers as text, under the two names of each column in one."""
+    named = frame.set_axis([" ".join(names) for names in frame], axis=1)
+    return named.map(form.format, na_action="ignore").astype(object).fillna("–")
