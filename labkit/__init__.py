@@ -24,7 +24,7 @@ labkit.defenses: defenses.simple=filters
 labkit.evaluation: artifacts=workbench attempts=adversarial_examples checks=sanity_checks experiment=measurement
 labkit.evaluation: threat=threat_models
 labkit.experiments: clusters=cluster_stability defense_speed=throughput paper=published_numbers peers=reference
-labkit.experiments: plan=cost_estimate probes=attack_curves quality=psnr_accuracy replicate=paper_tables
+labkit.experiments: plan=cost_estimate probes=attack_curves quality=paper_tables replicate=paper_tables
 labkit.experiments: rivals=baselines shrinkage=attenuation solvers tradeoff=ablations
 labkit.reporting: charts=interactive figures findings html published=table_page repeats=questions report_folder
 labkit.reporting: reports=report resolutions=questions runner show=pictures tables

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.cli import common
+from labkit.cli import common, travel
 from labkit.core import InputError, recipes, wording
 from labkit.core.store import MANIFEST, TENSORS, Store, discard, flaws, held, locked, parsed
 from labkit.core.wording import printable, reason
@@ -57,9 +57,10 @@ class Entry:
 
 
 def add(commands: common.Commands) -> None:
-    """Adds `artifacts list|show|verify|prune` to the command line."""
+    """Adds `artifacts list|show|verify|prune|export|import` to the command line."""
     text = "What has been built and is kept: dictionaries, networks, attacked images, rows of tables."
-    parser = commands.add_parser("artifacts", help="list, show, verify or prune what is kept", description=text)
+    brief = "list, show, verify, prune, export or import what is kept"
+    parser = commands.add_parser("artifacts", help=brief, description=text)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     def action(run: Callable[..., int], text: str, *options: str) -> argparse.ArgumentParser:
@@ -74,6 +75,7 @@ def add(commands: common.Commands) -> None:
     prune.add_argument("--older-than", type=float, metavar="DAYS", help="only what was built so many days ago")
     prune.add_argument("--unfinished", action="store_true", help="leftovers of runs that ended early, no artifacts")
     prune.add_argument("--yes", action="store_true", help="delete; without it, nothing is touched")
+    travel.add(action)
 
 
 def _list(options: argparse.Namespace) -> int:

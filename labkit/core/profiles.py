@@ -74,14 +74,15 @@ class Tradeoff:
 
 @dataclass(frozen=True)
 class Causes:
-    """What may have made the paper's numbers (`experiments.causes`): on `n` test images, networks of so many epochs.
+    """What may have made the paper's numbers (`experiments.causes`), tried on `n` test images.
 
+    epochs  of its networks; None means as many as the profile's
     widths  of networks; all else is tried with the profile's own
     seeds   how many networks of each width, up to the profile's own
     """
 
     n: int | None = 100
-    epochs: int = 3
+    epochs: int | None = None
     widths: tuple[float, ...] = (0.125, 0.25)
     seeds: int = 1
 
@@ -144,7 +145,7 @@ class Profile:
     def shorter(self, epochs: int) -> "Profile":
         """The same with networks that are trained for so many epochs at most, for a machine or a day that is short."""
         retraining = self.retraining and min(self.retraining, epochs)
-        causes = replace(self.causes, epochs=min(self.causes.epochs, epochs))
+        causes = replace(self.causes, epochs=self.causes.epochs and min(self.causes.epochs, epochs))
         classifier = replace(self.classifier, epochs=min(self.classifier.epochs, epochs))
         return replace(self, classifier=classifier, retraining=retraining, causes=causes)
 
@@ -183,7 +184,7 @@ SMOKE = _profile(
     tradeoff=Tradeoff(
         n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,))),
     ),
-    causes=Causes(n=20, epochs=1, widths=(0.125,)),
+    causes=Causes(n=20, widths=(0.125,)),
 )  # fmt: skip
 QUICK = _profile(
     "quick", train=6000, test=300, bim_steps=10,
@@ -224,7 +225,7 @@ PAPER = _profile(
     tradeoff=Tradeoff(
         n=None, retrained=True, lam=_LAM, K=(16, 32, 64, 128, 256), S=(4, 6, 8, 12, 16), M=(1, 2, 4, 8),
     ),
-    causes=Causes(n=None, epochs=100, widths=(0.125, 0.25, 0.5, 1.0), seeds=3),
+    causes=Causes(n=None, widths=(0.125, 0.25, 0.5, 1.0), seeds=3),
 )  # fmt: skip
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 

@@ -12,7 +12,7 @@ from labkit.dashboards import arena
 from labkit.dashboards.page import LOOK, Desk, Page, button, choice
 from labkit.dashboards.parts import Hover, chart
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
-from labkit.experiments import ablations, psnr_accuracy
+from labkit.experiments import ablations, paper_tables
 from labkit.reporting import captions, interactive, pictures, questions, verdicts
 
 import ipywidgets as w
@@ -95,11 +95,11 @@ class TradeoffBrowser(Page):
         self._draw("chosen values", missing, chart(interactive.tradeoff(rows, what), reading), words)
 
     def _map(self, check, compute: bool) -> None:
-        cases, run = psnr_accuracy.cases(self.lab), partial(measurement.run, bench=self.desk.bench)
+        cases, run = paper_tables.figure_6(self.lab), partial(measurement.run, bench=self.desk.bench)
         how = {"kept": self.desk.kept, "run": lambda case: run([case]), "told": attrgetter("label")}
         missing = self.measure(cases, compute, check, **how)
         cases = [case for case in cases if case not in missing]
-        rows = psnr_accuracy.intervals(run(cases)) if cases else pd.DataFrame()
+        rows = paper_tables.intervals(run(cases)) if cases else pd.DataFrame()
         if rows.empty:
             self._draw("rows", missing)
             return

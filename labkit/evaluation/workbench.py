@@ -1,5 +1,6 @@
 """The workbench: dictionaries, layers and classifiers by their recipes, built once and fetched ever after."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -308,3 +309,17 @@ def needs(kind: str, recipe) -> list[tuple[str, Any]]:
 def _watched_for(model, x: Tensor, y: Tensor) -> Tensor:
     """The attack that a detector is shown while it is fitted: the paper's FGSM-0.08."""
     return fgsm(model, x, y, budget=Budget.dissimilarity(0.08))
+
+
+def behind(artifacts: Iterable[tuple[str, Any]], bench: Workbench) -> set[tuple[str, str]]:
+    """The artifacts, by kind and key, and all that they are made from, whether kept or not."""
+    found: set[tuple[str, str]] = set()
+    left = list(artifacts)
+    while left:
+        kind, recipe = left.pop()
+        measured = kind in ("row", "attack")
+        digest = bench.digest(recipe.data) if measured else bench.images(recipe.data, "train").digest
+        if (name := (kind, key(recipe, digest))) not in found:
+            found.add(name)
+            left += needs(kind, recipe)
+    return found

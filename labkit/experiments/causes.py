@@ -29,7 +29,7 @@ def hypotheses(lab: Profile) -> dict[str, tuple[Case, ...]]:
     `lab.adaptive.n` images at most.
     """
     how, plain, script = lab.causes, lab.transform, lab.released.transform
-    own = replace(lab.classifier, epochs=how.epochs)
+    own = _own(lab)
     other = replace(own, width=next((w for w in how.widths[::-1] if w != own.width), own.width), seed=own.seed + 1)
     dropping = replace(own, dropout=_DROPPED)
 
@@ -61,9 +61,11 @@ def hypotheses(lab: Profile) -> dict[str, tuple[Case, ...]]:
     return found
 
 
-def asked(lab: Profile) -> paper_tables.Asked:
-    """The cases of all hypotheses; there is no worst case."""
-    return paper_tables.Asked(tuple(dict.fromkeys(itertools.chain(*hypotheses(lab).values()))), ())
+def asked(lab: Profile, *, trained: bool = True) -> paper_tables.Asked:
+    """The cases of all hypotheses; there is no worst case. With trained=False, those of one undefended network."""
+    cases = dict.fromkeys(itertools.chain(*hypotheses(lab).values()))
+    one = {case for case in cases if {case.classifier, case.copy} <= {rebase(_own(lab), case.data), None}}
+    return paper_tables.Asked(tuple(case for case in cases if trained or case in one), ())
 
 
 def rows(lab: Profile, bench: Workbench, chosen: Collection[Case]) -> pd.DataFrame:
@@ -137,6 +139,10 @@ def curves(found: pd.DataFrame) -> pd.DataFrame:
     """FGSM on the undefended network against grey levels: rows with a column `value`, of hypotheses in levels."""
     levels = found.attack.str.extract(r"^FGSM-(\d+)/255")[0].astype(float)
     return found[levels.notna() & (found.defense == "No Defense")].assign(value=levels)
+
+
+def _own(lab: Profile) -> ClassifierRecipe:
+    return replace(lab.classifier, epochs=lab.causes.epochs or lab.classifier.epochs)
 
 
 def _read(

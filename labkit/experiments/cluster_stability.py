@@ -1,10 +1,12 @@
 """What the clusters are worth: how stable the vote is under attack, and what a dictionary of one's own gains."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
-from labkit.core.recipes import AttackRecipe
+from labkit.core.recipes import AttackRecipe, StrataRecipe
 from labkit.csc import split
 from labkit.evaluation import Workbench
 from labkit.evaluation.adversarial_examples import Attempt, adversarial
@@ -14,6 +16,15 @@ import torch
 from torch import Tensor
 
 _BATCH = 250
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What `stability` is asked: which attacked images are voted, and to which clusters."""
+
+    attempts: tuple[Attempt, ...]
+    strata: StrataRecipe
+    version: int = 1
 
 
 def votes(lab: Profile, bench: Workbench, x: Tensor) -> Tensor:
@@ -30,18 +41,26 @@ def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | 
 
     attacks  the profile's, unless given
     """
+    tried = tuple(a for a in (lab.attacks if attacks is None else attacks) if a.name != "clean")
+    asked = Votes(tuple(Attempt(lab.classifier, None, attack, "classifier") for attack in tried), lab.stratified.strata)
+    build = partial(_stability, asked.attempts, lab, bench)
+    found = bench.store.fetch("votes", asked, lambda _: ({}, {"rows": build()}), digest=bench.digest(lab.data))
+    return pd.DataFrame(found.facts["rows"], columns=["attack", "dissimilarity", "same cluster", "low", "high", "n"])
+
+
+def _stability(attempts: Iterable[Attempt], lab: Profile, bench: Workbench) -> list[tuple]:
     x = bench.images(lab.data, "test").x[:]
     home, rows = votes(lab, bench, x), []
     generator = torch.Generator().manual_seed(0)
-    for attack in (a for a in (lab.attacks if attacks is None else attacks) if a.name != "clean"):
-        x_adv = adversarial(Attempt(lab.classifier, None, attack, "classifier"), bench)
+    for attempt in attempts:
+        attack, x_adv = attempt.attack, adversarial(attempt, bench)
         size = (x_adv - x).flatten(1).norm(dim=1)
         noise = torch.randn(x.shape, generator=generator)
         noise *= (size / noise.flatten(1).norm(dim=1))[:, None, None, None]
         for name, moved in ((attack.label, x_adv), (f"noise as large as {attack.label}", (x + noise).clamp(0, 1))):
             same = metrics.accuracy(votes(lab, bench, moved) == home)
             rows.append((name, float(metrics.dissimilarity(moved, x).mean()), *same))
-    return pd.DataFrame(rows, columns=["attack", "dissimilarity", "same cluster", "low", "high", "n"])
+    return rows
 
 
 def gain(lab: Profile, bench: Workbench, *, n: int = 500) -> pd.DataFrame:

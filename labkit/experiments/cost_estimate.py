@@ -1,5 +1,6 @@
 """What cases will take: what is already kept, what has to be built, and about how long that takes on this machine."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -67,16 +68,19 @@ def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, li
 def ordered(cases: Iterable[Case], bench: Workbench) -> list[Case]:
     """The cases in the order in which most are measured soonest: next is always what takes least beside what is there.
 
-    Where two take as long, their order stays. What is not estimated counts as a long fit.
+    The time of what several cases need is shared by them: a network that most need comes before a smaller one that few
+    need. Where two take as long, their order stays. What is not estimated counts as a long fit.
     """
     rates, costs = _rates(bench), {}
     for case in dict.fromkeys(cases):
         needed = _found([("row", case)], bench, rates)
         costs[case] = {name: _FIT if step.seconds is None else step.seconds for name, step in needed.items()}
+    uses = Counter(name for mine in costs.values() for name in mine)
     built: set[tuple[str, str]] = set()
     found: list[Case] = []
     while costs:
-        sums = {case: sum(cost for name, cost in mine.items() if name not in built) for case, mine in costs.items()}
+        left = {case: [pair for pair in mine.items() if pair[0] not in built] for case, mine in costs.items()}
+        sums = {case: sum(cost / uses[name] for name, cost in mine) for case, mine in left.items()}
         found.append(min(sums, key=sums.get))
         built |= costs.pop(found[-1]).keys()
     return found

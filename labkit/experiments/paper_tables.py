@@ -1,12 +1,13 @@
-"""The paper's tables, asked of our own networks: which defenses, which attacks, and what their attackers know."""
+"""The paper's tables and its Figure 6, asked of our own networks: defenses, attacks, what their attackers know."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from labkit.core import InputError
+from labkit.core import InputError, metrics
 from labkit.core.profiles import Profile
 from labkit.core.recipes import DEFENSES, AttackRecipe, StratifiedRecipe, rebase
-from labkit.evaluation import Case, Workbench, measurement
+from labkit.defenses import unfitted
+from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import baselines, published_numbers
 from labkit.experiments.baselines import Baseline
 
@@ -178,6 +179,43 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     aware = () if "knowledge" in wanted else chosen(asked.aware, set(wanted) - {"attack"})
     aware = tuple(case for case in aware if case.attack.size in sizes)
     return Asked(blind, aware, (*asked.missing, *((label, "not asked for") for label in dropped)))
+
+
+def figure_6(lab: Profile) -> list[Case]:
+    """What `intervals` needs of `grid` and `baselines.cases`: vanilla network, clean and FGSM-0.08.
+
+    Defenses that wrap the network are left out: they output no image whose PSNR could be taken.
+    """
+    asked, attacks = [*grid(lab), *baselines.cases(lab)], (lab.attack("Clean"), lab.attack("FGSM-0.08"))
+    grey = [case for case in asked if case.attack in attacks and case.knowledge == "classifier"]
+    vanilla = [case for case in grey if case.classifier == replace(lab.classifier, data=case.data)]
+    return [case for case in vanilla if case.defense is None or unfitted(case.defense).maps]
+
+
+def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
+    """Where each defense lies on the paper's Figure 6: PSNR of T(x_adv) to x, and the characteristic interval.
+
+    rows  from `measurement.run(figure_6(lab))`; of others, only those of a vanilla network in a grey box are taken, and
+          of a defense measured twice, those on more images
+
+    Columns: defense, n, psnr, clean and attacked (accuracies, each with _low and _high), low and high (the interval),
+    clean_recipe and attacked_recipe (the hashes of their rows).
+    The undefended network has its place, too, to compare.
+    """
+    knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
+    plain = rows[~rows.retrained & ~knows].sort_values("n", ascending=False, kind="stable")
+    found = {(row.defense, row.attack): row for row in plain[::-1].itertuples()}  # of several, the first stays
+    lines = []
+    for defense in dict.fromkeys(rows.defense):
+        pair = {name: found.get((defense, of)) for name, of in (("clean", "Clean"), ("attacked", attack))}
+        if None in pair.values():
+            continue
+        line = {"defense": defense, "n": pair["attacked"].n, "psnr": pair["attacked"].psnr}
+        for name, row in pair.items():
+            line |= {name: row.accuracy, f"{name}_low": row.low, f"{name}_high": row.high}
+        line["low"], line["high"] = metrics.characteristic_interval(line["clean"], line["attacked"])
+        lines.append(line | {f"{name}_recipe": row.recipe for name, row in pair.items()})
+    return pd.DataFrame(lines)
 
 
 def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str, str], ...]]:

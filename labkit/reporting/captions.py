@@ -92,7 +92,7 @@ def sweep(rows: pd.DataFrame) -> str:
 
 
 def psnr_accuracy() -> str:
-    """Under the rows of `psnr_accuracy.intervals`."""
+    """Under the rows of `paper_tables.intervals`."""
     return lines(
         "PSNR of T(x_adv) to x, and accuracy on clean and attacked images, of every defense.",
         "Vanilla network; the attack is FGSM-0.08 and does not know the defense. Slow defenses have fewer images.",

@@ -47,6 +47,8 @@ def caption(rows: pd.DataFrame, note: str) -> str:
 def sentences(rows: pd.DataFrame) -> list[str]:
     """Which reading is nearest to the paper's numbers, and which are refuted."""
     near = causes.distances(rows)
+    if near.empty:
+        return ["No attack is measured yet."]
     whole = near[near.cells == near.cells.max()]
     first, fit = whole.iloc[0], whole[whole.distance <= whole.most]
     said = [f"Nearest to the paper: {first.hypothesis} (distance {first.distance:.2f}; chance up to {first.most:.2f})."]
@@ -63,19 +65,19 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 def figure(rows: pd.DataFrame, title: str) -> Figure:
     """Each hypothesis' distance, with what chance allows; and FGSM against its size, beside the paper's Table 8a."""
     near, swept = causes.distances(rows), causes.curves(rows)
-    fig, (left, right) = canvas(11.5, 0.3 * len(near) + 1.9, 1, 2, lines="both")
+    fig, (left, right) = canvas(11.5, 0.3 * max(len(near), 8) + 1.9, 1, 2, lines="both")
     at = range(len(near))
     left.barh(at, near.most, color="#e3e3e3", label="what chance allows (95 %)")
     for wrong, marker, colour, label in (
-        ("", "o", "#0072b2", "attack as it should be"),
-        ("x", "X", "#d55e00", "with a fault"),
+        ("", "o", "#0072b2", "checks pass"),
+        ("x", "X", "#d55e00", "checks call it out by name"),
     ):
         mine = near[(near.fault != "") == bool(wrong)]
         left.plot(mine.distance, mine.index, marker, color=colour, label=label)
     left.set_yticks(
         at, [f"{row.hypothesis} ({row.cells} of 10)" if row.cells < 10 else row.hypothesis for row in near.itertuples()]
     )
-    left.set(xlabel="mean difference from the paper's Table 1", xlim=(0, None), ylim=(len(near) - 0.5, -0.5))
+    left.set(xlabel="mean difference from the paper's Table 1", xlim=(0, None), ylim=(max(len(near), 1) - 0.5, -0.5))
     names = [name for name in near.hypothesis if name in set(swept.hypothesis)]
     chosen = list(dict.fromkeys([*names[: _SHOWN - 1], *[causes.RIGHT] * (causes.RIGHT in names), *names]))[:_SHOWN]
     for name, marker, colour in zip(chosen, _MARKERS, _COLOURS, strict=False):

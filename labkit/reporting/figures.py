@@ -183,7 +183,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> Figure:
 
 
 def intervals(rows: pd.DataFrame) -> Figure:
-    """The paper's Figure 6: PSNR of T(x_adv) and interval of every defense (`psnr_accuracy.intervals`)."""
+    """The paper's Figure 6: PSNR of T(x_adv) and interval of every defense (`paper_tables.intervals`)."""
     fig, ax = canvas(9, 5.8, lines="y")
     for defense, row in rows.groupby("defense", sort=False):
         colour, at = COLOURS.get(defense, "#8c8c8c"), row.psnr.item()

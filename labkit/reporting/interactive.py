@@ -71,7 +71,7 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
 
 
 def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = None) -> go.Figure:
-    """The paper's Figure 6: PSNR of T(x_adv) and interval of every defense (`psnr_accuracy.intervals`).
+    """The paper's Figure 6: PSNR of T(x_adv) and interval of every defense (`paper_tables.intervals`).
 
     A disc is the accuracy on clean images, a square that on attacked ones. A thin line is a 95 % interval. The bar
     between disc and square is the characteristic interval: short, high and far to the right is good.

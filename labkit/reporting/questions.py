@@ -192,7 +192,7 @@ def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFra
 
 
 def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
-    """Of `psnr_accuracy.intervals`: has an STL “both the highest PSNR and most preferable characteristic interval”?"""
+    """Of `paper_tables.intervals`: has an STL “both the highest PSNR and most preferable characteristic interval”?"""
     found, lines = found.assign(name=found.defense), []
     for name in (name for name in STL if name in set(found.defense)):
         asked = f"Has {name} “both the highest PSNR and most preferable characteristic interval”?"

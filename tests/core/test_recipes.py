@@ -92,6 +92,29 @@ def test_what_stands_in_a_tuple_is_moved_to_other_images_and_seeds_too():
     assert reseed((data,), 7) == (data,)
 
 
+def test_what_the_authors_released_is_in_grey_levels_of_8_bits():
+    fgsm = AttackRecipe("fgsm", 0.08).released
+    assert (fgsm.label, fgsm.norm, fgsm.size, fgsm.stored) == ("FGSM-8/255", "levels", 8, True)
+    assert AttackRecipe("bim", 0.03, 20).released.label == "BIM-3/255"
+    assert AttackRecipe("universal", 0.06, norm="average").released.label == "Uni-4/255"
+    for same in (AttackRecipe("clean", 0.0, 0), AttackRecipe("pgd", 0.031, norm="linf"), fgsm):
+        assert same.released is same
+    released = LAB.released
+    assert (released.transform.stretched, released.transform.bits, released.stratified.transform) == (
+        True, 8, released.transform,
+    )  # fmt: skip
+    assert [attack.label for attack in released.attacks] == ["Clean", "FGSM-4/255", "FGSM-8/255", "BIM-3/255"]
+    assert released.classifier == LAB.classifier and released.transform.label == "STL"
+
+
+def test_a_shorter_profile_trains_no_network_longer():
+    short = LAB.shorter(8)
+    assert (short.classifier.epochs, short.retrained().epochs, short.causes.epochs) == (8, 8, 8)
+    assert LAB.shorter(500) == LAB
+    with pytest.raises(InputError, match="epochs"):
+        LAB.shorter(-1)
+
+
 def test_a_dimmed_low_pass_part_is_in_the_label():
     assert TransformRecipe().label == "STL" and StratifiedRecipe().label == "STL (cluster)"
     dimmed = TransformRecipe(dim=0.5)

@@ -1,7 +1,8 @@
 import functools
 from dataclasses import replace
 
-from labkit.attacks import ATTACKS, pgd
+from labkit import defenses
+from labkit.attacks import ATTACKS, TrainingMode, fgsm, pgd, quantize
 from labkit.attacks.budget import Budget
 from labkit.core import metrics
 from labkit.core.errors import InputError
@@ -9,6 +10,7 @@ from labkit.core.recipes import AttackRecipe
 from labkit.evaluation import adversarial_examples, threat_models
 from labkit.evaluation.adversarial_examples import Attempt, adversarial
 from labkit.evaluation.workbench import Workbench
+from labkit.models import predict
 
 import pytest
 import torch
@@ -40,6 +42,15 @@ def test_a_held_vote_is_attacked_cluster_by_cluster(lab, bench):
             AttackRecipe("deepfool", 0.06, norm="average", steps=5),
             lambda a, x: abs(float(metrics.dissimilarity(a, x).mean()) - 0.06) < 1e-3,
         ),
+        (AttackRecipe("fgsm", 8.0, norm="levels", stored=True), lambda a, x: (255 * (a - x)).abs().round().amax() == 8),
+        (AttackRecipe("universal", 4.0, norm="levels"), lambda a, x: (a - x).abs().amax() <= 4 / 255 + 1e-6),
+        (
+            AttackRecipe("deepfool", 8.0, norm="levels", steps=5),
+            lambda a, x: (
+                metrics.dissimilarity(a, x).amax()
+                <= (8 / 255 * x[0].numel() ** 0.5 / x.flatten(1).norm(dim=1)).mean() + 1e-5
+            ),
+        ),
         (AttackRecipe("universal", 0.05), lambda a, x: (metrics.dissimilarity(a, x) <= 0.05 + 1e-5).all()),
         (AttackRecipe("square", 0.05, steps=5), lambda a, x: (metrics.dissimilarity(a, x) <= 0.05 + 1e-5).all()),
         (AttackRecipe("lowfreq", 0.05, steps=2), lambda a, x: (metrics.dissimilarity(a, x) <= 0.05 + 1e-5).all()),
@@ -51,6 +62,26 @@ def test_every_norm_is_kept(lab, bench, recipe, holds):
     x_adv = adversarial(Attempt(lab.classifier, None, recipe, "classifier"), bench)
     assert x_adv.shape == x.shape and not torch.equal(x_adv, x)
     assert holds(x_adv, x)
+
+
+def test_faults_are_what_they_say(lab, bench):
+    test, network = bench.images(lab.data, "test"), bench.classifier(lab.classifier)
+
+    def made(*faults):
+        recipe = AttackRecipe("fgsm", 8.0, norm="levels", stored=True, faults=faults)
+        return adversarial(Attempt(lab.classifier, None, recipe, "classifier"), bench)
+
+    budget = Budget.linf(8 / 255)
+    trained = TrainingMode(network, batch=8)
+    assert_close(made("batch-8"), quantize(fgsm(trained, test.x[:], test.y, budget=budget), test.x[:], budget))
+    guessed = predict(network, test.x[:]).argmax(1)
+    assert_close(made("predicted"), quantize(fgsm(network, test.x[:], guessed, budget=budget), test.x[:], budget))
+    assert_close(made("jpeg"), defenses.build("jpeg")(made()))
+    assert_close(made("dropout"), made())  # of a network that has none
+    assert not torch.equal(made("batch-100"), made())
+    assert AttackRecipe("fgsm", 8.0, norm="levels", faults=("jpeg",)).label == "FGSM-8/255 (saved as JPEG)"
+    with pytest.raises(InputError, match="unknown faults typo; the known ones are batch-100"):
+        AttackRecipe(faults=("typo",))
 
 
 def test_an_attack_cut_in_the_middle_goes_on(lab, bench, tmp_path, monkeypatch):

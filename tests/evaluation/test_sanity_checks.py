@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from labkit.attacks import TrainingMode
 from labkit.evaluation import sanity_checks
 from labkit.experiments import paper_tables
 from labkit.models.defense import Defense
@@ -93,6 +94,15 @@ def test_probabilities_and_training_turn_red():
             return super().forward(x).softmax(1)
 
     assert verdicts(Odds()).verdict["the attacker sees logits of a network at rest"] == "failed"
+
+
+@pytest.mark.parametrize("how", [{"batch": 4}, {"dropout": True}])
+def test_gradients_in_training_mode_are_called_by_name(how):
+    rows = verdicts(TrainingMode(Linear(), **how))
+    told = rows.loc["the attacker sees logits of a network at rest"]
+    assert (told.verdict, told.said) == ("failed", "training mode (TrainingMode)")
+    assert sanity_checks.restless(nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval()).train(False)) == []
+    assert sanity_checks.restless(nn.Dropout().train()) == ["training mode (Dropout)"]
 
 
 class Crowd(Linear):

@@ -115,7 +115,7 @@ def test_the_worst_case_is_over_attacks_of_one_size_and_what_takes_long_is_asked
     assert ways["Non-local means"] == ["identity", "learned"] and ways["PD-Ens"] == ["smooth"]
     assert {norm for name, norm, _ in kinds["TVM"] if name == "ladder"} == {"dissimilarity", "linf", "l2"}
     assert {norm for name, norm, _ in kinds["Quilting"]} == {"dissimilarity"}
-    alike = baselines.alike(large, 0.03)
+    alike = baselines.alike(large, AttackRecipe("pgd", 0.03))
     assert {(case.attack.size, case.attack.norm) for case in alike} == {(0.0, "dissimilarity"), (0.03, "dissimilarity")}
     assert {case.label for case in alike} == set(kinds)
 

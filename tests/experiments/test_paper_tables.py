@@ -8,6 +8,7 @@ from labkit.core.recipes import DataRecipe, DefenseRecipe, rebase, reseed
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.experiments import baselines, paper_tables, published_numbers
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -30,6 +31,32 @@ def test_every_table_has_the_papers_columns_and_defenses(name):
     theirs = {"quilt": "Quilting"}
     assert {theirs.get(row, row) for row in printed.index} - {"No Defense"} <= ours
     assert ours - set(printed.index) <= {"No Defense", "STL", "Quilting"} and not asked.missing
+
+
+@pytest.mark.parametrize("name", published_numbers.names())
+def test_by_the_released_convention_every_table_has_the_same_columns_in_levels(name):
+    asked, stated = paper_tables.table(PAPER, f"{name}_released"), paper_tables.table(PAPER, name)
+    printed = published_numbers.table(f"{name}_released")
+    assert labels(asked.blind) == (["Clean"] if name == "4" else []) + list(printed.columns)
+    np.testing.assert_array_equal(printed, published_numbers.table(name))
+    assert [case.label for case in asked.blind] == [case.label for case in stated.blind]
+    assert name == "4" or {case.attack.norm for case in asked.blind + asked.aware if case.attack.size} == {"levels"}
+    layers = {case.defense for case in asked.blind + asked.aware if case.label.startswith("STL")}
+    assert layers == set(PAPER.released.defenses)
+
+
+def test_another_convention_is_refused():
+    with pytest.raises(InputError, match="unknown convention 'guessed'; use stated or released"):
+        paper_tables.table(PAPER, "1_guessed")
+    assert (
+        published_numbers.called("1_released") == "1 (sizes and T as released)" and published_numbers.called("5") == "5"
+    )
+
+
+def test_baselines_by_the_released_convention_have_one_size():
+    cases = paper_tables.table(LAB, "baselines_released").aware
+    assert {(case.attack.norm, case.attack.size) for case in cases if case.attack.size} == {("levels", 3.0)}
+    assert all(case.attack.stored for case in cases if case.attack.size)
 
 
 @pytest.mark.parametrize("name", published_numbers.names())

@@ -144,9 +144,13 @@ def interrupt_after(monkeypatch, batches):
     monkeypatch.setattr(classifiers, "augment", augment)
 
 
-@pytest.mark.parametrize("how", [None, AdversarialTraining(), MADRY], ids=["plain", "Kurakin", "Madry"])
+HOWS = {"plain": {}, "Kurakin": {"adversarial": AdversarialTraining()}, "Madry": {"adversarial": MADRY},
+        "dropout": {"dropout": 0.3}}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
 def test_a_resumed_run_ends_bit_for_bit_like_one_never_stopped(tmp_path, monkeypatch, how):
-    images, recipe = stripes(40), replace(TINY, adversarial=how)
+    images, recipe = stripes(40), replace(TINY, **how)
     whole = trained(images, recipe)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_after(patch, 4)  # 3 batches an epoch: in the second of the second epoch

@@ -80,6 +80,16 @@ def test_a_mirrored_network_decides_by_both_views_once_it_is_trained():
     assert len(seen) == 3  # in training each image is seen once, as it is
 
 
+def test_dropout_follows_each_pooling_and_is_for_vggs_alone():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, dropping = (networks.build(replace(VGG, dropout=p), 4, 3, 32).eval() for p in (0.0, 0.3))
+    assert torch.equal(plain(x), dropping(x)) and not torch.equal(dropping.train()(x), dropping(x))
+    kinds = [type(part).__name__ for part in dropping.network.features]
+    assert [kinds[i - 1] for i, kind in enumerate(kinds) if kind == "Dropout"] == ["MaxPool2d"] * 5
+    with pytest.raises(InputError, match="dropout is for VGGs, and not for resnet50"):
+        networks.build(replace(RESNET, dropout=0.3), 4, 3, 32)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_input_gradient_is_the_derivative(mirrored):
     model = networks.build(replace(VGG, mirrored=mirrored), 4, 1, 32).double().eval()

@@ -68,11 +68,20 @@ def test_rounding_leaves_so_many_levels_and_the_gradient_alone():
         SparseTransform(d, bits=-1)
 
 
-def test_dim_and_bits_are_part_of_the_recipe(tmp_path, monkeypatch):
+def test_stretched_its_largest_pixel_is_white_and_the_gradient_is_exact():
+    x, d = 0.6 * images(H=6, W=6), dictionary()
+    plain, stretched = SparseTransform(d, gap_tol=1e-12), SparseTransform(d, gap_tol=1e-12, stretched=True)
+    T = plain(x)
+    assert_close(stretched(x), T / T.amax((1, 2, 3), keepdim=True))
+    assert torch.autograd.gradcheck(stretched, x[:1].clone().requires_grad_(), eps=1e-7, atol=1e-3)
+    assert not SparseTransform(d, lam=1e3, stretched=True)(torch.zeros_like(x)).any()
+
+
+def test_dim_bits_and_stretching_are_part_of_the_recipe(tmp_path, monkeypatch):
     bench, x, d = Workbench(tmp_path), images().float(), dictionary().float()
     monkeypatch.setattr(bench, "dictionary", lambda recipe: d)
-    for dim, bits in ((1.0, 0), (0.5, 0), (1.0, 3)):
-        assert_close(bench.transform(TransformRecipe(dim=dim, bits=bits))(x), SparseTransform(d, dim=dim, bits=bits)(x))
+    for how in ({}, {"dim": 0.5}, {"bits": 3}, {"stretched": True, "bits": 8}):
+        assert_close(bench.transform(TransformRecipe(**how))(x), SparseTransform(d, **how)(x))
 
 
 def test_projection_never_pushes_images_apart():

@@ -1,6 +1,6 @@
 """Which defenses lie where on the map of PSNR and accuracy, and what is said of it."""
 
-from labkit.experiments import psnr_accuracy
+from labkit.experiments import paper_tables
 
 import pandas as pd
 
@@ -26,7 +26,7 @@ def test_the_map_takes_vanilla_networks_and_blind_attackers():
         ],
         columns=["defense", "n", "retrained", "attack", "knowledge", "accuracy", "low", "high", "psnr", "recipe"],
     )
-    found = psnr_accuracy.intervals(rows.iloc[::-1]).set_index("defense").sort_index()
+    found = paper_tables.intervals(rows.iloc[::-1]).set_index("defense").sort_index()
     # JPEG leaves a clean image that has been through it before as it is, which has no PSNR; TVM was not attacked.
     assert list(found.index) == ["JPEG", "No Defense", "STL"]
     assert found.loc["STL", ["n", "psnr", "clean", "attacked", "low", "high"]].tolist() == [
@@ -43,7 +43,7 @@ def test_the_map_takes_vanilla_networks_and_blind_attackers():
 
 
 def test_the_map_asks_for_vanilla_networks_clean_and_attacked_once(lab):
-    cases = psnr_accuracy.cases(lab)
+    cases = paper_tables.figure_6(lab)
     assert {case.attack.label for case in cases} == {"Clean", "FGSM-0.08"} and len(cases) % 2 == 0
     assert {case.knowledge for case in cases} == {"classifier"}
     assert not any(case.classifier.transform or case.classifier.adversarial for case in cases)
