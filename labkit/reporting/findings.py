@@ -7,25 +7,31 @@ from urllib.parse import quote
 
 from labkit.core import InputError, checkpoint
 from labkit.core.wording import in_markdown, to_set, typed
-from labkit.experiments import published_numbers
-from labkit.reporting import captions, questions, tables, verdicts
+from labkit.evaluation import ThreatModel
+from labkit.experiments import causes, published_numbers
+from labkit.reporting import captions, cause_page, questions, tables, verdicts
 
 import pandas as pd
 
 _MAIN = ("1", "2a", "2b", "5", "6a", "6b", "7", "3", "8a", "8b", "4")  # the first that is there is shown in full
+_TABLE = "the paper's table"
+# What a line of the first table has, by block.
+_BLOCKS = {"paper": "the paper claims", "ours": "its attackers, here", "worst": ThreatModel.WORST_CASE.label}
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
 # What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
 _PROJECTION, _TRADEOFF = "03_projection", "06_tradeoff"
 _SWEEPS = {"lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
            "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"), "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
            "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)")}  # fmt: skip
+_TITLE = "# Measured results"
+_END = "<!-- what stands above is made by `python -m labkit findings` -->"
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
 
 
 def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
     """What is left to a defense under each threat model, and what the paper prints, in a line; or nothing."""
     mine = questions.labelled(cells[(cells.defense == name) & (cells.attack != "Clean")])
-    if set(mine.block) != {"ours", "worst", "paper"}:
+    if set(mine.block) != set(_BLOCKS):
         return ""
     words = []
     for (block, where), part in mine.groupby(["block", "where"], sort=False):
@@ -41,10 +47,7 @@ def page(folder: Path, link: str = "") -> str:
 
     Raises InputError when there is no table.
     """
-    found: dict[Path, dict[str, pd.DataFrame]] = {}
-    for file in sorted({*folder.rglob("table_*.json")} - {*folder.rglob("*_recipes.json")}):
-        cells = pd.read_csv(file.with_suffix(".csv")).fillna({"knowledge": ""})
-        found.setdefault(file.parent, {})[file.stem.removeprefix("table_")] = cells
+    found = _measured(folder)
     if not found:
         raise InputError(f"{folder} holds no measured table; make one with `labkit table 5 --out {folder / 'mine'}`")
     parts = []
@@ -56,12 +59,57 @@ def page(folder: Path, link: str = "") -> str:
 
 
 def write(folder: Path, out: Path) -> None:
-    """Put `page` of a folder into a file, whose words before the mark stay. Raises InputError as `page` does."""
+    """Put `opening` and `page` of a folder into a file, whose words between the marks stay.
+
+    Raises InputError as `page` does.
+    """
     if typed(out).is_dir():
         raise InputError(f"{out} is a folder; name the file to write, as with {to_set('out', 'FILE')}")
     told = page(typed(folder), f"{folder.name}/")
     before = out.read_text("utf-8").partition(_MARK)[0] if out.is_file() else ""
-    checkpoint.write_whole(out, f"{before}{_MARK}\n\n{told}")
+    first, between, rest = before.partition(_END)
+    words = rest if between else f"\n\n{first.removeprefix(_TITLE).lstrip()}"
+    checkpoint.write_whole(out, f"{_TITLE}\n\n{opening(folder)}\n\n{_END}{words}{_MARK}\n\n{told}")
+
+
+def opening(folder: Path) -> str:
+    """What a reader may quote: a table of what the paper claims, what holds, and what is left, in three sentences."""
+    lines = []
+    for place, measured in _measured(typed(folder)).items():
+        for name, cells in measured.items():
+            attacked = cells[cells.attack != "Clean"]
+            left = {who: _ends(part) for who, part in attacked.groupby(["defense", "block"])}
+            for whose in [own for own in questions.STL if all((own, block) in left for block in _BLOCKS)][-1:]:
+                line = {"data": place.relative_to(folder).as_posix(), _TABLE: published_numbers.called(name)}
+                line |= {"defense": whose, "n": f"{cells.n.max():,.0f}"}
+                line |= {word: left[whose, block] for block, word in _BLOCKS.items()}
+                lines.append(line | {"No Defense, its attackers": left.get(("No Defense", "ours"), "–")})
+    if not lines:
+        return "No table of the paper is measured in full yet."
+    first = min(lines, key=lambda line: _MAIN.index(line[_TABLE].split()[0]))
+    _, name, whose, _, claimed, here, worst, bare = first.values()
+    said = (
+        f"The paper claims that {whose} keeps an accuracy of {claimed} under attack, Table {name}.",
+        f"Under the paper's own threat model (grey box) we find {here}; a network without a defense keeps {bare}.",
+        f"Under attackers who know it, {worst} is left in the worst case.",
+    )
+    how = "Accuracy under attack, from the least to the most over the attacks of a table. In Table 4 the "
+    how += "paper's attackers know the defense (BPDA). Worst case: correct under every attack of a size."
+    numbered = "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1))
+    return f"{numbered}\n\n{tables.markdown(pd.DataFrame(lines), disable_numparse=True)}\n\n{how}"
+
+
+def _ends(cells: pd.DataFrame) -> str:
+    return " to ".join(dict.fromkeys(f"{share:.2f}" for share in (cells.accuracy.min(), cells.accuracy.max())))
+
+
+def _measured(folder: Path) -> dict[Path, dict[str, pd.DataFrame]]:
+    """The cells of all tables below a folder, by place and name."""
+    found: dict[Path, dict[str, pd.DataFrame]] = {}
+    for file in sorted({*folder.rglob("table_*.json")} - {*folder.rglob("*_recipes.json")}):
+        cells = pd.read_csv(file.with_suffix(".csv")).fillna({"knowledge": ""})
+        found.setdefault(file.parent, {})[file.stem.removeprefix("table_")] = cells
+    return found
 
 
 def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:
@@ -88,7 +136,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     if again:
         parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
     parts += _resolutions(place, measured)
-    parts += _compared(place, link)
+    parts += _compared(place, link) + _explained(place, link)
     parts += _swept(place / _TRADEOFF, f"{link}{_TRADEOFF}/")
     twice = questions.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
     if len(twice):
@@ -129,6 +177,20 @@ def _compared(place: Path, link: str) -> list[str]:
         f"Every attack, n and the caption are on [its page]({link}baselines.md).",
         verdicts.markdown(found) if len(found) else "",
         f"Made by `{told['command']}`.",
+    ]
+
+
+def _explained(place: Path, link: str) -> list[str]:
+    """What may have made the paper's numbers, where that was measured."""
+    if not (place / f"{causes.CAUSES}.json").is_file():
+        return []
+    rows = pd.read_csv(place / f"{causes.CAUSES}_rows.csv").fillna({"fault": ""})
+    return [
+        "### What made the paper's numbers?",
+        f"![Distance of each reading of the paper's attacks to its Table 1]({link}{causes.CAUSES}.png)",
+        "\n".join(f"- {sentence}" for sentence in cause_page.sentences(rows)),
+        f"Every reading, n and the caption are on [its page]({link}{causes.CAUSES}.md).",
+        f"Made by `{json.loads((place / f'{causes.CAUSES}.json').read_bytes())['command']}`.",
     ]
 
 

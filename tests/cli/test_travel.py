@@ -6,6 +6,7 @@ import os
 import random
 import tarfile
 
+from labkit.__main__ import main
 from labkit.cli import travel
 from labkit.core.errors import InputError
 from labkit.core.recipes import DictionaryRecipe
@@ -60,6 +61,45 @@ def test_a_damaged_artifact_is_not_packed(tmp_path):
     store = filled(tmp_path)
     (store.root / "dictionary" / key(RECIPES[0]) / "facts.json").write_text("{}")
     assert travel.pack(store, [("dictionary", key(r)) for r in RECIPES], tmp_path / "some.tar") == 1
+
+
+def test_a_table_is_made_on_another_machine_without_computing_anything(tmp_path, capsys):
+    words = ["--profile", "smoke", "--convention", "released", "--epochs", "1"]
+    only = ["--only", "defense=No Defense,STL", "--only", "attack=Clean,FGSM-0.04,FGSM-4/255"]
+    table = ["table", "5", *words, *only]
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "some.tar"
+    assert main([*table, "--store", str(here), "--out", str(tmp_path / "one")]) == 0
+    assert main(["artifacts", "export", str(file), "--for", "table:5", *words, "--store", str(here)]) == 0
+    assert main(["artifacts", "import", str(file), "--store", str(there)]) == 0
+    assert "attack" not in os.listdir(there)  # images are large, and rows do not need them
+    before = files(there)
+    assert main([*table, "--store", str(there), "--out", str(tmp_path / "other")]) == 0
+    assert files(there) == before
+    one, other = (files(tmp_path / name) for name in ("one", "other"))
+    assert one.keys() == other.keys()
+    assert [str(name) for name in one if one[name] != other[name] and name.suffix != ".json"] == []
+    page = (tmp_path / "one" / "table_5_released.md").read_text()
+    assert "# Table 5 (sizes and T as released): CIFAR-10" in page and "8/255 bounds each pixel's change" in page
+    assert "--convention released --epochs 1 --only" in page and "Epochs of training: on the images 1." in page
+
+    capsys.readouterr()
+    for options, said in (
+        (["--for", "table:9"], "the paper has no table '9'"),
+        (["--for", "5"], "--for names a table, as table:1; got '5'"),
+        (["--what", "row,weights"], "no kinds of artifacts: weights; choose from row"),
+        (["--store", str(tmp_path / "none")], "nothing of this is in"),
+    ):
+        assert main(["artifacts", "export", str(file), "--profile", "smoke", "--store", str(here), *options]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["artifacts", "export", str(tmp_path / "no" / "x.tar"), "--what", "row", "--store", str(here)]) == 2
+    assert "name a file in a folder that can be written" in capsys.readouterr().err
+
+
+def test_import_says_what_it_kept_of_ours(packed, tmp_path, capsys):
+    filled(tmp_path / "there", value=2.0)
+    assert main(["artifacts", "import", str(packed), "--store", str(tmp_path / "there")]) == 1
+    said = capsys.readouterr().out
+    assert "0 artifacts are new, 0 were here already" in said and said.count("kept ours: dictionary/") == 2
 
 
 def rewritten(file, change):

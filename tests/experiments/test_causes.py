@@ -8,6 +8,7 @@ from labkit.experiments import causes, published_numbers
 import numpy as np
 import pandas as pd
 import pytest
+from readings import frame
 
 SMALL = replace(profiles.LAB, causes=replace(profiles.LAB.causes, n=50))
 
@@ -38,20 +39,6 @@ def test_networks_are_shared_where_a_hypothesis_does_not_change_them():
     assert len({store.key(case.classifier) for cases in found.values() for case in cases}) == 2 * (1 + 6 + 1 + 1) + 1
     seeds = {case.classifier.seed for cases in found.values() for case in cases}
     assert seeds == {0, 1, 2} and len(found) == 13 + 2 * 6
-
-
-def frame(**shares):
-    """Rows of hypotheses that keep so much of the paper's relative robust accuracy, in all cells."""
-    printed, lines = published_numbers.table("1").loc[["No Defense", "STL"]], []
-    names = dict(zip(published_numbers.table("1"), published_numbers.table("1_released"), strict=True))
-    for name, share in shares.items():
-        for defense, values in printed.iterrows():
-            for attack, value in values.items():
-                kept = 1 if attack == "Clean" else share * value / values.Clean
-                told = names[attack] + (" (saved as JPEG)" if name == "jpeg" and attack != "Clean" else "")
-                lines.append({"hypothesis": name, "fault": "", "defense": defense, "attack": told, "n": 1000,
-                              "accuracy": 0.8 * kept, "low": 0, "high": 1})  # fmt: skip
-    return pd.DataFrame(lines)
 
 
 def test_the_paper_itself_has_distance_0_and_chance_is_what_sampling_gives():

@@ -1,27 +1,10 @@
 """The page on what made the paper's numbers."""
 
-from labkit.experiments import causes, published_numbers
+from labkit.experiments import causes
 from labkit.reporting import cause_page
 
-import pandas as pd
 import pytest
-
-
-def frame(**shares):
-    """Rows of hypotheses that keep so much of the paper's relative robust accuracy, in all cells and at more sizes."""
-    printed, lines = published_numbers.table("1").loc[["No Defense", "STL"]], []
-    names = dict(zip(published_numbers.table("1"), published_numbers.table("1_released"), strict=True))
-    for name, share in shares.items():
-        for defense, values in printed.iterrows():
-            cells = {names[a]: v / values.Clean for a, v in values.items()} | {"FGSM-20/255": 0.2}
-            for attack, kept in cells.items():
-                accuracy = 0.8 * (1 if attack == "Clean" else share * kept)
-                told = {"defense": defense, "attack": attack, "accuracy": accuracy, "n": 500}
-                told |= {"low": accuracy - 0.02, "high": accuracy + 0.02, "hypothesis": name}
-                told |= {"data": "fashion, 32×32", "classifier": "vgg16 ×0.25"}
-                lines.append({**told, "fault": "training mode (TrainingMode)" * (name == "faulty")})
-    return pd.DataFrame(lines)
-
+from readings import FAULT, frame
 
 ROWS = frame(**{causes.RIGHT: 0.3, "faulty": 1.0, "other": 0.6})
 
@@ -29,7 +12,7 @@ ROWS = frame(**{causes.RIGHT: 0.3, "faulty": 1.0, "other": 0.6})
 def test_the_table_has_the_nearest_first_and_the_paper_last():
     shown = cause_page.table(ROWS)
     assert list(shown["attack as if"]) == ["faulty", "other", causes.RIGHT, "the paper"]
-    assert list(shown["checks call out"]) == ["training mode (TrainingMode)", "", "", ""]
+    assert list(shown["checks call out"]) == [FAULT, "", "", ""]
     assert shown["No Defense FGSM-0.08"].iloc[-1] == "0.63" and shown.distance.iloc[0] == "0.000"
     changed = cause_page.changes(ROWS).set_index("cause")
     assert changed.loc["faulty", "STL BIM-0.03"].startswith("+0.6")
@@ -43,7 +26,7 @@ def test_the_sentences_say_what_fits_and_that_this_is_no_proof():
     assert "The sanity checks call these attacks out by name: faulty." in said
     wrong = " ".join(cause_page.sentences(frame(other=0.5)))
     assert "none of them" in wrong and "call these" not in wrong
-    assert "n = 500 test images" in cause_page.caption(ROWS, "Epochs of training: 8.")
+    assert "n = 1,000 test images" in cause_page.caption(ROWS, "Epochs of training: 8.")
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[ROWS.attack == "Clean"], ROWS[ROWS.defense == "STL"]])

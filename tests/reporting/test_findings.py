@@ -8,6 +8,7 @@ from labkit.reporting import findings
 
 import pandas as pd
 import pytest
+from readings import frame
 
 COLUMNS = ["block", "defense", "knowledge", "n", "attack", "accuracy", "low", "high"]
 
@@ -74,12 +75,35 @@ def test_a_page_keeps_the_words_above_its_mark(tmp_path, capsys):
     for _ in range(2):
         assert main(["findings", str(lab), "--out", str(out)]) == 0
     text = out.read_text()
-    assert text.startswith("# Mine\n\nwords\n\n<!-- what follows") and text.count("## cifar: the paper's Table 1") == 1
+    assert text.startswith("# Measured results\n\n1. The paper claims that STL keeps an accuracy of 0.71 under attack")
+    assert (
+        "we find 0.60; a network without a defense keeps 0.30." in text
+        and "3. Under attackers who know it, 0.05" in text
+    )
+    assert text.count("# Measured results") == 1 and text.count("## cifar: the paper's Table 1") == 1
+    assert " -->\n\n# Mine\n\nwords\n\n<!-- what follows" in text
     assert "](lab/cifar/table_1.png)" in text and "](lab/cifar/table_5.md)" in text
     assert "Made by `python -m labkit table 1`" in text and "| ours, worst case | STL" in text
     assert "### What retraining is worth" in text and "### What Table 5 says" in text
     assert "**Does STL beat No Defense?**" in text and "**Does retraining help STL?**" in text
     assert str(out) in capsys.readouterr().out
+
+
+def test_tables_as_released_and_the_papers_own_numbers_explained(tmp_path):
+    place = tmp_path / "cifar"
+    place.mkdir(parents=True)
+    for name in ("1_released", "5_released"):
+        cells().replace("FGSM-0.08", "FGSM-8/255").to_csv(place / f"table_{name}.csv", index=False)
+        (place / f"table_{name}.json").write_text(json.dumps({"command": "python -m labkit table 1"}))
+    page = findings.page(tmp_path, "lab/")
+    assert "## cifar: the paper's Table 1 (sizes and T as released), retrained on transformed data" in page
+    assert "### What retraining is worth" in page and "](lab/cifar/table_1_released.png)" in page
+    assert "attack, Table 1 (sizes and T as released)." in findings.opening(tmp_path) and "What made" not in page
+    frame(faulty=1.0, other=0.5).to_csv(place / "causes_rows.csv", index=False)
+    (place / "causes.json").write_text(json.dumps({"command": "python -m labkit table causes"}))
+    page = findings.page(tmp_path, "lab/")
+    assert "- Nearest to the paper: faulty" in page and "](lab/cifar/causes.md)" in page
+    assert "Made by `python -m labkit table causes`." in page
 
 
 def test_every_baseline_stands_below_the_tables_of_its_data(tmp_path):
