@@ -25,6 +25,9 @@ ROWS = [file for file in COMMITTED if "recipe" in file.read_text().partition("\n
 UNKNOWN = {"map.csv": 9}  # lines without a hash: their run kept none, and no row has the same numbers
 
 
+_CONVENTION = {"stated": "", "released": "_released"}  # what it adds to a table's name
+
+
 def parsed(command):
     """Profile, table and seed of a command that is printed under a table."""
     parser = argparse.ArgumentParser()
@@ -45,7 +48,8 @@ def table_of(page):
 def test_a_table_is_made_of_its_rows_and_they_of_its_command(file):
     told, stem = json.loads(file.read_text()), file.with_suffix("")
     options = parsed(told["command"])
-    (name,) = options.names
+    name = file.stem.removeprefix("table_")
+    assert [name] == [f"{plain}{_CONVENTION[options.convention]}" for plain in options.names]
     frames = {part: pd.read_csv(f"{stem}{part}.csv") for part in ("", "_rows", "_worst")}
     cells = tables.measured(frames["_rows"], frames["_worst"], name)
     assert_frame_equal(frames[""].fillna({"knowledge": ""}), cells)
@@ -97,7 +101,7 @@ def as_written(file):
 def test_no_image_of_a_data_set_that_is_not_ours_is_handed_on():
     """Only charts and learned filters; the pictures that show test images stay at home."""
     charts = re.compile(
-        r"baselines|table_\w+|0[56]_\w+/headline|05_\w+/competitors|06_\w+/([KSM]|map|filters_[KS]_\d+)"
+        r"baselines|causes|table_\w+|0[56]_\w+/headline|05_\w+/competitors|06_\w+/([KSM]|map|filters_[KS]_\d+)"
     )
     for folder in (LAB / name for name in ("cifar10", "imagenet10", "imagenet-samples")):
         for file in folder.rglob("*.png"):
@@ -167,13 +171,13 @@ def test_one_command_makes_all_of_it():
     lines = subprocess.run(dry, cwd=LAB.parents[1], capture_output=True, text=True, check=True).stdout
     lines = lines.replace("\\\n", "").splitlines()
     asked = [line.removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/python -m labkit ")]
-    made = set()
+    made, how = set(), lambda told: (told.profile, told.convention, told.epochs, tuple(told.only))
     for told in (options for line in asked if " table " in line for options in [parsed(line)]):
-        made |= {(told.out.as_posix(), name, told.profile, tuple(told.only)) for name in told.names}
-    for file in MEASURED:
+        made |= {(told.out.as_posix(), name, *how(told)) for name in told.names}
+    for file in (*MEASURED, *LAB.rglob("causes.json")):
         told = parsed(json.loads(file.read_text())["command"])
         (name,) = told.names
-        assert (file.parent.relative_to(LAB.parents[1]).as_posix(), name, told.profile, tuple(told.only)) in made
+        assert (file.parent.relative_to(LAB.parents[1]).as_posix(), name, *how(told)) in made
     assert sum("report --profile lab" in line and "--notebooks 05,06" in line for line in asked) == 1
     for file in PROJECTED:
         told = json.loads(file.read_text())
@@ -186,5 +190,5 @@ def test_the_page_over_them_is_made_of_them():
     if not MEASURED:
         pytest.skip("no table has been measured yet")
     page = (LAB.parent / "README.md").read_text()
-    assert findings.page(LAB, "lab/") in page
+    assert findings.page(LAB, "lab/") in page and findings.opening(LAB) in page
     assert sum(file.stat().st_size for file in LAB.rglob("*") if file.is_file()) < 10 * 2**20
