@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: `--help` does not wai
 Commands = argparse._SubParsersAction
 
 _DATASETS = f"{', '.join(recipes.DATASETS)} or folder:PATH"
-_ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer, retrained=yes, network=…"
+_ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer, retrained=yes, network=…, seed=0"
 _CONVENTION = "sizes and T as the paper's text has them, or as its authors released them (default: %(default)s)"
 _OPTIONS = {
     "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},

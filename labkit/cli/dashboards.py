@@ -4,7 +4,7 @@ import argparse
 import os
 
 from labkit.cli import common
-from labkit.core import InputError, profiles
+from labkit.core import profiles
 from labkit.dashboards import server
 
 
@@ -27,8 +27,6 @@ def run(options: argparse.Namespace) -> int:
     lab = profiles.profile(options.profile, dataset=options.dataset, resolution=options.resolution)
     token = server.drawn(options.ip, os.environ.get("LABKIT_TOKEN", ""))
     command = server.serve(options.ip, options.port, options.base_url, guarded=bool(token))
-    if not server.FOLDER.is_dir():
-        raise InputError("the dashboards are not installed with the package; run this from a copy of the repository")
     server.prepare(lab, options.store)
     if options.prepare:
         return 0

@@ -1,16 +1,17 @@
-"""The commands `labkit report` and `profiles`: the notebooks as pages, and the sizes that they come in."""
+"""The commands `labkit report`, `notebooks` and `profiles`: notebooks as pages, as files, and their sizes."""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
 from labkit.cli import common
-from labkit.core import profiles
+from labkit.core import InputError, hardware, profiles
 from labkit.core.wording import check, printable
 
 
 def add(commands: common.Commands) -> None:
-    """Adds `report` and `profiles` to the command line."""
+    """Adds `report`, `notebooks` and `profiles` to the command line."""
     text = "Run the numbered notebooks in order and write one page each, their tables, an index and a manifest."
     options = ("profile", "dataset", "resolution", "data-root", "store")
     parser = common.command(commands, "report", _report, "notebooks to a browsable report", text, *options)
@@ -19,6 +20,10 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("--notebook-dir", type=Path, metavar="D", help="where they lie (default: the lab's own)")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: 2)")
     parser.add_argument("--cell-timeout", type=int, metavar="S", help="seconds a cell may take (default: any)")
+
+    text = "Copy the notebooks and dashboards, for JupyterLab."
+    copied = common.command(commands, "notebooks", _notebooks, "copy the notebooks, for JupyterLab", text)
+    copied.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
 
     common.command(commands, "profiles", _profiles, "table of the profiles", "The sizes the lab comes in.")
 
@@ -42,6 +47,15 @@ def _report(options: argparse.Namespace) -> int:
     for entry in failed:
         print(f"labkit: {entry['name']} failed in {printable(entry['error']['sentence'])}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    try:
+        shutil.copytree(hardware.shipped() / "notebooks", options.folder)
+    except OSError as error:
+        raise InputError(f"cannot copy into {options.folder} ({error.strerror}); name a new folder") from None
+    print(f"notebooks: {printable(options.folder)}; open them with `jupyter lab {printable(options.folder)}`")
+    return 0
 
 
 def _profiles(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What computes here: versions and commit, which arithmetic is fast, how much memory is held, child processes."""
+"""What computes here, and where it lies: versions, folders, which arithmetic is fast, memory held, child processes."""
 
 import ctypes
 import importlib.metadata
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what asks for versions alone need not wait for torch
     import torch
 
 _PATHS = ("LABKIT_STORE", "LABKIT_DATA", "NUMBA_CACHE_DIR")
+_SHARED = "share/labkit"  # of a wheel's data files (pyproject.toml)
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's malloc.h
 
 
@@ -38,6 +39,24 @@ def commit(folder: Path) -> str:
         return head + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def shipped() -> Path:
+    """The folder that holds notebooks/ and data/: the clone that labkit runs from, or else what its wheel brought."""
+    clone = Path(labkit.__file__).resolve().parents[1]
+    if (clone / "notebooks" / "dashboards").is_dir():
+        return clone
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("labkit") or ():
+            if file.match(f"{_SHARED}/data/README.md"):
+                return Path(file.locate()).resolve().parents[1]
+    return clone
+
+
+def own(name: str) -> Path:
+    """Where what is made or downloaded is kept: data/NAME of a clone, or else ~/.cache/labkit/NAME."""
+    home, cache = shipped(), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "labkit" / name if home.as_posix().endswith(_SHARED) else home / "data" / name
 
 
 def processor() -> str:

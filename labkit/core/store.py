@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.core import checkpoint, recipes
+from labkit.core import checkpoint, hardware, recipes
 from labkit.core.errors import InputError
 from labkit.core.wording import reason, to_set, typed
 
@@ -54,12 +54,11 @@ class Store:
 
     An artifact appears by one rename, so it is there whole or not at all; it is checked against its manifest when
     read, and rebuilt with a warning when damaged. Two processes that want the same one: the second waits, then reads.
-    The default folder is $LABKIT_STORE, or data/artifacts beside the package. `labkit artifacts` lists and prunes.
+    The default folder is $LABKIT_STORE, or else `hardware.own("artifacts")`. `labkit artifacts` lists and prunes.
     """
 
     def __init__(self, root: str | Path | None = None):
-        chosen = root or os.environ.get("LABKIT_STORE") or Path(__file__).resolve().parents[2] / "data" / "artifacts"
-        self.root = typed(chosen).absolute()
+        self.root = typed(root or os.environ.get("LABKIT_STORE") or hardware.own("artifacts")).absolute()
 
     def fetch(self, kind: str, recipe, build: Callable[[Path], tuple[dict, dict]], *, digest: str = "") -> Artifact:
         """The artifact of `recipe`, built first if it is not there.

@@ -5,12 +5,10 @@ import os
 import secrets
 import subprocess
 from contextlib import suppress
-from pathlib import Path
 
-import labkit
 from labkit.core import InputError, hardware, profiles, wording
 
-FOLDER = Path(labkit.__file__).resolve().parent.parent / "notebooks" / "dashboards"
+FOLDER = hardware.shipped() / "notebooks" / "dashboards"
 
 
 def prepare(lab: profiles.Profile, store: str = "") -> None:

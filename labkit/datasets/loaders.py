@@ -12,7 +12,7 @@ from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit.core import InputError
+from labkit.core import InputError, hardware
 from labkit.core.recipes import DATASETS, DataRecipe, Named, folder
 from labkit.core.wording import printable, reason, to_set, typed, warn
 from labkit.datasets import decoding, image_files, images, layouts, photos
@@ -67,7 +67,9 @@ def load_recipe(recipe: DataRecipe, split: str, *, data_root: str | Path | None 
     n, resolution = recipe.train if split == "train" else recipe.test, recipe.resolution
     if resolution and resolution**2 > decoding.MAX_PIXELS:
         raise InputError(f"resolution must be at most {isqrt(decoding.MAX_PIXELS):,} pixels, got {resolution:,}")
-    ask = Ask(split, n, resolution, recipe.seed, typed(data_root or _data_folder() / "raw"))
+    data = os.environ.get("LABKIT_DATA")
+    root = data_root or (Path(data) / "raw" if data else hardware.own("raw"))
+    ask = Ask(split, n, resolution, recipe.seed, typed(root))
     if where := folder(recipe.name):
         source = image_files.Source(where.path)
         classes, train, test = layouts.split(source, where.layout)
@@ -190,13 +192,8 @@ def from_files(ask: Ask, source: image_files.Source, files: image_files.Part, cl
     return Images(x, y, tuple(classes), digest, tuple(zip(chosen, scan.prints, strict=True)))
 
 
-def _data_folder() -> Path:
-    """The data/ folder of the repository, unless the environment variable LABKIT_DATA names another one."""
-    return Path(os.environ.get("LABKIT_DATA") or Path(__file__).resolve().parents[2] / "data")
-
-
 def _fashion(ask: Ask) -> Images:
-    file = _data_folder() / "fashion" / f"{ask.split}.npz"
+    file = Path(os.environ.get("LABKIT_DATA") or hardware.shipped() / "data") / "fashion" / f"{ask.split}.npz"
     try:
         sums = dict(line.split()[::-1] for line in (file.parent / "SHA256SUMS").read_text("utf-8").splitlines())
         raw = file.read_bytes()

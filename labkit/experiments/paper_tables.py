@@ -153,9 +153,9 @@ def finished(asked: Asked, bench: Workbench) -> Asked:
 def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     """Only the cases that are wanted: {"defense": ["STL"], "attack": ["FGSM-0.08"]}, in capitals or not.
 
-    Chosen by "defense", "attack", "knowledge", "network" ("vgg16 ×0.25") and "retrained" ("yes" or "no"). The worst
-    case stays that of all attacks of the chosen sizes; of chosen knowledge there is none. Raises InputError for other
-    words, or when no case is left.
+    Chosen by "defense", "attack", "knowledge", "network" ("vgg16 ×0.25"), "seed" and "retrained" ("yes" or "no"). The
+    worst case stays that of all attacks of the chosen sizes; of chosen knowledge there is none. Raises InputError for
+    other words, or when no case is left.
     """
     ways = {
         "defense": lambda case: case.label,
@@ -163,6 +163,7 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
         "knowledge": lambda case: case.knowledge,
         "retrained": lambda case: "no" if case.classifier.transform is None else "yes",
         "network": lambda case: measurement.settings(case)["classifier"],
+        "seed": lambda case: str(case.classifier.seed),
     }
     if unknown := sorted(set(wanted) - set(ways)):
         raise InputError(f"cases cannot be chosen by {', '.join(unknown)}; use {', '.join(ways)}")

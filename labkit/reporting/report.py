@@ -21,7 +21,7 @@ import nbformat
 from tqdm import tqdm
 
 _FILTERS = {"02", "08"}  # notebooks about filters alone, which need no classes
-NOTEBOOKS = Path(labkit.__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = hardware.shipped() / "notebooks"
 
 
 def check(
@@ -125,7 +125,9 @@ def run(
 def _select(folder: Path, only: Iterable[str]) -> list[Path]:
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise InputError(f"no numbered notebooks (NN_name.ipynb) in {folder.name}; run from a clone of the lab")
+        raise InputError(
+            f"no numbered notebooks (NN_name.ipynb) in {folder.name}; `labkit notebooks DIR` copies those of the lab"
+        )
     chosen = set()
     for item in (item.strip().removesuffix(".ipynb") for item in only if item.strip()):
         match = {path for path in found if item in (path.stem, path.stem[:2], path.stem[:2].lstrip("0"))}
