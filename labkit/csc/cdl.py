@@ -29,19 +29,17 @@ _UPDATES = 20  # iterations of a filter update while learning; more lower the ne
 class Stats:
     """Sufficient statistics of codes z and images x for the filter update; `a + b` and `0.9 * a` do what they say.
 
-    ztz (K, K, 2S−1, 2S−1) and ztx (K, C, S, S) as `conv.correlations`; xtx is Σ‖x‖²; count, of images.
+    ztz (K, K, 2S−1, 2S−1) and ztx (K, C, S, S) as `conv.correlations`.
     """
 
     ztz: Tensor
     ztx: Tensor
-    xtx: Tensor
-    count: float
 
     def __add__(self, other: "Stats") -> "Stats":
-        return Stats(self.ztz + other.ztz, self.ztx + other.ztx, self.xtx + other.xtx, self.count + other.count)
+        return Stats(self.ztz + other.ztz, self.ztx + other.ztx)
 
     def __rmul__(self, decay: float) -> "Stats":
-        return Stats(decay * self.ztz, decay * self.ztx, decay * self.xtx, decay * self.count)
+        return Stats(decay * self.ztz, decay * self.ztx)
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,11 @@ class Progress:
 
 def statistics(z: Tensor | Codes, x: Tensor, S: int) -> Stats:
     """Stats of codes z, (B, K, H, W) or `Solution.code`, of images x (B, C, H, W) for filters of S×S, in float64."""
-    ztz, ztx = conv.correlations(z, x, S)
-    return Stats(ztz, ztx, x.double().square().sum(), len(x))
-
-
-def loss(d: Tensor, stats: Stats) -> Tensor:
-    """½ Σ‖x − Σₖ dₖ ∗ zₖ‖² over everything in `stats`, in float64, without seeing an image again."""
-    d = d.double()
-    return 0.5 * stats.xtx - (d * stats.ztx).sum() + 0.5 * (d * _normal(d, _spectrum(stats.ztz))).sum()
+    return Stats(*conv.correlations(z, x, S))
 
 
 def update(d: Tensor, stats: Stats, *, max_iter: int = _UPDATES, norm: str = "whole") -> Tensor:
-    """Filters that minimise `loss` subject to ‖dₖ‖ ≤ 1, started from d (K, C, S, S).
+    """Filters that minimise ½ Σ‖x − Σₖ dₖ ∗ zₖ‖², of what is in `stats`, subject to ‖dₖ‖ ≤ 1, from d (K, C, S, S).
 
     With norm "channel", subject to ‖dₖ,c‖ ≤ 1 for every channel c.
 
@@ -104,9 +95,6 @@ def learn(
               made with old filters fade (Mairal et al., JMLR 2010)
     "batch"   filters are updated once a pass, from the statistics of all images
 
-    The memory of the paper's own update, consensus ADMM in the Fourier domain, grows with the number and the size of
-    the images; `update` solves the same problem.
-
     Starts from image patches; a filter that no code uses is replaced by a patch that is coded badly. Stops early when
     a pass lowers the objective of `recipe.held` images kept aside by less than the share `recipe.stop`.
 
@@ -128,8 +116,8 @@ def learn(
     found = distributed.first(lambda: checkpoint_file.read(file, run)) if file else None
     if found:
         tensors, facts = found
-        d, done, best, over = tensors.pop("d"), facts["passes"], facts["best"], facts["over"]
-        memory = Stats(**tensors, count=facts["count"])
+        d, done, best, over = tensors["d"], facts["passes"], facts["best"], facts["over"]
+        memory = Stats(tensors["ztz"], tensors["ztx"])
     else:
         d, done, best, over, memory = start(images, recipe), 0, 1e300, False, None  # JSON can hold no infinity
     for step in range(done, recipe.passes):
@@ -140,7 +128,8 @@ def learn(
         for n, part in enumerate(chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch)):
             x = _high(images.x[distributed.shard(part)], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
-            fresh = _everyones(statistics(solution.code, x, recipe.S))
+            fresh = statistics(solution.code, x, recipe.S)
+            fresh = Stats(*distributed.all_reduce(fresh.ztz, fresh.ztx))
             memory = fresh if memory is None else fade * memory + fresh
             last, held = n + 1 == batches, None
             if recipe.method == "online" or last:
@@ -156,9 +145,8 @@ def learn(
             if callback:
                 callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
         if file and distributed.rank() == 0:
-            tensors = {"d": d, "ztz": memory.ztz, "ztx": memory.ztx, "xtx": memory.xtx}
-            facts = {"passes": step + 1, "best": best, "over": over, "count": memory.count}
-            checkpoint_file.write(file, run, tensors, facts)
+            tensors = {"d": d, "ztz": memory.ztz, "ztx": memory.ztx}
+            checkpoint_file.write(file, run, tensors, {"passes": step + 1, "best": best, "over": over})
     return _unit(d, recipe.norm)
 
 
@@ -182,13 +170,6 @@ def _mean(objectives: Tensor) -> float:
     """The mean over the images of all ranks."""
     total, count = distributed.all_reduce(objectives.double().sum(), objectives.new_tensor(len(objectives)))
     return float(total / count)
-
-
-def _everyones(stats: Stats) -> Stats:
-    """The sum over all ranks."""
-    count = torch.tensor(stats.count, device=stats.ztz.device)
-    *sums, count = distributed.all_reduce(stats.ztz, stats.ztx, stats.xtx, count)
-    return Stats(*sums, count.item())
 
 
 def _high(x: Tensor, recipe: DictionaryRecipe) -> Tensor:
