@@ -28,10 +28,10 @@ _HAS_ROUGH = has_bfloat16(torch.device("cpu"))
 def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float, max_iter: int):
     """Codes of x (B, C, H, W) for filters d (K, C, S, S) of any norm and λ (B,); see `cbpdn.solve`.
 
-    Returns Codes, what they synthesize (B, C, H, W), duality gaps (B,) in float64, and the trace.
+    Returns Codes, what they synthesize (B, C, H, W), duality gaps (B,) in float64, and the most passes of an image.
     """
     _announce()
-    batch, trace = _Batch(x, d, lam, start, gap_tol, max_iter), []
+    batch = _Batch(x, d, lam, start, gap_tol, max_iter)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         while batch.refill(pool):
             found, live = batch.correlations(), list(batch.slot)
@@ -42,13 +42,9 @@ def solve(x: Tensor, d: Tensor, lam: Tensor, start: Codes | None, gap_tol: float
                     batch.step(b, found[b])
 
             list(pool.map(work, range(pieces)))
-            for b in live:
-                trace.extend([0.0] * (batch.passes[b] - len(trace)))
-                gap = float(batch.gap[b] / batch.half[b]) if batch.half[b] > 0 else 0.0
-                trace[batch.passes[b] - 1] = max(trace[batch.passes[b] - 1], gap)
             batch.retire()
     codes = Codes(batch.codes, (len(x), len(d), *x.shape[2:]), x.dtype)
-    return codes, x - batch.rest, torch.from_numpy(batch.gap).clamp_min(0), tuple(trace)
+    return codes, x - batch.rest, torch.from_numpy(batch.gap).clamp_min(0), int(batch.passes.max(initial=0))
 
 
 def _announce() -> None:

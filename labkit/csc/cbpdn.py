@@ -19,14 +19,12 @@ class Solution:
     synthesis   (B, C, H, W)  D z
     gap         (B,) upper bound on objective(z) − optimum, per image, in the objective's own unit
     iterations  passes over the dictionary that the slowest image took
-    trace       largest relative gap, gap / ½‖x‖², after each pass (while far from the target, an estimate)
     """
 
     code: Codes | Tensor
     synthesis: Tensor
     gap: Tensor
     iterations: int
-    trace: tuple[float, ...]
 
     @cached_property
     def z(self) -> Tensor:
@@ -91,8 +89,8 @@ def solve(
         if x.is_cuda:
             raise InputError("method 'cd' runs on the CPU only; use 'admm' on a GPU")
         start = z0 if z0 is None or isinstance(z0, Codes) else Codes.of(z0)
-        codes, synthesis, gap, trace = batch_solver.solve(x.contiguous(), d, lam, start, gap_tol, max_iter)
-        return Solution(codes, synthesis, gap.to(x.dtype), len(trace) - 1, trace)
+        codes, synthesis, gap, passes = batch_solver.solve(x.contiguous(), d, lam, start, gap_tol, max_iter)
+        return Solution(codes, synthesis, gap.to(x.dtype), passes - 1)
 
 
 def prepare() -> None:
@@ -131,7 +129,7 @@ def _admm(x, d, lam, z0, gap_tol, max_iter) -> Solution:
     z = x.new_zeros(len(x), len(d), H, W) if z0 is None else z0 * norms[:, None, None]
     u = torch.zeros_like(z)
     rho, half = _per_image(5 * lam + 0.5), 0.5 * x.square().flatten(1).sum(1)
-    best, best_gap, trace, step = z, _gap(z, x, d, threshold), [], 0
+    best, best_gap, step = z, _gap(z, x, d, threshold), 0
     for step in range(1, max_iter + 1):
         # (DᴴD + ρ)⁻¹ v = (v − Dᴴ (DDᴴ + ρ)⁻¹ D v) / ρ: DᴴD has rank ≤ C, so Woodbury beats inverting K×K.
         v = dx + rho * torch.fft.rfft2(z - u)
@@ -147,7 +145,6 @@ def _admm(x, d, lam, z0, gap_tol, max_iter) -> Solution:
         gap = _gap(z, x, d, threshold)
         best = torch.where(_per_image(gap < best_gap), z, best)
         best_gap = torch.minimum(gap, best_gap)
-        trace.append(float((best_gap / half.clamp_min(1e-30)).max()))
         if (best_gap <= gap_tol * half).all():
             break
         primal = _size(y - z) / torch.maximum(_size(y), _size(z)).clamp_min(1e-12)
@@ -155,7 +152,7 @@ def _admm(x, d, lam, z0, gap_tol, max_iter) -> Solution:
         factor = _per_image((primal / dual.clamp_min(1e-12)).sqrt().clamp(0.5, 2.0))
         rho, u = rho * factor, u / factor
     best = best * scale
-    return Solution(best, conv.synthesize(best, original), best_gap.clamp_min(0), step, tuple(trace))
+    return Solution(best, conv.synthesize(best, original), best_gap.clamp_min(0), step)
 
 
 def _gap(z, x, d, threshold) -> Tensor:
