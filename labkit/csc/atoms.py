@@ -1,8 +1,7 @@
 """Shifted filters on one image with wrapped borders: the inner loops of the sparse solvers, compiled with numba.
 
-A few hundred coefficients of tens of thousands are active, so all else is made of correlating one atom with an image,
-or adding one to it. numba's own vectoriser spends more on its checks than on such short loops, so these two are written
-as eight-lane vector code: two to four times faster. (Slices instead of the other loops double the time to compile.)
+All else is made of correlating one atom with an image, or adding one to it. numba's own vectoriser spends more on its
+checks than on such short loops, so these two are written as eight-lane vector code: two to four times faster.
 """
 
 from typing import NamedTuple

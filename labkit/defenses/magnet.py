@@ -27,10 +27,9 @@ class MagNet(Defense):
     each followed by a sigmoid. It learns to undo Gaussian noise, by Adam on the mean squared error.
 
     noise           standard deviation of the noise, which is drawn anew for every batch
-    width           channels of the two hidden layers: 3 as in the authors' code, which is for MNIST. With 32, images
-                    are rebuilt better, at ten times the cost of a batch
+    width           channels of the two hidden layers: 3 as in the authors' code, which is for MNIST
     epochs          by default as many as 2,000 batches take; published are 400 of 176 batches, hours on a CPU
-    lr              of Adam; published is 1e-3. With 1e-2, CIFAR-10's 27 dB take 1,000 batches instead of 5,000
+    lr              of Adam; published is 1e-3, which takes five times as many batches to CIFAR-10's 27 dB
     batch           images in one step
     regularisation  weight of the squared outputs of the layers, summed over an image of 32×32, as in the authors' code
 
@@ -51,8 +50,7 @@ class MagNet(Defense):
             # Drawn on the CPU, and in single precision, whatever the device.
             layer.weight.data.copy_(nn.init.xavier_uniform_(torch.empty(layer.weight.shape), generator=self.generator))
             nn.init.zeros_(layer.bias)
-        # Measured on a CPU: with the channels last, a batch takes a third of the time.
-        self.autoencoder.to(memory_format=torch.channels_last)
+        self.autoencoder.to(memory_format=torch.channels_last)  # a third of the time on a CPU
 
         def prepare(at: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             x = images.x[at]

@@ -29,7 +29,7 @@ class PixelCNN(nn.Module):
 
     van den Oord et al., "Conditional image generation with PixelCNN decoders", NIPS 2016: one stack of convolutions
     sees all rows above, a second one, fed by the first, the pixels to the left. Nothing but kernels lets one pixel act
-    on another, so there is no normalisation. Residual blocks are rectified: gated ones took 1.7 times as long on a CPU.
+    on another, so there is no normalisation. Residual blocks are rectified, not gated.
 
     Salimans et al., "PixelCNN++", ICLR 2017, which Song et al. use: a pixel is a mixture of discretised logistics;
     the mean of each channel shifts with the channels before it. Chosen here: means are relative to a linear prediction

@@ -25,8 +25,7 @@ class PixelDefend(Defense):
     epsilon  ε_defend, published: 16/255 for CIFAR-10, 32/255 for Fashion-MNIST; whole 8-bit steps within it are used
     width, blocks, mixtures, epochs
              of `pixelcnn.PixelCNN` and its training, chosen here so that it fits to 8,000 images of 32×32×3 in minutes
-             on two cores: 3.18 bits per dimension on 300 held-out images after three epochs on 5,000. The publication
-             uses a far larger PixelCNN++ (2.92 on CIFAR-10, Salimans et al. 2017)
+             on two cores: some 3.2 bits per dimension. The publication uses a far larger PixelCNN++ (2.92 on CIFAR-10)
 
     Images are rounded to 8 bits first. Adaptive PixelDefend, which leaves likely images alone, is not built.
     """

@@ -33,8 +33,8 @@ class TVM(Defense):
     Differentiable by autograd through the iterations, with the mask held; memory grows with the outer ones only. What
     was dropped has no influence: iterations start from the mean of kept neighbours.
 
-    The publication's formula squares neither norm and sums ℓ₂ norms of whole rows and columns; the solver that it names
-    has the data term and total variation as here. Our tolerance ends half a percent above the minimum.
+    The publication's formula squares neither norm and sums ℓ₂ norms of whole rows and columns; here they are those of
+    the solver that it names. Our tolerance ends half a percent above the minimum.
     """
 
     smallest = 2
