@@ -34,8 +34,8 @@ class D3(Defense):
     similarity  the largest |correlation| of an atom with those before it; open in the publication
     candidates  patches drawn from the training images for each atom (`choose`)
 
-    The publication works at 224 pixels. Chosen here: patch and overlap, after which noisy training images of CIFAR-10 are
-    closest to those without noise (sides of 4, 5, 6 and 8 were tried); patches are coded without their means.
+    The publication works at 224 pixels. Chosen here: patch and overlap, after which noisy training images of CIFAR-10
+    are closest to those without noise (sides of 4, 5, 6 and 8 were tried); patches are coded without their means.
 
     The publication calls D3 non-differentiable. With the choice of atoms held, which it is almost everywhere, D3 is an
     orthogonal projection of each patch, and this is the gradient that it has here.
