@@ -34,8 +34,6 @@ class CropEnsemble(Ensemble):
     tvm, quilting  cleaners before the crops, which are cut from the cleaned images in turn; with none, from x itself
     crops          how many
     share          side of a crop as a share of the image's: 90 of 224 pixels
-    backward       what an attacker sees of a cleaner that is not differentiable: "identity", its output with the
-                   gradient of its input (BPDA), "smooth", with that of its smooth stand-in, or "none", no gradient
 
     Left open there, and chosen here: crops scale with the image (13 of 32 pixels); they are enlarged bilinearly to the
     image's size; every image of a batch is cropped at its own places.
@@ -43,10 +41,8 @@ class CropEnsemble(Ensemble):
 
     limits = "share in (0, 1]"
 
-    def __init__(self, tvm=None, quilting=None, *, crops=30, share=90 / 224, backward="identity"):
-        super().__init__(crops=crops, share=share, backward=backward)
-        if backward not in ("identity", "smooth", "none"):
-            raise InputError(f'backward must be "identity", "smooth" or "none", got {backward!r}')
+    def __init__(self, tvm=None, quilting=None, *, crops=30, share=90 / 224):
+        super().__init__(crops=crops, share=share)
         self.cleaners = nn.ModuleList(cleaner for cleaner in (tvm, quilting) if cleaner is not None)
         if crops < max(1, len(self.cleaners)):
             raise InputError(f"{crops} crops are fewer than one of each cleaned image; ask for more")
@@ -106,5 +102,4 @@ class CropEnsemble(Ensemble):
             return cleaner.smoothed()(x)
         with torch.no_grad():
             cleaned = cleaner(x)
-        # x − x is nothing but its gradient.
-        return cleaned + (x - x.detach()) if self.backward == "identity" else cleaned
+        return cleaned + (x - x.detach())  # 0, but for its gradient: BPDA

@@ -1,6 +1,6 @@
 """D3: every patch of an image replaced by a combination of few patches of natural images."""
 
-from typing import NamedTuple, Self
+from typing import Self
 
 from labkit.core import InputError
 from labkit.datasets import Images
@@ -85,7 +85,8 @@ class D3(Defense):
         means = patches.mean(3, keepdim=True)
         p = (patches - means).reshape(-1, C * PP)
         with torch.no_grad():
-            basis = pursue(p.detach(), self.d.to(p.dtype), self.sparsity).basis
+            parts, d = p.detach().split(max(1, _CORRELATIONS_AT_ONCE // len(self.d))), self.d.to(p.dtype)
+            basis = torch.cat([pursue(part, d, self.sparsity) for part in parts])
         # With the basis held, a projection; autograd makes the same of it.
         coded = torch.einsum("nsi,ns->ni", basis, torch.einsum("nsi,ni->ns", basis, p))
         patches = coded.reshape(B, -1, C, PP) + means
@@ -112,32 +113,16 @@ def starts(side: int, patch: int, overlap: int) -> list[int]:
     return [*range(0, side - patch, patch - overlap), side - patch]
 
 
-class Pursuit(NamedTuple):
-    """What orthogonal matching pursuit found for each of N patches.
-
-    support  (N, S) int64, the atoms in the order of their choice; −1 where there was nothing left to code
-    basis    (N, S, D)  an orthonormal basis of their span, so that Σₛ ⟨basisₛ, p⟩ basisₛ is the code of p; 0 for −1
-    """
-
-    support: Tensor
-    basis: Tensor
-
-
-def pursue(p: Tensor, d: Tensor, sparsity: int) -> Pursuit:
+def pursue(p: Tensor, d: Tensor, sparsity: int) -> Tensor:
     """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad, 1993) of patches p (N, D) with atoms d (K, D).
 
     Each step takes the atom, of unit norm, with the largest |correlation| with what the span of those taken so far
-    leaves of p. Instead of solving for coefficients, it keeps an orthonormal basis of that span.
+    leaves of p. Instead of solving for coefficients, it keeps an orthonormal basis of that span (N, sparsity, D), so
+    that Σₛ ⟨basisₛ, p⟩ basisₛ is the code of p; 0 where there was nothing left to code.
     """
-    found = [_pursue(part, d, sparsity) for part in p.split(max(1, _CORRELATIONS_AT_ONCE // len(d)))]
-    return Pursuit(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-
-
-def _pursue(p: Tensor, d: Tensor, sparsity: int) -> Pursuit:
-    rest, support, basis = p, [], []
+    rest, basis = p, []
     for _ in range(sparsity):
-        best = (rest @ d.T).abs_().argmax(1)
-        atom = d[best]
+        atom = d[(rest @ d.T).abs_().argmax(1)]
         # Twice, because rounding leaves some of the span in an atom that lies almost within it.
         for q in basis * 2:
             atom = atom - (atom * q).sum(1, keepdim=True) * q
@@ -145,9 +130,8 @@ def _pursue(p: Tensor, d: Tensor, sparsity: int) -> Pursuit:
         worth = (rest.norm(dim=1, keepdim=True) > _NOTHING) & (length > _DEPENDENT)
         atom = torch.where(worth, atom / length.clamp_min(_DEPENDENT), 0)
         rest = rest - (rest * atom).sum(1, keepdim=True) * atom
-        support.append(best.where(worth[:, 0], -1))
         basis.append(atom)
-    return Pursuit(torch.stack(support, 1), torch.stack(basis, 1))
+    return torch.stack(basis, 1)
 
 
 def choose(patches: Tensor, n: int, similarity: float, progress: bool = False) -> Tensor:
