@@ -13,8 +13,8 @@ import pandas as pd
 _FAR = 0.25  # of all images
 _RELEASED = (
     "those that the authors released: 8/255 bounds each pixel's change, where the paper's text says a relative L2 of "
-    "0.08. Attacked images have 8 bits. DeepFool and CW are bounded by the mean relative L2 of such a change. T(x) is "
-    "divided by its largest pixel, in 8 bits, as in their script"
+    "0.08. Such images have 8 bits. DeepFool and CW, of which nothing is known, are bounded by the mean relative L2 of "
+    "such a change, and not rounded. T(x) is divided by its largest pixel, in 8 bits, as in their script"
 )
 
 

@@ -96,6 +96,7 @@ def test_what_the_authors_released_is_in_grey_levels_of_8_bits():
     fgsm = AttackRecipe("fgsm", 0.08).released
     assert (fgsm.label, fgsm.norm, fgsm.size, fgsm.stored) == ("FGSM-8/255", "levels", 8, True)
     assert AttackRecipe("bim", 0.03, 20).released.label == "BIM-3/255"
+    assert AttackRecipe("cw", 0.03, 100).released == AttackRecipe("cw", 3.0, 100, "levels")  # as made
     assert AttackRecipe("universal", 0.06, norm="average").released.label == "Uni-4/255"
     for same in (AttackRecipe("clean", 0.0, 0), AttackRecipe("pgd", 0.031, norm="linf"), fgsm):
         assert same.released is same
