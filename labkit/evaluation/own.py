@@ -1,0 +1,325 @@
+"""Judge your own: `evaluate` measures any classifier behind any defense as the lab measures its own."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from labkit.attacks import Budget
+from labkit.core import InputError
+from labkit.core.recipes import (
+    DEFENSES,
+    AttackRecipe,
+    ClassifierRecipe,
+    DataRecipe,
+    DefenseRecipe,
+    Weights,
+    rebase,
+)  # fmt: skip
+from labkit.core.store import key
+from labkit.core.wording import here
+from labkit.datasets import Images, check_pixels
+from labkit.defenses import unfitted
+from labkit.evaluation import measurement, probe, sanity_checks, threat_models
+from labkit.evaluation.measurement import Case
+from labkit.evaluation.threat_models import ThreatModel
+from labkit.evaluation.workbench import AnyDefense, Workbench
+from labkit.models import Defense, foreign, networks
+from labkit.models.defense import Detector
+from labkit.models.foreign import Cleaner, Found, Network
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+VERSION = 1  # of what `Evaluation.to_json` writes
+BUDGETS = Budget.dissimilarity(0.03), Budget.linf(8 / 255), Budget.l2(0.5)
+_PROBED = 8  # images
+
+
+class Effort(NamedTuple):
+    """How hard is tried: test images at most, steps of BIM and MI-DI, of PGD, queries, `ladder` or not, AutoAttack."""
+
+    n: int | None
+    climbs: int
+    steps: int
+    queries: int
+    ladder: bool = True
+    autoattack: bool = False
+
+
+EFFORTS = {
+    "fast": Effort(100, 10, 20, 100, ladder=False),
+    "standard": Effort(200, 20, 50, 1000),
+    "full": Effort(None, 20, 50, 1000, autoattack=True),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    rows    as of `measurement.run`
+    worst   as of `measurement.worst_case`, for each budget (columns norm, size)
+    checks  what probing and `sanity_checks` found: check, verdict ("passed" or "failed"), said
+    notes   sentences on what was assumed, changed or left out
+    about   network, defense (None for none) and images, each with name and digest; effort; seconds
+    """
+
+    rows: pd.DataFrame
+    worst: pd.DataFrame
+    checks: pd.DataFrame
+    notes: list[str]
+    about: dict
+
+    def to_json(self) -> str:
+        """All of it as a JSON object: version, the keys of `about`, rows, worst and checks (lists of objects), notes.
+
+        In rows and worst, `right` says which images are right, as `metrics.packed` writes it; null is not measured.
+        """
+        tables = {
+            name: json.loads(getattr(self, name).to_json(orient="records")) for name in ("rows", "worst", "checks")
+        }
+        return json.dumps(
+            {"version": VERSION, **self.about, **tables, "notes": self.notes}, indent=1, ensure_ascii=False
+        )
+
+
+def evaluate(
+    model: nn.Module | str | ClassifierRecipe, images: Images | tuple[Tensor, Tensor] | DataRecipe | str, *,
+    defense: Callable | str | AnyDefense | None = None, threat_models: Iterable[ThreatModel | str] = (),
+    budgets: Iterable[Budget] = BUDGETS, effort: str = "standard", attacks: Iterable[Callable | str] = (),
+    surrogate: nn.Module | str | ClassifierRecipe | None = None, store: str | Path | Workbench | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, classes: Sequence[int] | None = None,
+    differentiable: bool | None = None, stochastic: bool | None = None, progress: bool = True,
+) -> Evaluation:  # fmt: skip
+    """Robust accuracy of a classifier, behind a defense or without, under every attack that its effort has.
+
+    model      a network, images (B, C, H, W) in [0, 1] -> logits (B, classes); its SPEC (`models.foreign`); or a recipe
+    images     labelled test images: `Images`, (x, y) with x in [0, 1], a DataRecipe, or a data set's name, as
+               "folder:PATH" (of which test images are taken). Of more than the effort has, some are drawn
+    defense    a function of images, (B, C, H, W) in [0, 1] to the same shape; its SPEC; one of `labkit.defenses` by
+               name, fitted to the training images of `images`; or a recipe
+    threat_models  only these, as members or values of `ThreatModel`; all that make sense by default
+    effort     "fast", "standard" or "full": `EFFORTS`
+    attacks    of one's own, (model, x, y, *, budget) -> x_adv, or "file.py:FUNCTION", tried on the strongest white box
+    surrogate  another network for the same classes, from which attacks are transferred
+    store      where what is measured is kept, so that a second call goes on; a folder, or a workbench
+    mean, std, classes  what the network wants subtracted and divided by, a number per channel; and the position in its
+               outputs of each class of the images
+    differentiable, stochastic  of the defense, where probing it (`probe`) should not decide
+
+    Raises InputError for what cannot be evaluated. Nothing that is given is changed; networks are judged in evaluation
+    mode. Errors of the given code come with its line.
+    """
+    started = time.perf_counter()
+    if effort not in EFFORTS:
+        raise InputError(f"unknown effort {effort!r}; the known ones are {', '.join(EFFORTS)}")
+    how, asked = EFFORTS[effort], set(map(_known, threat_models))
+    bench = store if isinstance(store, Workbench) else Workbench(store, progress=progress)
+    door = _Door(bench, *_images(images, how.n, bench), named=not isinstance(images, tuple))
+    network = door.network(model, mean, std, classes)
+    before = None if defense is None else door.defense(defense, differentiable, stochastic, network)
+    other = None if surrogate is None else door.network(surrogate, None, None, None, probed=False)
+    if other is None and (not asked or ThreatModel.SURROGATE in asked):
+        door.notes.append("Transfer from another network is left out: none was given as surrogate=.")
+    own = [door.attack(attack) for attack in attacks]
+
+    cleaner = bench.transform(before)
+    cases = [case for budget in budgets for case in _against(network, cleaner, before, budget, how, other, own)]
+    if not door.differentiable:
+        cases = [case for case in cases if case.attack.name in ("square", "hopskipjump", *own)]
+        door.notes.append("The network gives no gradient: only attacks by queries are left.")
+    if asked:
+        cases = [case for case in cases if ThreatModel.of(case.knowledge, case.label) in asked]
+    cases = list(dict.fromkeys([Case(network, before, AttackRecipe("clean", 0.0, 0)), *cases]))
+    rows = measurement.run(cases, bench)
+    if door.differentiable and not isinstance(cleaner, Detector):
+        audit = sanity_checks.Audit(network, before, n=50, steps=min(how.steps, 20), queries=min(how.queries, 200))
+        door.rows += sanity_checks.panel(audit, bench).to_dict("records")
+    door.ask_again()
+    about = {
+        "network": {
+            "name": network.network,
+            "digest": network.weights.digest if network.foreign else bench.recipe_key(network, door.data),
+        },
+        "defense": before and {"name": before.label, "digest": key(before, bench.digest(door.data))},
+        "images": {"name": door.data.label, "digest": bench.images(door.data, "test").digest},
+        "effort": effort,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    checks = pd.DataFrame(door.rows, columns=["check", "verdict", "said"])
+    return Evaluation(rows, _worst(cases, bench), checks, door.notes, about)
+
+
+def _known(name: ThreatModel | str) -> ThreatModel:
+    try:
+        return ThreatModel(name)
+    except ValueError:
+        known = ", ".join(f'"{model.value}"' for model in ThreatModel if model.value)
+        raise InputError(f"unknown threat model {name!r}; the known ones are {known}") from None
+
+
+def _against(network, cleaner: Defense | None, before, budget: Budget, how: Effort, other, own) -> Iterable[Case]:
+    """What is tried at one budget, as for the lab's baselines: of a random defense each gradient is of one EOT sample."""
+    known = list(threat_models.sensible(cleaner) or ("classifier",))
+    draws = {"draws": 1} if cleaner is not None and cleaner.stochastic else {}
+    norm = "dissimilarity" if budget.relative else budget.norm
+
+    def case(knowledge: str, name: str, steps: int, **more) -> Case:
+        copy = other if knowledge == "transfer" else None
+        return Case(network, before, AttackRecipe(name, budget.size, steps, norm, **more), knowledge, copy=copy)
+
+    yield from (case(known[-1], name, 1) for name in own)
+    yield case("classifier", "bim", how.climbs)
+    if other is not None:
+        yield case("transfer", "mi_di", how.climbs)
+    yield from (case(knowledge, "pgd", how.steps, loss="margin", **draws) for knowledge in known)
+    if how.ladder:
+        yield case(known[-1], "ladder", how.steps, **draws)
+        if norm != "linf":
+            yield case("decisions", "hopskipjump", how.queries, **draws)
+    yield case("queries", "square", how.queries, **draws)
+    if how.autoattack:
+        yield case(known[-1], "autoattack", how.steps, **draws)
+
+
+def _worst(cases: Sequence[Case], bench: Workbench) -> pd.DataFrame:
+    """`measurement.worst_case` for each norm and size, the clean images among the cases of each."""
+    parts = []
+    for norm, size in dict.fromkeys((case.attack.norm, case.attack.size) for case in cases[1:]):
+        mine = [cases[0], *(case for case in cases[1:] if (case.attack.norm, case.attack.size) == (norm, size))]
+        parts.append(measurement.worst_case(mine, bench).assign(norm=norm, size=size))
+    return pd.concat(parts or [measurement.worst_case([], bench)], ignore_index=True)
+
+
+def _images(images, n: int | None, bench: Workbench) -> tuple[DataRecipe, list[str]]:
+    """The recipe that names the images, n at most, and what to say of them."""
+    if isinstance(images, (str, DataRecipe)):
+        data = (images if isinstance(images, DataRecipe) else DataRecipe(here(images))).at_most(n)
+        return data, []
+    if not isinstance(images, Images):
+        x, y = images
+        check_pixels(x)
+        x, y = x.detach().cpu().float(), torch.as_tensor(y).cpu().long()
+        digest = hashlib.sha256(f"{tuple(x.shape)}".encode() + x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
+        images = Images(x, y, tuple(map(str, range(int(y.max()) + 1))), digest)
+    notes = []
+    if n is not None and len(images) > n:
+        notes = [f"{n} of the {len(images):,} images are used, drawn at random from seed 0."]
+        images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n].sort().values]
+    name = f"given:{images.digest[:12]}"
+    bench.adopted[name] = images
+    return DataRecipe(name), notes
+
+
+class _Door:
+    """Takes in what is given: probes it, adopts it on the workbench, and names it by a recipe; collects what to say."""
+
+    def __init__(self, bench: Workbench, data: DataRecipe, notes: list[str], named: bool):
+        self.bench, self.data, self.notes, self.named, self.rows, self.differentiable = (
+            bench,
+            data,
+            notes,
+            named,
+            [],
+            True,
+        )
+        self.test = bench.images(data, "test")
+        self.x = self.test.x[:_PROBED].to(bench.device)
+        self.probed: list[tuple[nn.Module, probe.Findings]] = []
+
+    def network(self, what, mean, std, classes, *, probed: bool = True) -> ClassifierRecipe:
+        if isinstance(what, ClassifierRecipe):
+            if self._same(what.data):
+                return rebase(what, self.data)
+            what = self.bench.classifier(what)
+        found = foreign.network(what)
+        if mean is None and std is None and found.mean:
+            mean, std = found.mean, found.std
+            self.notes.append(f"{found.name} gets images less {mean}, divided by {std}, as it was trained.")
+        made = Network(found.thing, found.name, mean=mean, std=std, order=classes, batch=found.batch)
+        made = networks.frozen(made, self.bench.device)
+        self.notes += made.meet(self.x, len(self.test.classes), self.named)
+        seen = probe.probe(made, self.x)
+        self._rest(found, made)
+        if probed:
+            self.differentiable = seen.gives
+            self._heard(made, seen)
+        weights = self._adopted(found, made, mean, std, classes, seen.told)
+        return ClassifierRecipe(self.data, found.label, width=1.0, weights=weights)
+
+    def defense(self, what, differentiable, stochastic, victim: ClassifierRecipe) -> AnyDefense:
+        if isinstance(what, str) and what in DEFENSES:
+            given = {"victim": {"victim": victim}}.get(DEFENSES[what].given, {})
+            what = DefenseRecipe(what, self.data, **given)
+            if DEFENSES[what.name].given == "like":
+                raise InputError(f"{what.name} needs a recipe that it is like; give a DefenseRecipe with like=")
+        if not isinstance(what, (str, Defense)) and hasattr(what, "data") and hasattr(what, "label"):
+            if self._same(what.data):
+                if self.data.name in self.bench.adopted and unfitted(what).learns:
+                    raise InputError(f"{what.label} is fitted to training images; name a data set or folder: as images")
+                return rebase(what, self.data)
+            what = self.bench.transform(what)
+        found, facts = foreign.function(what), ()
+        if isinstance(what, Defense):
+            made, flags = found.thing, {"differentiable": what.differentiable, "stochastic": what.stochastic}
+        else:
+            made = Cleaner(clean=found.thing, name=found.name).eval().to(self.bench.device)
+            seen = probe.probe(made, self.x, differentiable=differentiable, stochastic=stochastic)
+            made.differentiable, made.stochastic = seen.differentiable, seen.stochastic
+            flags, facts = {"differentiable": seen.differentiable, "stochastic": seen.stochastic}, seen.told
+            self._rest(found, made)
+            self._heard(made, seen)
+        weights = self._adopted(found, made.eval().to(self.bench.device), facts)
+        return DefenseRecipe(found.label, self.data, (("source", weights), *flags.items()))
+
+    def attack(self, what) -> str:
+        """The name of somebody's attack, whose images are checked, in recipes."""
+        found = foreign.function(what)
+
+        def checked(model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
+            with foreign.theirs(found.name):
+                made = found.thing(model, x, y, budget=budget)
+            if not isinstance(made, Tensor) or made.shape != x.shape:
+                raise InputError(f"{found.name} has to answer with attacked images of shape {tuple(x.shape)}")
+            if wrong := int((~budget.holds(made.detach(), x)).sum()):
+                how = "bring them back with budget.project(x_adv, x)"
+                raise InputError(f"{found.name} leaves its budget on {wrong} of {len(x)} images; {how}")
+            return made.detach()
+
+        name = f"{found.name}@{found.digest()[:8]}"
+        self.bench.adopted[name] = checked
+        return name
+
+    def ask_again(self) -> None:
+        """Whether what was probed still answers as before; what keeps a state may have needed more calls."""
+        for system, seen in self.probed:
+            with torch.no_grad():
+                same = probe.same(seen.answers, probe.answers(system, self.x))
+            state = next(row for row in seen.rows if "state" in row["check"])
+            if state["verdict"] == "passed" and not same:
+                state |= {"verdict": "failed", "said": "after it was attacked, it answers otherwise than before"}
+
+    def _heard(self, system: nn.Module, seen: probe.Findings) -> None:
+        self.probed.append((system, seen))
+        self.rows += seen.rows
+        self.notes += seen.notes
+
+    def _rest(self, found: Found, made: nn.Module) -> None:
+        if found.trained:
+            self.notes.append(f"{found.name} was in training mode; it is judged in evaluation mode.")
+        if restless := sanity_checks.restless(made):
+            self.notes.append(f"{found.name} stays in {', '.join(restless)}, whatever it is told.")
+
+    def _adopted(self, found: Found, made: nn.Module, *facts) -> Weights:
+        named = Weights(found.label, found.digest(*facts))
+        self.bench.adopted[named.digest] = made
+        return named
+
+    def _same(self, data: DataRecipe) -> bool:
+        """Whether a recipe's images are those of this evaluation, but for how many are tested."""
+        return replace(data, test=None) == replace(self.data, test=None)
