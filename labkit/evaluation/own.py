@@ -10,16 +10,7 @@ from typing import NamedTuple
 
 from labkit.attacks import Budget
 from labkit.core import InputError
-from labkit.core.recipes import (
-    DEFENSES,
-    AttackRecipe,
-    ClassifierRecipe,
-    DataRecipe,
-    DefenseRecipe,
-    Weights,
-    rebase,
-)  # fmt: skip
-from labkit.core.store import key
+from labkit.core.recipes import DEFENSES, AttackRecipe, ClassifierRecipe, DataRecipe, DefenseRecipe, Weights, rebase
 from labkit.core.wording import here
 from labkit.datasets import Images, check_pixels
 from labkit.defenses import unfitted
@@ -29,7 +20,6 @@ from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyDefense, Workbench
 from labkit.models import Defense, foreign, networks
 from labkit.models.defense import Detector
-from labkit.models.foreign import Cleaner, Found, Network
 
 import pandas as pd
 import torch
@@ -80,12 +70,10 @@ class Evaluation:
 
         In rows and worst, `right` says which images are right, as `metrics.packed` writes it; null is not measured.
         """
-        tables = {
-            name: json.loads(getattr(self, name).to_json(orient="records")) for name in ("rows", "worst", "checks")
-        }
-        return json.dumps(
-            {"version": VERSION, **self.about, **tables, "notes": self.notes}, indent=1, ensure_ascii=False
-        )
+        frames = {"rows": self.rows, "worst": self.worst, "checks": self.checks}
+        found = {name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()}
+        told = {"version": VERSION, **self.about, **found, "notes": self.notes}
+        return json.dumps(told, indent=1, ensure_ascii=False)
 
 
 def evaluate(
@@ -118,54 +106,45 @@ def evaluate(
     started = time.perf_counter()
     if effort not in EFFORTS:
         raise InputError(f"unknown effort {effort!r}; the known ones are {', '.join(EFFORTS)}")
-    how, asked = EFFORTS[effort], set(map(_known, threat_models))
+    how, words = EFFORTS[effort], [model.value for model in ThreatModel if model.value]
+    asked = [getattr(known, "value", known) for known in threat_models]
+    if unknown := set(asked) - set(words):
+        raise InputError(f"unknown threat model {min(unknown)!r}; the known ones are {', '.join(words)}")
     bench = store if isinstance(store, Workbench) else Workbench(store, progress=progress)
-    door = _Door(bench, *_images(images, how.n, bench), named=not isinstance(images, tuple))
+    door = _Door(bench, images, how.n)
     network = door.network(model, mean, std, classes)
-    before = None if defense is None else door.defense(defense, differentiable, stochastic, network)
-    other = None if surrogate is None else door.network(surrogate, None, None, None, probed=False)
-    if other is None and (not asked or ThreatModel.SURROGATE in asked):
+    before = None if defense is None else door.defense(defense, network, differentiable, stochastic)
+    other = None if surrogate is None else door.network(surrogate, judged=False)
+    if other is None:
         door.notes.append("Transfer from another network is left out: none was given as surrogate=.")
     own = [door.attack(attack) for attack in attacks]
 
     cleaner = bench.transform(before)
     cases = [case for budget in budgets for case in _against(network, cleaner, before, budget, how, other, own)]
-    if not door.differentiable:
+    if not door.gradient:
         cases = [case for case in cases if case.attack.name in ("square", "hopskipjump", *own)]
         door.notes.append("The network gives no gradient: only attacks by queries are left.")
     if asked:
-        cases = [case for case in cases if ThreatModel.of(case.knowledge, case.label) in asked]
+        cases = [case for case in cases if ThreatModel.of(case.knowledge, case.label).value in asked]
     cases = list(dict.fromkeys([Case(network, before, AttackRecipe("clean", 0.0, 0)), *cases]))
     rows = measurement.run(cases, bench)
-    if door.differentiable and not isinstance(cleaner, Detector):
+    if door.gradient and not isinstance(cleaner, Detector):
         audit = sanity_checks.Audit(network, before, n=50, steps=min(how.steps, 20), queries=min(how.queries, 200))
-        door.rows += sanity_checks.panel(audit, bench).to_dict("records")
+        door.checks += sanity_checks.panel(audit, bench).to_dict("records")
     door.ask_again()
     about = {
-        "network": {
-            "name": network.network,
-            "digest": network.weights.digest if network.foreign else bench.recipe_key(network, door.data),
-        },
-        "defense": before and {"name": before.label, "digest": key(before, bench.digest(door.data))},
+        "network": {"name": network.network, "digest": bench.recipe_key(network, door.data)},
+        "defense": before and {"name": before.label, "digest": bench.recipe_key(before, door.data)},
         "images": {"name": door.data.label, "digest": bench.images(door.data, "test").digest},
         "effort": effort,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    checks = pd.DataFrame(door.rows, columns=["check", "verdict", "said"])
-    return Evaluation(rows, _worst(cases, bench), checks, door.notes, about)
-
-
-def _known(name: ThreatModel | str) -> ThreatModel:
-    try:
-        return ThreatModel(name)
-    except ValueError:
-        known = ", ".join(f'"{model.value}"' for model in ThreatModel if model.value)
-        raise InputError(f"unknown threat model {name!r}; the known ones are {known}") from None
+    return Evaluation(rows, _worst(cases, bench), pd.DataFrame(door.checks), door.notes, about)
 
 
 def _against(network, cleaner: Defense | None, before, budget: Budget, how: Effort, other, own) -> Iterable[Case]:
-    """What is tried at one budget, as for the lab's baselines: of a random defense each gradient is of one EOT sample."""
-    known = list(threat_models.sensible(cleaner) or ("classifier",))
+    """What is tried at one budget. As for baselines, each gradient of a random defense is of one EOT sample."""
+    known = threat_models.sensible(cleaner) or ("classifier",)
     draws = {"draws": 1} if cleaner is not None and cleaner.stochastic else {}
     norm = "dissimilarity" if budget.relative else budget.norm
 
@@ -178,144 +157,129 @@ def _against(network, cleaner: Defense | None, before, budget: Budget, how: Effo
     if other is not None:
         yield case("transfer", "mi_di", how.climbs)
     yield from (case(knowledge, "pgd", how.steps, loss="margin", **draws) for knowledge in known)
+    yield case("queries", "square", how.queries, **draws)
     if how.ladder:
         yield case(known[-1], "ladder", how.steps, **draws)
-        if norm != "linf":
+        if norm != "linf":  # it looks for small L2 changes
             yield case("decisions", "hopskipjump", how.queries, **draws)
-    yield case("queries", "square", how.queries, **draws)
     if how.autoattack:
         yield case(known[-1], "autoattack", how.steps, **draws)
 
 
 def _worst(cases: Sequence[Case], bench: Workbench) -> pd.DataFrame:
-    """`measurement.worst_case` for each norm and size, the clean images among the cases of each."""
-    parts = []
-    for norm, size in dict.fromkeys((case.attack.norm, case.attack.size) for case in cases[1:]):
-        mine = [cases[0], *(case for case in cases[1:] if (case.attack.norm, case.attack.size) == (norm, size))]
-        parts.append(measurement.worst_case(mine, bench).assign(norm=norm, size=size))
-    return pd.concat(parts or [measurement.worst_case([], bench)], ignore_index=True)
-
-
-def _images(images, n: int | None, bench: Workbench) -> tuple[DataRecipe, list[str]]:
-    """The recipe that names the images, n at most, and what to say of them."""
-    if isinstance(images, (str, DataRecipe)):
-        data = (images if isinstance(images, DataRecipe) else DataRecipe(here(images))).at_most(n)
-        return data, []
-    if not isinstance(images, Images):
-        x, y = images
-        check_pixels(x)
-        x, y = x.detach().cpu().float(), torch.as_tensor(y).cpu().long()
-        digest = hashlib.sha256(f"{tuple(x.shape)}".encode() + x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
-        images = Images(x, y, tuple(map(str, range(int(y.max()) + 1))), digest)
-    notes = []
-    if n is not None and len(images) > n:
-        notes = [f"{n} of the {len(images):,} images are used, drawn at random from seed 0."]
-        images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n].sort().values]
-    name = f"given:{images.digest[:12]}"
-    bench.adopted[name] = images
-    return DataRecipe(name), notes
+    """`measurement.worst_case` for each norm and size, the clean images, which come first, among the cases of each."""
+    clean, *others = cases
+    places: dict[tuple, list[Case]] = {}
+    for case in others:
+        places.setdefault((case.attack.norm, case.attack.size), [clean]).append(case)
+    found = [measurement.worst_case(mine, bench).assign(norm=at[0], size=at[1]) for at, mine in places.items()]
+    return pd.concat(found or [measurement.worst_case([], bench)], ignore_index=True)
 
 
 class _Door:
-    """Takes in what is given: probes it, adopts it on the workbench, and names it by a recipe; collects what to say."""
+    """Takes in what is given: probes it, adopts it on the workbench, and names it by a recipe; collects what to say.
 
-    def __init__(self, bench: Workbench, data: DataRecipe, notes: list[str], named: bool):
-        self.bench, self.data, self.notes, self.named, self.rows, self.differentiable = (
-            bench,
-            data,
-            notes,
-            named,
-            [],
-            True,
-        )
-        self.test = bench.images(data, "test")
-        self.x = self.test.x[:_PROBED].to(bench.device)
+    gradient  whether the network gives any
+    """
+
+    def __init__(self, bench: Workbench, images, n: int | None):
+        self.bench, self.notes, self.checks, self.gradient = bench, [], [], True
         self.probed: list[tuple[nn.Module, probe.Findings]] = []
+        self.named = not isinstance(images, tuple)
+        self.data = self._images(images, n)
+        self.test = bench.images(self.data, "test")
+        self.x = self.test.x[:_PROBED].to(bench.device)
 
-    def network(self, what, mean, std, classes, *, probed: bool = True) -> ClassifierRecipe:
+    def _images(self, images, n: int | None) -> DataRecipe:
+        if isinstance(images, (str, DataRecipe)):
+            return (DataRecipe(here(images)) if isinstance(images, str) else images).at_most(n)
+        if not self.named:
+            x, y = images[0], torch.as_tensor(images[1]).cpu().long()
+            check_pixels(x)
+            x = x.detach().cpu().float()
+            sha = hashlib.sha256(f"{tuple(x.shape)}".encode() + x.numpy().tobytes() + y.numpy().tobytes())
+            images = Images(x, y, tuple(map(str, range(int(y.max()) + 1))), sha.hexdigest())
+        if n is not None and len(images) > n:
+            self.notes.append(f"{n} of the {len(images):,} images are used, drawn at random from seed 0.")
+            images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n].sort().values]
+        name = f"given:{images.digest[:12]}"
+        self.bench.adopted[name] = images
+        return DataRecipe(name)
+
+    def network(self, what, mean=None, std=None, classes=None, *, judged=True) -> ClassifierRecipe:
+        """The recipe of a network; what is found of the one that is judged, is told."""
         if isinstance(what, ClassifierRecipe):
             if self._same(what.data):
                 return rebase(what, self.data)
             what = self.bench.classifier(what)
         found = foreign.network(what)
-        if mean is None and std is None and found.mean:
-            mean, std = found.mean, found.std
-            self.notes.append(f"{found.name} gets images less {mean}, divided by {std}, as it was trained.")
-        made = Network(found.thing, found.name, mean=mean, std=std, order=classes, batch=found.batch)
-        made = networks.frozen(made, self.bench.device)
-        self.notes += made.meet(self.x, len(self.test.classes), self.named)
+        made = networks.frozen(foreign.Network(found, mean, std, classes), self.bench.device)
+        notes = made.meet(self.x, len(self.test.classes), self.named)
         seen = probe.probe(made, self.x)
-        self._rest(found, made)
-        if probed:
-            self.differentiable = seen.gives
-            self._heard(made, seen)
+        if judged:
+            self.gradient, self.notes = seen.gives, self.notes + notes
+            self._heard(found, made, seen)
         weights = self._adopted(found, made, mean, std, classes, seen.told)
         return ClassifierRecipe(self.data, found.label, width=1.0, weights=weights)
 
-    def defense(self, what, differentiable, stochastic, victim: ClassifierRecipe) -> AnyDefense:
+    def defense(self, what, victim: ClassifierRecipe, differentiable=None, stochastic=None) -> AnyDefense:
+        """The recipe of a defense, in front of the network `victim`."""
         if isinstance(what, str) and what in DEFENSES:
-            given = {"victim": {"victim": victim}}.get(DEFENSES[what].given, {})
-            what = DefenseRecipe(what, self.data, **given)
-            if DEFENSES[what.name].given == "like":
-                raise InputError(f"{what.name} needs a recipe that it is like; give a DefenseRecipe with like=")
-        if not isinstance(what, (str, Defense)) and hasattr(what, "data") and hasattr(what, "label"):
+            if DEFENSES[what].given == "like":
+                raise InputError(f"{what} needs a recipe that it is like; give a DefenseRecipe with like=")
+            what = DefenseRecipe(what, self.data, victim=victim if DEFENSES[what].given else None)
+        if isinstance(what, AnyDefense):
             if self._same(what.data):
                 if self.data.name in self.bench.adopted and unfitted(what).learns:
-                    raise InputError(f"{what.label} is fitted to training images; name a data set or folder: as images")
+                    raise InputError(f"{what.label} is fitted to training images; name a data set or a folder")
                 return rebase(what, self.data)
             what = self.bench.transform(what)
-        found, facts = foreign.function(what), ()
-        if isinstance(what, Defense):
-            made, flags = found.thing, {"differentiable": what.differentiable, "stochastic": what.stochastic}
-        else:
-            made = Cleaner(clean=found.thing, name=found.name).eval().to(self.bench.device)
+        found, told = foreign.function(what), ()
+        made = found.thing
+        if not isinstance(made, Defense):
+            made = foreign.Cleaner(found).to(self.bench.device)
             seen = probe.probe(made, self.x, differentiable=differentiable, stochastic=stochastic)
-            made.differentiable, made.stochastic = seen.differentiable, seen.stochastic
-            flags, facts = {"differentiable": seen.differentiable, "stochastic": seen.stochastic}, seen.told
-            self._rest(found, made)
-            self._heard(made, seen)
-        weights = self._adopted(found, made.eval().to(self.bench.device), facts)
-        return DefenseRecipe(found.label, self.data, (("source", weights), *flags.items()))
+            made.differentiable, made.stochastic, told = seen.differentiable, seen.stochastic, seen.told
+            self._heard(found, made, seen)
+        weights = self._adopted(found, made.to(self.bench.device), told)
+        flags = (("differentiable", made.differentiable), ("stochastic", made.stochastic))
+        return DefenseRecipe(found.label, self.data, (("source", weights), *flags))
 
     def attack(self, what) -> str:
-        """The name of somebody's attack, whose images are checked, in recipes."""
+        """The name, in recipes, of somebody's attack, whose images are checked."""
         found = foreign.function(what)
 
         def checked(model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
-            with foreign.theirs(found.name):
+            with foreign.theirs(found.label):
                 made = found.thing(model, x, y, budget=budget)
-            if not isinstance(made, Tensor) or made.shape != x.shape:
-                raise InputError(f"{found.name} has to answer with attacked images of shape {tuple(x.shape)}")
+            if getattr(made, "shape", ()) != x.shape:
+                raise InputError(f"{found.label} has to answer with attacked images {tuple(x.shape)}")
             if wrong := int((~budget.holds(made.detach(), x)).sum()):
                 how = "bring them back with budget.project(x_adv, x)"
-                raise InputError(f"{found.name} leaves its budget on {wrong} of {len(x)} images; {how}")
+                raise InputError(f"{found.label} leaves its budget on {wrong} of {len(x)} images; {how}")
             return made.detach()
 
-        name = f"{found.name}@{found.digest()[:8]}"
+        name = f"{found.label.removeprefix('given:')}@{found.digest()[:8]}"
         self.bench.adopted[name] = checked
         return name
 
     def ask_again(self) -> None:
-        """Whether what was probed still answers as before; what keeps a state may have needed more calls."""
+        """What keeps a state may have needed more calls than probing made: it is asked once more in the end."""
         for system, seen in self.probed:
             with torch.no_grad():
-                same = probe.same(seen.answers, probe.answers(system, self.x))
+                alike = probe.same(seen.answers, probe.answers(system, self.x))
             state = next(row for row in seen.rows if "state" in row["check"])
-            if state["verdict"] == "passed" and not same:
+            if state["verdict"] == "passed" and not alike:
                 state |= {"verdict": "failed", "said": "after it was attacked, it answers otherwise than before"}
 
-    def _heard(self, system: nn.Module, seen: probe.Findings) -> None:
+    def _heard(self, found: foreign.Found, system: nn.Module, seen: probe.Findings) -> None:
+        if found.restless:
+            told = "parts of it stay in training mode; it is judged without"
+            seen.note(f"{found.label} goes into evaluation mode when told to", False, told)
         self.probed.append((system, seen))
-        self.rows += seen.rows
-        self.notes += seen.notes
+        self.checks, self.notes = self.checks + seen.rows, self.notes + seen.notes
 
-    def _rest(self, found: Found, made: nn.Module) -> None:
-        if found.trained:
-            self.notes.append(f"{found.name} was in training mode; it is judged in evaluation mode.")
-        if restless := sanity_checks.restless(made):
-            self.notes.append(f"{found.name} stays in {', '.join(restless)}, whatever it is told.")
-
-    def _adopted(self, found: Found, made: nn.Module, *facts) -> Weights:
+    def _adopted(self, found: foreign.Found, made: nn.Module, *facts) -> Weights:
         named = Weights(found.label, found.digest(*facts))
         self.bench.adopted[named.digest] = made
         return named

@@ -1,8 +1,8 @@
-"""Other people's networks and defenses: taken from a SPEC or as Python objects, wrapped, and told apart by a digest.
+"""Other people's networks and defenses: taken by a SPEC or as Python objects, wrapped, and told apart by a digest.
 
 SPEC of a network   `torchvision:NAME` or `timm:NAME`, pretrained; `file.py:FUNCTION`, a function that returns it; each
-                    with `@FILE` for weights of its own; `exported.pt2`, what `torch.export.save` wrote
-SPEC of a callable  `file.py:FUNCTION`: a function that returns it or, with one parameter without a default, is it
+                    with `@FILE` for weights of its own; `NAME.pt2`, what `torch.export.save` wrote
+SPEC of a callable  `file.py:FUNCTION`: a function that returns it or, if it has a parameter without default, is it
 """
 
 import copy
@@ -15,7 +15,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 
 _SPEC = re.compile(r"(?:(torchvision|timm):([\w.-]+)|(.+\.py):(\w+))(?:@(.+))?|(.+\.pt2)", re.DOTALL)
-_OURS = os.path.dirname(labkit.__file__), os.path.dirname(os.__file__), "<"  # with all of site-packages
+# Where neither an error nor a digest is looked for: here, in the standard library, and in packages.
+_OURS = os.path.dirname(labkit.__file__), os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(torch.__file__))
 _SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -39,11 +40,12 @@ _SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 class Found:
     """What a SPEC or a Python object is.
 
-    thing   a network in evaluation mode, or a callable; a module is a copy of the one that was given
-    label   what rows call it: the SPEC without folders, or "given:NAME"
-    source  the bytes of the file it comes from
-    batch   of an exported network, the only size of batch that it takes
-    mean, std  that torchvision's or timm's own weights were trained with; None where nobody says
+    thing      a network or a callable; of a module a copy, in evaluation mode
+    label      what rows call it: the SPEC without folders, or "given:NAME"
+    source     the bytes of the file it comes from
+    batch      of an exported network, the only size of batch that it takes, if there is one
+    mean, std  of the images that a library's own weights were trained with
+    restless   whether parts of it stay in training mode when they are told otherwise; they are put out of it
     """
 
     thing: Any
@@ -52,60 +54,45 @@ class Found:
     batch: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    trained: bool = False
-
-    @property
-    def name(self) -> str:
-        """For sentences: without "given:"."""
-        return self.label.removeprefix("given:")
+    restless: bool = False
 
     def digest(self, *facts: object) -> str:
-        """Of all that it is known to be: its file, structure, weights and closure, and `facts` that tell it apart."""
+        """Of its file, structure, weights and closure, and of `facts`, which tell it apart as well."""
         sha = hashlib.sha256(self.source)
-        _feed(sha, (self.thing, facts), set())
+        _feed(sha, (self.thing, facts), {})
         return sha.hexdigest()
 
 
 def network(what: str | nn.Module) -> Found:
     """A network by its SPEC, or as it is. Raises InputError where there is none, or weights do not fit it."""
     if isinstance(what, nn.Module):
-        return _settled(Found(what, f"given:{type(what).__name__}"))
-    parts = _parts(what, "torchvision:NAME, timm:NAME, file.py:FUNCTION or exported.pt2")
-    zoo, name, file, function, weights, exported = parts
+        return _at_rest(Found(what, f"given:{type(what).__name__}"))
+    zoo, name, file, function, path, exported = _parts(what, "torchvision:NAME, timm:NAME, file.py:FUNCTION, NAME.pt2")
     if exported:
         return _exported(exported)
-    tensors = _weights(weights) if weights else None
-    if zoo:
-        found = _pretrained(zoo, name, tensors)
-    else:
-        made, source = _function(file, function)
-        with theirs(f"{Path(file).name}:{function}"), drawn(0):
-            found = Found(made(), f"{Path(file).name}:{function}", source)
-        if not isinstance(found.thing, nn.Module):
-            raise InputError(f"{found.label} returns {type(found.thing).__name__}; let it return a torch.nn.Module")
-    if tensors is not None:
-        networks.fill(found.thing, tensors, weights)
-        found.label += f"@{Path(weights).name}"
-    return _settled(found)
+    tensors = _weights(path) if path else None
+    found = _pretrained(zoo, name, tensors) if zoo else _called(_function(file, function))
+    if not isinstance(found.thing, nn.Module):
+        raise InputError(f"{found.label} returns {type(found.thing).__name__}; let it return a torch.nn.Module")
+    if path:
+        networks.fill(found.thing, tensors, path)
+        found.label += f"@{Path(path).name}"
+    return _at_rest(found)
 
 
 def function(what: str | Callable) -> Found:
     """A callable by its SPEC, or as it is: for defenses, images to images; for attacks as in `labkit.attacks`."""
     if not isinstance(what, str):
         name = getattr(what, "__qualname__", type(what).__name__).replace("<locals>.", "")
-        return _settled(Found(what, f"given:{name}"))
-    *_, file, name, weights, _ = _parts(what, "file.py:FUNCTION")
-    if not file or weights:
-        raise InputError(f"{what} is no file.py:FUNCTION; name a function so")
-    made, source = _function(file, name)
-    found = Found(made, f"{Path(file).name}:{name}", source)
-    asked = inspect.signature(made).parameters.values()
-    if not [p for p in asked if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]:
-        with theirs(found.label), drawn(0):
-            found.thing = made()
-        if not callable(found.thing):
-            raise InputError(f"{found.label} returns {type(found.thing).__name__}; let it return a function of images")
-    return _settled(found)
+        return _at_rest(Found(what, f"given:{name}"))
+    _, _, file, name, _, _ = _parts(what, "file.py:FUNCTION")
+    found = _function(file or what, name or "")
+    asked = inspect.signature(found.thing).parameters.values()
+    if not any(p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in asked):
+        found = _called(found)
+    if not callable(found.thing):
+        raise InputError(f"{found.label} returns {type(found.thing).__name__}; let it return a function of images")
+    return _at_rest(found)
 
 
 @contextmanager
@@ -117,97 +104,93 @@ def theirs(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-        if isinstance(error, SyntaxError):
-            lines.append((error.filename, error.lineno))
-        lines = [(file, at) for file, at in lines if not str(file).startswith(_OURS) and os.path.isfile(file)]
+        lines += [(error.filename, error.lineno)] if isinstance(error, SyntaxError) else []
+        lines = [(file, at) for file, at in lines if os.path.isfile(file) and not file.startswith(_OURS)]
         where = f", {Path(lines[-1][0]).name} line {lines[-1][1]}" if lines else ""
-        raise InputError(f"{name} fails ({type(error).__name__}: {reason(error)}{where}); mend it there") from error
+        told = f"{name.removeprefix('given:')} fails ({type(error).__name__}: {reason(error)}{where}); mend it there"
+        raise InputError(told) from error
 
 
-class Network(nn.Module):
+class _AtRest(nn.Module):
+    """Stays in evaluation mode: some modules within would leave it, or refuse to be asked (exported ones)."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.training = False
+        return self
+
+
+class Network(_AtRest):
     """Somebody else's network as ours are: images (B, C, H, W) in [0, 1] -> logits (B, classes), where images lie.
 
-    mean, std  a number per channel that the network wants subtracted and divided by
+    mean, std  a number per channel that the network wants subtracted and divided by; by default the library's own
     order      positions in its outputs of the classes that count, in their order; None for all
-    batch      the only size of batch that it takes
     odds       whether it answers with probabilities, whose logarithms are the logits then; `meet` finds out
     """
 
-    def __init__(self, network: nn.Module, name: str, *, mean=None, std=None, order=None, batch=None):
+    def __init__(self, found: Found, mean=None, std=None, order=None):
         super().__init__()
-        self.network, self.name, self.batch, self.odds = network, name, batch, False
+        self.network, self.name, self.batch, self.odds = found.thing, found.label, found.batch, False
+        mean, std = (found.mean, found.std) if mean is None and std is None else (mean, std)
         for part, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
             value = torch.as_tensor(default if given is None else given, dtype=torch.float32)
             self.register_buffer(part, value.reshape(-1, 1, 1))
         self.register_buffer("order", None if order is None else torch.as_tensor(order, dtype=torch.long))
-        self.training = False
-
-    def train(self, mode: bool = True) -> "Network":
-        """Itself: it stays at rest. Exported networks refuse to be asked."""
-        return self
+        self.train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self.mean) not in (1, x.shape[1]) or len(self.std) not in (1, x.shape[1]):
-            raise InputError(f"mean and std have other channels than images of {x.shape[1]}; give one number for each")
-        seen = (x - self.mean.to(x)) / self.std.to(x)
-        size = self.batch or len(x)
-        with theirs(self.name):
-            parts = [self._asked(part, size) for part in seen.split(size)]
-        out = torch.cat(parts).to(x) if all(p.ndim == 2 for p in parts) else parts[0]
-        if out.ndim != 2 or len(out) != len(x):
-            shape = tuple(out.shape)
-            raise InputError(f"{self.name} answers {shape} for {len(x)} images; it has to answer ({len(x)}, classes)")
-        out = out.clamp_min(torch.finfo(out.dtype).tiny).log() if self.odds else out
+        out = self._outputs(x)
         return out if self.order is None else out[:, self.order]
 
-    def _asked(self, x: Tensor, size: int) -> Tensor:
-        short = size - len(x)
-        out = self.network(_as_for(self.network, torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) if short else x))
-        out = getattr(out, "logits", out)
-        if not isinstance(out, Tensor):
-            raise InputError(f"{self.name} answers with {type(out).__name__}; let it answer with a tensor of logits")
-        return out[: len(x)] if short else out
+    def _outputs(self, x: Tensor) -> Tensor:
+        if {len(self.mean), len(self.std)} - {1, x.shape[1]}:
+            raise InputError(f"mean and std need one number for each of {x.shape[1]} channels; give as many")
+        seen, size = (x - self.mean.to(x)) / self.std.to(x), self.batch or len(x)
+        if short := -len(x) % size:
+            seen = torch.cat([seen, seen[-1:].expand(short, *seen.shape[1:])])
+        with theirs(self.name):
+            out = [self.network(_as_for(self.network, part)) for part in seen.split(size)]
+            out = torch.cat([getattr(part, "logits", part) for part in out]).to(x)
+        if out.ndim != 2 or len(out) != len(seen):
+            need = f"a network has to answer with logits ({len(seen)}, classes)"
+            raise InputError(f"{self.name} answers {tuple(out.shape)} for {len(seen)} images; {need}")
+        out = out[: len(x)]
+        return out.clamp_min(torch.finfo(out.dtype).tiny).log() if self.odds else out
 
     @torch.no_grad()
     def meet(self, x: Tensor, classes: int, named: bool) -> list[str]:
         """Finds out, on images x, whether its answers are probabilities; returns sentences on what it is.
 
-        classes  of the images; the answers must be as many, or more where they are not `named`
+        classes  of the images; without `order` the outputs must be as many, or more where they are not `named`
 
         Raises InputError where it answers NaN, or tells other classes apart.
         """
-        if self.order is None:
-            out = self(x)
-        elif not (len(self.order) == classes and len(self.order.unique()) == classes and self.order.min() >= 0):
-            raise InputError(f"classes has to name {classes} different outputs, one for each class of the images")
-        else:
-            order, self.order = self.order, None
-            out, self.order = self(x), order
-            if int(order.max()) >= out.shape[1]:
-                raise InputError(f"classes names output {int(order.max())} of a network that has {out.shape[1]}")
+        out = self._outputs(x)
+        there, order = out.shape[1], list(range(out.shape[1])) if self.order is None else self.order.tolist()
+        fits = len(set(order)) == len(order) and set(order) <= set(range(there))
+        if not fits or len(order) < classes or (len(order) > classes and (named or self.order is not None)):
+            how = "give classes=, the position of each of them in the outputs, or other images"
+            raise InputError(f"{self.name} tells {there} classes apart, and the images have {classes}; {how}")
         if out.isnan().any():
             raise InputError(f"{self.name} answers NaN to {int(out.isnan().any(1).sum())} of {len(x)} images; mend it")
-        if self.order is None and (out.shape[1] < classes or (named and out.shape[1] > classes)):
-            how = "give classes=, the position of each of them in the outputs, or other images"
-            raise InputError(f"{self.name} tells {out.shape[1]} classes apart, and the images have {classes}; {how}")
-        self.odds = out.shape[1] > 1 and bool((out >= 0).all() and ((out.sum(1) - 1).abs() < 5e-3).all())
+        self.odds = there > 1 and bool((out >= 0).all() and ((out.sum(1) - 1).abs() < 5e-3).all())
         told = "answers with probabilities, not logits; their logarithms are used"
-        return [f"{self.name} {told}. Where they round to 0 or 1, they hide its gradient."] if self.odds else []
+        return [f"{self.name} {told}. Where they round to 0 or 1, they hide its gradient."] * self.odds
 
 
-class Cleaner(Defense):
+class Cleaner(_AtRest, Defense):
     """Somebody else's callable as a `Defense`: what it answers is clipped to [0, 1].
 
-    clean   the callable, images (B, C, H, W) to the same shape; None for a defense that is only described
+    found   the callable, images (B, C, H, W) to the same shape; None for a defense that is only described
     source  as recipes name it (`Workbench.adopted`)
 
     A random one draws from the global random states, which begin, at each call, at a seed of its own.
     """
 
-    def __init__(self, source=None, *, clean=None, name="", differentiable=True, stochastic=False):
+    def __init__(self, found: Found | None = None, *, source=None, differentiable=True, stochastic=False):
         super().__init__()
-        self.clean, self.name = clean, name
+        self.clean, self.name = (found.thing, found.label) if found else (None, "")
         self.differentiable, self.stochastic = differentiable, stochastic
+        self.train(False)
 
     def forward(self, x: Tensor) -> Tensor:
         seed = int(torch.randint(2**31, (), generator=self.generator)) if self.stochastic else 0
@@ -218,10 +201,10 @@ class Cleaner(Defense):
         """What the callable itself answers, drawn from the random states as they are. Raises InputError as `theirs`."""
         with theirs(self.name):
             out = self.clean(_as_for(self.clean, x))
-        if not isinstance(out, Tensor) or out.shape != x.shape:
-            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        shape = tuple(getattr(out, "shape", ()))
+        if shape != tuple(x.shape):
             need = "a defense has to answer with images of the same size"
-            raise InputError(f"{self.name} answers {got} for images {tuple(x.shape)}; {need}")
+            raise InputError(f"{self.name} answers {shape} for images {tuple(x.shape)}; {need}")
         return out.to(x)
 
 
@@ -232,16 +215,15 @@ def _as_for(module: object, x: Tensor) -> Tensor:
     return x.to(first.device, first.dtype)
 
 
-def _settled(found: Found) -> Found:
-    """The same with, where it is a module, a copy of it that is at rest and needs no gradient."""
+def _at_rest(found: Found) -> Found:
+    """The same with, where it is a module, a copy of it in evaluation mode, whose weights need no gradient."""
     if isinstance(found.thing, nn.Module):
-        found.trained = any(module.training for module in found.thing.modules())
-        try:
+        with suppress(Exception):  # what cannot be copied is used as it is
             found.thing = copy.deepcopy(found.thing)
-        except Exception:  # some hold what cannot be copied: they are used as they are
-            pass
-        with theirs(found.label):
-            found.thing = found.thing.eval().requires_grad_(False)
+        parts = [*found.thing.eval().requires_grad_(False).modules()]
+        found.restless = any(part.training for part in parts)
+        for part in parts:
+            part.training = False
     return found
 
 
@@ -261,15 +243,14 @@ def _weights(path: str) -> dict[str, Tensor]:
 
 def _pretrained(zoo: str, name: str, tensors: dict | None) -> Found:
     """A network of a library: with its own weights, or with as many outputs as the last of these `tensors` has."""
-    make = functools.partial(_torchvision if zoo == "torchvision" else _timm, name)
+    make = functools.partial({"torchvision": _torchvision, "timm": _timm}[zoo], name)
     try:
         if tensors is None:
-            module, mean, std = make(True)
-            return Found(module, f"{zoo}:{name}", mean=tuple(mean), std=tuple(std))
-        last = [key for key, value in make(False)[0].state_dict().items() if value.ndim][-1]
-        classes = len(tensors[last]) if last in tensors else 1000
+            return Found(*make(True))
         with drawn(0):
-            return Found(make(False, num_classes=classes)[0], f"{zoo}:{name}")
+            *_, last = (key for key, value in make(False)[0].state_dict().items() if value.ndim)
+            how = {"num_classes": len(tensors[last])} if last in tensors else {}
+            return Found(*make(False, **how))
     except InputError:
         raise
     except Exception as error:  # unknown names, and all that can happen to a download
@@ -280,11 +261,9 @@ def _pretrained(zoo: str, name: str, tensors: dict | None) -> Found:
 def _torchvision(name: str, trained: bool, **how):
     from labkit.core.torchvision_shim import torchvision
 
-    if not trained:
-        return torchvision.models.get_model(name, weights=None, **how), (), ()
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    shown = weights.transforms()
-    return torchvision.models.get_model(name, weights=weights), shown.mean, shown.std
+    weights = torchvision.models.get_model_weights(name).DEFAULT if trained else None
+    shown = (weights.transforms().mean, weights.transforms().std) if trained else ()
+    return torchvision.models.get_model(name, weights=weights, **how), f"torchvision:{name}", b"", None, *shown
 
 
 def _timm(name: str, trained: bool, **how):
@@ -292,30 +271,30 @@ def _timm(name: str, trained: bool, **how):
         import timm
     except ImportError:
         raise InputError(f"timm:{name} needs the package timm; run `pip install timm`") from None
-    module = timm.create_model(name, pretrained=trained, **how)
-    return module, module.pretrained_cfg["mean"], module.pretrained_cfg["std"]
+    made = timm.create_model(name, pretrained=trained, **how)
+    shown = (made.pretrained_cfg["mean"], made.pretrained_cfg["std"]) if trained else ()
+    return made, f"timm:{name}", b"", None, *shown
 
 
 def _exported(path: str) -> Found:
-    name, before = Path(path).name, os.environ.get(_SAFE)
+    before = os.environ.get(_SAFE)
     os.environ[_SAFE] = "1"  # torch.export.load would fall back on unpickling whatever is there
     try:
         program = torch.export.load(typed(path))
         given = program.graph_signature.user_inputs[0]
-        shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == given)
-        module = program.module()
+        size = next(node.meta["val"].shape[0] for node in program.graph.nodes if node.name == given)
+        module = program.module().requires_grad_(False)
     except Exception as error:  # torch raises a dozen types for damaged files
         raise InputError(f"cannot read {path} ({reason(error)}); export it anew with torch.export.save") from error
     finally:
         os.environ.pop(_SAFE) if before is None else os.environ.update({_SAFE: before})
-    for part in module.modules():  # an exported network has no modes: it is what it was exported in
+    for part in module.modules():  # it has no modes: it is what it was exported in
         part.training = False
-    module.requires_grad_(False)
-    return Found(module, f"exported:{name}", Path(path).read_bytes(), shape[0] if isinstance(shape[0], int) else None)
+    return Found(module, f"exported:{Path(path).name}", batch=size if isinstance(size, int) else None)
 
 
-def _function(path: str, name: str) -> tuple[Callable, bytes]:
-    """A function of somebody's file, which is run as a module of its own, its folder on the path; and the file."""
+def _function(path: str, name: str) -> Found:
+    """A function of somebody's file, which is run as a module of its own, with its folder on the path."""
     file = typed(path).absolute()
     try:
         source = file.read_bytes()
@@ -329,12 +308,19 @@ def _function(path: str, name: str) -> tuple[Callable, bytes]:
             exec(compile(source, str(file), "exec"), vars(module))
     finally:
         sys.path.remove(str(file.parent))
-    if not callable(found := getattr(module, name, None)):
+    if not callable(getattr(module, name, None)):
         raise InputError(f"{file.name} has no function {name!r}; name one that it has")
-    return found, source
+    return Found(getattr(module, name), f"{file.name}:{name}", source)
 
 
-def _feed(sha, part: object, seen: set[int]) -> None:
+def _called(found: Found) -> Found:
+    """What a function returns, in its place."""
+    with theirs(found.label), drawn(0):
+        found.thing = found.thing()
+    return found
+
+
+def _feed(sha, part: object, seen: dict[int, object]) -> None:
     """Adds to a digest what a Python object is: the file of its code, and all that it holds, also in a closure."""
     if isinstance(part, Tensor):
         flat = part.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -342,16 +328,14 @@ def _feed(sha, part: object, seen: set[int]) -> None:
     elif part is None or isinstance(part, (str, bytes, int, float)):
         sha.update(f"{part!r};".encode())
     elif id(part) not in seen:
-        seen.add(id(part))
+        seen[id(part)] = part  # kept: another object may get the number of one that is gone
         code = part if inspect.isroutine(part) or isinstance(part, type) else type(part)
         sha.update(f"{code.__module__}.{code.__qualname__}".encode())
-        try:
-            file = inspect.getsourcefile(code)
-            sha.update(Path(file).read_bytes() if file and not file.startswith(_OURS) else b"")
-        except (OSError, TypeError):  # of what was typed, or is built in
-            pass
+        with suppress(OSError, TypeError):  # of what was typed, or is built in
+            file = inspect.getsourcefile(code) or ""
+            sha.update(b"" if file.startswith(_OURS) else Path(file).read_bytes())
         held = [*part.items()] if isinstance(part, dict) else [*part] if isinstance(part, (tuple, list)) else []
-        if code is not part or inspect.isroutine(part):
+        if not isinstance(part, type):
             held += [getattr(part, name, None) for name in ("__dict__", "__self__", "__defaults__", "func", "args")]
         held += [cell.cell_contents for cell in getattr(part, "__closure__", None) or ()]
         for value in held:
