@@ -219,7 +219,7 @@ class _Door:
         if judged:
             self.gradient, self.notes = seen.gives, self.notes + notes
             self._heard(found, made, seen)
-        weights = self._adopted(found, made, mean, std, classes, seen.told)
+        weights = self._adopted(found, made, seen.answers, mean, std, classes)
         return ClassifierRecipe(self.data, found.label, width=1.0, weights=weights)
 
     def defense(self, what, victim: ClassifierRecipe, differentiable=None, stochastic=None) -> AnyDefense:
@@ -234,14 +234,14 @@ class _Door:
                     raise InputError(f"{what.label} is fitted to training images; name a data set or a folder")
                 return rebase(what, self.data)
             what = self.bench.transform(what)
-        found, told = foreign.function(what), ()
+        found, answers = foreign.function(what), torch.empty(0, 0)
         made = found.thing
         if not isinstance(made, Defense):
             made = foreign.Cleaner(found).to(self.bench.device)
             seen = probe.probe(made, self.x, differentiable=differentiable, stochastic=stochastic)
-            made.differentiable, made.stochastic, told = seen.differentiable, seen.stochastic, seen.told
+            made.differentiable, made.stochastic, answers = seen.differentiable, seen.stochastic, seen.answers
             self._heard(found, made, seen)
-        weights = self._adopted(found, made.to(self.bench.device), told)
+        weights = self._adopted(found, made.to(self.bench.device), answers)
         flags = (("differentiable", made.differentiable), ("stochastic", made.stochastic))
         return DefenseRecipe(found.label, self.data, (("source", weights), *flags))
 
@@ -279,8 +279,10 @@ class _Door:
         self.probed.append((system, seen))
         self.checks, self.notes = self.checks + seen.rows, self.notes + seen.notes
 
-    def _adopted(self, found: foreign.Found, made: nn.Module, *facts) -> Weights:
-        named = Weights(found.label, found.digest(*facts))
+    def _adopted(self, found: foreign.Found, made: nn.Module, answers: Tensor, *facts) -> Weights:
+        # In few digits, as other threads or another machine give them, too.
+        told = [f"{value:.4g}" for value in answers.double().flatten(1).norm(dim=1).tolist()]
+        named = Weights(found.label, found.digest(told, *facts))
         self.bench.adopted[named.digest] = made
         return named
 

@@ -31,11 +31,6 @@ class Findings:
     rows: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def told(self) -> tuple[str, ...]:
-        """The answers in few digits, which other threads or another machine give as well."""
-        return tuple(f"{value:.4g}" for value in self.answers.double().flatten(1).norm(dim=1).tolist())
-
     def note(self, check: str, passed: bool, said: str) -> None:
         self.rows.append({"check": check, "verdict": "passed" if passed else "failed", "said": said})
 

@@ -243,37 +243,29 @@ def _weights(path: str) -> dict[str, Tensor]:
 
 def _pretrained(zoo: str, name: str, tensors: dict | None) -> Found:
     """A network of a library: with its own weights, or with as many outputs as the last of these `tensors` has."""
-    make = functools.partial({"torchvision": _torchvision, "timm": _timm}[zoo], name)
+    how, trained = {}, tensors is None
     try:
-        if tensors is None:
-            return Found(*make(True))
+        if zoo == "timm":
+            import timm
+
+            make = functools.partial(timm.create_model, name, pretrained=trained)
+            shown = timm.get_pretrained_cfg(name) if trained else Found
+        else:
+            from labkit.core.torchvision_shim import torchvision
+
+            weights = torchvision.models.get_model_weights(name).DEFAULT if trained else None
+            make = functools.partial(torchvision.models.get_model, name, weights=weights)
+            shown = weights.transforms() if trained else Found
         with drawn(0):
-            *_, last = (key for key, value in make(False)[0].state_dict().items() if value.ndim)
-            how = {"num_classes": len(tensors[last])} if last in tensors else {}
-            return Found(*make(False, **how))
-    except InputError:
-        raise
+            if not trained:
+                *_, last = (key for key, value in make().state_dict().items() if value.ndim)
+                how = {"num_classes": len(tensors[last])} if last in tensors else {}
+            return Found(make(**how), f"{zoo}:{name}", mean=shown.mean, std=shown.std)
+    except ImportError:
+        raise InputError(f"{zoo}:{name} needs the package {zoo}; run `pip install {zoo}`") from None
     except Exception as error:  # unknown names, and all that can happen to a download
         how = "check the name, or give weights of your own as NAME@FILE.safetensors"
         raise InputError(f"{zoo}:{name} cannot be had ({reason(error)}); {how}") from error
-
-
-def _torchvision(name: str, trained: bool, **how):
-    from labkit.core.torchvision_shim import torchvision
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT if trained else None
-    shown = (weights.transforms().mean, weights.transforms().std) if trained else ()
-    return torchvision.models.get_model(name, weights=weights, **how), f"torchvision:{name}", b"", None, *shown
-
-
-def _timm(name: str, trained: bool, **how):
-    try:
-        import timm
-    except ImportError:
-        raise InputError(f"timm:{name} needs the package timm; run `pip install timm`") from None
-    made = timm.create_model(name, pretrained=trained, **how)
-    shown = (made.pretrained_cfg["mean"], made.pretrained_cfg["std"]) if trained else ()
-    return made, f"timm:{name}", b"", None, *shown
 
 
 def _exported(path: str) -> Found:

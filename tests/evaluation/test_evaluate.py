@@ -145,7 +145,7 @@ def test_own_attacks_are_tried_and_held_to_their_budget(store):
     assert mine_alone.accuracy.tolist() == [0.0] and set(found.rows.knowledge) == {"–", "classifier"}
     with pytest.raises(InputError, match="leaves its budget on"):
         judged(store, attacks=[lambda model, x, y, *, budget: 1 - x])
-    with pytest.raises(InputError, match=r"ZeroDivisionError.*test_own.py line"):
+    with pytest.raises(InputError, match=r"ZeroDivisionError.*test_evaluate\.py line"):
         judged(store, attacks=[lambda model, x, y, *, budget: 1 / 0])
 
 
