@@ -3,6 +3,7 @@
 import inspect
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -121,10 +122,15 @@ class _System:
 
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
-        self.run = bench.adopted.get(attempt.attack.name) or ATTACKS.get(attempt.attack.name)
+        self.adopted = bench.adopted
         self.network, self.defense = bench.classifier(attempt.victim), bench.transform(attempt.defense)
         self.stand_in = bench.surrogate(attempt.surrogate)[0] if attempt.surrogate else None
         self.seeded(0)
+
+    @property
+    def run(self) -> Callable[..., Tensor]:
+        """The attack: one of the lab's, or somebody else's."""
+        return {**ATTACKS, **self.adopted}[self.attempt.attack.name]
 
     def seeded(self, start: int) -> None:
         """Makes a random defense's samples depend on a batch's `start` alone; it is judged on others."""

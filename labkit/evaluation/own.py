@@ -18,7 +18,7 @@ from labkit.evaluation import measurement, probe, sanity_checks, threat_models
 from labkit.evaluation.measurement import Case
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyDefense, Workbench
-from labkit.models import Defense, foreign, networks
+from labkit.models import Defense, foreign, networks, predict
 from labkit.models.defense import Detector
 
 import pandas as pd
@@ -215,6 +215,9 @@ class _Door:
         found = foreign.network(what)
         made = networks.frozen(foreign.Network(found, mean, std, classes), self.bench.device)
         notes = made.meet(self.x, len(self.test.classes), self.named)
+        if not (predict(made, self.test.x).argmax(1) == self.test.y).any():
+            how = "nothing is left to attack; do mean=, std= and classes= fit it?"
+            raise InputError(f"{found.name} gets none of {len(self.test)} images right; {how}")
         seen = probe.probe(made, self.x)
         if judged:
             self.gradient, self.notes = seen.gives, self.notes + notes
@@ -250,16 +253,16 @@ class _Door:
         found = foreign.function(what)
 
         def checked(model, x: Tensor, y: Tensor, *, budget: Budget) -> Tensor:
-            with foreign.theirs(found.label):
+            with foreign.theirs(found.name):
                 made = found.thing(model, x, y, budget=budget)
             if getattr(made, "shape", ()) != x.shape:
-                raise InputError(f"{found.label} has to answer with attacked images {tuple(x.shape)}")
+                raise InputError(f"{found.name} has to answer with attacked images {tuple(x.shape)}")
             if wrong := int((~budget.holds(made.detach(), x)).sum()):
                 how = "bring them back with budget.project(x_adv, x)"
-                raise InputError(f"{found.label} leaves its budget on {wrong} of {len(x)} images; {how}")
+                raise InputError(f"{found.name} leaves its budget on {wrong} of {len(x)} images; {how}")
             return made.detach()
 
-        name = f"{found.label.removeprefix('given:')}@{found.digest()[:8]}"
+        name = f"{found.name}@{found.digest()[:8]}"
         self.bench.adopted[name] = checked
         return name
 
@@ -275,7 +278,7 @@ class _Door:
     def _heard(self, found: foreign.Found, system: nn.Module, seen: probe.Findings) -> None:
         if found.restless:
             told = "parts of it stay in training mode; it is judged without"
-            seen.note(f"{found.label} goes into evaluation mode when told to", False, told)
+            seen.note(f"{found.name} goes into evaluation mode when told to", False, told)
         self.probed.append((system, seen))
         self.checks, self.notes = self.checks + seen.rows, self.notes + seen.notes
 

@@ -56,6 +56,11 @@ class Found:
     std: tuple[float, ...] | None = None
     restless: bool = False
 
+    @property
+    def name(self) -> str:
+        """The label as sentences have it."""
+        return self.label.removeprefix("given:")
+
     def digest(self, *facts: object) -> str:
         """Of its file, structure, weights and closure, and of `facts`, which tell it apart as well."""
         sha = hashlib.sha256(self.source)
@@ -107,8 +112,7 @@ def theirs(name: str) -> Iterator[None]:
         lines += [(error.filename, error.lineno)] if isinstance(error, SyntaxError) else []
         lines = [(file, at) for file, at in lines if os.path.isfile(file) and not file.startswith(_OURS)]
         where = f", {Path(lines[-1][0]).name} line {lines[-1][1]}" if lines else ""
-        told = f"{name.removeprefix('given:')} fails ({type(error).__name__}: {reason(error)}{where}); mend it there"
-        raise InputError(told) from error
+        raise InputError(f"{name} fails ({type(error).__name__}: {reason(error)}{where}); mend it there") from error
 
 
 class _AtRest(nn.Module):
@@ -129,7 +133,7 @@ class Network(_AtRest):
 
     def __init__(self, found: Found, mean=None, std=None, order=None):
         super().__init__()
-        self.network, self.name, self.batch, self.odds = found.thing, found.label, found.batch, False
+        self.network, self.name, self.batch, self.odds = found.thing, found.name, found.batch, False
         mean, std = (found.mean, found.std) if mean is None and std is None else (mean, std)
         for part, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
             value = torch.as_tensor(default if given is None else given, dtype=torch.float32)
@@ -188,7 +192,7 @@ class Cleaner(_AtRest, Defense):
 
     def __init__(self, found: Found | None = None, *, source=None, differentiable=True, stochastic=False):
         super().__init__()
-        self.clean, self.name = (found.thing, found.label) if found else (None, "")
+        self.clean, self.name = (found.thing, found.name) if found else (None, "")
         self.differentiable, self.stochastic = differentiable, stochastic
         self.train(False)
 

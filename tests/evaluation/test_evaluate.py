@@ -74,7 +74,7 @@ MASKED = {
     "same noise": (same_noise, "the defense looks at one image at a time", 0.0),
     "its own noise": (its_own_noise(torch.Generator()), "the defense keeps no state between calls", 0.0),
     "state": (Counting(), "the defense keeps no state between calls", None),
-    "training": (Training(), "given:Training goes into evaluation mode when told to", 0.5),
+    "training": (Training(), "Training goes into evaluation mode when told to", 0.5),
     "outside": (lambda x: 3 * x - 1, "the defense answers images in [0, 1]", 0.0),
     "crowd": (lambda x: (x - x.mean() + 0.5).clamp(0, 1), "the defense looks at one image at a time", None),
 }
@@ -167,6 +167,8 @@ def test_what_cannot_be_judged_is_refused_in_a_sentence(store):
     ):
         with pytest.raises(InputError, match=said):
             judged(store, **how)
+    with pytest.raises(InputError, match=r"none of 6 images right.*classes="):
+        judged(store, classes=[1, 0])
 
 
 def test_our_own_layer_gives_the_rows_of_its_cases(store):
