@@ -54,18 +54,27 @@ def borrowed(
     if any(mode and isinstance(part, _MOODY) for part, mode in modes.items()):
         told = "got a network in training mode and attacks it in evaluation mode, as it is judged; call eval()"
         warnings.warn(f"{name} {told}", stacklevel=4)
-    states, cuda = (random.getstate(), np.random.get_state()), torch.cuda.is_initialized()  # noqa: NPY002
-    with torch.random.fork_rng(range(cuda and torch.cuda.device_count())), torch.inference_mode(False):
+    with drawn(seed), torch.inference_mode(False):
         try:
             for part in modes:  # not `eval()`, which some networks write anew
                 part.training = False
-            for begin in (random.seed, np.random.seed, torch.manual_seed):
-                begin(seed % 2**32)
             # Again, since what was made in inference mode cannot be differentiated with.
             yield _answering(name, model, int(y.max())), y.clone()
         finally:
             for part, mode in modes.items():
                 part.training = mode
+
+
+@contextmanager
+def drawn(seed: int) -> Iterator[None]:
+    """Within it, the global random states (of torch, numpy and Python) begin at `seed`; then they are as before."""
+    states, cuda = (random.getstate(), np.random.get_state()), torch.cuda.is_initialized()  # noqa: NPY002
+    with torch.random.fork_rng(range(cuda and torch.cuda.device_count())):
+        for begin in (random.seed, np.random.seed, torch.manual_seed):
+            begin(seed % 2**32)
+        try:
+            yield
+        finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
 
-from labkit.evaluation import Case, Workbench, measurement, run
+from labkit.evaluation import Case, Workbench, measurement
 
 _OFTEN = 10  # rows after which what there is should be written
 
@@ -58,7 +58,7 @@ def measure(cases: Sequence[Case], bench: Workbench, seconds: float, write: Call
     left = [case for case in cases if not measurement.kept(case, bench)]
     for case, after in zip_longest(left, left[1:]):
         # As long as writing took the last time is left for the last time, and half as much again.
-        within(seconds - (time.monotonic() - begun) - 1.5 * took, partial(run, [case], bench))
+        within(seconds - (time.monotonic() - begun) - 1.5 * took, partial(measurement.run, [case], bench))
         if not measurement.kept(case, bench):
             break
         fresh += 1

@@ -201,6 +201,11 @@ class ClassifierRecipe(Limited):
         return " + ".join(name for name, there in (("TE", self.levels), ("Adv Training", self.adversarial)) if there)
 
     @property
+    def foreign(self) -> bool:
+        """Whether it is somebody else's, as "torchvision:resnet18" (`models.foreign`); only `weights` counts then."""
+        return ":" in self.network
+
+    @property
     def undefended(self) -> "ClassifierRecipe":
         """The same network without any defense in it or before it."""
         return replace(self, transform=None, levels=0, adversarial=None)
@@ -300,7 +305,7 @@ class AttackRecipe(Limited):
             return "Clean"
         size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
         loss = "" if self.loss == "log-odds" else f" {self.loss}"
-        name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.upper()
+        name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.partition("@")[0]
         wrong = f" ({', '.join(FAULTS[fault] for fault in self.faults)})" * bool(self.faults)
         return name + size + loss + " 8 bits" * (self.stored and self.norm != "levels") + wrong
 

@@ -7,7 +7,8 @@ from labkit.dashboards.page import OFFERS, Desk, Page, T, choice, images, swept
 from labkit.dashboards.parts import SMALL, Board, Mosaic
 from labkit.evaluation import Workbench
 from labkit.experiments.ablations import varied
-from labkit.models import SparseTransform, StratifiedTransform
+from labkit.models import SparseTransform
+from labkit.models.strata import StratifiedTransform
 from labkit.reporting import pictures
 
 import ipywidgets as w

@@ -10,7 +10,8 @@ from labkit.csc import conv
 from labkit.csc.codes import Codes
 from labkit.dashboards.parts import SMALL
 from labkit.evaluation import threat_models
-from labkit.models import SparseTransform, StratifiedTransform
+from labkit.models import SparseTransform
+from labkit.models.strata import StratifiedTransform
 
 import torch
 from torch import Tensor, nn

@@ -11,10 +11,13 @@ from labkit.core.recipes import DEFENSES, DefenseRecipe, StratifiedRecipe, Trans
 from labkit.core.wording import reason
 from labkit.defenses import pixelcnn
 from labkit.models import Defense
+from labkit.models.foreign import Cleaner
 
 
 def build(name: str, **options) -> Defense:
     """A defense by its name, not yet fitted; `options` are the keywords of its class."""
+    if "source" in options:  # somebody else's, described
+        return Cleaner(**options)
     if name not in DEFENSES:
         raise InputError(f"unknown defense {name!r}; the known ones are {', '.join(DEFENSES)}")
     try:

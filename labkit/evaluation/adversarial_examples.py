@@ -3,6 +3,7 @@
 import inspect
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from labkit.core import InputError, checkpoint
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, SurrogateRecipe
 from labkit.evaluation import threat_models
 from labkit.evaluation.workbench import AnyDefense, Workbench
-from labkit.models import StratifiedTransform, predict
+from labkit.models import predict
 from labkit.models.defense import Detector
+from labkit.models.strata import StratifiedTransform
 
 import torch
 from torch import Tensor
@@ -68,7 +70,8 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
     test, attack = bench.images(attempt.data, "test"), attempt.attack
     if attack.name == "clean":
         return test.x[:], 0.0
-    for what, name, known in (("attack", attack.name, ("clean", *ATTACKS)), ("norm", attack.norm, _NORMS)):
+    attacks = ("clean", *ATTACKS, *bench.adopted)
+    for what, name, known in (("attack", attack.name, attacks), ("norm", attack.norm, _NORMS)):
         if name not in known:
             raise InputError(f"unknown {what} {name!r}; the known ones are {', '.join(known)}")
 
@@ -119,9 +122,15 @@ class _System:
 
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
+        self.adopted = bench.adopted
         self.network, self.defense = bench.classifier(attempt.victim), bench.transform(attempt.defense)
         self.stand_in = bench.surrogate(attempt.surrogate)[0] if attempt.surrogate else None
         self.seeded(0)
+
+    @property
+    def run(self) -> Callable[..., Tensor]:
+        """The attack: one of the lab's, or somebody else's."""
+        return {**ATTACKS, **self.adopted}[self.attempt.attack.name]
 
     def seeded(self, start: int) -> None:
         """Makes a random defense's samples depend on a batch's `start` alone; it is judged on others."""
@@ -138,7 +147,7 @@ class _System:
         self.seeded(start)
         if "predicted" in self.attempt.attack.faults:
             y = predict(self.network, x).argmax(1).to(y.device)
-        attack, gap = partial(ATTACKS[self.attempt.attack.name], budget=budget, **options), self.attempt.attack.gap
+        attack, gap = partial(self.run, budget=budget, **options), self.attempt.attack.gap
         made = x.clone()
         for mine, group in self._groups(x, y):
             exact, near = self.view(**group), self.view(gap, **group)
@@ -192,4 +201,4 @@ def _options(attack: AttackRecipe, system: _System, bench: Workbench) -> dict:
         budget = Budget.dissimilarity(attack.size) if attack.norm == "average" else sized(attack, train.x)
         return {"pattern": fit_universal(system.view(), train[:_FITTED_ON], budget=budget)}
     told = {"restarts": attack.restarts, "loss": attack.loss, **dict.fromkeys(_LENGTHS, attack.steps)}
-    return {name: told[name] for name in inspect.signature(ATTACKS[attack.name]).parameters if name in told}
+    return {name: told[name] for name in inspect.signature(system.run).parameters if name in told}

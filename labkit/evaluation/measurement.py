@@ -203,8 +203,9 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
 def settings(case: Case) -> dict[str, Any]:
     """What the row of a case says of everything but its images: COLUMNS from "classifier" to "seed"."""
     network = case.classifier
+    named = f"{network.network} ×{network.width:g}{', mirrored' if network.mirrored else ''}"
     return {
-        "classifier": f"{network.network} ×{network.width:g}{', mirrored' if network.mirrored else ''}",
+        "classifier": network.network if network.foreign else named,
         "retrained": network.transform is not None,
         "defense": case.label,
         "attack": case.attack.label,

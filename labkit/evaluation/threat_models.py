@@ -4,10 +4,11 @@ import math
 from enum import Enum
 
 from labkit.core import InputError
-from labkit.models import Defense, StratifiedTransform, predict
+from labkit.models import Defense, predict
 from labkit.models.classifiers import device_of
 from labkit.models.defense import Detector
 from labkit.models.networks import Recomputed
+from labkit.models.strata import StratifiedTransform
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,17 @@ def majority(classifier: nn.Module, defense: Defense, x: Tensor) -> Tensor:
     """What a random defense answers most often, of `ANSWERS` fresh draws, the first being that of `decide`: (n,)."""
     seeds = range(JUDGED_SEED, JUDGED_SEED + ANSWERS)
     return torch.stack([decide(classifier, defense, x, seed)[1].argmax(1) for seed in seeds]).mode(0).values
+
+
+def sensible(defense: Defense | None) -> tuple[str, ...]:
+    """What who knows a defense differentiates, one after the other; nothing where it lies in the network.
+
+    The last says most: the exact gradient, or else that of a smooth stand-in, where there is one.
+    """
+    if defense is None:
+        return ()
+    better = "exact" if defense.differentiable else "smooth" if defense.has_smooth else None
+    return ("identity", better) if better and defense.maps else (better or "identity",)
 
 
 def learnable(defense: Defense) -> None:

@@ -15,7 +15,8 @@ from labkit.csc import cdl
 from labkit.datasets import Images, loaders, settle
 from labkit.defenses import Defense
 from labkit.evaluation import surrogate
-from labkit.models import SparseTransform, Strata, StratifiedTransform, autoencoder, classifiers, networks
+from labkit.models import SparseTransform, autoencoder, classifiers, networks
+from labkit.models.strata import Strata, StratifiedTransform
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ class Workbench:
     data_root  where torchvision's data sets lie, or None for the default
     device     where networks are trained; results do not name it
     progress   whether to show bars for what takes longer than two seconds
+
+    `adopted` holds what no recipe can build, under the name or digest that recipes have for it: other people's images,
+    networks, defenses and attacks (`evaluate`).
     """
 
     def __init__(
@@ -47,11 +51,14 @@ class Workbench:
         self.data_root = str(data_root or "") or None
         self.device = device or distributed.device() or ("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
+        self.adopted: dict[str, Any] = {}
         self._loaded = cache(lambda recipe, split: loaders.load_recipe(recipe, split, data_root=self.data_root))
         self._agreed = cache(loaders.agree)
 
     def images(self, recipe: DataRecipe, split: str) -> Images:
         """The images of "train" or "test", loaded once, however many of the other split a recipe asks for."""
+        if recipe.name in self.adopted:
+            return self.adopted[recipe.name][: recipe.test if split == "test" else None]
         one = {"train": replace(recipe, test=None), "test": replace(recipe, train=None)}
         if recipes.folder(recipe.name):
             self._agreed(recipe.name, *(self._loaded(one[half], half) for half in one))
@@ -61,6 +68,8 @@ class Workbench:
         """The training images; InputError unless a network can tell classes apart, and be tried on some of them."""
         train, test = (self.images(recipe, split) for split in ("train", "test"))
         known, of = train.y.unique(), recipe.label
+        if recipe.name in self.adopted:  # nothing is trained on them
+            return train
         if len(known) < 2:
             raise InputError(f"all training images of {of} are of one class; a network needs two: add another folder")
         if not torch.isin(test.y, known).any():
@@ -157,6 +166,8 @@ class Workbench:
     def defense(self, recipe: DefenseRecipe) -> Defense:
         """A baseline, fitted to the training images, on the device."""
         train, options = self.images(recipe.data, "train"), dict(recipe.options)
+        if "source" in options:
+            return self._theirs(options["source"])
         if recipe.like:
             options["psnr"] = self.fidelity(recipe.like)
         defense = defenses.build(recipe.name, **options)
@@ -224,6 +235,8 @@ class Workbench:
         """The trained network, in evaluation mode, on the device: images in [0, 1] to logits; of several, the mean."""
         if isinstance(recipe, tuple):
             return networks.Several(map(self.classifier, recipe)).eval()
+        if recipe.foreign:
+            return self._theirs(recipe.weights)
         train = self.sound(recipe.data)
         model = networks.of(recipe, train)
         if recipe.weights:
@@ -236,6 +249,11 @@ class Workbench:
 
         self._fitted(self._together, "classifier", recipe, model, fit)
         return networks.frozen(model, self.device)
+
+    def _theirs(self, named: recipes.Weights) -> nn.Module:
+        if named.digest not in self.adopted:
+            raise InputError(f"{named.path} is somebody else's and not here; call evaluate with it once more")
+        return self.adopted[named.digest]
 
     def _together(self, kind: str, recipe, build, digest: str) -> Artifact:
         """`Store.fetch` by all ranks at once: all of them build, rank 0 alone looks and writes, all of them read."""

@@ -11,7 +11,8 @@ from labkit.core.recipes import DataRecipe, StratifiedRecipe, rebase
 from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.evaluation.workbench import AnyTransform
-from labkit.models import SparseTransform, StratifiedTransform, predict
+from labkit.models import SparseTransform, predict
+from labkit.models.strata import StratifiedTransform
 
 import pandas as pd
 import torch

@@ -11,7 +11,8 @@ from labkit.core.recipes import AttackRecipe, ClassifierRecipe
 from labkit.csc import split
 from labkit.evaluation import Workbench
 from labkit.evaluation.adversarial_examples import Attempt, adversarial, sized
-from labkit.models import SparseTransform, StratifiedTransform
+from labkit.models import SparseTransform
+from labkit.models.strata import StratifiedTransform
 
 import pandas as pd
 import torch

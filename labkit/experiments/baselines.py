@@ -40,15 +40,8 @@ class Baseline:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """What who knows the defense differentiates, one after the other; nothing where it lies in the network.
-
-        The last says most: the exact gradient, or else that of a smooth stand-in, where there is one.
-        """
-        if self.defense is None:
-            return ()
-        defense = unfitted(self.defense)
-        better = "exact" if defense.differentiable else "smooth" if defense.has_smooth else None
-        return ("identity", better) if better and defense.maps else (better or "identity",)
+        """What who knows the defense differentiates (`threat_models.sensible`)."""
+        return threat_models.sensible(self.defense and unfitted(self.defense))
 
     @property
     def cost(self) -> str:

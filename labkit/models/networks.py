@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 from labkit.core import InputError
 from labkit.core.checkpoint import digest
@@ -116,22 +117,35 @@ def load(model: Classifier, weights: Weights) -> Classifier:
     """
     if weights != fingerprint(weights.path):
         raise InputError(f"{weights.path} has changed since its recipe was made; call networks.fingerprint again")
+    tensors = read(weights.path)
+    whole = any(name.startswith("network.") for name in tensors)
+    fill(model if whole else model.network, tensors, weights.path)
+    return model.eval()
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file: safetensors, or what `torch.save` wrote; never unpickles code, and refuses to."""
     try:
-        safe = Path(weights.path).suffix == ".safetensors"
-        read = load_file if safe else partial(torch.load, map_location="cpu", weights_only=True)
-        tensors = read(weights.path)
+        safe = Path(path).suffix == ".safetensors"
+        tensors = (load_file if safe else partial(torch.load, map_location="cpu", weights_only=True))(path)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise ValueError("it holds no tensors by name")
+        return tensors
+    except UnpicklingError as error:
+        why = f"cannot read weights from {path}: it is a pickle of more than tensors, which may run any code"
+        how = "save the network's state_dict() alone, with safetensors.torch.save_file"
+        raise InputError(f"{why}; {how}, and give a safetensors file") from error
     except Exception as error:  # torch raises a dozen types for damaged files
-        why = f"cannot read weights from {weights.path} ({reason(error)})"
-        raise InputError(f"{why}; give a safetensors file") from error
-    whole = any(name.startswith("network.") for name in tensors)
+        raise InputError(f"cannot read weights from {path} ({reason(error)}); give a safetensors file") from error
+
+
+def fill(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Gives the network the tensors that were in the file at `path`; InputError unless they are its own."""
     try:
-        (model if whole else model.network).load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except Exception as error:
         *_, line = str(error).splitlines()[:2]  # the first one is a title, where there are more
-        raise InputError(f"{weights.path} is of another network; build that one: {line.strip()[:200]}") from None
-    return model.eval()
+        raise InputError(f"{path} is of another network; build that one: {line.strip()[:200]}") from None
 
 
 def fingerprint(path: str | Path) -> Weights:
