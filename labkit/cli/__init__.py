@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 import labkit
-from labkit.cli import artifacts, common, dashboards, doctor, learn, report, table
+from labkit.cli import artifacts, common, dashboards, doctor, evaluate, learn, report, table
 
 __all__ = ["COMMANDS", "main", "parser"]
 
 # Modules, each with a function `add` that is given the parser's subcommands to add its own to.
-COMMANDS = (report, dashboards, table, learn, artifacts, doctor)
+COMMANDS = (report, dashboards, table, evaluate, learn, artifacts, doctor)
 _MOVED = ("bench", "scaling")
 
 

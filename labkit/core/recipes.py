@@ -313,8 +313,8 @@ class AttackRecipe(Limited):
     def released(self) -> "AttackRecipe":
         """As the authors' released images have it, where the paper's text says relative L2: 0.08 is 8/255, in 8 bits.
 
-        Its Table 3's average of 0.06 agrees with 4/255, by Guo et al.'s measure, of images less their mean. Attacks that
-        stop at the boundary are not rounded, which would undo most of them; nothing is known of the paper's.
+        Its Table 3's average of 0.06 agrees with 4/255, by Guo et al.'s measure, of images less their mean. Attacks
+        that stop at the boundary are not rounded, which would undo most of them; nothing is known of the paper's.
         """
         if self.name == "clean" or self.norm not in ("dissimilarity", "average"):
             return self

@@ -13,7 +13,7 @@ from labkit.dashboards.page import LOOK, Desk, Page, button, choice
 from labkit.dashboards.parts import Hover, chart
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import ablations, paper_tables
-from labkit.reporting import captions, interactive, pictures, questions, verdicts
+from labkit.reporting import captions, interactive, pictures, questions
 
 import ipywidgets as w
 import pandas as pd
@@ -90,7 +90,7 @@ class TradeoffBrowser(Page):
             return
         rows = self._rows(what, there)
         check()
-        reading = verdicts.text(questions.sweep(rows, what)) if len(there) > 1 else ""
+        reading = questions.text(questions.sweep(rows, what)) if len(there) > 1 else ""
         words = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
         self._draw("chosen values", missing, chart(interactive.tradeoff(rows, what), reading), words)
 

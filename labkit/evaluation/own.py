@@ -52,11 +52,12 @@ EFFORTS = {
 class Evaluation:
     """What `evaluate` found.
 
-    rows    as of `measurement.run`
-    worst   as of `measurement.worst_case`, for each budget (columns norm, size)
-    checks  what probing and `sanity_checks` found: check, verdict ("passed" or "failed"), said
-    notes   sentences on what was assumed, changed or left out
-    about   network, defense (None for none) and images, each with name and digest; effort; seconds
+    rows      as of `measurement.run`
+    worst     as of `measurement.worst_case`, for each budget (columns norm, size)
+    checks    what probing and `sanity_checks` found: check, verdict ("passed" or "failed"), said
+    notes     sentences on what was assumed, changed or left out
+    about     network, defense (None for none) and images, each with name and digest; effort; seconds
+    pictures  what the hardest attack does to five images: columns and notes (`measurement.picture`); () without attacks
     """
 
     rows: pd.DataFrame
@@ -64,6 +65,7 @@ class Evaluation:
     checks: pd.DataFrame
     notes: list[str]
     about: dict
+    pictures: tuple = ()
 
     def to_json(self) -> str:
         """All of it as a JSON object: version, the keys of `about`, rows, worst and checks (lists of objects), notes.
@@ -139,7 +141,9 @@ def evaluate(
         "effort": effort,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return Evaluation(rows, _worst(cases, bench), pd.DataFrame(door.checks), door.notes, about)
+    hardest = cases[rows.accuracy.to_numpy().argmin()]
+    shown = measurement.picture(hardest, bench, n=5) if hardest.attack.size else ()
+    return Evaluation(rows, _worst(cases, bench), pd.DataFrame(door.checks), door.notes, about, shown)
 
 
 def _against(network, cleaner: Defense | None, before, budget: Budget, how: Effort, other, own) -> Iterable[Case]:

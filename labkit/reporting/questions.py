@@ -15,7 +15,7 @@ from labkit.evaluation.threat_models import inside_network
 from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import tables
 from labkit.reporting.figures import NUMERIC
-from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, table
+from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, markdown, table, text  # noqa: F401
 
 import pandas as pd
 

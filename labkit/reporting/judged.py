@@ -1,0 +1,245 @@
+"""The page of an evaluation (`evaluation.evaluate`), and what several of them say: comparison and leaderboard."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labkit.core import InputError, checkpoint, metrics
+from labkit.core.wording import in_markdown, reason, typed
+from labkit.evaluation import Evaluation, ThreatModel
+from labkit.reporting import html, pictures, tables
+from labkit.reporting.figures import style
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+_JSON = "evaluation.json"
+_PAIR = ["attack", "knowledge"]
+_NONE = "–"
+# What to do about a check that failed, by what its name holds.
+_ADVICE = {
+    "state": "let it forget between calls; until then no number here can be measured twice",
+    "one image at a time": "let it clean each image by itself; until then a verdict depends on the others in its batch",
+    "depend on the batch": "let it decide for each image by itself; until then a verdict depends on the others",
+    "[0, 1]": "clip in the defense, or say that it is part of it",
+    "has a gradient": "read the rows of BPDA and of queries; where they are weak, too, write a smooth stand-in",
+    "gradient that it says": "its gradient misleads attackers: read the rows of BPDA and of queries",
+    "gradient is exactly zero": "gradients are masked: read the rows of BPDA and of queries",
+    "finite differences": "the gradient is another one than that of what is judged: attack with BPDA",
+    "queries": "queries beat gradients, which are masked: try more steps, other losses, a smooth stand-in",
+    "random search": "the attack is weaker than chance: its gradient says nothing",
+    "steps": "attack longer: the numbers are upper bounds",
+    "falls": "a larger size leaves more: the attack fails, and its numbers say nothing",
+    "no bound": "no size breaks it, which no classifier survives: gradients are masked",
+    "BPDA": "the identity is the better gradient: the exact one is masked",
+    "not knowing": "who does not know the defense is stronger: the attack through it fails",
+    "rest": "judge and attack the logits of a network in evaluation mode",
+    "evaluation mode": "call eval() in the function that makes it",
+    "draw": "average over its draws, or fix them",
+}  # fmt: skip
+
+
+def evaluation_page(evaluation: Evaluation, out: str | Path, bare: Evaluation | None = None) -> Path:
+    """Writes index.html, the same in Markdown, figure, pictures and evaluation.json into the folder `out`.
+
+    bare  the same network without the defense, on the same images and as hard: each number is then also told as a
+          paired difference to it
+
+    Returns the way to index.html.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_whole(out / _JSON, evaluation.to_json())
+    told, other = (json.loads(each.to_json()) if each else None for each in (evaluation, bare))
+    pictures.save(_figure(told), out, "evaluation")
+    if shown := evaluation.pictures:
+        pictures.save(pictures.strips(*shown), out, "pictures")
+    text = _text(told, other, pictured=bool(shown))
+    checkpoint.write_whole(out / "index.md", text)
+    body = html.markdown(text, folder=str(out))
+    checkpoint.write_whole(out / "index.html", html.fill("plain.html", title=_named(told), body=body))
+    return out / "index.html"
+
+
+def compare(ours: Path, other: Path) -> str:
+    """Paired differences of two evaluations (JSON files, or their folders), attack by attack; Markdown.
+
+    Raises InputError for files that are none, or of different images.
+    """
+    mine, theirs = _read(ours), _read(other)
+    if mine["images"] != theirs["images"]:
+        told = " and ".join(
+            f"{in_markdown(each['images']['name'])} ({each['images']['digest'][:12]})" for each in (mine, theirs)
+        )
+        raise InputError(f"the evaluations are of different images, {told}; evaluate both on the same")
+    frame = _rows(mine, theirs)
+    if not (frame["difference"] != _NONE).any():
+        raise InputError("the evaluations have no attack in common; evaluate both with the same effort and budgets")
+    head = f"# {_named(mine)} beside {_named(theirs)}"
+    how = "Difference: how much more the first has right (95 % interval, paired; p by McNemar's exact test)."
+    return f"{head}\n\n{tables.markdown(frame, disable_numparse=True)}\n\n{how}\n"
+
+
+def leaderboard(folder: Path) -> Path:
+    """Writes one sortable page over all evaluations below a folder, worst case first; returns the way to it."""
+    lines = []
+    for file in sorted(typed(folder).rglob(_JSON)):
+        told = _read(file)
+        clean = next((row["accuracy"] for row in told["rows"] if row["attack"] == "Clean"), float("nan"))
+        failed = [check["check"] for check in told["checks"] if check["verdict"] == "failed"]
+        worst = [row for row in told["worst"] if row.get("size")]
+        line = {"network": told["network"]["name"], "defense": (told["defense"] or {"name": "No Defense"})["name"]}
+        line["worst case, least"] = min((row["accuracy"] for row in worst), default=float("nan"))
+        line |= {_budget(row): tables.cell(pd.Series(row)) for row in worst}
+        line |= {"clean": f"{clean:.3f}", "n": told["rows"][0]["n"], "images": told["images"]["name"]}
+        line |= {"effort": told["effort"], "seconds": told["seconds"], "failed checks": "; ".join(failed) or "none"}
+        lines.append(line | {"page": f"[page]({file.parent.relative_to(folder).as_posix()}/index.html)"})
+    if not lines:
+        raise InputError(f"{folder} holds no {_JSON}; make one with `labkit evaluate --out {folder / 'mine'}`")
+    frame = pd.DataFrame(lines).sort_values("worst case, least", ascending=False, kind="stable")
+    links = frame.pop("page")
+    frame["worst case, least"] = frame["worst case, least"].map("{:.3f}".format)
+    shown = pd.DataFrame(
+        [[in_markdown(str(cell)) for cell in row] for row in frame.fillna(_NONE).to_numpy()], columns=frame.columns
+    )
+    shown["page"] = list(links)
+    how = "Worst case: correct under every attack of a size, the clean image among them. Compare what is of the same "
+    how += "images, and as hard."
+    text = f"# Leaderboard\n\n{how}\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n"
+    checkpoint.write_whole(
+        folder / "index.html", html.fill("plain.html", title="Leaderboard", body=html.markdown(text))
+    )
+    return folder / "index.html"
+
+
+def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: bool) -> str:
+    clean = next(row for row in told["rows"] if row["attack"] == "Clean")
+    failed = [check for check in told["checks"] if check["verdict"] == "failed"]
+    worst = [f"{row['accuracy']:.2f} at {_budget(row)}" for row in told["worst"] if row.get("size")]
+    what = [f"network: {in_markdown(told['network']['name'])} ({told['network']['digest'][:12]})"]
+    if told["defense"]:
+        what.append(f"defense: {in_markdown(told['defense']['name'])} ({told['defense']['digest'][:12]})")
+    what.append(f"images: {in_markdown(told['images']['name'])} ({told['images']['digest'][:12]}), n = {clean['n']:,}")
+    what.append(f"effort: {told['effort']}, {told['seconds']:,.0f} seconds")
+    parts = [
+        f"# {_named(told)}",
+        f"Clean accuracy {clean['accuracy']:.2f}. Worst case: {'; '.join(worst) or 'not attacked'}. "
+        f"Sanity checks: {len(failed)} of {len(told['checks'])} failed.",
+        "\n".join(f"- {line}" for line in what),
+        "![Accuracy under each attack, by size](evaluation.png)",
+        "## What does each attack leave?",
+        tables.markdown(_rows(told, bare), disable_numparse=True),
+        "Accuracy with 95 % Wilson intervals."
+        + " Difference: to the network without the defense, paired." * bool(bare),
+        "## And in the worst case?",
+        tables.markdown(_worst(told, bare), disable_numparse=True),
+        "An image counts as correct if no attack of this size changes that, and the clean image is right.",
+        "## Can these numbers be trusted?",
+        *(_checks(told["checks"]) if told["checks"] else ["No checks were run."]),
+    ]
+    if told["notes"]:
+        parts += ["## What was assumed", "\n".join(f"- {in_markdown(note)}" for note in told["notes"])]
+    if pictured:
+        parts += [
+            "## What does it look like?",
+            "![Images, attacked images, their difference, what the network gets](pictures.png)",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(told: Mapping[str, Any], other: Mapping[str, Any] | None) -> pd.DataFrame:
+    """A line per attack; with `other`, the paired difference to its row of the same attack, or to its strongest."""
+    defense, lines = (told["defense"] or {"name": "No Defense"})["name"], []
+    theirs = {(row["attack"], row["knowledge"]): row for row in other["rows"]} if other else {}
+    for row in told["rows"]:
+        model = ThreatModel.of(row["knowledge"], defense)
+        line = {
+            "attack": row["attack"],
+            "threat model": model.label,
+            "n": f"{row['n']:,}",
+            "accuracy": tables.cell(pd.Series(row)),
+        }
+        if other:
+            twin = theirs.get((row["attack"], row["knowledge"])) or theirs.get((row["attack"], "classifier"))
+            line |= _difference(row, twin)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _worst(told: Mapping[str, Any], bare: Mapping[str, Any] | None) -> pd.DataFrame:
+    lines, theirs = [], {_budget(row): row for row in bare["worst"]} if bare else {}
+    for row in (row for row in told["worst"] if row.get("size")):
+        line = {
+            "size": _budget(row),
+            "worst case": tables.cell(pd.Series(row)),
+            "attacks": row["attacks"],
+            "hardest": row["hardest"],
+        }
+        lines.append(line | (_difference(row, theirs.get(_budget(row))) if bare else {}))
+    return pd.DataFrame(lines)
+
+
+def _difference(row: Mapping[str, Any], twin: Mapping[str, Any] | None) -> dict[str, str]:
+    found = twin and metrics.compared(row["right"], twin["right"])
+    shown = f"{found.number:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p:.2g}" if found else _NONE
+    return {"difference": shown}
+
+
+def _checks(checks: list[Mapping[str, str]]) -> list[str]:
+    failed = [check for check in checks if check["verdict"] == "failed"]
+    lines = []
+    for check in failed:
+        advice = next(
+            (words for part, words in _ADVICE.items() if part in check["check"]), "read the numbers with care"
+        )
+        lines.append(f"- **failed: {in_markdown(check['check'])}** ({in_markdown(check['said'])}). To do: {advice}.")
+    frame = pd.DataFrame([check for check in checks if check not in failed], columns=["check", "verdict", "said"])
+    folded = f"<details><summary>{len(frame)} checks passed</summary>\n\n{tables.markdown(frame)}\n\n</details>"
+    return ["\n".join(lines) or "All checks passed.", folded]
+
+
+def _figure(told: Mapping[str, Any]) -> Figure:
+    """A line for each attack, from the first to the last; filled stars: the worst case of a size."""
+    rows = pd.DataFrame(told["rows"])
+    defense = (told["defense"] or {"name": "No Defense"})["name"]
+    lines = [(row["attack"], ThreatModel.of(row["knowledge"], defense), row) for row in told["rows"]]
+    lines += [(f"all of {_budget(row)}", ThreatModel.WORST_CASE, row) for row in told["worst"] if row.get("size")]
+    fig, ax = pictures.canvas(8.5, 0.3 * len(lines) + 1.2, lines="x")
+    for at, (_, model, row) in enumerate(lines):
+        bars = [[max(row["accuracy"] - row["low"], 0)], [max(row["high"] - row["accuracy"], 0)]]
+        ax.errorbar([row["accuracy"]], [at], xerr=bars, capsize=2.5, linestyle="none", **style(model))
+    ax.set_yticks(
+        range(len(lines)),
+        [f"{name}, {model.label}" if model is not ThreatModel.NOBODY else name for name, model, _ in lines],
+        fontsize=8,
+    )
+    ax.set(
+        ylim=(len(lines) - 0.5, -0.5),
+        xlim=(-0.02, 1.02),
+        xlabel="accuracy (95 % interval); single attacks are upper bounds",
+    )
+    ax.set_title(f"{_named(told)}, n = {rows.n.max():,}", fontsize=10)
+    return fig
+
+
+def _named(told: Mapping[str, Any]) -> str:
+    defense = f" behind {told['defense']['name']}" if told["defense"] else ""
+    return in_markdown(told["network"]["name"] + defense)
+
+
+def _budget(row: Mapping[str, Any]) -> str:
+    return {"dissimilarity": "relative L2 {:g}", "linf": "L∞ {:.3f}", "l2": "L2 {:g}"}.get(row["norm"], "{:g}").format(
+        row["size"]
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    file = path / _JSON if path.is_dir() else path
+    try:
+        told = json.loads(file.read_bytes())
+        if told["version"] != 1 or not isinstance(told["rows"], list):
+            raise ValueError("it is of another version")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no evaluation ({reason(error)}); `labkit evaluate` writes one") from None
+    return told
