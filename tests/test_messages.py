@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(labkit.__file__).parent
 # What a person can do, as the beginning of a clause.
 _DO = """add ask attack build call check choose complete convert count delete divide enlarge fit free give import
-    install leave let learn load make mend move name open pack pass read reinstall reload remove replace restore
-    run save say see set shrink start stay store train try type unset use wait""".split()
+    evaluate export install leave let learn load make mend move name open pack pass read reinstall reload remove
+    replace restore return run save say see set shrink start stay store train try type unset use wait write""".split()
 _IMPERATIVE = re.compile(rf"(?:^|[;:,] |\b(?:or|and|then) )(?:{'|'.join(_DO)})\b")
 # What can be typed: a flag, a command, a variable, a keyword or a call.
 _TYPED = re.compile(r"--[a-z…]|`[^`]+`|\$[A-Z]{3}|\b[A-Z]{2,}_[A-Z]+\b|\b\w+=|\b\w+\([^)]*\)")

@@ -8,7 +8,6 @@ from labkit.core import InputError
 
 _MODEL = "torchvision:NAME, timm:NAME or file.py:FUNCTION, each with @WEIGHTS if wanted; exported.pt2; or lab:vanilla"
 _DEFENSE = "file.py:FUNCTION, the name of a baseline (as jpeg), or lab:stl or lab:stl-cluster (default: none)"
-_OURS = {"lab:vanilla": "classifier", "lab:stl": "transform", "lab:stl-cluster": "stratified"}  # of the profile
 
 
 def add(commands: common.Commands) -> None:
@@ -44,10 +43,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from labkit.reporting import evaluation_page
 
     lab, bench = common.lab(options), common.workbench(options)
-    ours = {spec: getattr(lab, name) for spec, name in _OURS.items()}
-    model, defense, surrogate = (
-        ours.get(spec, spec or None) for spec in (options.model, options.defense, options.surrogate)
-    )
+    model, defense, surrogate = map(lab.named, (options.model, options.defense, options.surrogate))
     if options.model in ("lab:stl", "lab:stl-cluster"):
         raise InputError(f"{options.model} is a defense; write --model lab:vanilla --defense {options.model}")
     how = {"effort": options.effort, "store": bench, "surrogate": surrogate, "attacks": options.attack}

@@ -122,6 +122,11 @@ class Profile:
         """What precedes the classifier in the defense tables."""
         return self.transform, self.stratified
 
+    def named(self, spec: str):
+        """The recipe of "lab:vanilla", "lab:stl" or "lab:stl-cluster"; any other word as it is, and None for ""."""
+        own = {"lab:vanilla": self.classifier, "lab:stl": self.transform, "lab:stl-cluster": self.stratified}
+        return own.get(spec, spec or None)
+
     def attack(self, label: str) -> recipes.AttackRecipe:
         """The attack of that name in tables, such as "Clean" or "FGSM-0.08"."""
         known = {attack.label: attack for attack in self.attacks}

@@ -260,7 +260,7 @@ class _Door:
             with foreign.theirs(found.name):
                 made = found.thing(model, x, y, budget=budget)
             if getattr(made, "shape", ()) != x.shape:
-                raise InputError(f"{found.name} has to answer with attacked images {tuple(x.shape)}")
+                raise InputError(f"{found.name} answers no images {tuple(x.shape)}; return the attacked ones")
             if wrong := int((~budget.holds(made.detach(), x)).sum()):
                 how = "bring them back with budget.project(x_adv, x)"
                 raise InputError(f"{found.name} leaves its budget on {wrong} of {len(x)} images; {how}")

@@ -53,7 +53,8 @@ def probe(
             second = call(x)
         again = answers(system, x)
     if not first.isfinite().all():
-        raise InputError(f"{what} answers NaN or infinity to {int((~first.isfinite()).flatten(1).any(1).sum())} images")
+        count = int((~first.isfinite()).flatten(1).any(1).sum())
+        raise InputError(f"{what} answers NaN or infinity to {count} of {len(x)} images; mend it")
     random, moved = not same(first, second), not same(first, again)
     slope, zero, error = _gradient(system, x) if differentiable is not False else (False, 1.0, None)
     if differentiable and not slope:

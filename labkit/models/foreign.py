@@ -155,7 +155,7 @@ class Network(_AtRest):
             out = [self.network(_as_for(self.network, part)) for part in seen.split(size)]
             out = torch.cat([getattr(part, "logits", part) for part in out]).to(x)
         if out.ndim != 2 or len(out) != len(seen):
-            need = f"a network has to answer with logits ({len(seen)}, classes)"
+            need = f"let a network answer with logits ({len(seen)}, classes)"
             raise InputError(f"{self.name} answers {tuple(out.shape)} for {len(seen)} images; {need}")
         out = out[: len(x)]
         return out.clamp_min(torch.finfo(out.dtype).tiny).log() if self.odds else out
@@ -207,7 +207,7 @@ class Cleaner(_AtRest, Defense):
             out = self.clean(_as_for(self.clean, x))
         shape = tuple(getattr(out, "shape", ()))
         if shape != tuple(x.shape):
-            need = "a defense has to answer with images of the same size"
+            need = "let a defense answer with images of the same size"
             raise InputError(f"{self.name} answers {shape} for images {tuple(x.shape)}; {need}")
         return out.to(x)
 
@@ -263,8 +263,8 @@ def _pretrained(zoo: str, name: str, tensors: dict | None) -> Found:
         with drawn(0):
             if not trained:
                 *_, last = (key for key, value in make().state_dict().items() if value.ndim)
-                how = {"num_classes": len(tensors[last])} if last in tensors else {}
-            return Found(make(**how), f"{zoo}:{name}", mean=shown.mean, std=shown.std)
+                make = functools.partial(make, **({"num_classes": len(tensors[last])} if last in tensors else {}))
+            return Found(make(), f"{zoo}:{name}", mean=shown.mean, std=shown.std)
     except ImportError:
         raise InputError(f"{zoo}:{name} needs the package {zoo}; run `pip install {zoo}`") from None
     except Exception as error:  # unknown names, and all that can happen to a download

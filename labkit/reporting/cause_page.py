@@ -18,6 +18,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         names="attack as if"
     )
     frame.insert(1, "checks call out", [*near.fault, ""])
+    frame["cells"] = [*near.cells.map(str), ""]
     for name, column in (("distance", near.distance), ("of chance, at most", near.most)):
         frame[name] = [*column.map("{:.3f}".format), ""]
     return frame
@@ -49,9 +50,12 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     near = causes.distances(rows)
     if near.empty:
         return ["No attack is measured yet."]
-    whole = near[near.cells == near.cells.max()]
+    whole = near[near.cells >= 0.8 * near.cells.max()]
     first, fit = whole.iloc[0], whole[whole.distance <= whole.most]
-    said = [f"Nearest to the paper: {first.hypothesis} (distance {first.distance:.2f}; chance up to {first.most:.2f})."]
+    said = [
+        f"Nearest to the paper: {first.hypothesis} (distance {first.distance:.2f} over {first.cells} cells; "
+        f"chance up to {first.most:.2f})."
+    ]
     said.append(f"Within what chance allows: {'; '.join(fit.hypothesis) if len(fit) else 'none of them'}.")
     for row in whole[(whole.hypothesis == causes.RIGHT) & (whole.distance > whole.most)].itertuples():
         said.append(

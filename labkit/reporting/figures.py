@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from labkit.evaluation import ThreatModel
+from labkit.evaluation import Evaluation, ThreatModel
 from labkit.experiments import published_numbers
 from labkit.experiments.ablations import CHOICES
 from labkit.reporting import tables
@@ -87,6 +87,21 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         ax.set_title(attack, fontsize=10)
     fig.suptitle(f"{title}, n = {_several(rows.n.dropna())}: {_ACCURACY}", fontsize=11)
     return _legend(fig)
+
+
+def evaluation(found: Evaluation) -> Figure:
+    """A line for each attack, in the order of the rows, and a star for the worst case of each size."""
+    name = found.rows.defense.iloc[0]
+    lines = [(row, row.attack, ThreatModel.of(row.knowledge, name)) for row in found.rows.itertuples()]
+    for row in found.worst.itertuples():
+        lines.append((row, f"all of {tables.sized(row._asdict())}", ThreatModel.WORST_CASE))
+    fig, ax = canvas(8.5, 0.3 * len(lines) + 1.2, lines="x")
+    for at, (row, _, model) in enumerate(lines):
+        _bars(ax, [at], pd.DataFrame([row]), across=True, linestyle="none", **style(model))
+    ax.set_yticks(range(len(lines)), [model.told(attack) for _, attack, model in lines], fontsize=8)
+    ax.set(ylim=(len(lines) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel=f"{_ACCURACY}; single attacks are upper bounds")
+    ax.set_title(f"{found.about['network']['name']}, {name}, n = {found.rows.n.max():,}", fontsize=10)
+    return fig
 
 
 def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:

@@ -8,11 +8,9 @@ from typing import Any
 from labkit.core import InputError, checkpoint, metrics
 from labkit.core.wording import in_markdown, reason, typed
 from labkit.evaluation import Evaluation, ThreatModel
-from labkit.reporting import html, pictures, tables
-from labkit.reporting.figures import style
+from labkit.reporting import figures, html, pictures, tables
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 _JSON = "evaluation.json"
 _PAIR = ["attack", "knowledge"]
@@ -52,7 +50,7 @@ def evaluation_page(evaluation: Evaluation, out: str | Path, bare: Evaluation | 
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_whole(out / _JSON, evaluation.to_json())
     told, other = (json.loads(each.to_json()) if each else None for each in (evaluation, bare))
-    pictures.save(_figure(told), out, "evaluation")
+    pictures.save(figures.evaluation(evaluation), out, "evaluation")
     if shown := evaluation.pictures:
         pictures.save(pictures.strips(*shown), out, "pictures")
     text = _text(told, other, pictured=bool(shown))
@@ -91,7 +89,7 @@ def leaderboard(folder: Path) -> Path:
         worst = [row for row in told["worst"] if row.get("size")]
         line = {"network": told["network"]["name"], "defense": (told["defense"] or {"name": "No Defense"})["name"]}
         line["worst case, least"] = min((row["accuracy"] for row in worst), default=float("nan"))
-        line |= {_budget(row): tables.cell(pd.Series(row)) for row in worst}
+        line |= {tables.sized(row): tables.cell(pd.Series(row)) for row in worst}
         line |= {"clean": f"{clean:.3f}", "n": told["rows"][0]["n"], "images": told["images"]["name"]}
         line |= {"effort": told["effort"], "seconds": told["seconds"], "failed checks": "; ".join(failed) or "none"}
         lines.append(line | {"page": f"[page]({file.parent.relative_to(folder).as_posix()}/index.html)"})
@@ -116,7 +114,7 @@ def leaderboard(folder: Path) -> Path:
 def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: bool) -> str:
     clean = next(row for row in told["rows"] if row["attack"] == "Clean")
     failed = [check for check in told["checks"] if check["verdict"] == "failed"]
-    worst = [f"{row['accuracy']:.2f} at {_budget(row)}" for row in told["worst"] if row.get("size")]
+    worst = [f"{row['accuracy']:.2f} at {tables.sized(row)}" for row in told["worst"] if row.get("size")]
     what = [f"network: {in_markdown(told['network']['name'])} ({told['network']['digest'][:12]})"]
     if told["defense"]:
         what.append(f"defense: {in_markdown(told['defense']['name'])} ({told['defense']['digest'][:12]})")
@@ -168,15 +166,15 @@ def _rows(told: Mapping[str, Any], other: Mapping[str, Any] | None) -> pd.DataFr
 
 
 def _worst(told: Mapping[str, Any], bare: Mapping[str, Any] | None) -> pd.DataFrame:
-    lines, theirs = [], {_budget(row): row for row in bare["worst"]} if bare else {}
+    lines, theirs = [], {tables.sized(row): row for row in bare["worst"]} if bare else {}
     for row in (row for row in told["worst"] if row.get("size")):
         line = {
-            "size": _budget(row),
+            "size": tables.sized(row),
             "worst case": tables.cell(pd.Series(row)),
             "attacks": row["attacks"],
             "hardest": row["hardest"],
         }
-        lines.append(line | (_difference(row, theirs.get(_budget(row))) if bare else {}))
+        lines.append(line | (_difference(row, theirs.get(tables.sized(row))) if bare else {}))
     return pd.DataFrame(lines)
 
 
@@ -199,39 +197,9 @@ def _checks(checks: list[Mapping[str, str]]) -> list[str]:
     return ["\n".join(lines) or "All checks passed.", folded]
 
 
-def _figure(told: Mapping[str, Any]) -> Figure:
-    """A line for each attack, from the first to the last; filled stars: the worst case of a size."""
-    rows = pd.DataFrame(told["rows"])
-    defense = (told["defense"] or {"name": "No Defense"})["name"]
-    lines = [(row["attack"], ThreatModel.of(row["knowledge"], defense), row) for row in told["rows"]]
-    lines += [(f"all of {_budget(row)}", ThreatModel.WORST_CASE, row) for row in told["worst"] if row.get("size")]
-    fig, ax = pictures.canvas(8.5, 0.3 * len(lines) + 1.2, lines="x")
-    for at, (_, model, row) in enumerate(lines):
-        bars = [[max(row["accuracy"] - row["low"], 0)], [max(row["high"] - row["accuracy"], 0)]]
-        ax.errorbar([row["accuracy"]], [at], xerr=bars, capsize=2.5, linestyle="none", **style(model))
-    ax.set_yticks(
-        range(len(lines)),
-        [f"{name}, {model.label}" if model is not ThreatModel.NOBODY else name for name, model, _ in lines],
-        fontsize=8,
-    )
-    ax.set(
-        ylim=(len(lines) - 0.5, -0.5),
-        xlim=(-0.02, 1.02),
-        xlabel="accuracy (95 % interval); single attacks are upper bounds",
-    )
-    ax.set_title(f"{_named(told)}, n = {rows.n.max():,}", fontsize=10)
-    return fig
-
-
 def _named(told: Mapping[str, Any]) -> str:
     defense = f" behind {told['defense']['name']}" if told["defense"] else ""
     return in_markdown(told["network"]["name"] + defense)
-
-
-def _budget(row: Mapping[str, Any]) -> str:
-    return {"dissimilarity": "relative L2 {:g}", "linf": "L∞ {:.3f}", "l2": "L2 {:g}"}.get(row["norm"], "{:g}").format(
-        row["size"]
-    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -259,6 +259,12 @@ def cell(row) -> str:
     return f"{row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}]"
 
 
+def sized(row: Mapping[str, Any]) -> str:
+    """The size of a worst case of `evaluation.Evaluation`, in words."""
+    words = {"dissimilarity": "relative L2 {:g}", "linf": "L∞ {:.3f}", "l2": "L2 {:g}"}
+    return words.get(row["norm"], "{:g}").format(row["size"])
+
+
 def view(frame: pd.DataFrame):
     """A table for a notebook: no index, numbers to three digits, and not what is for programs alone."""
     frame = frame.drop(columns=_MACHINE, errors="ignore")

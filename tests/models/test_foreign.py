@@ -114,7 +114,7 @@ def test_what_a_network_may_not_answer():
     x, _ = images()
     for answer, how, said in (
         (lambda x: torch.full((len(x), 2), torch.nan), {}, "NaN to 6 of 6"),
-        (lambda x: x, {}, "has to answer with logits"),
+        (lambda x: x, {}, "let a network answer with logits"),
         (lambda x: torch.zeros(len(x), 5), {}, "tells 5 classes apart, and the images have 2"),
         (lambda x: torch.zeros(len(x), 1), {}, "tells 1 classes apart"),
         (lambda x: torch.zeros(len(x), 5), {"order": [1, 5]}, "give classes="),

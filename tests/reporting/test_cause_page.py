@@ -20,7 +20,7 @@ def test_the_table_has_the_nearest_first_and_the_paper_last():
 
 def test_the_sentences_say_what_fits_and_that_this_is_no_proof():
     said = " ".join(cause_page.sentences(ROWS))
-    assert "Nearest to the paper: faulty (distance 0.00; chance up to" in said
+    assert "Nearest to the paper: faulty (distance 0.00 over 10 cells; chance up to" in said
     assert "Within what chance allows: faulty." in said and "no proof" in said
     assert "Refuted: that the paper's attacks were made rightly" in said
     assert "The sanity checks call these attacks out by name: faulty." in said
