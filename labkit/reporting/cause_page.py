@@ -89,10 +89,10 @@ def figure(rows: pd.DataFrame, title: str) -> Figure:
         right.errorbar(mine.value, mine.accuracy, [mine.accuracy - mine.low, mine.high - mine.accuracy], marker=marker,
                        color=colour, markersize=5, capsize=2, linewidth=1.2, label=name)  # fmt: skip
     printed = published_numbers.table("8a_released").loc["No Defense"].filter(like="FGSM")
-    right.plot(
-        printed.index.str.extract(r"-(\d+)/")[0].astype(int), printed, "x--", color="black", label="the paper, Table 8a"
-    )
+    levels = printed.index.str.extract(r"-(\d+)/")[0].astype(int)
+    right.plot(levels, printed, "x--", color="black", label="the paper, Table 8a")
     right.set(xlabel="FGSM, grey levels of 255", ylabel="accuracy of No Defense (95 % interval)", ylim=(-0.02, 1.02))
+    right.set_xticks(sorted({*swept.value, *levels}))
     for ax in (left, right):
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8.5, ncols=1)
     fig.suptitle(title, fontsize=11)
@@ -101,5 +101,5 @@ def figure(rows: pd.DataFrame, title: str) -> Figure:
 
 def _told(frame: pd.DataFrame, form: str) -> pd.DataFrame:
     """Numbers as text, under the two names of each column in one."""
-    named = frame.set_axis([" ".join(names) for names in frame], axis=1)
+    named = frame.round(2).set_axis([" ".join(names) for names in frame], axis=1) + 0.0  # no -0.00
     return named.map(form.format, na_action="ignore").astype(object).fillna("–")
