@@ -16,7 +16,7 @@ import pytest
 import torch
 
 RECIPES = [DictionaryRecipe(K=k) for k in (3, 4)]
-CASES = int(os.environ.get("LABKIT_FUZZ", "400"))  # 10,000 were tried
+CASES = int(os.environ.get("LABKIT_FUZZ", "400"))  # 10,000 for the long run
 
 
 def filled(root, value=1.0):

@@ -62,7 +62,7 @@ def test_training_and_attacks_work(rows):
     bare = rows[rows.defense == "No Defense"].set_index("attack").accuracy
     assert bare["Clean"] > 0.6
     assert bare["FGSM-0.08"] < bare["FGSM-0.04"] < bare["Clean"]
-    assert bare["BIM-0.03"] < bare["Clean"] - 0.05  # by 0.09 where training rounds as on AVX2
+    assert bare["BIM-0.03"] < bare["Clean"] - 0.05  # by 0.09 on a processor with AVX2 alone
 
 
 def test_an_attacker_who_knows_more_does_no_worse(rows):
