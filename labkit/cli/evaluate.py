@@ -40,12 +40,15 @@ def add(commands: common.Commands) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from labkit.evaluation import evaluate
+    from labkit.models import foreign
     from labkit.reporting import evaluation_page
 
     lab, bench = common.lab(options), common.workbench(options)
     model, defense, surrogate = map(lab.named, (options.model, options.defense, options.surrogate))
     if options.model in ("lab:stl", "lab:stl-cluster"):
         raise InputError(f"{options.model} is a defense; write --model lab:vanilla --defense {options.model}")
+    if isinstance(model, str):
+        model = foreign.network(model)  # here, so that its file is run once
     how = {"effort": options.effort, "store": bench, "surrogate": surrogate, "attacks": options.attack}
     if options.classes:
         how["classes"] = _positions(options.classes, bench.images(lab.data, "test").classes)

@@ -44,7 +44,7 @@ ATTACKS = {
 }
 # What may be wrong with an attack: made on purpose by `experiments.causes`, and by nobody else.
 FAULTS = {
-    "batch-100": "batch statistics of 100", "batch-8": "batch statistics of 8", "dropout": "dropout active",
+    "batch-100": "batch statistics of up to 100", "batch-8": "batch statistics of up to 8", "dropout": "dropout active",
     "predicted": "predicted labels", "jpeg": "saved as JPEG",
 }  # fmt: skip
 # In the order of their rows.

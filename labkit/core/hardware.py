@@ -69,7 +69,7 @@ def processor() -> str:
 def has_bfloat16(device: "torch.device") -> bool:
     """Whether the hardware multiplies bfloat16 faster than float32: of processors, those with tiles (AMX).
 
-    LABKIT_AMX=0 denies it. With AVX-512 alone, training is slower than in float32.
+    LABKIT_AMX=0 denies it. With AVX-512 alone, a training step of a quarter-width VGG-16 took 1.2 to 1.4 times as long.
     """
     import torch
 
@@ -99,7 +99,8 @@ def peak() -> float:
 def steady() -> None:
     """From now on, arrays of a megabyte and more go back to the system when freed, so that the peak stays where it is.
 
-    By default glibc keeps what is freed, in pieces that do not always fit. Of another malloc, nothing changes.
+    By default glibc keeps all that is smaller than the largest array ever freed, in pieces that do not always fit: the
+    peak creeps up by a quarter over some thousand images. Where malloc is not glibc's, nothing changes.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -79,7 +79,8 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module | str | ClassifierRecipe, images: Images | tuple[Tensor, Tensor] | DataRecipe | str, *,
+    model: nn.Module | str | foreign.Found | ClassifierRecipe,
+    images: Images | tuple[Tensor, Tensor] | DataRecipe | str, *,
     defense: Callable | str | AnyDefense | None = None, threat_models: Iterable[ThreatModel | str] = (),
     budgets: Iterable[Budget] = BUDGETS, effort: str = "standard", attacks: Iterable[Callable | str] = (),
     surrogate: nn.Module | str | ClassifierRecipe | None = None, store: str | Path | Workbench | None = None,
@@ -88,7 +89,8 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Robust accuracy of a classifier, behind a defense or without, under every attack that its effort has.
 
-    model      a network, images (B, C, H, W) in [0, 1] -> logits (B, classes); its SPEC (`models.foreign`); or a recipe
+    model      a network, images (B, C, H, W) in [0, 1] -> logits (B, classes); its SPEC, or what `foreign.network` has
+               found, which runs somebody's file once for several evaluations; or a recipe
     images     labelled test images: `Images`, (x, y) with x in [0, 1], a DataRecipe, or a data set's name, as
                "folder:PATH" (of which test images are taken). Of more than the effort has, some are drawn
     defense    a function of images, (B, C, H, W) in [0, 1] to the same shape; its SPEC; one of `labkit.defenses` by
@@ -130,7 +132,9 @@ def evaluate(
         cases = [case for case in cases if ThreatModel.of(case.knowledge, case.label).value in asked]
     cases = list(dict.fromkeys([Case(network, before, AttackRecipe("clean", 0.0, 0)), *cases]))
     rows = measurement.run(cases, bench)
-    if door.gradient and not isinstance(cleaner, Detector):
+    if isinstance(cleaner, Detector):
+        door.notes.append("The sanity checks of attacks are left out: they do not know what a detector rejects.")
+    elif door.gradient:
         audit = sanity_checks.Audit(network, before, n=50, steps=min(how.steps, 20), queries=min(how.queries, 200))
         door.checks += sanity_checks.panel(audit, bench).to_dict("records")
     door.ask_again()
@@ -216,7 +220,7 @@ class _Door:
             if self._same(what.data):
                 return rebase(what, self.data)
             what = self.bench.classifier(what)
-        found = foreign.network(what)
+        found = what if isinstance(what, foreign.Found) else foreign.network(what)
         made = networks.frozen(foreign.Network(found, mean, std, classes), self.bench.device)
         notes = made.meet(self.x, len(self.test.classes), self.named)
         if not (predict(made, self.test.x).argmax(1) == self.test.y).any():

@@ -2,13 +2,14 @@
 
 import copy
 import itertools
-from contextlib import suppress
+import math
 from dataclasses import dataclass
 
 from labkit.attacks import Budget, TrainingMode, ascent, fgsm, log_odds, noise, pgd, square
 from labkit.core import InputError
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, rebase
+from labkit.core.wording import reason
 from labkit.evaluation import threat_models
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyTransform, Workbench
@@ -75,16 +76,9 @@ def verdicts(profile: Profile, bench: Workbench, *, retrained: bool = True) -> s
 
 
 def run(
-    network: nn.Module,
-    defense: Defense | None,
-    x: Tensor,
-    y: Tensor,
-    *,
-    size=0.08,
-    steps=20,
-    queries=200,
-    knowledge="exact",
-) -> pd.DataFrame:
+    network: nn.Module, defense: Defense | None, x: Tensor, y: Tensor, *,
+    size=0.08, steps=20, queries=200, knowledge="exact",
+) -> pd.DataFrame:  # fmt: skip
     """The checks themselves, on images x (n, C, H, W) of classes y, at a dissimilarity of `size`.
 
     Of a gradient that is not exact, finite differences are not asked; nor is what only holds of a system that answers
@@ -137,9 +131,12 @@ def run(
     zero = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
     note("no gradient is exactly zero", zero <= 0.01, f"{zero:.1%} of the images")
     if fixed and knowledge == "exact":
-        with suppress(InputError, TypeError):  # not all that is somebody else's can be copied, or takes float64
-            worst, name = _slopes(white, x[:4], y[:4]), "finite differences agree"
-            note(name, worst <= 0.02, f"largest relative error {worst:.1e}, in float64, codes converged")
+        try:
+            worst = _slopes(white, x[:4], y[:4])
+            said = f"largest relative error {worst:.1e}, in float64, codes converged"
+        except (InputError, TypeError) as error:  # not all that is somebody else's can be copied, or takes float64
+            worst, said = math.inf, f"cannot be asked for in float64: {reason(error)}"
+        note("finite differences agree", worst <= 0.02, said)
     inside = bool(budget.holds(x_adv, x).all())
     note("attacked images are images within the size", inside, "finite, in [0, 1], measured after clipping")
     if fixed:

@@ -95,7 +95,8 @@ def opening(folder: Path) -> str:
         f"Under attackers who know it, {worst} is left in the worst case.",
     )
     how = "Accuracy under attack, from the least to the most over the attacks of a table. In Table 4 the "
-    how += "paper's attackers know the defense (BPDA). Worst case: correct under every attack of a size."
+    how += "paper's attackers know the defense (BPDA). Worst case: correct under every attack of a size. "
+    how += "Each number with its interval, threat model and recipe stands on its table's page."
     numbered = "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1))
     return f"{numbered}\n\n{tables.markdown(pd.DataFrame(lines), disable_numparse=True)}\n\n{how}"
 

@@ -102,8 +102,8 @@ def leaderboard(folder: Path) -> Path:
         [[in_markdown(str(cell)) for cell in row] for row in frame.fillna(_NONE).to_numpy()], columns=frame.columns
     )
     shown["page"] = list(links)
-    how = "Worst case: correct under every attack of a size, the clean image among them. Compare what is of the same "
-    how += "images, and as hard."
+    how = "Worst case: correct under every attack of a size that the effort has, the clean image among them: an upper "
+    how += "bound. Compare what is of the same images, and as hard."
     text = f"# Leaderboard\n\n{how}\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n"
     checkpoint.write_whole(
         folder / "index.html", html.fill("plain.html", title="Leaderboard", body=html.markdown(text))
@@ -122,8 +122,8 @@ def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: 
     what.append(f"effort: {told['effort']}, {told['seconds']:,.0f} seconds")
     parts = [
         f"# {_named(told)}",
-        f"Clean accuracy {clean['accuracy']:.2f}. Worst case: {'; '.join(worst) or 'not attacked'}. "
-        f"Sanity checks: {len(failed)} of {len(told['checks'])} failed.",
+        f"Clean accuracy {clean['accuracy']:.2f}. Correct under every attack of effort “{told['effort']}”, so at most "
+        f"robust: {'; '.join(worst) or 'not attacked'}. Sanity checks: {len(failed)} of {len(told['checks'])} failed.",
         "\n".join(f"- {line}" for line in what),
         "![Accuracy under each attack, by size](evaluation.png)",
         "## What does each attack leave?",
@@ -132,7 +132,8 @@ def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: 
         + " Difference: to the network without the defense, paired." * bool(bare),
         "## And in the worst case?",
         tables.markdown(_worst(told, bare), disable_numparse=True),
-        "An image counts as correct if no attack of this size changes that, and the clean image is right.",
+        "An image counts as correct if no attack of this size changes that, and the clean image is right. Longer and "
+        "other attacks (`--effort full`) can only leave less.",
         "## Can these numbers be trusted?",
         *(_checks(told["checks"]) if told["checks"] else ["No checks were run."]),
     ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from labkit.core import metrics, recipes
 from labkit.core.errors import InputError
 from labkit.core.store import key, locked
-from labkit.evaluation import adversarial_examples, measurement
+from labkit.evaluation import Case, adversarial_examples, measurement
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import cost_estimate, paper_tables
 from labkit.models.stl import SparseTransform
@@ -58,11 +58,18 @@ def test_rows_agree_with_a_recount(rows, lab, bench):
     assert (metrics.dissimilarity(x_adv, test.x) <= 0.08 * (1 + 1e-5)).all()
 
 
-def test_training_and_attacks_work(rows):
+def test_training_and_attacks_work(rows, lab, bench):
     bare = rows[rows.defense == "No Defense"].set_index("attack").accuracy
     assert bare["Clean"] > 0.6
     assert bare["FGSM-0.08"] < bare["FGSM-0.04"] < bare["Clean"]
-    assert bare["BIM-0.03"] < bare["Clean"] - 0.05  # by 0.09 on a processor with AVX2 alone
+    assert bare["FGSM-0.08"] < bare["Clean"] - 0.1
+    # In 100 images, 0.03 costs 0.06 to 0.13 by the network's seed and the processor: it is told apart in pairs, and the
+    # attack itself by what it does at 0.08.
+    right = rows[rows.defense == "No Defense"].set_index("attack").right
+    lost = metrics.compared(right["Clean"], right["BIM-0.03"])
+    assert lost.p < 0.05 and lost.other == 0 and bare["BIM-0.03"] <= bare["FGSM-0.04"] + 0.03
+    longer = Case(lab.classifier, None, replace(lab.strongest, size=0.08))
+    assert measurement.run([longer], bench).accuracy.item() < min(bare["FGSM-0.08"] + 0.01, bare["Clean"] - 0.1)
 
 
 def test_an_attacker_who_knows_more_does_no_worse(rows):

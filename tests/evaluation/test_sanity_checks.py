@@ -9,29 +9,12 @@ from labkit.models.stl import SparseTransform
 import pandas as pd
 import pytest
 import torch
+from somebodys import Linear, images
 from torch import nn
 
 
-class Linear(nn.Module):
-    """Two classes, told apart by the mean of the image: every attack on it has a known end."""
-
-    def __init__(self, scale=40.0):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
-
-    def forward(self, x):
-        score = self.scale * (x.flatten(1).mean(1) - 0.5)
-        return torch.stack([-score, score], 1)
-
-
-def images(n=12):
-    g = torch.Generator().manual_seed(0)
-    y = torch.arange(n) % 2
-    return (0.35 + 0.3 * y[:, None, None, None] + 0.1 * torch.rand(n, 1, 8, 8, generator=g)), y
-
-
 def verdicts(network, defense=None, **options):
-    x, y = images()
+    x, y = images(12)
     rows = sanity_checks.run(network.eval(), defense, x, y, steps=5, queries=20, **options)
     return rows.set_index("check")
 
@@ -82,7 +65,7 @@ class Kinked(Linear):
 
 
 def test_a_kink_within_a_step_is_no_wrong_gradient(monkeypatch):
-    x, y = images()
+    x, y = images(12)
     assert sanity_checks._slopes(Kinked(), x[:4], y[:4]) < 1e-3
     monkeypatch.setattr(sanity_checks, "_STEPS", (1e-6,))
     assert sanity_checks._slopes(Kinked(), x[:4], y[:4]) > 0.02

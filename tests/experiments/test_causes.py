@@ -35,7 +35,7 @@ def test_each_hypothesis_asks_the_ten_cells_of_table_1():
 def test_networks_are_shared_where_a_hypothesis_does_not_change_them():
     found = causes.hypotheses(SMALL)
     right = {store.key(case.classifier) for case in found[causes.RIGHT]}
-    assert right == {store.key(case.classifier) for case in found["training mode, batches of 8"]}
+    assert right == {store.key(case.classifier) for case in found["training mode, batches of up to 8"]}
     assert len({store.key(case.classifier) for cases in found.values() for case in cases}) == 2 * (1 + 6 + 1 + 1) + 1
     seeds = {case.classifier.seed for cases in found.values() for case in cases}
     assert seeds == {0, 1, 2} and len(found) == 13 + 2 * 6
@@ -79,11 +79,11 @@ def test_what_is_not_measured_is_missing_and_changes_are_differences():
 def test_rows_carry_what_the_sanity_checks_call_them(lab, bench):
     small = replace(lab, causes=profiles.Causes(n=20, widths=(lab.classifier.width,)))
     found = causes.hypotheses(small)
-    wanted = [case for name in (causes.RIGHT, "training mode, batches of 8") for case in found[name]
+    wanted = [case for name in (causes.RIGHT, "training mode, batches of up to 8") for case in found[name]
               if case.defense is None and case.attack.name in ("clean", "fgsm")]  # fmt: skip
     rows = causes.rows(small, bench, wanted)
     told = rows.drop_duplicates("hypothesis").set_index("hypothesis").fault
-    assert told[causes.RIGHT] == "" and told["training mode, batches of 8"] == "training mode (TrainingMode)"
+    assert told[causes.RIGHT] == "" and told["training mode, batches of up to 8"] == "training mode (TrainingMode)"
     assert list(causes.curves(rows).value.unique()) == [8, 4, 2, 12, 20]
     assert len(causes.rows(small, bench, [])) == 0
     every, one = (causes.asked(small, trained=trained).blind for trained in (True, False))

@@ -34,7 +34,7 @@ def test_the_page_says_what_was_judged_how_hard_and_whether_it_can_be_trusted(tm
     mine = evaluation(failed=("the defense has a gradient", "something else"))
     file = evaluation_page(mine, tmp_path / "page", evaluation(defense="", less=0.2))
     text = (tmp_path / "page" / "index.md").read_text()
-    assert "# net behind mine\\|cleaner" in text and "Worst case: 0.40 at relative L2 0.03" in text
+    assert "# net behind mine\\|cleaner" in text and "so at most robust: 0.40 at relative L2 0.03" in text
     assert "Sanity checks: 2 of 3 failed." in text and "- One note." in text
     assert "+0.200 [" in text and "white box (BPDA)" in text
     assert "failed: the defense has a gradient** (so \\| so). To do: read the rows of BPDA" in text
