@@ -18,6 +18,7 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 PAGES = sorted(path.name for path in server.FOLDER.glob("*.ipynb"))
+LONG = 400  # seconds; a page takes twelve when idle, and machines that test are busy
 _FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
 _ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
@@ -103,6 +104,7 @@ class Tab:
 
     def __init__(self, browser, where: str = "", name: str = "", patience: float | None = None, **context):
         self.context = browser.new_context(viewport={"width": 1280, "height": 860}, **context)
+        self.context.set_default_timeout(1000 * LONG)
         self.page = self.context.new_page()
         self.errors: list[str] = []
         self.outside: list[str] = []
@@ -119,7 +121,7 @@ class Tab:
     def open(self, where: str, name: str = "") -> None:
         root, _, query = where.partition("?")
         address = f"{root}voila/render/{name}?{query}" if name else where
-        self.page.goto(address, timeout=120_000, wait_until="commit")
+        self.page.goto(address, timeout=1000 * LONG, wait_until="commit")
 
     def _loaded(self, _page) -> None:
         self.loads += 1
@@ -128,7 +130,7 @@ class Tab:
         if not request.url.startswith(("data:", "blob:", "http://127.0.0.1", "ws://127.0.0.1")):
             self.outside.append(request.url)
 
-    def ready(self, timeout: float = 120) -> "Tab":
+    def ready(self, timeout: float = LONG) -> "Tab":
         """Wait until a page says something and shows a picture, a bar or a table."""
         from playwright.sync_api import TimeoutError as Late
 
@@ -141,7 +143,7 @@ class Tab:
     def status(self) -> str:
         return self.page.inner_text(".lk-status")
 
-    def says(self, words: str, timeout: float = 60) -> None:
+    def says(self, words: str, timeout: float = LONG) -> None:
         """Wait until the status line holds these words."""
         self.page.wait_for_function(
             "words => (document.querySelector('.lk-status')?.innerText || '').includes(words)",
@@ -160,7 +162,7 @@ class Tab:
         """How often a board has been drawn anew."""
         return int(self.page.locator(".lk-board").nth(board).get_attribute("data-shown") or 0)
 
-    def drawn(self, since: int, board: int = 0, timeout: float = 30) -> None:
+    def drawn(self, since: int, board: int = 0, timeout: float = LONG) -> None:
         """Wait until a board has been drawn again."""
         self.page.wait_for_function(
             "([at, since]) => Number(document.querySelectorAll('.lk-board')[at]?.dataset.shown || 0) > since",

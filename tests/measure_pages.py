@@ -56,7 +56,7 @@ def main(out: Path) -> None:
 def explorer(browser, where: str, out: Path) -> list[tuple[str, str]]:
     begun = time.perf_counter()
     tab = Tab(browser, where, PAGES[0])
-    tab.says(_SETTLED[1], 120)
+    tab.says(_SETTLED[1])
     tab.drawn(0)
     rows = [("first page, kernel kept ready: until pictures are shown", f"{time.perf_counter() - begun:.1f} s")]
     inside = []
@@ -99,7 +99,7 @@ def shot(browser, where: str, name: str, out: Path) -> None:
     tab = Tab(browser, where, name)
     tab.says(_SETTLED[int(name[0])], 300)
     if "tradeoff" in name:
-        tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(timeout=60_000)
+        tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
     tab.page.wait_for_timeout(3000)
     tab.page.screenshot(path=out / f"{name.removesuffix('.ipynb')}.png")
     tab.context.close()

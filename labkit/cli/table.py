@@ -105,7 +105,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     lab, bench = common.lab(options), common.workbench(options)
     _, asked, cases = _asked(options, lab, bench)
-    steps = cost_estimate.steps(cost_estimate.ordered(cases, bench), bench)
+    steps = cost_estimate.steps(cases, bench, soonest=True)
     train, test = (bench.images(lab.data, split) for split in ("train", "test"))
     print(f"{lab.data.label}: {len(train):,} to train on, {len(test):,} to test on, of {wording.some(train.classes)}\n")
     if options.list:

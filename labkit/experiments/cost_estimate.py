@@ -50,13 +50,15 @@ class Step:
     seconds: float | None
 
 
-def steps(cases: Iterable[Case], bench: Workbench) -> list[Step]:
-    """Every artifact that the cases need, each once, in the order in which it would be built.
+def steps(cases: Iterable[Case], bench: Workbench, *, soonest: bool = False) -> list[Step]:
+    """Every artifact that the cases need, each once, in the order in which it would be built: `soonest`, as `ordered`.
 
     Networks, T and baselines are timed on a few images here and now. How long a baseline takes to be fitted is not
     estimated. What several cases share is counted where it is first needed.
     """
-    return each({"": cases}, bench)[""]
+    rates = _rates(bench)
+    asked = _ordered(cases, bench, rates) if soonest else cases
+    return _walk((("row", case) for case in asked), bench, rates)
 
 
 def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
@@ -71,7 +73,11 @@ def ordered(cases: Iterable[Case], bench: Workbench) -> list[Case]:
     The time of what several cases need is shared by them: a network that most need comes before a smaller one that few
     need. Where two take as long, their order stays. What is not estimated counts as a long fit.
     """
-    rates, costs = _rates(bench), {}
+    return _ordered(cases, bench, _rates(bench))
+
+
+def _ordered(cases: Iterable[Case], bench: Workbench, rates: Callable[..., "_Rates"]) -> list[Case]:
+    costs = {}
     for case in dict.fromkeys(cases):
         needed = _found([("row", case)], bench, rates)
         costs[case] = {name: _FIT if step.seconds is None else step.seconds for name, step in needed.items()}

@@ -106,7 +106,7 @@ def test_another_K_is_offered_made_and_shown(tab):
     tab.page.keyboard.press("ArrowLeft")
     tab.says("Not there yet: dictionary")
     tab.page.locator("button:has-text('Make dictionary')").click()
-    tab.says("K = 6", 120)
+    tab.says("K = 6")
 
 
 @pytest.mark.parametrize("tab", [EXPLORER], indirect=True)
@@ -131,22 +131,22 @@ def test_a_picture_of_ones_own(tab, tmp_path):
 
 @pytest.mark.parametrize("tab", [ACCURACY], indirect=True)
 def test_a_run_grows_and_is_cancelled(tab):
-    tab.says("60 of 60 test images", 120)
+    tab.says("60 of 60 test images")
     assert tab.page.locator(".lk-bar").count() == 4
     tab.choose("threat model", ThreatModel.EXACT.label)
     tab.choose("attack", "PGD, 10 steps")
     cancel = tab.page.locator("button:has-text('Cancel')")
-    cancel.wait_for(state="visible", timeout=30_000)
+    cancel.wait_for(state="visible")
     cancel.click()
     tab.says("Stopped after")
     tab.choose("attack", "none")
-    tab.says("60 of 60 test images", 120)
+    tab.says("60 of 60 test images")
 
 
 @pytest.mark.parametrize("tab", [BROWSER], indirect=True)
 def test_the_trade_off_is_drawn_from_kept_points(tab):
-    tab.says("All chosen values are measured", 120)
-    tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(timeout=30_000)
+    tab.says("All chosen values are measured")
+    tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
     assert tab.page.locator(".js-plotly-plot .scatterlayer .trace").count() == 5
     tab.choose("what", "K, filters")
     tab.says("None of these is measured yet")
@@ -154,7 +154,7 @@ def test_the_trade_off_is_drawn_from_kept_points(tab):
 
 @pytest.mark.parametrize("tab", [ARENA], indirect=True)
 def test_the_arena_shows_its_table_and_a_picture(tab):
-    tab.says("cases are measured", 120)
+    tab.says("cases are measured")
     tab.drawn(0)
     assert tab.page.locator(".lk-table tbody tr").count() >= 1 and tab.page.locator("td.worst").count() >= 1
     assert tab.page.locator(".lk-board img").first.get_attribute("alt").startswith("image x")
@@ -162,7 +162,7 @@ def test_the_arena_shows_its_table_and_a_picture(tab):
 
 @pytest.mark.parametrize("tab", [ATLAS], indirect=True)
 def test_a_filter_is_chosen_by_pointer_and_by_key(tab):
-    tab.says("filters of 8×8 pixels", 120)
+    tab.says("filters of 8×8 pixels")
     tab.drawn(0)
     mosaic = tab.page.locator(".lk-mosaic")
     box = mosaic.bounding_box()
@@ -179,16 +179,16 @@ def test_a_filter_is_chosen_by_pointer_and_by_key(tab):
 def test_a_dead_kernel_is_said_on_the_page(browser, store, tmp_path):
     with served(profiles.profile("smoke"), store, log=tmp_path / "log") as address:
         opened = Tab(browser, address, ATLAS)
-        opened.says("filters of 8×8 pixels", 120)
+        opened.says("filters of 8×8 pixels")
         running = kernels(address)
         assert running
         for process in running:
             os.kill(process, signal.SIGKILL)
         opened.page.mouse.move(100, 100)
-        opened.page.wait_for_selector(".lk-heart.lk-on", timeout=60_000)
+        opened.page.wait_for_selector(".lk-heart.lk-on")
         assert "stopped answering" in opened.page.inner_text(".lk-heart")
         opened.page.locator(".lk-heart button").click()
-        opened.says("filters of 8×8 pixels", 120)
+        opened.says("filters of 8×8 pixels")
         opened.context.close()
 
 
@@ -197,17 +197,17 @@ def test_a_page_that_lost_a_part_of_itself_comes_up_all_the_same(browser, where)
     opened = Tab(browser, patience=2)
     opened.page.route("**/api/kernels/*", lambda route: route.abort(), times=1)
     opened.open(where, ATLAS)
-    opened.says("filters of 8×8 pixels", 120)
+    opened.says("filters of 8×8 pixels")
     assert opened.loads == 2
     opened.context.close()
 
     lost = Tab(browser, patience=2)
     lost.page.route("**/api/kernels/*", lambda route: route.abort())
     lost.open(where, ATLAS)
-    lost.page.wait_for_selector("#lk-late:visible", timeout=120_000)
+    lost.page.wait_for_selector("#lk-late:visible")
     lost.page.unroute_all()
     lost.page.get_by_role("button", name="Reload the page").click()
-    lost.says("filters of 8×8 pixels", 120)
+    lost.says("filters of 8×8 pixels")
     assert not lost.page.is_visible("#lk-late")
     lost.context.close()
 
@@ -249,7 +249,7 @@ def test_nothing_that_changes_while_a_page_loads_is_lost(browser, store, tmp_pat
         opened = Tab(browser)
         opened.context.new_cdp_session(opened.page).send("Emulation.setCPUThrottlingRate", {"rate": 10})
         opened.open(address, ATLAS)
-        opened.says("all told", 120)
+        opened.says("all told")
         opened.page.wait_for_function("document.querySelectorAll('.said').length == 400")
         assert opened.page.locator(".lk-board img").count() == 1
         opened.context.close()
@@ -259,7 +259,7 @@ def test_leaving_a_page_ends_its_kernel(browser, where):
     """Also for somebody who has come by a link to that page, and never saw the landing page."""
     others = set(kernels(where))
     opened = Tab(browser, where, ATLAS)
-    opened.says("filters of 8×8 pixels", 120)
+    opened.says("filters of 8×8 pixels")
     mine = set(kernels(where)) - others
     assert mine
     opened.page.close(run_before_unload=True)
@@ -285,7 +285,7 @@ def test_a_missing_data_set_is_a_sentence_without_the_servers_paths(browser, sto
     lab = recipes.rebase(profiles.SMOKE, replace(profiles.SMOKE.data, name=f"folder:{lost}"))
     with served(lab, store) as address:
         opened = Tab(browser, address, ATLAS)
-        opened.says("does not exist", 120)
+        opened.says("does not exist")
         assert "secret" not in opened.page.inner_text("body") and "Traceback" not in opened.page.content()
         opened.context.close()
 
@@ -293,7 +293,7 @@ def test_a_missing_data_set_is_a_sentence_without_the_servers_paths(browser, sto
 def test_nobody_sees_anothers_picture(browser, where):
     mine, yours = Tab(browser, where, EXPLORER), Tab(browser, where, EXPLORER)
     for tab in (mine, yours):
-        tab.says("true class", 120)
+        tab.says("true class")
     mine.page.locator("input[type=file]").set_input_files(
         {"name": "private.jpg", "mimeType": "image/jpeg", "buffer": picture((64, 64))}
     )
@@ -332,7 +332,7 @@ def test_kernels_that_nobody_uses_are_ended(browser, store):
     patience = ("--MappingKernelManager.cull_idle_timeout=20", "--MappingKernelManager.cull_interval=1")
     with served(profiles.profile("smoke"), store, config=patience) as address:
         opened = Tab(browser, address, ATLAS)
-        opened.says("filters of 8×8 pixels", 120)
+        opened.says("filters of 8×8 pixels")
         opened.page.evaluate(
             "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
         )
@@ -343,10 +343,10 @@ def test_kernels_that_nobody_uses_are_ended(browser, store):
         assert len(kernels(address)) == 1
         opened.page.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'visible'})")
         opened.page.mouse.move(50, 50)
-        opened.page.wait_for_selector(".lk-heart.lk-on", timeout=60_000)
+        opened.page.wait_for_selector(".lk-heart.lk-on")
         opened.context.close()
         fresh = Tab(browser, address, EXPLORER)
-        fresh.says("true class", 120)
+        fresh.says("true class")
         fresh.context.close()
 
 
@@ -357,6 +357,6 @@ def test_behind_a_proxy_the_pages_lie_where_they_are_said_to(browser, store):
         assert opened.page.locator("li a").first.get_attribute("href").startswith("/lab/voila/render/")
         opened.context.close()
         opened = Tab(browser, address, ATLAS)
-        opened.says("filters of 8×8 pixels", 120)
+        opened.says("filters of 8×8 pixels")
         assert opened.page.locator(".lk-back").get_attribute("href") == "/lab/"
         opened.context.close()
