@@ -54,6 +54,9 @@ class TransformRecipe(Limited):
     dim        share of the low-pass part's contrast, about each image's mean, that T outputs; 1 in the paper
     bits       a channel to which T(x) is rounded; 0 for not rounded
     stretched  whether each T(x) is divided by its largest pixel, as the authors' script does
+    top        how many coefficients of an image T keeps, the largest; 0 for all (Bakiskan et al., 2021)
+    shaken     how far each call draws: λ times or by up to 2 to this power, and up to half as large a share of filters
+               left out; 0 for the paper's T, which draws nothing
     """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
@@ -65,13 +68,17 @@ class TransformRecipe(Limited):
     dim: float = field(default=1.0, metadata=LATER)
     bits: int = field(default=0, metadata=LATER)
     stretched: bool = field(default=False, metadata=LATER)
+    top: int = field(default=0, metadata=LATER)
+    shaken: float = field(default=0.0, metadata=LATER)
     version: int = 2
     data = property(attrgetter("dictionary.data"))
 
     @property
     def label(self) -> str:
-        """The paper's name in tables."""
-        return "STL" if self.dim == 1 else f"STL (low-pass ×{self.dim:g})"
+        """The paper's name in tables, and how it differs from the paper's."""
+        told = [f"low-pass ×{self.dim:g}"] * (self.dim != 1) + [f"top {self.top}"] * bool(self.top)
+        told += ["random"] * bool(self.shaken)
+        return f"STL ({', '.join(told)})" if told else "STL"
 
 
 @dataclass(frozen=True)
@@ -149,12 +156,16 @@ class AdversarialTraining(Limited):
     anew for each image. The defaults are those of the paper's comparison (Table 8). Those of Madry et al. (ICLR 2018),
     and of thermometer encoding at its best: `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)`.
 
-    attack  "fgsm", "bim" or "pgd", against the true classes. Accuracy under FGSM does not tell how robust a network
-            trained with it is: it may read the class off what the one step has done (label leaking; Kurakin et al.)
-    norm    "dissimilarity", "l2" or "linf", as for AttackRecipe
-    steps   of "bim" and "pgd"
-    share   of each batch that is adversarial
-    weight  of the loss of an adversarial image; that of a clean one is 1
+    attack   "fgsm", "bim" or "pgd" (`hardening.climb`; of one step, the cheap one of Wong et al., ICLR 2020), against
+             the true classes. Accuracy under FGSM does not tell how robust a network trained with it is: it may read
+             the class off what the one step has done (label leaking; Kurakin et al.)
+    norm     "dissimilarity", "l2" or "linf", as for AttackRecipe
+    steps    of "bim" and "pgd"
+    share    of each batch that is adversarial
+    weight   of the loss of an adversarial image; that of a clean one is 1
+    beta     weight of the divergence of TRADES (Zhang et al., ICML 2019); 0 for the cross-entropy of attacked images
+    held     training images kept out, on which each epoch is tried; the epoch most robust there is kept. 0 for none
+    through  whether a network trained on T(x) is attacked through T, by its exact gradient, and T taken of the outcome
     """
 
     attack: str = "fgsm"
@@ -163,6 +174,9 @@ class AdversarialTraining(Limited):
     steps: int = 1
     share: float = 0.5
     weight: float = 0.3
+    beta: float = field(default=0.0, metadata=LATER)
+    held: int = field(default=0, metadata=LATER)
+    through: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,7 @@ class ClassifierRecipe(Limited):
     adversarial  how adversarial images are mixed into its training; None for not at all
     mirrored     whether it decides by the mean of its logits for an image and for its mirror image (once trained)
     dropout      share of the features after each pooling of a VGG that are dropped while it trains
+    noise        standard deviation of Gaussian noise on each training image, for pixels in [0, 1] (`smoothing`)
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -192,6 +207,7 @@ class ClassifierRecipe(Limited):
     adversarial: AdversarialTraining | None = field(default=None, metadata=LATER)
     mirrored: bool = field(default=False, metadata=LATER)
     dropout: float = field(default=0.0, metadata=LATER)
+    noise: float = field(default=0.0, metadata=LATER)
     seed: int = 0
     version: int = 2
 

@@ -105,14 +105,15 @@ def _correlate(k, i, j, v, image, ztz, ztx, frame, first, step):
 def project(g: Tensor, support: Codes, d: Tensor, tol: float) -> Tensor:
     """Orthogonal projection of each image g (B, C, H, W) onto the span of the atoms in its code.
 
-    Conjugate gradients on the normal equations of those atoms, down to a relative residual of `tol`.
+    Conjugate gradients on the normal equations of those atoms, down to a relative residual of `tol`. Atoms of value 0
+    are in the span, but g is not asked for them (`stl.largest`).
     """
     _, C, H, W = g.shape
     frame, filters = atoms.frame(C, H, W, d.shape[-1]), atoms.layout(d)
     pixels, out = g.contiguous().numpy(), torch.empty_like(g, memory_format=torch.contiguous_format)
 
     def one(b):
-        atoms.take(_project(pixels[b], *support.codes[b][:3], filters, frame, tol), out.numpy()[b], frame)
+        atoms.take(_project(pixels[b], *support.codes[b], filters, frame, tol), out.numpy()[b], frame)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(one, range(len(g))))
@@ -120,13 +121,13 @@ def project(g: Tensor, support: Codes, d: Tensor, tol: float) -> Tensor:
 
 
 @njit(nogil=True, cache=True)
-def _project(g, k, i, j, filters, frame, tol):
+def _project(g, k, i, j, v, filters, frame, tol):
     image, rest = np.empty(frame.H * frame.row, g.dtype), np.empty(len(k), g.dtype)
     atoms.put(g, image, frame)
     atoms.wrap(image, frame)
     for a in range(len(k)):
-        rest[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame)
-    v = atoms.solve(filters, k, i, j, rest, tol, 4 * len(k), frame)
+        rest[a] = atoms.correlate(filters, k[a], i[a], j[a], image, frame) if v[a] else 0
+    found = atoms.solve(filters, k, i, j, rest, tol, 4 * len(k), frame)
     image[:] = 0
-    atoms.add_all(filters, k, i, j, v, image, frame)
+    atoms.add_all(filters, k, i, j, found, image, frame)
     return image

@@ -33,6 +33,7 @@ def unfitted(recipe: TransformRecipe | StratifiedRecipe | DefenseRecipe) -> Defe
     """
     if not isinstance(recipe, DefenseRecipe):
         T = Defense()
+        T.stochastic = bool(getattr(recipe, "shaken", 0))
         T.least = max(3, recipe.strata.clusters) if isinstance(recipe, StratifiedRecipe) else 1
         return T
     return build(recipe.name, **dict(recipe.options), **({"psnr": 30.0} if recipe.like else {}))

@@ -243,11 +243,14 @@ class Workbench:
             return networks.frozen(networks.load(model, recipe.weights), self.device)
 
         def fit(scratch):
-            seen = self.projected(recipe.transform) if recipe.transform else train
-            classifiers.train(model, seen, recipe, checkpoint=scratch, progress=self.progress, device=self.device)
-            return {"classes": list(train.classes)}
+            through = recipe.adversarial and recipe.adversarial.through
+            seen = self.projected(recipe.transform) if recipe.transform and not through else train
+            layer = self.transform(recipe.transform).approximate(recipe.transform.gap_tol) if through else None
+            how = {"checkpoint": scratch, "progress": self.progress, "device": self.device}
+            classifiers.train(model, seen, recipe, layer=layer, **how)
+            return {"classes": list(train.classes), "history": model.history}
 
-        self._fitted(self._together, "classifier", recipe, model, fit)
+        model.history = self._fitted(self._together, "classifier", recipe, model, fit).get("history", {})
         return networks.frozen(model, self.device)
 
     def _theirs(self, named: recipes.Weights) -> nn.Module:
@@ -312,6 +315,8 @@ def needs(kind: str, recipe) -> list[tuple[str, Any]]:
         case "surrogate":
             return built(recipe.defense)
         case "classifier":
+            if recipe.adversarial and recipe.adversarial.through:
+                return built(recipe.transform)
             return [("projected", recipe.transform)] if recipe.transform else []
         case "projected":
             return built(recipe)

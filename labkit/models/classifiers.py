@@ -7,37 +7,37 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from labkit.attacks import ATTACKS, Budget
 from labkit.core import InputError, distributed
 from labkit.core.checkpoint import draws
 from labkit.core.hardware import autocast
-from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
+from labkit.core.recipes import ClassifierRecipe, canonical
 from labkit.datasets import Images
+from labkit.models import hardening
 from labkit.models.networks import LAYOUT, Classifier, classes_of
 from labkit.models.training import Training
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 _MOMENTUM = 0.9
 _WARMUP = 0.25
 _MEASURED_AT_ONCE = 1000
-_BUDGETS = {"dissimilarity": Budget.dissimilarity, "l2": Budget.l2, "linf": Budget.linf}
 
 
 def train(
     model: Classifier, images: Images, recipe: ClassifierRecipe, *,
+    layer: Callable[[Tensor], Tensor] | None = None,
     checkpoint: str | Path | None = None, progress: bool = True, device: str | torch.device = "cpu",
 ) -> Classifier:  # fmt: skip
     """Trains `model` in place on `images` and returns it, in evaluation mode, on the device.
 
     Stochastic gradient descent with Nesterov's momentum on the cross-entropy; the step size rises linearly for a
     quarter of the steps to `recipe.lr` and falls to 0 along a cosine. To retrain on T(x), pass projected images;
-    augmentation (`augment`, `erase`) comes after T. With `recipe.adversarial`, a part of each batch is then replaced
-    by adversarial examples, made against the network as it is at that moment. No gradient passes T. `checkpoint` is as
-    for `Training`, with a `model` from the same `networks.build`.
+    augmentation (`augment`, `erase`, `noise`) comes after T. With `recipe.adversarial`, a part of each batch is then
+    replaced by adversarial examples, made against the network as it is at that moment; no gradient passes T, unless
+    `adversarial.through`: then pass the images as they are, and T as `layer`. `checkpoint` is as for `Training`, with a
+    `model` from the same `networks.build`. `model.history` is then that of the training, epoch by epoch.
 
     Within `distributed.session` each rank takes its share of every batch, and gradients are averaged over all. Batch
     normalisation and augmentations are each rank's own, so it matters how many there are; all return the same network.
@@ -53,7 +53,11 @@ def train(
 
     model.to(device, memory_format=LAYOUT).train()
     run = {"recipe": canonical(recipe, images.digest), "images": [*images.x.shape]}
-    training = Training(model, _optimizer(model, recipe), run, checkpoint, shared=True)
+    training, how = Training(model, _optimizer(model, recipe), run, checkpoint, shared=True), recipe.adversarial
+    order = torch.randperm(len(images), generator=draws(recipe.seed, -1)) if how and how.held else torch.arange(0)
+    held = order[: how.held] if how else order
+    if len(held) and len(held) > len(images) / 2:
+        raise InputError(f"{len(held)} of {len(images)} images are more than half to keep out; choose fewer")
     if not training.done:
         mean = _mean(images, lambda x: x)
         model.mean.copy_(mean)
@@ -67,21 +71,37 @@ def train(
             x = augment(x, generator)
         if recipe.erase:
             x = erase(x, recipe.erase, generator)
+        if recipe.noise:
+            x = x + recipe.noise * torch.randn(x.shape, generator=generator)
         seed = int(torch.randint(2**31, (), generator=generator)) if recipe.dropout else generator.initial_seed()
         return x.to(device, memory_format=LAYOUT), images.y[at].to(device), seed
 
     def loss(ready: tuple[Tensor, Tensor, int]) -> tuple[Tensor, dict[str, Tensor]]:
         (x, y, seed), weights = ready, None
-        if recipe.adversarial:
-            x, weights = _mixed(model, x, y, recipe.adversarial, seed)
+        if how:
+            x, weights = hardening.mixed(model, x, y, how, seed, layer)
         with autocast(device), _drawing(seed if recipe.dropout else None, device):
             logits = network(x)
-        found = _loss(logits.float(), y, weights)
-        return found, {"loss": found, "accuracy": (logits.argmax(1) == y).float().mean()}
+        found = hardening.loss(logits.float(), y, weights, how.beta if how else 0.0)
+        return found, {"loss": found, "accuracy": (logits[: len(y)].argmax(1) == y).float().mean()}
+
+    best = hardening.Best(model, run, checkpoint)
+
+    def measure() -> dict[str, float]:
+        """Of held-out images; the network as it is when it is most robust there is kept."""
+        if not len(held):
+            return {}
+        x, y = images.x[held].to(device, memory_format=LAYOUT), images.y[held].to(device)
+        found = hardening.watched(model, x, y, how, layer)
+        best.seen(found[hardening.WATCHED], training.history)
+        return found
 
     name = f"training {recipe.network} × {recipe.width:g}"
-    how = {"draw": partial(draws, recipe.seed), "warmup": _WARMUP, "name": name, "progress": progress}
-    training.run(recipe.epochs, torch.arange(len(images)), recipe.batch, prepare, loss, **how)
+    told = {"draw": partial(draws, recipe.seed), "warmup": _WARMUP, "name": name, "progress": progress}
+    rest = order[len(held) :].sort().values if len(held) else torch.arange(len(images))
+    model.history = training.run(recipe.epochs, rest, recipe.batch, prepare, loss, measure=measure, **told)
+    if len(held):
+        best.restore()
     return model
 
 
@@ -146,45 +166,8 @@ def _check(model: Classifier, images: Images, recipe: ClassifierRecipe) -> None:
     if not 0 <= int(images.y.min()) <= int(images.y.max()) < classes:
         most = int(images.y.max())
         raise InputError(f"the network was built for {classes} classes, the labels go up to {most}; build another")
-    if how := recipe.adversarial:
-        if how.attack not in (known := _options(how, 0)):
-            raise InputError(f"adversarial training with {how.attack!r} is not offered; use {', '.join(known)}")
-        if how.norm not in _BUDGETS:
-            raise InputError(f"adversarial training in the norm {how.norm!r} is not offered; use {', '.join(_BUDGETS)}")
-
-
-def _mixed(model: Classifier, x: Tensor, y: Tensor, how: AdversarialTraining, seed: int) -> tuple[Tensor, Tensor]:
-    """The batch with its first images made adversarial, and each image's weight in the loss (B,).
-
-    They are made with the network in evaluation mode, as it will be judged; the papers are silent on this. The loss is
-    then taken in training mode, on clean and adversarial images together (Kurakin et al., 2017).
-    """
-
-    def answers(x: Tensor) -> Tensor:
-        # A context of its own for each call: autocast keeps weights it has cast, without their gradient if in no_grad.
-        with autocast(x.device):
-            return model(x).float()
-
-    count = math.ceil(how.share * len(x))
-    options = {"budget": _BUDGETS[how.norm](how.size), **_options(how, seed)[how.attack]}
-    model.eval()
-    made = ATTACKS[how.attack](answers, x[:count], y[:count], **options)
-    model.train()
-    weights = torch.ones(len(x), device=x.device)
-    weights[:count] = how.weight
-    return torch.cat([made, x[count:]]), weights
-
-
-def _options(how: AdversarialTraining, seed: int) -> dict[str, dict]:
-    """The attacks that are cheap enough to train with, and what they are told."""
-    return {"fgsm": {}, "bim": {"steps": how.steps}, "pgd": {"steps": how.steps, "seed": seed}}
-
-
-def _loss(logits: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy; weighted, (Σ clean + λ Σ adversarial) / (m − k + λ k) (Kurakin et al. 2017, Section 3)."""
-    if weights is None:
-        return functional.cross_entropy(logits, y)
-    return (weights * functional.cross_entropy(logits, y, reduction="none")).sum() / weights.sum()
+    if recipe.adversarial:
+        hardening.check(recipe.adversarial)
 
 
 def _mean(images: Images, seen: Callable[[Tensor], Tensor]) -> Tensor:

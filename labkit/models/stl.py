@@ -1,6 +1,8 @@
 """The Sparse Transformation Layer (STL): an image's low-pass part, and the sparse code of the rest."""
 
 import copy
+import math
+from dataclasses import replace
 
 from labkit.core import InputError, metrics
 from labkit.core.recipes import TransformRecipe
@@ -8,6 +10,7 @@ from labkit.csc import cbpdn, codes, conv, extend, split
 from labkit.csc.codes import Codes
 from labkit.models.defense import Defense
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,30 +37,31 @@ class SparseTransform(Defense):
     dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
     bits      a channel to which T(x) is rounded, which gradients pass unchanged; 0 for not
     stretched whether each T(x) is then divided by its largest pixel, as in the authors' script
+    top, shaken  as in TransformRecipe; the draws of a call are the same for all its images
 
     Raises InputError for another channel number or an image smaller than a filter.
     """
 
-    limits = "dim in [0, 1]; bits in 0 to 16"
+    limits = "dim, shaken in [0, 1]; bits in 0 to 16; top in 0 to inf"
 
     def __init__(
         self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto",
-        dim=1.0, bits=0, stretched=False,
+        dim=1.0, bits=0, stretched=False, top=0, shaken=0.0,
     ):  # fmt: skip
         conv.check(d)
         told = {"lam": lam, "lowpass": lowpass, "pad": pad, "boundary": boundary, "gap_tol": gap_tol, "dim": dim}
-        super().__init__(**told, bits=bits, stretched=stretched)
+        super().__init__(**told, bits=bits, stretched=stretched, top=top, shaken=shaken)
         for what, value, known in (("backward", backward, BACKWARDS), ("boundary", boundary, BOUNDARIES)):
             if value not in known:
                 raise InputError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
         self.register_buffer("d", d.detach().clone())
-        self.backward_mode, self.method = backward, method
+        self.backward_mode, self.method, self.stochastic = backward, method, shaken > 0
         self._last: tuple | None = None  # high-pass parts and codes asked about last; None where it remembers nothing
 
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
-        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits", "stretched")
+        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits", "stretched", "top", "shaken")
         return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
     def approximate(self, gap: float) -> "SparseTransform":
@@ -106,17 +110,29 @@ class SparseTransform(Defense):
         steps = 2**self.bits - 1
         return x + ((x * steps).round() / steps - x).detach()
 
-    def _solve(self, high: Tensor, start=None, gap_tol: float | None = None) -> cbpdn.Solution:
-        how = {"gap_tol": gap_tol or self.gap_tol, "method": self.method, "z0": start}
-        return cbpdn.solve(high, self.d.to(high.dtype), self.lam, **how)
+    def drawn(self) -> tuple[Tensor, float]:
+        """Filters and λ of a call: the layer's own, or, if it is `shaken`, what it draws."""
+        if not self.shaken:
+            return self.d, self.lam
+        draw = torch.rand(2, generator=self.generator).tolist()
+        left = math.ceil(len(self.d) * (1 - draw[0] * self.shaken / 2))
+        some = torch.randperm(len(self.d), generator=self.generator)[:left]
+        return self.d[some.to(self.d.device)], self.lam * 2 ** (self.shaken * (2 * draw[1] - 1))
 
-    def _code(self, high: Tensor) -> cbpdn.Solution:
-        """The code of each image, begun where it remembers any with that of the image last asked about and nearest."""
-        found = self._solve(high, _nearest(high, *self._last) if self._last else None)
+    def _solve(
+        self, high: Tensor, start=None, gap_tol: float | None = None, drawn: tuple[Tensor, float] | None = None
+    ) -> cbpdn.Solution:
+        d, lam = drawn or (self.d, self.lam)
+        how = {"gap_tol": gap_tol or self.gap_tol, "method": self.method, "z0": start}
+        found = cbpdn.solve(high, d.to(high.dtype), lam, **how)
         # ADMM gains little from a code without its multipliers.
-        if self._last is not None and isinstance(found.code, Codes):
+        if self._last is not None and not self.shaken and isinstance(found.code, Codes):
             self._last = high, found.code
-        return found
+        return largest(found, d.to(high.dtype), self.top) if self.top else found
+
+    def _code(self, high: Tensor, drawn: tuple[Tensor, float]) -> cbpdn.Solution:
+        """The code of each image, begun where it remembers any with that of the image last asked about and nearest."""
+        return self._solve(high, _nearest(high, *self._last) if self._last else None, drawn=drawn)
 
     def _wide(self, high: Tensor) -> Tensor:
         return high if self.boundary == "circular" else extend(high, self.d.shape[3] - 1)
@@ -150,8 +166,9 @@ class _SparseMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, high, layer):
         size = _at_once(high, len(layer.d)) if high.is_cuda else max(len(high), 1)
-        found = [layer._code(part.detach()) for part in high.split(size)]
-        ctx.layer = layer
+        ctx.layer, drawn = layer, layer.drawn()
+        ctx.d = drawn[0]
+        found = [layer._code(part.detach(), drawn) for part in high.split(size)]
         ctx.supports = [f.code if isinstance(f.code, Codes) else f.code != 0 for f in found if high.requires_grad]
         ctx.sizes = [len(f.gap) for f in found]
         return torch.cat([f.synthesis for f in found])
@@ -160,9 +177,23 @@ class _SparseMap(torch.autograd.Function):
     def backward(ctx, grad):
         if ctx.layer.backward_mode == "none":
             raise RuntimeError('this SparseTransform was built with backward="none"; use "exact" or "identity"')
-        d, tol = ctx.layer.d.to(grad.dtype), None if ctx.layer._last is None else _APPROXIMATE
+        d, tol = ctx.d.to(grad.dtype), None if ctx.layer._last is None else _APPROXIMATE
         parts = zip(grad.split(ctx.sizes), ctx.supports, strict=True)
         return torch.cat([project(g, s, d, tol=tol) for g, s in parts]), None
+
+
+def largest(found: cbpdn.Solution, d: Tensor, top: int) -> cbpdn.Solution:
+    """The `top` largest coefficients of each image, and what they synthesise; the others stay in the code as 0.
+
+    They belong to the active atoms, on all of which depends how the others answer to a change of the image.
+    """
+    code, kept = found.code if isinstance(found.code, Codes) else Codes.of(found.code.cpu()), []
+    for one in code.codes:
+        size = np.abs(one.v)
+        least = np.partition(size, -top)[-top] if len(size) > top else 0
+        kept.append(one._replace(v=np.where(size >= least, one.v, 0).astype(one.v.dtype)))
+    code = Codes(kept, code.shape, code.dtype)
+    return replace(found, code=code, synthesis=conv.synthesize(code.dense().to(d), d))
 
 
 def _nearest(high: Tensor, last: Tensor, known: Codes) -> Codes:
@@ -188,15 +219,19 @@ def project(g: Tensor, support: Tensor | Codes, d: Tensor, *, tol: float | None 
     """
     tol = tol or (1e-12 if g.dtype == torch.float64 else 1e-4)
     if g.is_cuda:
-        return _project_dense(g, support.to(g.dtype), d, tol)
+        asked = span = support
+        if isinstance(support, Codes):
+            asked, ones = support.dense() != 0, [code._replace(v=np.ones_like(code.v)) for code in support.codes]
+            span = Codes(ones, support.shape, g.dtype).dense()
+        return _project_dense(g, span.to(g), d, tol, asked.to(g))
     return codes.project(g, support if isinstance(support, Codes) else Codes.of(support), d, tol)
 
 
-def _project_dense(g, mask, d, tol, max_iter=200) -> Tensor:
-    """The same with dense convolutions, batched, for a GPU."""
+def _project_dense(g, mask, d, tol, asked=None, max_iter=200) -> Tensor:
+    """The same with dense convolutions, batched, for a GPU; g is asked for the atoms `asked` alone, or for all."""
     dot = lambda a, b: (a * b).flatten(1).sum(1)[:, None, None, None]  # noqa: E731
     v = torch.zeros_like(mask)
-    rest = mask * conv.analyze(g, d)
+    rest = (mask if asked is None else asked) * conv.analyze(g, d)
     direction, rho = rest, dot(rest, rest)
     goal = tol**2 * rho
     for _ in range(max_iter):

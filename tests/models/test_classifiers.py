@@ -7,43 +7,24 @@ import sys
 import textwrap
 from dataclasses import replace
 
-from labkit.attacks import fgsm, pgd
+from labkit.attacks import fgsm
 from labkit.attacks.budget import Budget
 from labkit.core import metrics
 from labkit.core.errors import InputError
-from labkit.core.recipes import AdversarialTraining, ClassifierRecipe, canonical
+from labkit.core.recipes import AdversarialTraining, canonical
 from labkit.datasets import loaders
-from labkit.datasets.loaders import Images, Lazy
-from labkit.models import classifiers, networks
+from labkit.datasets.loaders import Lazy
+from labkit.models import classifiers, hardening, networks
 from labkit.models.training import Training
 
 import pytest
 import torch
+from striped import TINY, assert_same, stripes, trained
 from torch.testing import assert_close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = ClassifierRecipe(width=1 / 16, epochs=3, batch=16, lr=0.05)
 MADRY = AdversarialTraining("pgd", 0.05, "linf", steps=2, share=1.0)
-
-
-def stripes(n=96, size=32, seed=0) -> Images:
-    """Three classes that a line separates: dark, grey and bright images with noise."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % 3
-    x = 0.2 + 0.3 * y[:, None, None, None] + 0.1 * torch.rand(n, 1, size, size, generator=generator)
-    return Images(x.clamp(0, 1), y, ("dark", "grey", "bright"), f"stripes-{n}-{size}-{seed}")
-
-
-def trained(images, recipe, **options):
-    model = networks.build(recipe, len(images.classes), images.x.shape[1], images.x.shape[-1])
-    return classifiers.train(model, images, recipe, progress=False, **options)
-
-
-def assert_same(one, other):
-    mine, theirs = one.state_dict(), other.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
 def test_learns_what_a_line_separates():
@@ -76,13 +57,13 @@ def test_part_of_a_batch_is_attacked_as_the_network_stands(how, monkeypatch):
     images = stripes(17)
     model = trained(images, replace(TINY, epochs=1)).train()
     state = {name: t.clone() for name, t in model.state_dict().items()}
-    x, weights = classifiers._mixed(model, images.x, images.y, how, seed=3)
+    x, weights = hardening.mixed(model, images.x, images.y, how, seed=3)
     assert model.training and model.network.features.training
     assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())
     k = 9 if how.share == 0.5 else 17
     model.eval()
     if how is MADRY:
-        expected = pgd(model, images.x, images.y, budget=Budget.linf(0.05), steps=2, seed=3)
+        expected = hardening.climb(model, images.x, images.y, budget=Budget.linf(0.05), steps=2, seed=3)
     else:
         expected = fgsm(model, images.x, images.y, budget=Budget.dissimilarity(0.08))
     assert_close(x[:k], expected[:k])
@@ -94,9 +75,9 @@ def test_the_loss_of_a_mixed_batch_is_kurakins():
     generator = torch.Generator().manual_seed(0)
     logits, y = torch.randn(5, 3, generator=generator), torch.tensor([0, 2, 1, 1, 0])
     each = [-float(row.log_softmax(0)[c]) for row, c in zip(logits, y, strict=True)]
-    mixed = classifiers._loss(logits, y, torch.tensor([0.3, 0.3, 1, 1, 1]))
+    mixed = hardening.loss(logits, y, torch.tensor([0.3, 0.3, 1, 1, 1]))
     assert_close(float(mixed), (sum(each[2:]) + 0.3 * sum(each[:2])) / (3 + 0.3 * 2))
-    assert_close(float(classifiers._loss(logits, y, None)), sum(each) / 5)
+    assert_close(float(hardening.loss(logits, y, None)), sum(each) / 5)
 
 
 def test_normalisation_is_measured_on_the_training_images():
@@ -169,7 +150,8 @@ def test_a_killed_process_can_be_resumed(tmp_path):
         import sys
         sys.path.insert(0, sys.argv[2])
         from labkit.core import checkpoint
-        from test_classifiers import TINY, replace, stripes, trained
+        from dataclasses import replace
+        from striped import TINY, stripes, trained
         real = checkpoint.write
         def save(*arguments):
             real(*arguments)
@@ -177,7 +159,7 @@ def test_a_killed_process_can_be_resumed(tmp_path):
         checkpoint.write = save
         trained(stripes(40), replace(TINY, epochs=400), checkpoint=sys.argv[1])
     """)
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.PIPE, text=True)
     with process:
         for _ in range(2):

@@ -308,7 +308,7 @@ def test_for_attackers_a_code_begins_with_that_of_the_nearest_image_asked_about_
     T = SparseTransform(d, gap_tol=1e-3)
     quick, starts = T.approximate(0.05), []
     solve = SparseTransform._solve
-    monkeypatch.setattr(SparseTransform, "_solve", lambda *given: starts.append(given[2]) or solve(*given))
+    monkeypatch.setattr(SparseTransform, "_solve", lambda *given, **how: starts.append(given[2]) or solve(*given, **how))
     first = quick(x)
     assert starts.pop() is None and quick.gap_tol == 0.05 and T.gap_tol == 1e-3
     moved = x[[2, 0]] + 1e-3 * images(B=2, seed=5)
@@ -374,3 +374,38 @@ def test_dense_projection_leaves_alone_what_is_there_already_and_is_linear():
     one = _project_dense(g, mask.double(), d, 1e-12)
     assert_close(one, project(g, mask, d))
     assert_close(1e-4 * one, _project_dense(1e-4 * g, mask.double(), d, 1e-12), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", [{"top": 9}, {"shaken": 0.8}], ids=["top", "shaken"])
+def test_the_gradient_of_a_T_that_keeps_few_or_draws_is_exact(how):
+    """Against finite differences, of the same draws; a T without either has another gradient."""
+    d, x = dictionary(12, S=5), images(W=12)
+    T = SparseTransform(d, lam=0.2, gap_tol=1e-12, **how)
+    v, w = images(W=12, seed=2) - 0.5, images(W=12, seed=3) - 0.5
+    asked = x.clone().requires_grad_(True)
+    gradient = torch.autograd.grad((T.seeded(3)(asked) * w).sum(), asked)[0]
+    ahead, behind = (T.seeded(3)(x + step * v) for step in (1e-6, -1e-6))
+    assert_close(((ahead - behind) * w).sum() / 2e-6, (gradient * v).sum(), rtol=1e-4, atol=1e-6)
+    plain = torch.autograd.grad((SparseTransform(d, lam=0.2, gap_tol=1e-12)(asked) * w).sum(), asked)[0]
+    assert (gradient - plain).norm() > 0.01 * plain.norm()
+
+
+def test_the_largest_coefficients_are_kept():
+    d, x = dictionary(12, S=5).float(), images(W=12).float()
+    whole, few = (SparseTransform(d, lam=0.05, top=top).parts(x)[2] for top in (0, 7))
+    for all_of, kept in zip(whole.z, few.z, strict=True):
+        size = all_of.abs().flatten().sort(descending=True).values
+        assert torch.equal(kept, torch.where(all_of.abs() >= size[6], all_of, 0.0))
+    assert_close(few.synthesis, conv.synthesize(few.z, d))
+    mask = whole.z != 0
+    dense = _project_dense(x, mask.float(), d, 1e-6, (few.z != 0).float())
+    assert_close(project(x, few.code, d, tol=1e-6), dense, rtol=1e-3, atol=1e-4)
+
+
+def test_a_T_that_draws_is_random_and_repeats_its_seed():
+    T, x = SparseTransform(dictionary(12, S=5).float(), lam=0.1, shaken=0.5), images(W=12).float()
+    first, other, again = T.seeded(1)(x), T(x), T.seeded(1)(x)
+    assert T.stochastic and torch.equal(first, again) and not torch.equal(first, other)
+    seen = [T.drawn() for _ in range(50)]
+    assert all(9 <= len(d) <= 12 and 0.1 / 2**0.5 <= lam <= 0.1 * 2**0.5 for d, lam in seen)
+    assert len({len(d) for d, _ in seen}) > 1
