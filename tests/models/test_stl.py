@@ -308,7 +308,9 @@ def test_for_attackers_a_code_begins_with_that_of_the_nearest_image_asked_about_
     T = SparseTransform(d, gap_tol=1e-3)
     quick, starts = T.approximate(0.05), []
     solve = SparseTransform._solve
-    monkeypatch.setattr(SparseTransform, "_solve", lambda *given, **how: starts.append(given[2]) or solve(*given, **how))
+    monkeypatch.setattr(
+        SparseTransform, "_solve", lambda *given, **how: starts.append(given[2]) or solve(*given, **how)
+    )
     first = quick(x)
     assert starts.pop() is None and quick.gap_tol == 0.05 and T.gap_tol == 1e-3
     moved = x[[2, 0]] + 1e-3 * images(B=2, seed=5)
