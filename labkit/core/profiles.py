@@ -88,6 +88,27 @@ class Causes:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """What may hold against who knows it (`experiments.holding`), on `n` test images.
+
+    images, epochs  of the networks that compare ways of adversarial training: as many for each; None means all
+    held            training images kept out, by which the best epoch is chosen
+    top             coefficients of an image that a T of few keeps
+    noise           of the network that is smoothed, for pixels in [0, 1]
+    certified       images that are certified by smoothing, with `draws` each
+    """
+
+    n: int | None = 100
+    images: int | None = 5000
+    epochs: int = 8
+    held: int = 250
+    top: int = 100
+    noise: float = 0.25
+    certified: int = 50
+    draws: int = 1000
+
+
+@dataclass(frozen=True)
 class Profile:
     """One size of the whole lab. `smoke` is for tests, `quick` the default, `lab` a CPU's hours, `paper` a GPU's.
 
@@ -104,6 +125,7 @@ class Profile:
     baselines: Baselines
     tradeoff: Tradeoff = field(default_factory=Tradeoff)
     causes: Causes = Causes()
+    holding: Holding = Holding()
     retraining: int | None = None
 
     @property
@@ -190,6 +212,7 @@ SMOKE = _profile(
         n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,))),
     ),
     causes=Causes(n=20, widths=(0.125,)),
+    holding=Holding(n=20, images=200, epochs=2, held=40, top=30, certified=6, draws=100),
 )  # fmt: skip
 QUICK = _profile(
     "quick", train=6000, test=300, bim_steps=10,
@@ -204,7 +227,7 @@ QUICK = _profile(
             ("pixeldefend", (("epochs", 1), ("width", 32))),
         ),
     ),
-    tradeoff=Tradeoff(n=60),
+    tradeoff=Tradeoff(n=60), holding=Holding(n=60, images=2000, epochs=4, certified=20, draws=200),
 )  # fmt: skip
 LAB = _profile(
     "lab", train=None, test=1000, bim_steps=20,
@@ -216,7 +239,7 @@ LAB = _profile(
         trained=("adversarial", "thermometer", "stl-adversarial", "stl-dimmed"),
     ),
     tradeoff=Tradeoff(n=1000, retrained=True, lam=_LAM),
-    causes=Causes(n=1000, epochs=8, widths=(0.125, 0.25, 0.5), seeds=3),
+    causes=Causes(n=1000, epochs=8, widths=(0.125, 0.25, 0.5), seeds=3), holding=Holding(n=200, held=500),
 )  # fmt: skip
 PAPER = _profile(
     "paper", train=None, test=None, bim_steps=20,
@@ -231,6 +254,7 @@ PAPER = _profile(
         n=None, retrained=True, lam=_LAM, K=(16, 32, 64, 128, 256), S=(4, 6, 8, 12, 16), M=(1, 2, 4, 8),
     ),
     causes=Causes(n=None, widths=(0.125, 0.25, 0.5, 1.0), seeds=3),
+    holding=Holding(n=1000, images=None, epochs=30, held=1000, certified=500, draws=10_000),
 )  # fmt: skip
 PROFILES = {p.name: p for p in (SMOKE, QUICK, LAB, PAPER)}
 

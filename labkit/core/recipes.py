@@ -178,6 +178,14 @@ class AdversarialTraining(Limited):
     held: int = field(default=0, metadata=LATER)
     through: bool = field(default=False, metadata=LATER)
 
+    @property
+    def label(self) -> str:
+        """The paper's name of it, and how it differs from the paper's."""
+        if self.attack == "fgsm":
+            return "Adv Training"
+        one = "one step" if self.steps == 1 else f"{self.steps} steps"
+        return f"{'TRADES' if self.beta else 'Adv Training'} ({one}{', through T' * self.through})"
+
 
 @dataclass(frozen=True)
 class ClassifierRecipe(Limited):
@@ -189,7 +197,7 @@ class ClassifierRecipe(Limited):
     adversarial  how adversarial images are mixed into its training; None for not at all
     mirrored     whether it decides by the mean of its logits for an image and for its mirror image (once trained)
     dropout      share of the features after each pooling of a VGG that are dropped while it trains
-    noise        standard deviation of Gaussian noise on each training image, for pixels in [0, 1] (`smoothing`)
+    noise        standard deviation of Gaussian noise on each training image, clipped to [0, 1] again (`smoothing`)
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -214,7 +222,8 @@ class ClassifierRecipe(Limited):
     @property
     def label(self) -> str:
         """The paper's name of a defense in the network itself; "" for none."""
-        return " + ".join(name for name, there in (("TE", self.levels), ("Adv Training", self.adversarial)) if there)
+        hardened = self.adversarial.label if self.adversarial else ""
+        return " + ".join(filter(None, ("TE" * bool(self.levels), "noise" * bool(self.noise), hardened)))
 
     @property
     def foreign(self) -> bool:

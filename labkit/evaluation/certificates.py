@@ -9,7 +9,7 @@ from labkit.models import SparseTransform
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _BLOCK = 512  # unit impulses that are filtered at once
 _SURE = 1e-6  # relative duality gap of codes of which the support is asked
@@ -25,7 +25,7 @@ class Head(NamedTuple):
     def logits(self, layer: SparseTransform, x: Tensor) -> Tensor:
         """Of images x (n, C, H, W): (n, classes). T's clipping to [0, 1] is left out."""
         low, _, code = layer.parts(x)
-        return low.flatten(1) @ self.a.flatten(1).T + code.synthesis.flatten(1) @ self.b.flatten(1).T + self.bias
+        return _told(self, low, code.synthesis)
 
 
 def fit(layer: SparseTransform, x: Tensor, y: Tensor, classes: int, decay: float = 1e-2) -> Head:
@@ -48,6 +48,22 @@ def fit(layer: SparseTransform, x: Tensor, y: Tensor, classes: int, decay: float
     return Head(a, b, bias.detach()[:, 0])
 
 
+class Headed(nn.Module):
+    """Images to the head's logits, with T's exact gradient, for attackers."""
+
+    def __init__(self, layer: SparseTransform, head: Head):
+        super().__init__()
+        self.layer, self.head = layer, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, sparse = self.layer.both(x)
+        return _told(self.head, low, sparse)
+
+
+def _told(head: Head, low: Tensor, sparse: Tensor) -> Tensor:
+    return low.flatten(1) @ head.a.flatten(1).T + sparse.flatten(1) @ head.b.flatten(1).T + head.bias
+
+
 def radii(layer: SparseTransform, head: Head, x: Tensor) -> tuple[Tensor, Tensor]:
     """The head's class of each image (n,), and an L2 radius (n,) within which no change of the image moves it.
 
@@ -63,7 +79,7 @@ def radii(layer: SparseTransform, head: Head, x: Tensor) -> tuple[Tensor, Tensor
         raise InputError("only the paper's T is certified; choose one that neither dims, rounds, draws nor mirrors")
     L, moved = _lowpass(layer, x.shape[-2:])
     low, high, code = layer.parts(x)
-    logits = low.flatten(1) @ head.a.flatten(1).T + code.synthesis.flatten(1) @ head.b.flatten(1).T + head.bias
+    logits = _told(head, low, code.synthesis)
     top, energy = logits.argmax(1), high.flatten(1).norm(dim=1)
     inexact, most = (2 * code.gap).clamp_min(0).sqrt(), layer.gap_tol**0.5
     least = torch.full((len(x),), torch.inf)

@@ -3,8 +3,6 @@
 Cohen, Rosenfeld & Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019.
 """
 
-from collections.abc import Callable
-
 from labkit.core.errors import InputError
 from labkit.models.classifiers import device_of
 
@@ -27,7 +25,7 @@ def certify(
     moves the smoothed network's class. That is of the smoothed network, not of `model`, and of changes of any kind,
     also out of [0, 1].
 
-    model  images (B, C, H, W) to logits, as it answers one noisy image; a T before it is part of it
+    model  noisy images (B, C, H, W), which leave [0, 1], to logits; what clips them, and a T, are part of it
     x      (n, C, H, W) in [0, 1]
     sigma  standard deviation of the noise; networks that were not trained with it (`ClassifierRecipe.noise`) fail
 
@@ -63,8 +61,3 @@ def radius_of(hits: int, draws: int, sigma: float, alpha: float) -> float:
 
     least = binomtest(hits, draws, alternative="greater").proportion_ci(1 - alpha, method="exact").low
     return float(sigma * norm.ppf(least)) if least > 0.5 else 0.0
-
-
-def certified(right: Tensor, radii: Tensor) -> Callable[[float], Tensor]:
-    """For a size of attack, which images are both classified rightly and certain at least that far: (n,) bool."""
-    return lambda size: right & (radii >= size if size else radii > 0)

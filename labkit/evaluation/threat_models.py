@@ -16,6 +16,7 @@ from torch import Tensor, nn
 JUDGED_SEED = 1  # of a random defense when it is judged: not the samples that its attacker saw
 ANSWERS = 9  # of which the majority counts, where a random defense is asked more than once
 _BATCH = 250
+_TRAINED = "TE", "noise", "Adv Training", "TRADES"  # how the names of networks begin that are their own defense
 
 
 class ThreatModel(Enum):
@@ -75,7 +76,7 @@ class ThreatModel(Enum):
 
 def inside_network(defense: str) -> bool:
     """Whether a row's `defense` is none at all, or lies in the network itself (its training, or its encoding)."""
-    return defense == "No Defense" or set(defense.split(" + ")) <= {"TE", "Adv Training"}
+    return defense == "No Defense" or all(part.startswith(_TRAINED) for part in defense.split(" + "))
 
 
 # What `view` can make: not who has a network without a defense, for whom "classifier" is the same.

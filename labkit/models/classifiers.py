@@ -72,7 +72,7 @@ def train(
         if recipe.erase:
             x = erase(x, recipe.erase, generator)
         if recipe.noise:
-            x = x + recipe.noise * torch.randn(x.shape, generator=generator)
+            x = (x + recipe.noise * torch.randn(x.shape, generator=generator)).clamp(0, 1)
         seed = int(torch.randint(2**31, (), generator=generator)) if recipe.dropout else generator.initial_seed()
         return x.to(device, memory_format=LAYOUT), images.y[at].to(device), seed
 

@@ -90,8 +90,12 @@ class SparseTransform(Defense):
             with torch.no_grad():
                 moved = self(x) - x
             return x + moved
+        return self._joined(*self.both(x))
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Low-pass part (not dimmed) and what the code synthesises, both as x and with their gradients."""
         low, high = split(x, self.lowpass, self.pad)
-        return self._joined(low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[2:]))
+        return low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[2:])
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape

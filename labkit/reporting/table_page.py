@@ -14,9 +14,17 @@ from labkit.core.store import locked
 from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
-from labkit.experiments import causes, cluster_stability, cost_estimate, paper_tables, published_numbers
+from labkit.experiments import (
+    causes,
+    certified,
+    cluster_stability,
+    cost_estimate,
+    holding,
+    paper_tables,
+    published_numbers,
+)  # fmt: skip
 from labkit.experiments.paper_tables import Asked
-from labkit.reporting import captions, cause_page, figures, pictures, questions, tables, verdicts
+from labkit.reporting import captions, cause_page, figures, holding_page, pictures, questions, tables, verdicts
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -170,9 +178,36 @@ class Explained(Compared):
         return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
 
 
+@dataclass(frozen=True)
+class Held(Compared):
+    """What holds against who knows it (`holding.cases`), and what of it is certain (`certified.rows`)."""
+
+    certain: pd.DataFrame
+    supports: pd.DataFrame
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        return holding_page.table(self.rows, self.worst)
+
+    @property
+    def caption(self) -> str:
+        return holding_page.caption(self.rows, self.note)
+
+    def figure(self) -> Figure:
+        return holding_page.figure(self.rows, self.worst, self.certain, _images(self.rows))
+
+    def text(self, command: str) -> str:
+        return holding_page.text(self.cells, self.caption, self.worst, self.certain, self.supports, command)
+
+    def save(self, out: Path, command: str) -> None:
+        super().save(out, command)
+        checkpoint.write_whole(out / f"{self.stem}_certified.csv", self.certain.to_csv(index=False))
+
+
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
     """`paper_tables.table` of each name, with only the cases that are wanted (`paper_tables.select`)."""
-    found = {name: causes.asked(lab) if name == causes.CAUSES else paper_tables.table(lab, name) for name in names}
+    ours = {causes.CAUSES: causes.asked, holding.HOLDS: holding.asked}
+    found = {name: ours[name](lab) if name in ours else paper_tables.table(lab, name) for name in names}
     return {name: paper_tables.select(asked, wanted) for name, asked in found.items()} if wanted else found
 
 
@@ -227,12 +262,13 @@ def measure(
     rows = measurement.run(asked.blind, bench)
     # `worst` would measure them as well, but without a bar.
     measurement.run(asked.aware, bench)
-    worst = paper_tables.worst(asked.aware, bench)
+    worst = (holding.worst(lab, bench, asked.aware) if name == holding.HOLDS
+             else paper_tables.worst(asked.aware, bench))  # fmt: skip
     said = "The attacks were not checked for this selection of cells."
     whole = {*(of or asked).blind, *(of or asked).aware}
     count = sum(measurement.kept(case, bench) for case in whole)
     part = f"**{count} of {len(whole)} cells are measured so far.** " * (count < len(whole))
-    if checked and name != causes.CAUSES:
+    if checked and name not in (causes.CAUSES, holding.HOLDS):
         said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
     note = f"{part}{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
@@ -248,6 +284,10 @@ def measure(
         page, worst = Compared, worst[worst["size"] > 0]
     if name == causes.CAUSES:
         page, rows = Explained, causes.rows(lab, bench, asked.blind)
+    if name == holding.HOLDS:
+        rows, certain = holding.rows(lab, bench, asked.blind), certified.rows(lab, bench, kept=not checked)
+        supports = certified.supports(lab, bench, kept=not checked)
+        return Held(name, rows, worst, pd.DataFrame(), asked.missing, note, said, images, kept, certain, supports)
     return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
 
 

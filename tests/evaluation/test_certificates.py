@@ -102,15 +102,17 @@ def test_no_attack_inside_a_certified_radius_moves_the_class():
     found, radii = certificates.radii(layer, head, x)
     assert torch.equal(found, head.logits(layer, x).argmax(1)) and (radii > 0).float().mean() > 0.5
 
-    class System(nn.Module):
-        def forward(self, x):
-            low, sparse = split(x)[0], layer(x) - split(x)[0]
-            return low.flatten(1) @ head.a.flatten(1).T + sparse.flatten(1) @ head.b.flatten(1).T + head.bias
-
     for share, holds in ((0.9, True), (4.0, False)):
         radius = float(radii.quantile(0.5))
         mine = radii >= radius
-        x_adv = pgd(System(), x[mine], found[mine], budget=Budget.l2(share * radius), steps=5, loss="margin")
+        x_adv = pgd(
+            certificates.Headed(layer, head),
+            x[mine],
+            found[mine],
+            budget=Budget.l2(share * radius),
+            steps=5,
+            loss="margin",
+        )
         assert bool((head.logits(layer, x_adv).argmax(1) != found[mine]).any()) != holds
 
 

@@ -1,0 +1,150 @@
+"""The page on what holds (`experiments.holding`, `experiments.certified`): table, map, paired questions."""
+
+from labkit.core import metrics
+from labkit.core.wording import in_markdown
+from labkit.experiments import holding
+from labkit.models import hardening
+from labkit.reporting import tables, verdicts
+from labkit.reporting.pictures import canvas
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+_KINDS = ("no defense", "#000000", "X"), ("T before a vanilla network", "#0072b2", "o"), \
+    ("trained to hold", "#d55e00", "D"), ("trained to hold, behind T", "#cc79a7", "s"), \
+    ("certified", "#009e73", "*")  # fmt: skip
+
+
+_CERTAIN = (
+    "Certified: the share of images that are right, and that no change up to so long can turn. A smoothed network is "
+    "certified for its vote under Gaussian noise (Cohen et al. 2019), with a probability of 0.999 for each image. The "
+    "linear head is certified surely: T's sparse map never pushes images apart, and the low-pass part is linear. L2 0 "
+    "is no change."
+)
+
+
+def budget(norm: str, size: float) -> str:
+    """A budget in words, as columns and axes have it."""
+    return {"l2": f"L2 {size:g}", "linf": f"L∞ {255 * size:.0f}/255"}.get(norm, f"relative L2 {size:g}")
+
+
+def table(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
+    """A line per defense: n, clean accuracy, what is left of it in each budget, and which attack leaves least."""
+    lines = []
+    for name, mine in rows.groupby("defense", sort=False):
+        clean = mine[mine.attack == "Clean"]
+        line = {"defense": name, "n": f"{mine.n.max():,}", "Clean": _cell(clean.iloc[0]) if len(clean) else ""}
+        for norm, size in holding.BUDGETS:
+            left = worst[(worst.defense == name) & (worst.norm == norm)]
+            line[f"worst case, {budget(norm, size)}"] = f"{_cell(left.iloc[0])} ({left.iloc[0].attacks} attacks)" \
+                if len(left) else "not all measured"  # fmt: skip
+        main = worst[(worst.defense == name) & (worst.norm == holding.BUDGETS[0][0])]
+        lines.append(line | {"leaves least": main.iloc[0].hardest if len(main) else ""})
+    return pd.DataFrame(lines)
+
+
+def caption(rows: pd.DataFrame, note: str) -> str:
+    """Three lines: what, on what, how to read it."""
+    size = budget(*holding.BUDGETS[0])
+    return "  \n".join((
+        "Accuracy with 95 % Wilson intervals. Worst case: the share of images that stay right under every attack of a "
+        "budget by attackers who know everything; an upper bound on robust accuracy.",
+        f"{in_markdown(rows.data.iloc[0])}, n = {', '.join(f'{n:,}' for n in sorted(set(rows.n)))} test images; "
+        f"{', '.join(sorted(set(rows.classifier)))}. {note}",
+        f"Networks trained to hold are attacked in {size} while they train; “few images” marks those that are compared "
+        "with each other alone. AutoAttack (standard) is among the attacks where no T precedes the network.",
+    ))  # fmt: skip
+
+
+def questions(worst: pd.DataFrame) -> pd.DataFrame:
+    """`holding.pairs` in the worst case of the first budget, as `verdicts`: paired, corrected together."""
+    norm, size = holding.BUDGETS[0]
+    least = worst[worst.norm == norm].assign(
+        name=lambda found: found.defense, where=f"worst case, {budget(norm, size)}", case=""
+    )
+    other = {name: part.drop(columns=["where", "case"]) for name, part in least.groupby("name")}
+    pairs = holding.pairs(least)
+    return verdicts.table(verdicts.beside(asked, least[least.name == one], other[two]) for asked, one, two in pairs)
+
+
+def front(worst: pd.DataFrame, clean: dict[str, float]) -> list[str]:
+    """The defenses that no other beats in both clean and worst-case accuracy, the cleanest first."""
+    left = sorted(((clean[row.defense], row.accuracy, row.defense) for row in worst.itertuples()), reverse=True)
+    best, found = -1.0, []
+    for _, robust, name in left:
+        if robust > best:
+            best = robust
+            found.append(name)
+    return found
+
+
+def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title: str) -> Figure:
+    """The map: clean against worst-case accuracy in the first budget, the front that nothing beats, certified points.
+
+    certain  from `certified.rows`; certified accuracy is a lower bound, all else an upper one
+    """
+    (norm, size), fig_axes = holding.BUDGETS[0], canvas(9.5, 6.2, lines="both")
+    fig, ax = fig_axes
+    least = worst[worst.norm == norm]
+    clean = {row.defense: row for row in rows[rows.attack == "Clean"].itertuples()}
+    for label, colour, marker in _KINDS[:4]:
+        mine = [row for row in least.itertuples() if _kind(row.defense) == label]
+        for row in mine:
+            at = clean[row.defense]
+            up, along = ([[p.accuracy - p.low], [p.high - p.accuracy]] for p in (row, at))
+            ax.errorbar(at.accuracy, row.accuracy, up, along, color=colour, alpha=0.35, linewidth=1)
+        few = [name.defense.endswith(holding.FEW) for name in mine]
+        for hollow in (False, True):
+            points = [row for row, small in zip(mine, few, strict=True) if small == hollow]
+            if points:
+                ax.plot([clean[row.defense].accuracy for row in points], [row.accuracy for row in points], marker,
+                        color=colour, markersize=8, markerfacecolor="white" if hollow else colour, linestyle="none",
+                        label=label + holding.FEW * hollow)  # fmt: skip
+    best = front(least, {name: row.accuracy for name, row in clean.items()})
+    ends = [(clean[name].accuracy, least[least.defense == name].accuracy.iloc[0]) for name in best]
+    ax.plot(*zip(*ends, strict=True), "-", color="#888888", linewidth=1, zorder=0, label="nothing is better in both")
+    for name, mine in certain.groupby("system", sort=False) if len(certain) else ():
+        at = mine[mine["size"] == (size if size in set(mine["size"]) else mine["size"].max())].iloc[0]
+        plain = mine[mine["size"] == 0].iloc[0]
+        ax.plot(plain.attacked, at.certified, "*", color=_KINDS[4][1], markersize=14, linestyle="none",
+                label=f"certified: {name}, L2 {at['size']:g}")  # fmt: skip
+    ax.set(xlabel="clean accuracy", xlim=(0, 1), ylim=(-0.03, 1), title=title,
+           ylabel=f"worst case, {budget(norm, size)} (upper bound), or certified")  # fmt: skip
+    ax.legend(loc="upper left", frameon=False, fontsize=9)
+    return fig
+
+
+def text(cells, said: str, worst, certain, supports, command: str) -> str:
+    """The page, in Markdown."""
+    exact, found = {"disable_numparse": True}, questions(worst)
+    parts = ["# What does hold?", tables.markdown(cells, **exact), said]
+    parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
+    if len(certain):
+        shown = certain.rename(columns={"size": "L2", "attacked": "right under attack"}).round(3)
+        parts += ["## What is certain?", tables.markdown(shown, **exact), _CERTAIN]
+    if len(supports):
+        parts += ["How far may an image move before the support of its code does?",
+                  tables.markdown(supports.map(lambda value: f"{value:.3g}"), **exact)]  # fmt: skip
+    return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+
+
+def _kind(name: str) -> str:
+    before, trained = name.startswith("STL"), "Adv Training" in name or "TRADES" in name
+    return _KINDS[2 * trained + before][0] if trained or before else _KINDS[0][0]
+
+
+def _cell(row) -> str:
+    return metrics.told(metrics.Point(None, row.accuracy, row.low, row.high))
+
+
+def collapse(histories: dict[str, dict[str, list[float]]]) -> Figure:
+    """Accuracy on held-out training images, epoch by epoch: clean, under one step, and under ten."""
+    fig, axes = canvas(3.2 * max(len(histories), 1) + 0.6, 3.6, 1, max(len(histories), 1), lines="y", squeeze=False)
+    for ax, (name, history) in zip(axes[0], histories.items(), strict=True):
+        for figure_name, marker in zip(hardening.FIGURES, "osD", strict=True):
+            values = history.get(figure_name, [])
+            ax.plot(range(1, len(values) + 1), values, marker=marker, label=figure_name.removesuffix(", held out"))
+        ax.set(title=name.removesuffix(holding.FEW), ylim=(0, 1), xlabel="epoch")
+    axes[0][0].set_ylabel("accuracy on images kept out")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    return fig
