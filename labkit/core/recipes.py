@@ -222,8 +222,8 @@ class ClassifierRecipe(Limited):
     @property
     def label(self) -> str:
         """The paper's name of a defense in the network itself; "" for none."""
-        hardened = self.adversarial.label if self.adversarial else ""
-        return " + ".join(filter(None, ("TE" * bool(self.levels), "noise" * bool(self.noise), hardened)))
+        trained = self.adversarial and ("Adv Training" if self.levels else self.adversarial.label)
+        return " + ".join(filter(None, ("TE" * bool(self.levels), "noise" * bool(self.noise), trained)))
 
     @property
     def foreign(self) -> bool:

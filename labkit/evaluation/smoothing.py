@@ -32,7 +32,9 @@ def certify(
     Raises InputError unless sigma is above 0 and alpha within (0, 1).
     """
     if not (sigma > 0 and 0 < alpha < 1):
-        raise InputError(f"smoothing needs sigma above 0 and alpha in (0, 1), got {sigma:g} and {alpha:g}; change them")
+        raise InputError(
+            f"smoothing needs sigma above 0 and alpha in (0, 1), got {sigma:g} and {alpha:g}; choose others"
+        )
     classes, radii = [], []
     for number, image in enumerate(tqdm(x, desc="certifying", unit="image", disable=not progress, delay=2)):
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)

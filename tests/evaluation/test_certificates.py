@@ -76,7 +76,7 @@ def test_the_bound_of_a_probability_fails_as_often_as_it_may():
 
 def test_smoothing_refuses_what_it_cannot_use():
     for how in ({"sigma": 0.0}, {"sigma": 0.1, "alpha": 1.0}):
-        with pytest.raises(InputError, match="change them"):
+        with pytest.raises(InputError, match="choose others"):
             smoothing.certify(Linear(torch.ones(4)), pictures(1, size=2), progress=False, **how)
 
 
