@@ -88,6 +88,7 @@ ifdef CIFAR10
 	$(BIN)/python -m labkit table 5 --convention released --profile $(SIZE) --epochs 8 --dataset '$(CIFAR10)' \
 	    --out '$(MEASURED)/cifar10' --only 'defense=No Defense,STL'
 	$(BIN)/python -m labkit table causes --profile $(SIZE) --epochs 8 --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
+	$(BIN)/python -m labkit table baselines holds --profile $(SIZE) --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
 	$(BIN)/python -m labkit report --profile $(SIZE) --dataset '$(CIFAR10)' --notebooks 05,06 --out reports/lab-notebooks
 	for part in 05_defense_tables 06_tradeoff; do \
 	    mkdir -p '$(MEASURED)/cifar10'/$$part && \

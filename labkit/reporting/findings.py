@@ -8,8 +8,8 @@ from urllib.parse import quote
 from labkit.core import InputError, checkpoint
 from labkit.core.wording import in_markdown, to_set, typed
 from labkit.evaluation import ThreatModel
-from labkit.experiments import causes, published_numbers
-from labkit.reporting import captions, cause_page, questions, tables, verdicts
+from labkit.experiments import causes, holding, published_numbers
+from labkit.reporting import captions, cause_page, holding_page, questions, tables, verdicts
 from labkit.reporting.judged import compare, leaderboard  # noqa: F401 (for others)
 
 import pandas as pd
@@ -138,7 +138,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     if again:
         parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
     parts += _resolutions(place, measured)
-    parts += _compared(place, link) + _explained(place, link)
+    parts += _own(place, link)
     parts += _swept(place / _TRADEOFF, f"{link}{_TRADEOFF}/")
     twice = questions.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
     if len(twice):
@@ -167,33 +167,39 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
     return parts
 
 
-def _compared(place: Path, link: str) -> list[str]:
-    """Every baseline beside STL, and how to make that; nothing where it was not measured."""
-    if not (place / "baselines.json").is_file():
-        return []
-    rows, worst = (pd.read_csv(place / f"baselines_{part}.csv") for part in ("rows", "worst"))
-    told, found = json.loads((place / "baselines.json").read_bytes()), questions.baselines(rows, worst)
-    return [
-        "### Which defenses hold?",
-        f"![Accuracy of every defense: clean, unknown to the attacker, known, in the worst case]({link}baselines.png)",
-        f"Every attack, n and the caption are on [its page]({link}baselines.md).",
-        verdicts.markdown(found) if len(found) else "",
-        f"Made by `{told['command']}`.",
-    ]
+def _own(place: Path, link: str) -> list[str]:
+    """The tables that the paper has not, where they were measured: figure, what is read from it, how to make it."""
+    parts = []
+    for name, (title, shown, read) in _OWN.items():
+        if (place / f"{name}.json").is_file():
+            rows, worst = (pd.read_csv(place / f"{name}_{part}.csv") for part in ("rows", "worst"))
+            parts += [
+                f"### {title}",
+                f"![{shown}]({link}{name}.png)",
+                read(rows, worst),
+                f"Every number, n and the caption are on [its page]({link}{name}.md).",
+                f"Made by `{json.loads((place / f'{name}.json').read_bytes())['command']}`.",
+            ]
+    return parts
 
 
-def _explained(place: Path, link: str) -> list[str]:
-    """What may have made the paper's numbers, where that was measured."""
-    if not (place / f"{causes.CAUSES}.json").is_file():
-        return []
-    rows = pd.read_csv(place / f"{causes.CAUSES}_rows.csv").fillna({"fault": ""})
-    return [
-        "### What made the paper's numbers?",
-        f"![Distance of each reading of the paper's attacks to its Table 1]({link}{causes.CAUSES}.png)",
-        "\n".join(f"- {sentence}" for sentence in cause_page.sentences(rows)),
-        f"Every reading, n and the caption are on [its page]({link}{causes.CAUSES}.md).",
-        f"Made by `{json.loads((place / f'{causes.CAUSES}.json').read_bytes())['command']}`.",
-    ]
+def _readings(rows: pd.DataFrame, _worst: pd.DataFrame) -> str:
+    return "\n".join(f"- {sentence}" for sentence in cause_page.sentences(rows.fillna({"fault": ""})))
+
+
+_OWN = {
+    "baselines": (
+        "Which defenses hold?", "Accuracy of every defense: clean, unknown to the attacker, known, in the worst case",
+        lambda rows, worst: verdicts.markdown(questions.baselines(rows, worst)),
+    ),
+    holding.HOLDS: (
+        "What does hold?", "Clean accuracy against accuracy in the worst case, with what is certified",
+        lambda _rows, worst: verdicts.markdown(holding_page.questions(worst)),
+    ),
+    causes.CAUSES: (
+        "What made the paper's numbers?", "Distance of each reading of the paper's attacks to its Table 1", _readings,
+    ),
+}  # fmt: skip
 
 
 def _swept(folder: Path, link: str) -> list[str]:
