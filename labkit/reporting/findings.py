@@ -172,7 +172,8 @@ def _own(place: Path, link: str) -> list[str]:
     parts = []
     for name, (title, shown, read) in _OWN.items():
         if (place / f"{name}.json").is_file():
-            rows, worst = (pd.read_csv(place / f"{name}_{part}.csv") for part in ("rows", "worst"))
+            files = (place / f"{name}_{part}.csv" for part in ("rows", "worst"))
+            rows, worst = (pd.read_csv(file) if file.is_file() else pd.DataFrame() for file in files)
             parts += [
                 f"### {title}",
                 f"![{shown}]({link}{name}.png)",
@@ -183,6 +184,10 @@ def _own(place: Path, link: str) -> list[str]:
     return parts
 
 
+def _told(found: pd.DataFrame) -> str:
+    return verdicts.markdown(found) if len(found) else ""
+
+
 def _readings(rows: pd.DataFrame, _worst: pd.DataFrame) -> str:
     return "\n".join(f"- {sentence}" for sentence in cause_page.sentences(rows.fillna({"fault": ""})))
 
@@ -190,11 +195,11 @@ def _readings(rows: pd.DataFrame, _worst: pd.DataFrame) -> str:
 _OWN = {
     "baselines": (
         "Which defenses hold?", "Accuracy of every defense: clean, unknown to the attacker, known, in the worst case",
-        lambda rows, worst: verdicts.markdown(questions.baselines(rows, worst)),
+        lambda rows, worst: _told(questions.baselines(rows, worst)),
     ),
     holding.HOLDS: (
         "What does hold?", "Clean accuracy against accuracy in the worst case, with what is certified",
-        lambda _rows, worst: verdicts.markdown(holding_page.questions(worst)),
+        lambda _rows, worst: _told(holding_page.questions(worst)),
     ),
     causes.CAUSES: (
         "What made the paper's numbers?", "Distance of each reading of the paper's attacks to its Table 1", _readings,
