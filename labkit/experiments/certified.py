@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-SIZES = {"smoothed": (0.0, 0.1, 0.25, 0.5), "head": (0.0, 0.02, 0.05, 0.1)}  # L2, for pixels in [0, 1]
+SIZES = (0.0, 0.05, 0.1, 0.25, 0.5)  # L2, for pixels in [0, 1]
 KIND = "certificate"
 _ALPHA = 0.001
 _FITTED, _JUDGED = 2000, 500  # training and test images of a linear head
@@ -25,7 +25,7 @@ COLUMNS = ["system", "size", "n", "certified", "low", "high", "attacked", "absta
 class CertificateRecipe:
     """What is certified: a smoothed network behind T, or a linear head (no classifier), on the first `n` test images.
 
-    steps, passes of smoothing and of the head are constants of `certified`; another `version` has others.
+    Whatever else there is to choose is constant in `certified`; another `version` has others.
     """
 
     transform: TransformRecipe | None
@@ -33,6 +33,7 @@ class CertificateRecipe:
     n: int
     draws: int
     fitted: int = _FITTED
+    sizes: tuple[float, ...] = SIZES
     version: int = 1
 
 
@@ -97,16 +98,15 @@ def supports(lab: Profile, bench: Workbench, *, kept: bool = False) -> pd.DataFr
 
 def _lines(name: str, recipe: CertificateRecipe, lab: Profile, bench: Workbench) -> list[tuple]:
     test = bench.images(lab.data, "test")[: recipe.n]
-    sizes = SIZES["smoothed" if recipe.classifier else "head"]
 
     def build(_scratch) -> tuple[dict[str, Tensor], dict]:
         make = _smoothed if recipe.classifier else _headed
-        found, radii, attacked = make(recipe, lab, bench, test, sizes)
+        found, radii, attacked = make(recipe, lab, bench, test)
         return {"found": found, "radii": radii, "attacked": torch.stack(attacked)}, {}
 
     kept = bench.store.fetch(KIND, recipe, build, digest=bench.digest(lab.data)).tensors
     right, lines = kept["found"] == test.y, []
-    for size, attacked in zip(sizes, kept["attacked"], strict=True):
+    for size, attacked in zip(SIZES, kept["attacked"], strict=True):
         certain = right & (kept["radii"] >= size if size else kept["radii"] > 0)
         abstained = float((kept["found"] == smoothing.ABSTAINED).float().mean())
         under = float((attacked == test.y).float().mean())
@@ -114,13 +114,13 @@ def _lines(name: str, recipe: CertificateRecipe, lab: Profile, bench: Workbench)
     return lines
 
 
-def _smoothed(recipe: CertificateRecipe, lab: Profile, bench: Workbench, test, sizes):
+def _smoothed(recipe: CertificateRecipe, lab: Profile, bench: Workbench, test):
     sigma, network = recipe.classifier.noise, bench.classifier(recipe.classifier)
     model = nn.Sequential(nn.Hardtanh(0, 1), threat_models.judged(network, bench.transform(recipe.transform)))
     how = {"sigma": sigma, "draws": recipe.draws, "alpha": _ALPHA, "progress": bench.progress}
     found, radii = smoothing.certify(model, test.x, **how)
     attacked, view = [], Noisy(model, sigma)
-    for size in sizes:
+    for size in SIZES:
         x = test.x.to(bench.device)
         if size:
             x = pgd(view, x, test.y.to(x.device), budget=Budget.l2(size), steps=_STEPS, loss="margin")
@@ -134,13 +134,13 @@ def _votes(model: nn.Module, x: Tensor, sigma: float) -> Tensor:
     return torch.stack([smoothing.answers(model, image, sigma, 100, generator).argmax() for image in x])
 
 
-def _headed(recipe: CertificateRecipe, lab: Profile, bench: Workbench, test, sizes):
+def _headed(recipe: CertificateRecipe, lab: Profile, bench: Workbench, test):
     layer = bench.transform(recipe.transform).cpu().approximate(1e-5)
     train = bench.images(lab.data, "train")[: recipe.fitted]
     head = certificates.fit(layer, train.x[:], train.y, len(train.classes))
     found, radii = certificates.radii(layer, head, test.x[:])
     attacked = []
-    for size in sizes:
+    for size in SIZES:
         x = test.x[:]
         if size:
             x = pgd(certificates.Headed(layer, head), x, test.y, budget=Budget.l2(size), steps=_STEPS, loss="margin")

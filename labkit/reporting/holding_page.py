@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 _KINDS = ("no defense", "#000000", "X"), ("T before a vanilla network", "#0072b2", "o"), \
     ("trained to hold", "#d55e00", "D"), ("trained to hold, behind T", "#cc79a7", "s"), \
-    ("certified", "#009e73", "*")  # fmt: skip
+    ("certified", "#009e73", "")  # fmt: skip
 
 
 _CERTAIN = (
@@ -81,10 +81,9 @@ def front(worst: pd.DataFrame, clean: dict[str, float]) -> list[str]:
 def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title: str) -> Figure:
     """The map: clean against worst-case accuracy in the first budget, the front that nothing beats, certified points.
 
-    certain  from `certified.rows`; certified accuracy is a lower bound, all else an upper one
+    certain  from `certified.rows`, at that size; certified accuracy is a lower bound, all else an upper one
     """
-    (norm, size), fig_axes = holding.BUDGETS[0], canvas(9.5, 6.2, lines="both")
-    fig, ax = fig_axes
+    (norm, size), (fig, ax) = holding.BUDGETS[0], canvas(9.5, 6.2, lines="both")
     least = worst[worst.norm == norm]
     clean = {row.defense: row for row in rows[rows.attack == "Clean"].itertuples()}
     for label, colour, marker in _KINDS[:4]:
@@ -93,23 +92,27 @@ def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title
             at = clean[row.defense]
             up, along = ([[p.accuracy - p.low], [p.high - p.accuracy]] for p in (row, at))
             ax.errorbar(at.accuracy, row.accuracy, up, along, color=colour, alpha=0.35, linewidth=1)
-        few = [name.defense.endswith(holding.FEW) for name in mine]
-        for hollow in (False, True):
-            points = [row for row, small in zip(mine, few, strict=True) if small == hollow]
-            if points:
+        for few in (False, True):
+            points = [row for row in mine if row.defense.endswith(holding.FEW) == few]
+            if points:  # open: no more than upper bounds
                 ax.plot([clean[row.defense].accuracy for row in points], [row.accuracy for row in points], marker,
-                        color=colour, markersize=8, markerfacecolor="white" if hollow else colour, linestyle="none",
-                        label=label + holding.FEW * hollow)  # fmt: skip
+                        color=colour, markersize=5 if few else 9, markerfacecolor="white", linestyle="none",
+                        label=f"{label}{holding.FEW * few} (upper bound)")  # fmt: skip
     best = front(least, {name: row.accuracy for name, row in clean.items()})
     ends = [(clean[name].accuracy, least[least.defense == name].accuracy.iloc[0]) for name in best]
-    ax.plot(*zip(*ends, strict=True), "-", color="#888888", linewidth=1, zorder=0, label="nothing is better in both")
-    for name, mine in certain.groupby("system", sort=False) if len(certain) else ():
-        at = mine[mine["size"] == (size if size in set(mine["size"]) else mine["size"].max())].iloc[0]
-        plain = mine[mine["size"] == 0].iloc[0]
-        ax.plot(plain.attacked, at.certified, "*", color=_KINDS[4][1], markersize=14, linestyle="none",
-                label=f"certified: {name}, L2 {at['size']:g}")  # fmt: skip
+    if ends:
+        ax.plot(
+            *zip(*ends, strict=True), "-", color="#888888", linewidth=1, zorder=0, label="nothing is better in both"
+        )
+    for name, (x, y) in zip(best, ends, strict=True):
+        ax.annotate(name, (x, y), (5, 7), textcoords="offset points", fontsize=8, color="#444444")
+    certain = certain[certain["size"].isin((0, size))] if len(certain) else certain
+    for (name, mine), marker in zip(certain.groupby("system", sort=False) if len(certain) else (), "*ph", strict=False):
+        plain, at = (mine[mine["size"] == end].iloc[0] for end in (0, size))
+        ax.plot(plain.attacked, at.certified, marker, color=_KINDS[4][1], markersize=12, linestyle="none",
+                label=f"certified: {name}")  # fmt: skip
     ax.set(xlabel="clean accuracy", xlim=(0, 1), ylim=(-0.03, 1), title=title,
-           ylabel=f"worst case, {budget(norm, size)} (upper bound), or certified")  # fmt: skip
+           ylabel=f"accuracy that is left, {budget(norm, size)}")  # fmt: skip
     ax.legend(loc="upper left", frameon=False, fontsize=9)
     return fig
 
