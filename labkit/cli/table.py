@@ -56,7 +56,7 @@ def _table(options: argparse.Namespace) -> int:
                     made.save(options.out, again)
                 print(f"\n{made.text(again)}")
                 if options.out:
-                    print(f"table {name}: {options.out / f'table_{name}.md'}")
+                    print(f"table {name}: {options.out / f'{made.stem}.md'}")
     return 0
 
 
