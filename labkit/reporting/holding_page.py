@@ -16,7 +16,8 @@ _KINDS = ("no defense", "#000000", "X"), ("T before a vanilla network", "#0072b2
 
 
 _CERTAIN = (
-    "Certified: the share of images that are right, and that no change up to so long can turn. A smoothed network is "
+    "Certified: the share of images that are right, and that no change up to so long can turn, with its 95 % interval; "
+    "behind ≤, the share that is right under an attack of that size. A smoothed network is "
     "certified for its vote under Gaussian noise (Cohen et al. 2019), with a probability of 0.999 for each image. The "
     "linear head is certified surely: T's sparse map never pushes images apart, and the low-pass part is linear. L2 0 "
     "is no change."
@@ -123,12 +124,23 @@ def text(cells, said: str, worst, certain, supports, command: str) -> str:
     parts = ["# What does hold?", tables.markdown(cells, **exact), said]
     parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
     if len(certain):
-        shown = certain.rename(columns={"size": "L2", "attacked": "right under attack"}).round(3)
-        parts += ["## What is certain?", tables.markdown(shown, **exact), _CERTAIN]
+        parts += ["## What is certain?", tables.markdown(_certain(certain), **exact), _CERTAIN]
     if len(supports):
         parts += ["How far may an image move before the support of its code does?",
                   tables.markdown(supports.map(lambda value: f"{value:.3g}"), **exact)]  # fmt: skip
     return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+
+
+def _certain(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line per system: what is certified at each size, and what an attack of that size leaves."""
+    told = rows.assign(
+        told=[
+            f"{_cell(row)} ≤ {row.attacked:.3f}" for row in rows.rename(columns={"certified": "accuracy"}).itertuples()
+        ],
+        at=rows["size"].map("L2 {:g}".format),
+    )
+    wide = told.pivot_table("told", ["system", "n", "abstained"], "at", aggfunc="first", sort=False)
+    return wide.reset_index().rename_axis(columns=None)
 
 
 def _kind(name: str) -> str:
@@ -148,6 +160,7 @@ def collapse(histories: dict[str, dict[str, list[float]]]) -> Figure:
             values = history.get(figure_name, [])
             ax.plot(range(1, len(values) + 1), values, marker=marker, label=figure_name.removesuffix(", held out"))
         ax.set(title=name.removesuffix(holding.FEW), ylim=(0, 1), xlabel="epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_ylabel("accuracy on images kept out")
     axes[0][0].legend(frameon=False, fontsize=8)
     return fig
