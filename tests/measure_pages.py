@@ -1,5 +1,6 @@
-"""Screenshots and response times of the dashboards, by hand: `make screenshots` writes reports/dashboards."""
+"""Pictures, one of them moving, and response times of the dashboards, by hand: `make screenshots`."""
 
+import io
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from labkit.evaluation.workbench import Workbench
 
 import torch
 from browser_drive import PAGES, Tab, chromium, crowd, kernels, memory, served
+from PIL import Image
 
 _SETTLED = {1: "true class", 2: "100 of 100", 3: "measured", 4: "cases are measured", 5: "filters of"}
 
@@ -45,6 +47,7 @@ def main(out: Path) -> None:
             )
         )
     rows += large()
+    movie(out)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     lines = "\n".join(f"| {what} | {value} |" for what, value in rows)
     setting = f"{machine}; profile {lab.name}, {lab.data.label}; headless Chromium on the same machine."
@@ -72,6 +75,34 @@ def explorer(browser, where: str, out: Path) -> list[tuple[str, str]]:
     tab.page.screenshot(path=out / f"{PAGES[0].removesuffix('.ipynb')}.png", full_page=True)
     tab.context.close()
     return rows
+
+
+def movie(out: Path, name: str = "explorer.webp", most: int = 1_500_000) -> None:
+    """λ dragged to and fro in the explorer, on colour photographs, as an animated WebP of at most `most` bytes."""
+    lab, store, frames = profiles.profile("", dataset="photos", resolution=64), Store().root, []
+    server.prepare(lab)
+    out.mkdir(parents=True, exist_ok=True)
+    with chromium() as browser, served(lab, store) as where:
+        tab = Tab(browser, where, PAGES[0])
+        tab.says(_SETTLED[1])
+        tab.drawn(0)
+        tab.slider("λ").focus()
+        for key, steps in (("ArrowLeft", 8), ("ArrowRight", 24), ("ArrowLeft", 16)):
+            for _ in range(steps):
+                before = tab.shown()
+                tab.page.keyboard.press(key)
+                tab.drawn(before)
+                tab.page.wait_for_timeout(150)  # pictures that are being replaced fade
+                seen = Image.open(io.BytesIO(tab.page.screenshot(clip={"x": 0, "y": 0, "width": 1260, "height": 660})))
+                frames.append(seen.convert("RGB").resize((945, 495), Image.Resampling.LANCZOS))
+        tab.context.close()
+    for quality in (70, 50, 30):
+        frames[0].save(
+            out / name, save_all=True, append_images=frames[1:], duration=120, loop=0, quality=quality, method=6
+        )
+        if (out / name).stat().st_size <= most:
+            return
+    raise RuntimeError(f"{out / name} is larger than {most} bytes")
 
 
 def large() -> list[tuple[str, str]]:
@@ -112,4 +143,5 @@ def told(seconds: list[float]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # as the pages' kernels have
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "reports/dashboards"))
+    made = movie if sys.argv[2:] == ["movie"] else main  # only the moving one, or all
+    made(Path(sys.argv[1] if len(sys.argv) > 1 else "reports/dashboards"))

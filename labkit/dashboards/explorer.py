@@ -11,9 +11,9 @@ from labkit.dashboards.parts import SMALL, Board, Upload
 from labkit.datasets import decoding
 from labkit.evaluation import Workbench
 from labkit.models import predict
+from labkit.reporting.pictures import glowing
 
 import ipywidgets as w
-import matplotlib
 import torch
 from torch import Tensor
 
@@ -31,6 +31,7 @@ class Explorer(Page):
         self.data, self.index, self.upload = choice("images", list(self.desk.labs)), images(), Upload(self.take)
         chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
         self.board = Board()
+        self._opened: set[str] = set()
         self._file: tuple[str, bytes] | None = None  # the visitor's picture, as it came
         self._attacked, self._seen, self._judged = (None, None), (None, None), (None, None)
         unit = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
@@ -54,6 +55,11 @@ class Explorer(Page):
         lab = self.desk.labs[data]
         test = self.desk.bench.images(lab.data, "test")
         self.index.max = len(test) - 1
+        if data not in self._opened:
+            self._opened.add(data)
+            if index == 0 and self._file is None and (best := colourful(test.x[:100])):
+                self.index.value = best  # which asks again
+                return
         recipe = T(lab, K, S, stratified)
         if self.lacks(recipe):
             return
@@ -121,12 +127,12 @@ class Explorer(Page):
             {"title": "image x", "x": x, "bars": bars[0]},
             {"title": "low-pass part", "x": seen.low[0], "note": "T keeps it"},
             {"title": "the rest", "x": 0.5 + seen.high[0], "note": "grey is 0"},
-            {"title": "its sparse code", "x": heat(seen.fires[0]), "note": fires[0]},
+            {"title": "its sparse code", "x": glowing(seen.fires[0].abs().sum(0)), "note": fires[0]},
             {"title": "T(x)", "x": seen.seen[0], "note": near[1], "bars": bars[2]},
             {"title": "attacked x_adv", "x": x_adv, "note": near[0], "bars": bars[1]},
             {"title": "10 × change", "x": 0.5 + 10 * (x_adv - x), "note": f"x_adv − x, size {far:.3f}"},
             {"title": "what T leaves", "x": 0.5 + 10 * (seen.seen[1] - seen.seen[0]), "note": "10 × (T(x_adv) − T(x))"},
-            {"title": "its sparse code", "x": heat(seen.fires[1]), "note": fires[1]},
+            {"title": "its sparse code", "x": glowing(seen.fires[1].abs().sum(0)), "note": fires[1]},
             {"title": "T(x_adv)", "x": seen.seen[1], "note": near[2], "bars": bars[3]},
         ])  # fmt: skip
         kind = "seen as" if name.startswith("your") else "true class"
@@ -135,11 +141,9 @@ class Explorer(Page):
         self.say(f"{escape(name)}{known}. <span class='lk-soft'>{settings}.{blind}</span>")
 
 
-def heat(fires: Tensor) -> Tensor:
-    """Where a code (K, H, W) is active: (3, H, W)."""
-    amount = fires.abs().sum(0)
-    colours = matplotlib.colormaps["magma"]((amount / amount.amax().clamp_min(1e-12)).sqrt().numpy())
-    return torch.from_numpy(colours[..., :3].copy()).permute(2, 0, 1)
+def colourful(x: Tensor) -> int:
+    """Which of some images (n, C, H, W) has most colour; of grey ones, the first."""
+    return int((x - x.mean(1, keepdim=True)).flatten(1).std(1).argmax())
 
 
 def top(odds: Tensor | None, classes, true: int | None, count: int = 3) -> list[tuple[str, float, str]]:

@@ -1,5 +1,6 @@
 """The frame of every dashboard: its title, its controls, what it says, and what it does while something is missing."""
 
+import base64
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,11 +82,22 @@ class Page:
         self._workers: list[Latest] = []
         self._builder, self.work = self.worker(self._build), self.worker(self._show, wait=wait)
         self.asked: _Widgets = ()
-        self._boards = [part for part in content if isinstance(part, Board)]
+        self._content, self._boards = content, [part for part in content if isinstance(part, Board)]
         heading = w.HTML(f"<h1>{escape(title)}</h1><p class='lk-soft'>{words}</p>")
         left = w.VBox([*controls, self.button, self.bar, self.cancel]).add_class("lk-controls")
         columns = w.HBox([left, w.VBox([self.status, *content]).add_class("lk-content")]).add_class("lk-columns")
         self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns]).add_class("lk-page")
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        """In a notebook, the page itself; where no widgets run, as in a report, what it showed first."""
+        self.settled(300)
+        first = [self.status.value]
+        for part in self._content:
+            first += map(still, part.pictures, part.images) if isinstance(part, Board) else []
+            first += [part.value] if isinstance(part, w.HTML) else []
+        charts = [each["data"] for part in self._content if isinstance(part, w.Output) for each in part.outputs]
+        static = f"<div class='first'>{''.join(first)}</div>".replace("\n", " ")
+        return {**self.view._repr_mimebundle_(**options), "text/markdown": static, **(charts[0] if charts else {})}
 
     def worker(self, work: Callable[..., None], *, wait: float = 0) -> Latest:
         """Somebody who does the newest request; what fails is told on the page, and `settled` waits for it."""
@@ -204,6 +216,14 @@ class Desk:
         if not steps:
             self._there.add(recipes)
         return steps
+
+
+def still(picture: dict, image: bytes) -> str:
+    """A picture of a board as HTML."""
+    uri = f"data:;base64,{base64.b64encode(image).decode()}"
+    bars = "<br>".join(f"{escape(name)} {share:.0%}" for name, share, _ in picture["bars"])
+    words = "<br>".join(filter(None, (f"<b>{escape(picture['title'])}</b>", escape(picture["note"]), bars)))
+    return f"<figure><img alt='{escape(picture['alt'])}' src='{uri}'><figcaption>{words}</figcaption></figure>"
 
 
 def T(lab: Profile, K: int, S: int, stratified: bool) -> TransformRecipe | StratifiedRecipe:

@@ -100,8 +100,13 @@ def silent(lab: Profile, bench: Workbench) -> pd.DataFrame:
     return pd.concat([sweep(lab, bench, *choice, aware=False) for choice in tried.items()], ignore_index=True)
 
 
-def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict[str, Tensor], dict]:
-    """Columns and notes for `pictures.strips`: one image, clean above and attacked below, as each T outputs it.
+def named(what: str, value) -> str:
+    """A value of a choice by the paper's symbol, such as "λ = 0.2"."""
+    return f"{_choice(what)[0].split(',')[0]} = {metrics.said(value)}"
+
+
+def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict, dict, dict]:
+    """Columns, notes and codes for `interactive.Moving`: one image, clean and attacked, as each T outputs it.
 
     The first test image that the vanilla network has right clean and wrong under FGSM-0.08, or the first of all. Notes
     give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).
@@ -111,16 +116,18 @@ def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> t
     attacked = Case(small.classifier, None, lab.attack("FGSM-0.08"))
     one, x_adv = measurement.telling(attacked, bench), adversarial(attacked.attempt(), bench)
     pair = torch.stack([test.x[one], x_adv[one]])
-    columns, notes = {"image": pair}, {}
+    columns, notes, codes = {"image": pair}, {}, {}
     for value in values:
-        layer, symbol = bench.transform(_tried(small, what, value)), CHOICES[what][0].split(",")[0]
-        columns[f"{symbol} = {metrics.said(value)}"] = threat_models.turned(network, layer, pair)
+        layer, name = bench.transform(_tried(small, what, value)), named(what, value)
+        columns[name] = threat_models.turned(network, layer, pair)
+        if isinstance(layer, SparseTransform):
+            codes[name] = layer.parts(pair.to(bench.device))[2].z.abs().sum(1)
     for name, seen in columns.items():
         decided = [test.classes[int(c)] for c in predict(network, seen).argmax(1)]
         near = metrics.psnr(seen, pair[:1].expand_as(pair)).tolist()
         fidelity = [f"{dB:.1f} dB" if dB < metrics.MOST else "" for dB in near]
         notes[name] = [f"{word}\n{words}" for word, words in zip(decided, fidelity, strict=True)]
-    return columns, notes
+    return columns, notes, codes
 
 
 def gaps(rows: pd.DataFrame) -> list[Point]:

@@ -37,6 +37,19 @@ def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame
     return pd.concat(found, ignore_index=True).assign(data=lab.data.label, pixels=test.x.shape[-1], images=train.digest)
 
 
+@torch.no_grad()
+def strip(lab: Profile, bench: Workbench, lams: Sequence[float], n: int = 5) -> tuple[dict, dict, dict]:
+    """Columns, notes and codes for `interactive.Moving`: T of the first n test images, with its PSNR, at each λ."""
+    x = bench.images(lab.data, "test").x[:n].to(bench.device)
+    columns, notes, codes = {"image x": x}, {}, {}
+    for lam in lams:
+        layer, name = bench.transform(replace(lab.transform, lam=lam)), f"λ = {metrics.said(lam)}"
+        columns[name], z = layer(x), layer.parts(x)[2].z
+        codes[name], pairs = z.abs().sum(1), zip(metrics.psnr(columns[name], x), metrics.sparsity(z), strict=True)
+        notes[name] = [f"{near:.1f} dB, {int(active):,} active" for near, active in pairs]
+    return columns, notes, codes
+
+
 def recipes_of(lab: Profile, bench: Workbench, lams: Sequence[float]) -> dict[str, Any]:
     """The recipe of the lab's T at each λ, by the hash that `table` gives it."""
     digest = bench.images(lab.data, "train").digest

@@ -62,6 +62,34 @@ def _broken(rows: pd.DataFrame) -> list[str]:
     return [f"{told} Their accuracy under attack says nothing of robustness."]
 
 
+def overview(rows: pd.DataFrame, worst: pd.DataFrame, checks: str) -> str:
+    """What one would mail of `paper_tables.grid`: three sentences, the threat models, and what failed its checks.
+
+    worst  of `measurement.worst_case`, by defense;  checks  what `sanity_checks.verdicts` says
+    """
+    name = [name for name in rows.defense if name.startswith("STL")][-1]
+    knows = rows.knowledge.map(lambda word: ThreatModel(word).knows_defense)
+    mine = rows.defense == name
+    kinds = rows.defense == "No Defense", mine & rows.retrained & ~knows, mine & knows
+    bare, grey, white = (rows[kind & (rows.attack != "Clean")].accuracy for kind in kinds)
+    clean = [rows[kind & (rows.attack == "Clean")].accuracy.iloc[0] for kind in kinds[:2]]
+    least = "; ".join(f"{row.accuracy:.2f} (n = {row.n:,})" for row in worst[worst.defense == name].itertuples())
+    return (
+        f"1. Without a defense, accuracy is {clean[0]:.2f}, and {bare.min():.2f} under attack (white box, "
+        f"n = {rows.n.max():,}).\n2. A network retrained behind {name} has {clean[1]:.2f}; attackers who do not "
+        f"know it leave {grey.min():.2f} to {grey.max():.2f} (grey boxes).\n3. Attackers who know {name} leave "
+        f"{white.min():.2f} (white boxes). Worst case over all attacks of a size, vanilla network: "
+        f"{least or 'not measured'}.\n\n"
+        f"{threat_models(zip(rows.knowledge, rows.defense, strict=True))}\n\n{checks}"
+    )
+
+
+def unfolding(answers: Iterable[tuple[str, str]]) -> str:
+    """Questions whose answers unfold."""
+    told = "<details><summary>{}</summary>\n\n{}\n\n</details>"
+    return "\n\n".join(told.format(*pair) for pair in answers)
+
+
 def adaptive(rows: pd.DataFrame) -> str:
     """Whether every white box on a defense is at least as strong as every grey box of its size (`baselines.cases`)."""
     weaker, count = [], 0

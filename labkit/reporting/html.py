@@ -29,6 +29,7 @@ _CSS_LOADS = re.compile(r"@import\s[^;]*;?|url\(\s*['\"]?\s*(?:https?:)?//[^)]*\
 _NUMERIC = re.compile(r"\s*[-−+±]?\.?\d")
 _KERNEL_FILE = re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py:(\d+)")
 _PROGRESS = re.compile(r"\s*(\S.*:\s*)?\d+%\|")
+_INTERVAL = re.compile(r"(<td[^>]*>[^<\[]*)(\[[-+−\d., ]+\](?: dB)?)")
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LOADING = ("src", "srcset", "poster", "data", "background", "xlink:href")
 # The converter knows array but not its cousins, whose & would come out as a letter; nor \| after \big, nor \arg.
@@ -78,7 +79,7 @@ def heading(notebook: nbformat.NotebookNode, title: str) -> tuple[str, Markup]:
 def markdown(text: str, **options: Any) -> Markup:
     """Markdown with formulas as HTML; `options` as for _Renderer."""
     try:
-        return Markup(offline(MarkdownWithMath(renderer=_Renderer(**options)).render(text)))
+        return _together(offline(MarkdownWithMath(renderer=_Renderer(**options)).render(text)))
     except InvalidNotebook:  # an attachment that was lost
         return Markup(f"<pre>{html.escape(text)}</pre>")
 
@@ -126,15 +127,19 @@ def offline(fragment: str) -> str:
     return str(soup)
 
 
-def table(rows: list[list[str]]) -> Markup:
-    """Rows of text, the first of them the heading, as a table with its numbers to the right and at four digits."""
-    return Markup(fill("table.html", rows=rows))
+def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[tuple[str, Markup]]:
+    """What the cells with a tag have put out, Markdown and HTML, as (kind, HTML)."""
+    cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    data = [output.data for cell in cells for output in cell.get("outputs", []) if "data" in output]
+    shown = {"text/markdown": markdown, "text/html": lambda text: Markup(offline(text))}
+    return [(kind, shown[kind](each[kind])) for each in data for kind in shown if kind in each]
 
 
 def aligned(fragment: str) -> Markup:
     """Tables of data frames with words to the left and numbers to the right; pandas puts both to the right."""
+    fragment = _together(fragment)
     if 'class="dataframe"' not in fragment:
-        return Markup(fragment)
+        return fragment
     soup = BeautifulSoup(fragment, "html.parser")
     for found in soup.select("table.dataframe"):
         rows = [row.find_all("td") for row in found.select("tbody tr")]
@@ -146,12 +151,9 @@ def aligned(fragment: str) -> Markup:
     return Markup(soup)
 
 
-def rounded(text: str) -> str:
-    """A long number at four digits; any other text as it is."""
-    try:
-        return f"{float(text):.4g}" if len(text) > 7 else text
-    except ValueError:
-        return text
+def _together(fragment: str) -> Markup:
+    """A table's intervals are set apart from their numbers, and never broken over two lines."""
+    return Markup(_INTERVAL.sub(r'\1<span class="interval">\2</span>', fragment))
 
 
 class _Renderer(IPythonRenderer):
@@ -190,7 +192,7 @@ class _Exporter(HTMLExporter):
         environment = super()._create_environment()
         environment.autoescape = environment.trim_blocks = environment.lstrip_blocks = True
         environment.undefined = jinja2.ChainableUndefined
-        environment.filters |= {"aligned": aligned, "offline": offline, "rounded": rounded}
+        environment.filters |= {"aligned": aligned, "offline": offline}
         light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
         dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
         environment.globals["colours"] = Markup(f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}")

@@ -1,16 +1,20 @@
-"""Interactive figures: each takes data and returns a plotly figure, shown alike in JupyterLab, Voila and reports."""
+"""Interactive figures: each takes data and returns what JupyterLab, Voila and reports show, alike and offline."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 from labkit.core.metrics import Point, told
 from labkit.core.wording import in_chart
-from labkit.experiments.ablations import CHOICES, gaps
+from labkit.experiments.ablations import CHOICES, gaps, named
 from labkit.reporting import figures
-from labkit.reporting.pictures import uri
+from labkit.reporting.pictures import glowing, png, uri
 
+import jinja2
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from IPython.display import HTML
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -44,8 +48,11 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
     return fig
 
 
-def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
-    """Of `ablations.sweep`: accuracies (95 % intervals) against a choice, the gap attacked to clean, PSNR of T(x)."""
+def tradeoff(rows: pd.DataFrame, what: str, strip: tuple | None = None) -> go.Figure:
+    """Of `ablations.sweep`: accuracies (95 % intervals) against a choice, the gap attacked to clean, PSNR of T(x).
+
+    strip  of `ablations.strip`: what a point of the first two lines shows while it is pointed at
+    """
     rows = rows[rows.what == what]
     fig = make_subplots(rows=3, cols=1, shared_xaxes=True, row_heights=(0.54, 0.22, 0.24), vertical_spacing=0.05)
     for model, part in figures.by_model(rows):
@@ -53,6 +60,10 @@ def tradeoff(rows: pd.DataFrame, what: str) -> go.Figure:
         marker["line"] = {"color": model.colour, "width": 2}
         name = figures.bounded(model, model.told(part.attack.iloc[0]))
         look = {"name": name, "marker": marker, "line": {"color": model.colour}}
+        if strip and part.asked.iloc[0] in _PICTURED:
+            at = _PICTURED.index(part.asked.iloc[0])
+            shown = [(strip[0][name][at], strip[1][name][at]) for name in (named(what, v) for v in part.value)]
+            look["customdata"] = [(uri(x), note.replace("\n", ", ")) for x, note in shown]
         fig.add_scatter(**_line(part, part.value), **look, row=1, col=1)
     clean, gap = rows[rows.asked == "clean"], pd.DataFrame(gaps(rows))
     alone = {"showlegend": False, "line": {"color": "#000000"}, "marker": {"size": 8}}
@@ -101,6 +112,38 @@ def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = 
     return fig
 
 
+def moving(
+    columns: Mapping[str, Tensor], notes: Mapping[str, Sequence[str]], codes: Mapping[str, Tensor], rows: Sequence[str],
+    numbers: Mapping[str, str] | None = None,
+) -> HTML:  # fmt: skip
+    """Pictures by the values of a setting, which a report's page moves through by a slider, in `templates/moving.html`.
+
+    columns, notes  as for `pictures.strips`; a column named "λ = 0.2" is a value, any other one stays
+    codes           of a value, how active its code is: maps (n, H, W), one for each row of pictures
+    rows            what to call each row
+    numbers         of a value, a line on what was measured there
+    """
+    pictures = {name: [uri(x, 224) for x in images] for name, images in columns.items()}
+    maps = {name: [uri(glowing(amount), 224) for amount in some] for name, some in codes.items()}
+    return HTML(_template().render(pictures=pictures, notes=notes, codes=maps, rows=rows, numbers=numbers or {}))
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader, look = jinja2.PackageLoader("labkit.reporting"), {"trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(loader=loader, autoescape=True, **look).get_template("moving.html")
+
+
+class Drawn:
+    """A chart of plotly's and the same as a still figure, which a page shows where scripts are off, and in print."""
+
+    def __init__(self, chart: go.Figure, still) -> None:
+        self.chart, self.still = chart, still
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        return {"application/vnd.plotly.v1+json": json.loads(self.chart.to_json()), "image/png": png(self.still)}
+
+
 def _line(rows: pd.DataFrame, at: Sequence, what: str = "accuracy") -> dict:
     """A line with markers and, as bars, the interval of every point (`figures.interval`)."""
     found = figures.interval(rows, what)
@@ -111,6 +154,7 @@ def _errors(value: Sequence, low: Sequence, high: Sequence, **look) -> dict:
     return {"type": "data", "array": np.subtract(high, value), "arrayminus": np.subtract(value, low), **look}
 
 
+_PICTURED = ("clean", "attacked")  # the rows of a strip
 _LOOK = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
 # matplotlib's markers by plotly's names.
 _NAMES = "circle square triangle-down diamond-tall triangle-up triangle-left triangle-right cross diamond x star"

@@ -16,6 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_EXACT = 48  # pixels a side up to which a picture keeps every pixel
+
 
 def filters(d: Tensor, title: str = "") -> Figure:
     """A dictionary (K, C, S, S) as a mosaic, each filter scaled to fill the range around mid-grey (paper, Figure 8)."""
@@ -70,19 +72,6 @@ def strips(columns: dict[str, Tensor], notes: dict[str, Sequence[str]] | None = 
             _image(ax, image)
             ax.set_xlabel(note, fontsize=7.5, labelpad=2)
         column[0].set_title(name, fontsize=9)
-    return fig
-
-
-def heat(maps: Tensor, titles: Sequence[str], label: str) -> Figure:
-    """Maps (N, H, W) on one colour scale, with a colour bar named `label`."""
-    fig, axes = canvas(1.7 * len(maps) + 0.9, 2.2, 1, len(maps), squeeze=False)
-    top = float(maps.max())
-    for ax, one, title in zip(axes[0], maps, titles, strict=True):
-        shown = ax.imshow(one.detach().cpu().numpy(), cmap="magma", vmin=0, vmax=top or 1, interpolation="nearest")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-        ax.set_title(title, fontsize=9)
-    fig.colorbar(shown, ax=axes, label=label, shrink=0.85)
     return fig
 
 
@@ -152,12 +141,27 @@ def _image(ax, x: Tensor) -> None:
 
 
 def uri(x: Tensor, side: int = 96) -> str:
-    """An image (C, H, W) as a small JPEG in a data URI, no larger than `side` pixels."""
-    picture = pillow(x)
+    """An image (C, H, W) in a data URI, no larger than `side` pixels: PNG where pixels can be counted, else JPEG."""
+    picture, kind = pillow(x), "png" if max(x.shape[-2:]) <= _EXACT else "jpeg"
     picture.thumbnail((side, side))
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    picture.save(stream, kind, quality=80, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def png(fig: Figure) -> str:
+    """A figure as PNG in base64, as an output of a notebook has it."""
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png", dpi=110)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def glowing(amount: Tensor) -> Tensor:
+    """A map (H, W) of how active a code is at each place, as an image (3, H, W): dark is none, light is most."""
+    import matplotlib
+
+    colours = matplotlib.colormaps["magma"]((amount / amount.amax().clamp_min(1e-12)).sqrt().cpu().numpy())
+    return torch.from_numpy(colours[..., :3].copy()).permute(2, 0, 1)
 
 
 def pillow(x: Tensor) -> Image.Image:

@@ -1,9 +1,6 @@
 """The folder of a report: pages, executed notebooks, index and manifest, each written whole or not at all."""
 
-import csv
-import itertools
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -21,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 _SHOWN = ("profile", "dataset", "resolution")  # the settings that distinguish one result from another
 _FIGURES = (".png", ".svg", ".jpg")
-_MAX_TABLE = (20, 12)  # rows and columns of a table that the index shows; a larger one is only linked
+_OPENS = "overview"  # the tag of cells whose outputs open the report
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class ReportFolder:
         self.begun, self.before = datetime.now(UTC), self._artifacts()
         self.entries: dict[str, dict[str, Any]] = {}
         self.leads: dict[str, Markup] = {}
+        self.openings: dict[str, list[tuple[str, Markup]]] = {}
         self.old_files: dict[str, list[str]] = {}
         self.found: dict[str, dict[Path, int]] = {}
 
@@ -107,6 +105,7 @@ class ReportFolder:
         made = [path for path, stamp in _stamps(self.out / name).items() if self.found[name].get(path) != stamp]
         figures = [path.relative_to(self.out).as_posix() for path in made if path.suffix in _FIGURES]
         entry["headline"] = min(figures, key=lambda path: not path.endswith("/headline.png"), default=None)
+        self.openings[name] = html.tagged(outcome.notebook, _OPENS)
         self._write_page(name, outcome.notebook)
         self._fingerprint(entry, made)
         self._write_index()
@@ -116,7 +115,7 @@ class ReportFolder:
         entry["files"] = [checkpoint.fingerprint(path, self.out) for path in paths]
 
     def _place(self, name: str, notebook: nbformat.NotebookNode, earlier: Mapping[str, Any]) -> None:
-        title, self.leads[name] = html.heading(notebook, name)
+        (title, self.leads[name]), self.openings[name] = html.heading(notebook, name), html.tagged(notebook, _OPENS)
         entry = {"name": name, "title": title, "status": "waiting"}
         entry |= {key: getattr(self.settings, key) for key in _SHOWN}
         entry |= {"begun": None, "seconds": None, "error": None, "headline": None, "files": []}
@@ -143,22 +142,22 @@ class ReportFolder:
         facts = [*_choices(manifest), f"{done} of {len(self.entries)} notebooks finished"]
         facts.append(f"{wording.duration(seconds)} together")  # some of them side by side
         facts.append(self.begun.strftime("%d %B %Y, %H:%M UTC").lstrip("0"))
-        entries = [self._view(entry, full=True) for entry in self.entries.values()]
-        text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest)
+        entries = [self._view(entry) for entry in self.entries.values()]
+        opening = [(kind, shown, entry) for entry in entries for kind, shown in self.openings[entry["name"]]]
+        text = html.fill("index.html", title="labkit report", facts=facts, entries=entries, manifest=manifest,
+                         opening=opening)  # fmt: skip
         checkpoint.write_whole(self.out / "index.html", text)
 
     def _artifacts(self) -> int:
         """How many are in the store: whether a report had to build them is what its time says most about."""
         return sum(1 for _ in store.Store(self.settings.store or None).root.glob("[!.]*/*/manifest.json"))
 
-    def _view(self, entry: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:
-        """An entry with what only the templates need; `full` reads the tables too."""
+    def _view(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """An entry with what only the templates need."""
         facts = [] if entry["seconds"] is None else [wording.duration(entry["seconds"])]
         if any(entry[key] != getattr(self.settings, key) for key in _SHOWN):
             facts += ["earlier run", *_choices(entry)]
-        own = _own(entry)
-        shown = {"facts": facts, "lead": self.leads[entry["name"]], "own": own}
-        return {**entry, **shown, "tables": _tables(self.out, own) if full else []}
+        return {**entry, "facts": facts, "lead": self.leads[entry["name"]], "own": _own(entry)}
 
 
 def _own(entry: Mapping[str, Any]) -> list[str]:
@@ -207,19 +206,3 @@ def _ours(entry: dict[str, Any], out: Path) -> bool:
         and (entry["page"], entry["executed"]) == (f"{name}.html", f"executed/{name}.ipynb")
         and all((out / path).parent.resolve().is_relative_to(out.resolve()) for path in (name + "/x", *paths))
     )
-
-
-def _tables(out: Path, paths: list[str]) -> list[tuple[str, Markup]]:
-    """The small tables among the files: Markdown as written, CSV where there is no Markdown of that name."""
-    shown = []
-    for path in paths:
-        stem, suffix = os.path.splitext(path)
-        caption = Path(stem).name.replace("_", " ")
-        if suffix == ".md" and (out / path).stat().st_size <= 20_000:
-            shown.append((caption, html.markdown((out / path).read_text(encoding="utf-8", errors="replace"))))
-        elif suffix == ".csv" and f"{stem}.md" not in paths:
-            with open(out / path, newline="", encoding="utf-8", errors="replace") as file:
-                rows = list(itertools.islice(csv.reader(file), _MAX_TABLE[0] + 2))
-            if 1 < len(rows) <= _MAX_TABLE[0] + 1 and len(rows[0]) <= _MAX_TABLE[1]:
-                shown.append((caption, html.table(rows)))
-    return shown

@@ -12,7 +12,7 @@ from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel, threat_models
 from labkit.evaluation.threat_models import inside_network
 from labkit.experiments import published_numbers
-from labkit.experiments.ablations import CHOICES
+from labkit.experiments.ablations import CHOICES, named
 
 import pandas as pd
 
@@ -192,6 +192,16 @@ def sweep(rows: pd.DataFrame) -> pd.DataFrame:
         line["active, %"] = f"{100 * first.active:.3g}"
         lines.append(line | {asked(row): cell(row) for row in part.itertuples()})
     return pd.DataFrame(lines)
+
+
+def numbers(rows: pd.DataFrame) -> dict[str, str]:
+    """Of `ablations.sweep` of one choice, a line for each value, by its name in `ablations.strip`."""
+    found = {}
+    for (what, value), part in rows.groupby(["what", "value"], sort=False):
+        first, accuracies = part.iloc[0], [f"{asked(row)} {row.accuracy:.2f}" for row in part.itertuples()]
+        words = [*accuracies, f"PSNR of T(x) {first.fidelity:.1f} dB", f"{first.active:.2%} of the code active"]
+        found[named(what, value)] = f"{'; '.join(words)} (n = {first.n:,})."
+    return found
 
 
 def attenuation(rows: pd.DataFrame) -> pd.DataFrame:

@@ -102,10 +102,14 @@ def text(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def markdown(found: pd.DataFrame) -> str:
-    """The sentences, and below them the table of their numbers, folded."""
-    shown = tables.markdown(view(found), disable_numparse=True)
-    return f"{text(found)}\n\n<details><summary>The numbers</summary>\n\n{shown}\n\n{CAPTION}\n\n</details>"
+def markdown(found: pd.DataFrame, first: int | None = None) -> str:
+    """The sentences, the `first` of them (those that are decided come before others), and the rest folded."""
+    lines, numbers = text(found).splitlines(), tables.markdown(view(found), disable_numparse=True)
+    if first:
+        lines.sort(key=lambda line: not any(word in line.lower() for word in (HIGHER, LOWER, "hold")))
+    shown, rest = ("\n".join(part) for part in (lines[:first], lines[first:] if first else []))
+    title, rest = (f"{len(lines) - first} more, and the numbers", f"{rest}\n\n") if rest else ("The numbers", "")
+    return f"{shown}\n\n<details><summary>{title}</summary>\n\n{rest}{numbers}\n\n{CAPTION}\n\n</details>"
 
 
 def _sentence(part: pd.DataFrame) -> str:

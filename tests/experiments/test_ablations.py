@@ -153,10 +153,11 @@ def test_what_the_paper_does_not_say_begins_with_the_labs_own(lab, bench):
 def test_a_strip_has_a_column_for_every_value(lab, bench):
     # The gap is measured against ½‖x‖²: at the profile's, even λ → 0 leaves up to a tenth of the high-pass part.
     exact = replace(lab, transform=replace(lab.transform, gap_tol=1e-5))
-    columns, notes = ablations.strip(exact, bench, "lam", (0.0005, 20.0))
+    columns, notes, codes = ablations.strip(exact, bench, "lam", (0.0005, 20.0))
     assert list(columns) == list(notes) == ["image", "λ = 0.0005", "λ = 20"]
     x, x_adv = columns["image"]
     assert float(metrics.dissimilarity(x_adv[None], x[None])) <= 0.08 * (1 + 1e-5)
     assert_close(columns["λ = 0.0005"], columns["image"], atol=0.01, rtol=0)
     assert metrics.psnr(columns["λ = 20"], columns["image"]).max() < 35
+    assert codes["λ = 0.0005"].shape == (2, *x.shape[-2:]) and not codes["λ = 20"].any()
     assert notes["image"][0].endswith("\n") and all(note.endswith(" dB") for note in notes["λ = 20"])

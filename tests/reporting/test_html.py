@@ -141,13 +141,32 @@ def test_data_frames_put_words_left_and_numbers_right():
     assert [cell.get("class") for cell in soup.select("thead th")] == [None, ["word"], ["num"], ["num"]]
 
 
-def test_a_csv_table_is_escaped_and_rounded():
-    soup = BeautifulSoup(html.table([["name", "value"], ["<b>", "0.123456789"], ["b", "7"]]), "html.parser")
-    assert [[cell.text for cell in row.find_all("td")] for row in soup.select("tbody tr")] == [
-        ["<b>", "0.1235"],
-        ["b", "7"],
+def test_an_interval_is_set_apart_and_not_broken():
+    text = "| a | b |\n|---|---|\n| STL 0.48 [0.36, 0.61] | 29.0 [28.0, 29.9] dB |"
+    frame = "<table class='dataframe'><tbody><tr><td>0.48 [0.36, 0.61]</td><td>[a]</td></tr></tbody></table>"
+    for made, found in (
+        (html.markdown(text), ["[0.36, 0.61]", "[28.0, 29.9] dB"]),
+        (html.aligned(frame), ["[0.36, 0.61]"]),
+    ):
+        assert [span.text for span in BeautifulSoup(made, "html.parser").select("td span.interval")] == found
+
+
+def test_what_opens_a_report_is_what_its_cells_have_put_out():
+    said = new_output("display_data", data={"text/markdown": "Least: **0.1**", "text/plain": "…"})
+    drawn = new_output("display_data", data={"text/html": "<figure class='moving'></figure>"})
+    cells = [
+        new_code_cell("1", outputs=[said]),
+        new_code_cell("2", outputs=[said, drawn], metadata={"tags": ["overview"]}),
     ]
-    assert [cell["class"] for cell in soup.find_all("th")] == [["word"], ["num"]]
+    found = html.tagged(nbformat.v4.new_notebook(cells=cells), "overview")
+    assert [kind for kind, _ in found] == ["text/markdown", "text/html"] and "<strong>0.1</strong>" in found[0][1]
+
+
+def test_a_chart_has_a_still_figure_for_print():
+    data = {html.PLOTLY: {"data": [], "layout": {"title": {"text": "gap"}}}, "image/png": "iVBORw0KGgo="}
+    page = BeautifulSoup(page_of(new_code_cell("1", outputs=[new_output("display_data", data=data)])), "html.parser")
+    still = page.select_one("figure.chart img.instead")
+    assert (still["alt"], still["src"]) == ("gap", "data:image/png;base64,iVBORw0KGgo=")
 
 
 def test_the_title_leads_and_sections_have_anchors_of_their_own():

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from PIL import Image
 
 
@@ -44,7 +45,7 @@ def test_pointing_at_a_dot_shows_its_picture_and_pages_get_the_chart():
         point_inds = (1,)
 
     shown.show(shown.figure.data[2], Points)
-    assert shown.name.value == "c" and shown.picture.value[:2] == b"\xff\xd8"
+    assert shown.name.value == "c" and shown.picture.value[1:4] == b"PNG"
     bundle = shown._repr_mimebundle_()
     assert len(bundle["application/vnd.plotly.v1+json"]["data"]) == 3
     assert "application/vnd.jupyter.widget-view+json" in bundle
@@ -135,3 +136,25 @@ def test_names_on_the_map_keep_clear_of_each_other(mapped):
     assert places[0] == pytest.approx(24) and np.mean(places[1:]) == pytest.approx(26.95)
     texts = {text.get_text(): text.get_position()[0] for text in figures.intervals(mapped).axes[0].texts}
     assert texts == {name: place for name, *_, place in named}
+
+
+def test_points_of_a_tradeoff_carry_what_t_makes_there():
+    strip = ({f"λ = {v:g}": torch.full((2, 1, 8, 8), v) for v in (0.1, 0.2, 0.4)},
+             {f"λ = {v:g}": ["bag\n30 dB", "coat\n20 dB"] for v in (0.1, 0.2, 0.4)}, {})  # fmt: skip
+    clean, attacked, aware = interactive.tradeoff(swept(), "lam", strip).data[:3]
+    assert clean.customdata[0][0].startswith("data:image/png") and clean.customdata[0][1] == "bag, 30 dB"
+    assert attacked.customdata[2][1] == "coat, 20 dB" and aware.customdata is None
+
+
+def test_moving_pictures_have_a_frame_for_every_value_and_words_for_every_picture():
+    x = torch.rand(2, 3, 8, 8)
+    columns, codes = {"image": x, "λ = 0.1": x, "λ = 0.2": x}, {"λ = 0.1": x[:, 0], "λ = 0.2": x[:, 0]}
+    notes = {"λ = 0.1": ["bag\n30 dB", "coat"], "λ = 0.2": ["<b>", ""]}
+    made = interactive.moving(columns, notes, codes, ["clean", "attacked"], {"λ = 0.1": "accuracy 0.5"}).data
+    page = BeautifulSoup(made, "html.parser")
+    frames = page.select("figure.moving .frame")
+    assert [(f.get("data-symbol"), f.get("data-value")) for f in frames] == [(None, None), ("λ", "0.1"), ("λ", "0.2")]
+    assert [len(f.select("img")) for f in frames] == [2, 4, 4] and "accuracy 0.5" in frames[1].text
+    alts = [img["alt"] for img in frames[1].select("img")]
+    assert alts[:2] == ["clean, λ = 0.1: bag, 30 dB", "attacked, λ = 0.1: coat"] and "where it is active" in alts[2]
+    assert all(img["src"].startswith("data:image/png;base64,") for img in page.select("img")) and not page.find("b")

@@ -23,10 +23,9 @@ def test_strips_have_a_column_per_name_and_a_note_per_picture():
     assert np.allclose(fig.axes[1].images[0].get_array(), (1.4 * x[0]).clamp(0, 1).movedim(0, -1).numpy())
 
 
-def test_heat_maps_share_one_scale():
-    fig = pictures.heat(torch.tensor([[[0.0, 1.0]], [[0.0, 5.0]]]), ["a", "b"], "Σ")
-    assert [ax.images[0].get_clim() for ax in fig.axes[:2]] == [(0, 5), (0, 5)]
-    assert fig.axes[2].get_ylabel() == "Σ"
+def test_a_code_glows_where_it_is_active():
+    seen = pictures.glowing(torch.tensor([[0.0, 1.0], [0.25, 0.0]]))
+    assert seen.shape == (3, 2, 2) and seen[:, 0, 1].sum() > seen[:, 1, 0].sum() > seen[:, 0, 0].sum()
 
 
 def test_learning_draws_batches_and_means_of_passes():
@@ -77,7 +76,7 @@ def test_any_name_can_be_drawn_and_is_no_formula(tmp_path, name):
     x = torch.rand(2, 1, 8, 8)
     figures = [
         pictures.strips({name: x}, {name: [name, ""]}), pictures.gallery({name: x}, {name: [name, "λ"]}),
-        pictures.heat(x[:, 0], [name, name], name), pictures.history({name: [1, 2]}, name),
+        pictures.history({name: [1, 2]}, name),
     ]  # fmt: skip
     for fig in figures:
         pictures.save(fig, tmp_path, "x")

@@ -111,3 +111,13 @@ def test_many_questions_are_corrected_for_their_number():
     assert verdicts.corrected(found).verdict.tolist() == [HIGHER, *[SAME] * 7, "holds"]
     assert found.verdict.tolist() == [*[HIGHER] * 8, "holds"]  # what was found is left as it is
     assert "Significantly higher for attack 0; no significant" in verdicts.text(found)
+
+
+def test_of_many_questions_the_decided_come_first_and_the_rest_unfolds():
+    def of(question, ours):
+        return beside(question, OURS.assign(accuracy=ours, low=ours - 0.01, high=ours + 0.01), OTHER, "case")
+
+    found = verdicts.table([of("A?", OTHER.accuracy), of("B?", OTHER.accuracy + 0.5)])
+    shown, _, folded = verdicts.markdown(found, 1).partition("<details><summary>1 more, and the numbers</summary>")
+    assert "B?" in shown and "A?" not in shown and "A?" in folded
+    assert "more, and" not in verdicts.markdown(found, 2) and "more, and" not in verdicts.markdown(found)
