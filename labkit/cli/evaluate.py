@@ -33,9 +33,10 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("ours", type=Path, metavar="A.json")
     parser.add_argument("other", type=Path, metavar="B.json")
 
-    text = "One sortable page over all evaluations in a folder, the worst case first."
+    text = "One sortable page over all evaluations and tables in a folder, the worst case first."
     parser = common.command(commands, "leaderboard", _leaderboard, "a page over evaluations", text)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="whose folders hold evaluation.json")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="whose folders hold evaluations and tables")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: the same)")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -81,5 +82,5 @@ def _compare(options: argparse.Namespace) -> int:
 def _leaderboard(options: argparse.Namespace) -> int:
     from labkit.reporting import findings
 
-    print(f"leaderboard: {findings.leaderboard(options.folder)}")
+    print(f"leaderboard: {findings.leaderboard(options.folder, options.out)}")
     return 0
