@@ -1,6 +1,7 @@
 """The commands `labkit evaluate`, `compare` and `leaderboard`: any classifier and any defense, judged."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from labkit.cli import common
@@ -26,6 +27,8 @@ def add(commands: common.Commands) -> None:
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="the classes that the model's outputs stand for, one a line"
     )
+    parser.add_argument("--note", default="", metavar="TEXT", help="a sentence that the page begins with")
+    parser.add_argument("--without-pictures", action="store_true", help="where the images may not be shown to others")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page")
 
     text = "How two evaluations of the same images differ, attack by attack, in pairs."
@@ -54,6 +57,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.classes:
         how["classes"] = _positions(options.classes, bench.images(lab.data, "test").classes)
     found = evaluate(model, lab.data, defense=defense, **how)
+    found = replace(found, about={"note": options.note} | found.about)
+    if options.without_pictures:
+        found = replace(found, pictures=())
     bare = evaluate(model, lab.data, **how) if defense else None
     print(f"evaluation: {evaluation_page(found, options.out, bare)}")
     return 0

@@ -95,6 +95,7 @@ def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: 
     what.append(f"effort: {told['effort']}, {told['seconds']:,.0f} seconds")
     parts = [
         f"# {_named(told)}",
+        in_markdown(told.get("note", "")),
         f"Clean accuracy {clean['accuracy']:.2f}. Correct under every attack of effort “{told['effort']}”, so at most "
         f"robust: {'; '.join(worst) or 'not attacked'}. Sanity checks: {len(failed)} of {len(told['checks'])} failed.",
         "\n".join(f"- {line}" for line in what),
