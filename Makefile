@@ -37,6 +37,7 @@ help:
 	@echo 'make clean       remove the environment and the tools'\'' caches (data and reports stay)'
 	@echo
 	@echo 'variables        PROFILE=smoke|quick|lab|paper   DATASET=fashion|photos|cifar10|imagenet10|imagenet|folder:PATH'
+	@echo '                 MODEL=SPEC   DEFENSE=SPEC (dashboards alone; docs/EVALUATION.md)'
 	@echo '                 RESOLUTION=pixels   OUT=folder   PORT=number   PYTHON=python3.x'
 
 $(READY): pyproject.toml constraints.txt
@@ -66,7 +67,8 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 dashboards: $(READY)
-	$(BIN)/python -m labkit dashboards --port $(PORT) --profile $(PROFILE) --dataset '$(DATASET)' $(if $(RESOLUTION),--resolution $(RESOLUTION))
+	$(BIN)/python -m labkit dashboards --port $(PORT) --profile $(PROFILE) --dataset '$(DATASET)' $(if $(RESOLUTION),--resolution $(RESOLUTION)) \
+	    $(if $(MODEL),--model '$(MODEL)') $(if $(DEFENSE),--defense '$(DEFENSE)')
 
 screenshots: $(READY)
 	$(BIN)/python tests/measure_pages.py reports/dashboards
@@ -112,6 +114,7 @@ endif
 	$(BIN)/python -m labkit table 7 --profile quick --dataset photos --resolution 224 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL' --only 'attack=Clean,FGSM-0.08'
 	$(BIN)/python -m labkit findings '$(MEASURED)' --out '$(MEASURED)/../README.md'
+	$(BIN)/python -m labkit leaderboard '$(MEASURED)' --out '$(MEASURED)/../leaderboard'
 
 lint: $(READY)
 	$(BIN)/ruff check .

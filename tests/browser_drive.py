@@ -45,8 +45,9 @@ def served(
     base_url: str = "/",
     log: Path | None = None,
     folder: Path = server.FOLDER,
+    **theirs: str,
 ) -> Iterator[str]:
-    """The dashboards of a lab (a `profiles.Profile`), as the command serves them; yields their address."""
+    """The dashboards of a lab (a `profiles.Profile`), of SPECs if given, as the command serves them; yields where."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,7 +57,7 @@ def served(
         process = subprocess.Popen(
             [*command[:-1], *config, command[-1]],
             cwd=folder,
-            env=server.environment(lab, str(store), token),
+            env=server.environment(lab, str(store), token, **theirs),
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -1,5 +1,6 @@
 """What `pip install .` brings: commands work in an empty folder, without the clone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,30 @@ def test_the_wheel_has_notebooks_images_and_a_place_of_its_own_for_what_is_made(
     kept = {p.relative_to(ROOT) for part in ("notebooks", "data/fashion") for p in (ROOT / part).rglob("*")
             if p.is_file() and "checkpoints" not in str(p)}  # fmt: skip
     assert [str(name) for name in kept if not (Path(shipped) / name).is_file()] == []
+
+
+_MINE = """
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        dark = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([-(dark - k / 10).square() for k in range(10)], 1)
+
+def network():
+    return Net()
+"""
+
+
+@pytest.mark.slow
+def test_somebodys_own_file_is_judged_in_an_empty_folder(installed):
+    (installed[1] / "mine.py").write_text(_MINE)
+    words = ["evaluate", "--model", "mine.py:network", "--effort", "fast", "--profile", "smoke", "--out", "judged"]
+    judged = run(installed, "-m", "labkit", *words)
+    assert judged.returncode == 0, judged.stderr
+    assert "security.png" in (installed[1] / "judged" / "index.md").read_text()
+    assert (installed[1] / "judged" / "index.html").is_file()
+    assert json.loads((installed[1] / "judged" / "evaluation.json").read_text())["network"]["name"] == "mine.py:network"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The commands `labkit evaluate`, `compare` and `leaderboard`: any classifier and any defense, judged."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from labkit.cli import common
@@ -26,6 +27,8 @@ def add(commands: common.Commands) -> None:
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="the classes that the model's outputs stand for, one a line"
     )
+    parser.add_argument("--note", default="", metavar="TEXT", help="a sentence that the page begins with")
+    parser.add_argument("--without-pictures", action="store_true", help="where the images may not be shown to others")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page")
 
     text = "How two evaluations of the same images differ, attack by attack, in pairs."
@@ -33,9 +36,10 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("ours", type=Path, metavar="A.json")
     parser.add_argument("other", type=Path, metavar="B.json")
 
-    text = "One sortable page over all evaluations in a folder, the worst case first."
+    text = "One sortable page over all evaluations and tables in a folder, the worst case first."
     parser = common.command(commands, "leaderboard", _leaderboard, "a page over evaluations", text)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="whose folders hold evaluation.json")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="whose folders hold evaluations and tables")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: the same)")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -53,6 +57,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.classes:
         how["classes"] = _positions(options.classes, bench.images(lab.data, "test").classes)
     found = evaluate(model, lab.data, defense=defense, **how)
+    found = replace(found, about={"note": options.note} | found.about)
+    if options.without_pictures:
+        found = replace(found, pictures=())
     bare = evaluate(model, lab.data, **how) if defense else None
     print(f"evaluation: {evaluation_page(found, options.out, bare)}")
     return 0
@@ -81,5 +88,5 @@ def _compare(options: argparse.Namespace) -> int:
 def _leaderboard(options: argparse.Namespace) -> int:
     from labkit.reporting import findings
 
-    print(f"leaderboard: {findings.leaderboard(options.folder)}")
+    print(f"leaderboard: {findings.leaderboard(options.folder, options.out)}")
     return 0

@@ -26,15 +26,15 @@ that one. Choose a defense and an attack to see what they do to an image."""
 class Arena(Page):
     """A `Page` of all rows that are kept; `view` is the widget to display."""
 
-    def __init__(self, lab: Profile, bench: Workbench):
-        self.desk, self.lab = Desk(lab, bench), lab
+    def __init__(self, lab: Profile, bench: Workbench, theirs=None):
+        self.desk, self.asked_of = Desk(lab, bench, theirs=theirs), theirs.cases if theirs else cases(lab)
         self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})
         self.defense, self.attack, self.index = choice("defense", []), choice("attack", []), images(last=19)
         self.compute = button("Measure what is missing", lambda: self.load(compute=True))
         self.board, self.table = Board(across=4), w.HTML().add_class("lk-table").add_class("lk-scroll")
         self.cases: dict[tuple, Case] = {}
         self.rows, self._quiet = pd.DataFrame(), False
-        controls = [self.network, self.defense, self.attack, self.index, self.compute]
+        controls = [self.network, self.defense, self.attack, self.index, self.compute][bool(theirs) :]
         super().__init__("Arena", _WORDS, controls, [self.board, self.table])
         self.pictures = self.worker(self._picture)
         for control in (self.network, self.defense):
@@ -56,7 +56,7 @@ class Arena(Page):
 
     def _show(self, check, compute: bool) -> None:
         self.say("Looking for rows …")
-        everything, run = cases(self.lab), lambda case: measurement.run([case], self.desk.bench)
+        everything, run = self.asked_of, lambda case: measurement.run([case], self.desk.bench)
         missing = set(self.measure(everything, compute, check, kept=self.desk.kept, run=run, told=_words))
         there = [case for case in everything if case not in missing]
         self.compute.disabled = not missing

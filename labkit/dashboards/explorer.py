@@ -9,7 +9,7 @@ from labkit.dashboards import live
 from labkit.dashboards.page import OFFERS, Desk, Page, T, choice, images, settings
 from labkit.dashboards.parts import SMALL, Board, Upload
 from labkit.datasets import decoding
-from labkit.evaluation import Workbench
+from labkit.evaluation import Workbench, threat_models
 from labkit.models import predict
 from labkit.reporting.pictures import glowing
 
@@ -21,22 +21,26 @@ _ROUGH = 0.2  # relative duality gap of a first look at a large image
 _WORDS = """T keeps the low-pass part of an image and codes the rest sparsely. The upper row is the clean image, the
 lower row the attacked one: each with its parts, T's output, and what the classifier decides. Arrow keys move the slider
 that has the focus."""
+_THEIRS = """{} stands before the classifier. The upper row is what comes in: the clean image, the attacked one, and ten
+times their difference. The lower row is what the defense makes of each, and of that difference."""
 
 
 class Explorer(Page):
     """A `Page` about one image at a time; `view` is the widget to display."""
 
-    def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS):
-        self.desk = Desk(lab, bench, offers)
+    def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS, theirs=None):
+        self.desk = Desk(lab, bench, offers, theirs)
         self.data, self.index, self.upload = choice("images", list(self.desk.labs)), images(), Upload(self.take)
-        chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
-        self.board = Board()
+        chosen = settings(lab, self.desk.known)
+        self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = chosen
+        self.board = Board(across=3 if self.desk.defense else 5)
         self._opened: set[str] = set()
         self._file: tuple[str, bytes] | None = None  # the visitor's picture, as it came
         self._attacked, self._seen, self._judged = (None, None), (None, None), (None, None)
         unit = w.HTML("<span class='lk-soft'>size: ‖x_adv − x‖₂ / ‖x‖₂</span>")
         rows = [self.data, self.index, self.upload, self.attack, self.size, unit, *chosen[2:]]
-        super().__init__("Projection explorer", _WORDS, rows, [self.board])
+        words = _THEIRS.format(escape(self.desk.label)) if self.desk.defense else _WORDS
+        super().__init__("Projection explorer", words, rows[:7] if self.desk.defense else rows, [self.board])
         self.data.observe(lambda _: setattr(self.index, "value", 0), names="value")
         self.index.observe(lambda _: self._moved(), names="value")
         self.ask(self.data, self.index, *chosen)
@@ -60,10 +64,10 @@ class Explorer(Page):
             if index == 0 and self._file is None and (best := colourful(test.x[:100])):
                 self.index.value = best  # which asks again
                 return
-        recipe = T(lab, K, S, stratified)
-        if self.lacks(recipe):
+        recipe, layer = T(lab, K, S, stratified), self.desk.defense
+        if layer is None and self.lacks(recipe):
             return
-        layer = live.at(self.desk.layer(recipe), lam)
+        layer = layer or live.at(self.desk.layer(recipe), lam)
         missing = self.desk.missing(lab.classifier, said=self.say)
         network = None if missing else self.desk.network(lab.classifier)
         check()
@@ -72,7 +76,11 @@ class Explorer(Page):
         check()
         pair, key = torch.cat([x, x_adv]), (data, name, K, S, stratified)
         seen = self._seen[1] if self._seen[0] == key else None
-        for gap_tol in [None] if seen or max(x.shape[-2:]) <= SMALL else [_ROUGH, None]:
+        looks = [None] if seen or max(x.shape[-2:]) <= SMALL else [_ROUGH, None]
+        if self.desk.defense:
+            looks = []
+            self._theirs(test, pair, y, network, name)
+        for gap_tol in looks:
             seen = live.look(layer, pair, start=seen, gap_tol=gap_tol)
             check()
             clean, attacked = (int(m) + 1 for m in seen.stratum)
@@ -135,6 +143,28 @@ class Explorer(Page):
             {"title": "its sparse code", "x": glowing(seen.fires[1].abs().sum(0)), "note": fires[1]},
             {"title": "T(x_adv)", "x": seen.seen[1], "note": near[2], "bars": bars[3]},
         ])  # fmt: skip
+        self._told(test, true, network, name, settings)
+
+    def _theirs(self, test, pair, y, network, name) -> None:
+        """The board of a defense that is no T, in front of a network."""
+        seen, logits = threat_models.decide(network or torch.nn.Flatten(), self.desk.defense, pair)
+        classes, true = [*test.classes, "rejected"], None if y is None else int(y)
+        odds = [*predict(network, pair).softmax(1), *logits.softmax(1)] if network is not None else [None] * 4
+        bars = [top(p, classes, true) for p in odds]
+        (x, x_adv), near = pair, metrics.psnr(torch.cat([pair[1:], seen]), pair[:1].expand(3, *pair.shape[1:]))
+        notes = [f"{float(v):.1f} dB to x" for v in near]
+        self.board.side = 150 if x.shape[-1] <= SMALL else x.shape[-1]
+        self.board.show([
+            {"title": "image x", "x": x, "bars": bars[0]},
+            {"title": "attacked x_adv", "x": x_adv, "note": notes[0], "bars": bars[1]},
+            {"title": "10 × change", "x": 0.5 + 10 * (x_adv - x), "note": "grey is 0"},
+            {"title": "defense of x", "x": seen[0], "note": notes[1], "bars": bars[2]},
+            {"title": "defense of x_adv", "x": seen[1], "note": notes[2], "bars": bars[3]},
+            {"title": "what it leaves", "x": 0.5 + 10 * (seen[1] - seen[0]), "note": "10 × the difference"},
+        ])  # fmt: skip
+        self._told(test, true, network, name, escape(self.desk.label))
+
+    def _told(self, test, true: int | None, network, name: str, settings: str) -> None:
         kind = "seen as" if name.startswith("your") else "true class"
         known = "" if true is None else f", {kind} <b>{escape(test.classes[true])}</b>"
         blind = " No classifier is trained for these images yet: random noise replaces the attack." * (network is None)

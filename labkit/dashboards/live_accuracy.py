@@ -1,5 +1,6 @@
 """Live accuracy: the explorer's sliders over many test images, with intervals that narrow as images are done."""
 
+import re
 from html import escape
 
 from labkit.core.metrics import Accuracy
@@ -20,17 +21,22 @@ _HEAD = "<thead><tr><th>system</th><th>accuracy and 95 % interval</th><th></th><
 class LiveAccuracy(Page):
     """A `Page` about many images at once; `view` is the widget to display, `found` the numbers that it shows."""
 
-    def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS[:-1]):
-        self.desk = Desk(lab, bench, offers)
+    def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS[:-1], theirs=None):
+        self.desk = Desk(lab, bench, offers, theirs)
         self.data = choice("images", list(self.desk.labs))
         self.count = w.SelectionSlider(options=(50, 100, 200, 500, 1000), value=100, description="how many", **LOOK)
         self.network = choice("classifier", {"vanilla": False, "retrained on the lab's T": True})
-        chosen = self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = settings(lab)
+        chosen = settings(lab, self.desk.known)
+        self.attack, self.size, self.knowledge, self.lam, self.K, self.S, self.stratified = chosen
         self.size.continuous_update = False
         self.bars = w.HTML().add_class("lk-table")
         self.found: dict[str, Accuracy] = {}
         controls = [self.data, self.count, self.network, *chosen]
-        super().__init__("Live accuracy", _WORDS, controls, [self.bars], wait=0.25)
+        shown = [one for one in controls if one not in (chosen[3:] if self.desk.defense else ())]
+        if theirs:
+            shown.remove(self.network)
+        words = re.sub(r"\bT\b", escape(self.desk.label), _WORDS)
+        super().__init__("Live accuracy", words, shown, [self.bars], wait=0.25)
         self.ask(*controls)
 
     def request(self) -> None:
@@ -41,24 +47,26 @@ class LiveAccuracy(Page):
         lab = self.desk.labs[data]
         recipe = T(lab, K, S, stratified)
         network = lab.retrained(lab.stratified if stratified else lab.transform) if retrained else lab.classifier
+        layer = self.desk.defense
         self.idle()
-        if self.lacks(recipe, network):
+        if self.lacks(network, *((recipe,) if layer is None else ())):
             return
         test = self.desk.bench.images(lab.data, "test")
         n = min(count, len(test))
-        layer, judge = live.at(self.desk.layer(recipe), lam), self.desk.network(network)
+        layer, judge = layer or live.at(self.desk.layer(recipe), lam), self.desk.network(network)
 
         def attacker(before, x, y):
             return live.attack(attack, judge, before, x, y, size, knowledge if before is not None else "classifier")
 
         self.busy(0)
         against = ThreatModel(knowledge)
-        settings = f"λ = {lam:.3f}, K = {K}, S = {S}; {against.told(attack)}, size {size:.2f}. "
-        settings += f"The attacker of T {against.words}."
+        settings = "" if self.desk.defense else f"λ = {lam:.3f}, K = {K}, S = {S}; "
+        settings += f"{against.told(attack)}, size {size:.2f}. The attacker of {self.desk.label} {against.words}."
         for found in live.accuracies(judge, layer, test.x[:n], test.y[:n], attacker=attacker, stop=check):
             check()
             self.found, done = found, next(iter(found.values())).n
             lines = "".join(_bar(*_ROWS[name], value) for name, value in found.items())
+            lines = lines.replace("behind T,", f"behind {escape(self.desk.label)},")
             self.bars.value = f"<table aria-label='accuracies'>{_HEAD}<tbody>{lines}</tbody></table>"
             self.bars.remove_class("lk-dim")
             self.busy(done / n)

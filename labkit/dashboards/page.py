@@ -1,6 +1,8 @@
 """The frame of every dashboard: its title, its controls, what it says, and what it does while something is missing."""
 
 import base64
+import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,11 +11,11 @@ from html import escape
 
 from labkit.core import InputError, profiles, wording
 from labkit.core.profiles import Profile
-from labkit.core.recipes import ClassifierRecipe, StratifiedRecipe, TransformRecipe, rebase
+from labkit.core.recipes import ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.dashboards import live
 from labkit.dashboards.parts import Board, Heart, resend
 from labkit.dashboards.work import Latest, clock
-from labkit.evaluation import ThreatModel, Workbench, measurement
+from labkit.evaluation import ThreatModel, Workbench, measurement, own, threat_models
 from labkit.experiments import cost_estimate
 from labkit.experiments.ablations import varied
 
@@ -43,9 +45,12 @@ def swept(lab: Profile, name: str, what: str) -> w.SelectionSlider:
     return w.SelectionSlider(options=sorted({*getattr(lab.tradeoff, what), own}), value=own, description=name, **LOOK)
 
 
-def settings(lab: Profile) -> tuple[w.Widget, ...]:
-    """What attacks T, and what T is: attack, size, threat model, λ, K, S, and one dictionary or one a cluster."""
-    quick = (ThreatModel.WEIGHTS, ThreatModel.BPDA, ThreatModel.EXACT)  # whose answer comes while somebody waits
+def settings(lab: Profile, known: Sequence[str] = ("identity", "exact")) -> tuple[w.Widget, ...]:
+    """What attacks T, and what T is: attack, size, threat model, λ, K, S, and one dictionary or one a cluster.
+
+    known  what who knows the defense can differentiate (`threat_models.sensible`)
+    """
+    quick = (ThreatModel.WEIGHTS, *map(ThreatModel, known))  # whose answer comes while somebody waits
     return (
         choice("attack", list(live.ATTACKS_LIVE), value="FGSM"),
         w.FloatSlider(0.08, min=0, max=0.2, step=0.01, description="size", **LOOK),
@@ -196,9 +201,19 @@ class Page:
 
 
 class Desk:
-    """What a dashboard works with: the lab, also at each (data set, resolution) of `offers`, and what is fetched."""
+    """What a dashboard works with: the lab, also at each (data set, resolution) of `offers`, and what is fetched.
 
-    def __init__(self, lab: Profile, bench: Workbench, offers: Sequence[tuple[str, int | None]] = ()):
+    With somebody else's network or defense (`own.theirs`) there are no offers: they are for these images. `defense` is
+    theirs, where it is none of the lab's own T; then `known` is what can be differentiated of it.
+    """
+
+    def __init__(self, lab: Profile, bench: Workbench, offers: Sequence[tuple[str, int | None]] = (), theirs=None):
+        if theirs:
+            lab, offers = replace(rebase(lab, theirs.network.data), classifier=theirs.network), ()
+        named = theirs.defense if theirs else None
+        self.defense = bench.transform(named) if isinstance(named, DefenseRecipe) else None
+        self.known = threat_models.sensible(self.defense) or ("identity", "exact")
+        self.label = named.label if self.defense else "T"
         self.bench, self.labs = bench, {_named(lab): lab}
         for name, resolution in offers:
             other = rebase(lab, replace(lab.data, name=name, resolution=resolution))
@@ -236,11 +251,20 @@ def _named(lab: Profile) -> str:
 
 
 def opened(dashboard, profile="", dataset="", resolution=0, *, data_root="", store="") -> w.Widget:
-    """What a dashboard's cell displays: its view or, where the lab cannot be set up, a page that says why."""
+    """What a dashboard's cell displays: its view or, where the lab cannot be set up, a page that says why.
+
+    $LABKIT_MODEL and $LABKIT_DEFENSE are SPECs (`own.theirs`) for the pages that take them. Only who starts the server
+    sets them: nothing that comes from a page is read as one.
+    """
     try:
         lab = profiles.profile(profile, dataset=dataset, resolution=resolution)
         # One image at a time, begun from its last codes: work for a CPU, wherever the networks were trained.
-        return dashboard(lab, Workbench(store, data_root=data_root, progress=False, device="cpu")).view
+        bench = Workbench(store, data_root=data_root, progress=False, device="cpu")
+        specs, more = [os.environ.get(f"LABKIT_{name}", "") for name in ("MODEL", "DEFENSE")], {}
+        if any(specs) and "theirs" in inspect.signature(dashboard).parameters:
+            model, defense = map(lab.named, specs)
+            more["theirs"] = own.theirs(model or lab.classifier, defense, lab.data, bench)
+        return dashboard(lab, bench, **more).view
     except InputError as error:
         page = Page("This dashboard could not be opened", "Once that is mended, reload the page.", [], [])
         page.trouble(str(error))

@@ -11,14 +11,19 @@ from labkit.core import InputError, hardware, profiles, wording
 FOLDER = hardware.shipped() / "notebooks" / "dashboards"
 
 
-def prepare(lab: profiles.Profile, store: str = "") -> None:
-    """The classifier and both kinds of T, with progress bars: what every page begins with."""
+def prepare(lab: profiles.Profile, store: str = "", model: str = "", defense: str = "") -> None:
+    """The classifier and both kinds of T, with progress bars: what every page begins with. Of SPECs, that they work."""
     from labkit.csc import cbpdn
-    from labkit.evaluation import Workbench
+    from labkit.evaluation import Workbench, own
     from labkit.experiments import cost_estimate
 
     cbpdn.prepare()
     bench = Workbench(store)
+    if model or defense:
+        given, before = map(lab.named, (model, defense))
+        theirs = own.theirs(given or lab.classifier, before, lab.data, bench)
+        print(f"Pages 1, 2 and 4 are of {theirs.network.network}{f' behind {theirs.defense.label}' * bool(defense)}")
+        return
     if todo := [step for step in cost_estimate.parts([lab.classifier, *lab.defenses], bench) if not step.kept]:
         what = "; ".join(f"{step.kind} ({step.what})" for step in todo)
         print(f"Making {what}: about {cost_estimate.hours(todo)}, once")
@@ -75,11 +80,16 @@ def address(ip: str, port: int, base_url: str = "/", token: str = "") -> str:
     return f"http://{f'[{ip}]' if ':' in ip else ip}:{port}{base_url}{f'?token={token}' if token else ''}"
 
 
-def environment(lab: profiles.Profile, store: str = "", token: str = "") -> dict[str, str]:
-    """The server's environment: its token, and the lab for its kernels, which have one thread each."""
+def environment(
+    lab: profiles.Profile, store: str = "", token: str = "", model: str = "", defense: str = ""
+) -> dict[str, str]:
+    """The server's environment: its token, and the lab and SPECs for its kernels, which have one thread each."""
     told = {"LABKIT_PROFILE": lab.name, "LABKIT_DATASET": lab.data.name, **hardware.environment(1)}
     told["LABKIT_RESOLUTION"] = str(lab.data.resolution or 0)
     told["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(FOLDER / ".jupyter"), os.environ.get("JUPYTER_PATH"))))
+    from labkit.models import foreign
+
+    told |= {"LABKIT_MODEL": foreign.placed(model), "LABKIT_DEFENSE": foreign.placed(defense)}
     if token:
         told["JUPYTER_TOKEN"] = token
     if store:

@@ -8,13 +8,13 @@ Goes out  a data frame with a row a case (`measurement.run`), and the worst case
           or an `Evaluation`
 """
 
-from labkit.evaluation import adversarial_examples, measurement, sanity_checks, threat_models, workbench
+from labkit.evaluation import adversarial_examples, measurement, own, sanity_checks, threat_models, workbench
 from labkit.evaluation.measurement import Case
-from labkit.evaluation.own import Evaluation, evaluate
+from labkit.evaluation.own import Evaluation, evaluate  # noqa: F401 (the first for others)
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
 
 __all__ = [
-    "Case", "Evaluation", "ThreatModel", "Workbench", "adversarial_examples", "evaluate", "measurement",
-    "sanity_checks", "threat_models", "workbench",
+    "Case", "ThreatModel", "Workbench", "adversarial_examples", "evaluate", "measurement", "own", "sanity_checks",
+    "threat_models", "workbench",
 ]  # fmt: skip

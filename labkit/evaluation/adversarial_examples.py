@@ -3,6 +3,7 @@
 import inspect
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +27,17 @@ _BATCH = 250
 _FITTED_ON = 500  # training images for a universal perturbation
 _LENGTHS = ("steps", "queries", "draws")  # what an attack calls the `steps` of its recipe
 _NORMS = ("dissimilarity", "average", "l2", "linf", "levels", "none")
+# Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
+_PASSES: dict[str, Callable[[AttackRecipe], float]] = {
+    "noise": lambda a: a.steps / 2,
+    "square": lambda a: a.steps / 2,
+    "hopskipjump": lambda a: a.steps / 2,
+    "deepfool": lambda a: 40,  # ten classes, and few images need more than four steps
+    "cw": lambda a: 4 * a.steps,  # of five searches, some end early
+    "universal": lambda a: 10,
+    "ladder": lambda a: 3 * a.steps,  # of twelve, as few images survive the first climb
+    "autoattack": lambda a: 400,  # most images fall to its first attacks
+}
 
 
 @dataclass(frozen=True)
@@ -62,14 +74,34 @@ def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
     return timed(attempt, bench)[0]
 
 
-def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
-    """The images of `adversarial`, and the seconds that the attack took when they were made.
+def passes(attack: AttackRecipe) -> float:
+    """How many passes, forward and backward, an attack should make through what it attacks, per image."""
+    return _PASSES.get(attack.name, lambda a: a.steps * a.restarts)(attack)
 
-    The clock starts when the network and the defense are built. None where the making was interrupted and resumed.
+
+class Counted(torch.nn.Module):
+    """A model that counts the images of its passes: `passes`, forward and backward."""
+
+    def __init__(self, model: torch.nn.Module, passes: Counter | None = None):
+        super().__init__()
+        self.model, self.passes = model, Counter(forward=0, backward=0) if passes is None else passes
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.update(forward=len(x))
+        if (logits := self.model(x)).requires_grad:
+            logits.register_hook(lambda _: self.passes.update(backward=len(x)))  # at each differentiation
+        return logits
+
+
+def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, dict]:
+    """The images of `adversarial`, and what the attack took when they were made: `seconds`, and `passes` an image.
+
+    The clock starts when the network and the defense are built. Passes are [forward, backward], through what is
+    attacked. Both are None where the making was interrupted and resumed, and passes in old files.
     """
     test, attack = bench.images(attempt.data, "test"), attempt.attack
     if attack.name == "clean":
-        return test.x[:], 0.0
+        return test.x[:], {"seconds": 0.0, "passes": [0.0, 0.0]}
     attacks = ("clean", *ATTACKS, *bench.adopted)
     for what, name, known in (("attack", attack.name, attacks), ("norm", attack.norm, _NORMS)):
         if name not in known:
@@ -100,10 +132,11 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, float | None]:
         x_adv = torch.cat(parts)
         if attack.norm == "average":
             x_adv = at_average(x_adv, test.x[:], attack.size)
-        return {"x_adv": x_adv}, {"seconds": None if resumed else time.perf_counter() - started}
+        took = time.perf_counter() - started, [count / len(test) for count in system.passes.values()]
+        return {"x_adv": x_adv}, dict(zip(("seconds", "passes"), (None, None) if resumed else took, strict=True))
 
     found = bench.store.fetch("attack", attempt, build, digest=bench.digest(attempt.data))
-    return found.tensors["x_adv"], found.facts["seconds"]
+    return found.tensors["x_adv"], {"passes": None} | found.facts
 
 
 def _attackable(attempt: Attempt, network: torch.nn.Module, bench: Workbench) -> None:
@@ -122,7 +155,7 @@ class _System:
 
     def __init__(self, attempt: Attempt, bench: Workbench):
         self.attempt = attempt
-        self.adopted = bench.adopted
+        self.adopted, self.passes = bench.adopted, Counter(forward=0, backward=0)
         self.network, self.defense = bench.classifier(attempt.victim), bench.transform(attempt.defense)
         self.stand_in = bench.surrogate(attempt.surrogate)[0] if attempt.surrogate else None
         self.seeded(0)
@@ -140,7 +173,7 @@ class _System:
     def view(self, gap: float = 0.0, **group) -> torch.nn.Module:
         how = {"draws": self.attempt.attack.draws, "gap": gap, "stand_in": self.stand_in}
         system = threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
-        return faulty(system, self.attempt.attack.faults)
+        return Counted(faulty(system, self.attempt.attack.faults), self.passes)
 
     def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
         """A batch, attacked; where an approximation of T alone was fooled, once more without it."""

@@ -132,6 +132,29 @@ def check(cases: Iterable[Case], bench: Workbench) -> None:
             raise InputError(f"{need}; give more, or choose other defenses (--only defense=…)")
 
 
+def costs(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """What each case took an image, where that is known: what, knowledge, seconds (as for `run`), forward, backward.
+
+    The last two are the attack's passes through what it attacks; judging takes one more, forward.
+    """
+    rows = []
+    for case in cases:
+        facts, n = _row(case, bench).facts, len(bench.images(case.data, "test"))
+        took = facts["seconds"] if "run" in facts else None
+        knowledge, passes = settings(case)["knowledge"], facts.get("passes") or (None, None)
+        rows.append((case.attack.label, knowledge, None if took is None else took / n, *passes))
+    return pd.DataFrame(rows, columns=["what", "knowledge", "seconds", "forward", "backward"])
+
+
+def smallest(cases: Iterable[Case], bench: Workbench) -> Tensor:
+    """The smallest dissimilarity at which some case has an image wrong: (n,); infinite where none has."""
+    found = []
+    for case in cases:
+        far = metrics.dissimilarity(adversarial(case.attempt(), bench), bench.images(case.data, "test").x[:])
+        found.append(far.masked_fill(_row(case, bench).tensors["right"].bool(), torch.inf))
+    return torch.stack(found).amin(0)
+
+
 def recipes_of(rows: pd.DataFrame, bench: Workbench) -> dict[str, Any]:
     """The stored recipe behind each hash in the columns of `rows` that end in "recipe"; its `store.key` is the hash."""
     keys = dict.fromkeys(rows.filter(regex="recipe$").to_numpy().ravel())
@@ -181,7 +204,7 @@ def kept(case: Case, bench: Workbench) -> bool:
 
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
-    x_adv, attacking = timed(case.attempt(), bench)
+    x_adv, took = timed(case.attempt(), bench)
     judge, started = _judge(case, bench), time.perf_counter()
     seen, right = judge(x_adv)
     judging = time.perf_counter() - started
@@ -195,7 +218,8 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
         "majority": None if often is None else float(often.float().mean()),
         "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
         "psnr": psnr if math.isfinite(psnr) else None,
-        "seconds": None if attacking is None else attacking + judging,
+        "seconds": None if took["seconds"] is None else took["seconds"] + judging,
+        "passes": took["passes"],
         "run": str(uuid.uuid4()),
     }
 

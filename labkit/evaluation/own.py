@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from labkit.core.recipes import DEFENSES, AttackRecipe, ClassifierRecipe, DataRe
 from labkit.core.wording import here
 from labkit.datasets import Images, check_pixels
 from labkit.defenses import unfitted
-from labkit.evaluation import measurement, probe, sanity_checks, threat_models
+from labkit.evaluation import measurement, probe, sanity_checks
+from labkit.evaluation.efforts import EFFORTS, Effort, against, seconds, takes
 from labkit.evaluation.measurement import Case
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import AnyDefense, Workbench
@@ -30,24 +32,6 @@ BUDGETS = Budget.dissimilarity(0.03), Budget.linf(8 / 255), Budget.l2(0.5)
 _PROBED = 8  # images
 
 
-class Effort(NamedTuple):
-    """How hard is tried: test images at most, steps of BIM and MI-DI, of PGD, queries, `ladder` or not, AutoAttack."""
-
-    n: int | None
-    climbs: int
-    steps: int
-    queries: int
-    ladder: bool = True
-    autoattack: bool = False
-
-
-EFFORTS = {
-    "fast": Effort(100, 10, 20, 100, ladder=False),
-    "standard": Effort(200, 20, 50, 1000),
-    "full": Effort(None, 20, 50, 1000, autoattack=True),
-}
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found.
@@ -58,6 +42,10 @@ class Evaluation:
     notes     sentences on what was assumed, changed or left out
     about     network, defense (None for none) and images, each with name and digest; effort; seconds
     pictures  what the hardest attack does to five images: columns and notes (`measurement.picture`); () without attacks
+    smallest  of each image, the smallest dissimilarity at which any attack succeeded (DDN looks for it): 0 for one that
+              is wrong when clean, infinite where none did
+    costs     as of `measurement.costs`, a line for the network and for the defense alone before those of attacks
+    efforts   seconds that each of `EFFORTS` should take
     """
 
     rows: pd.DataFrame
@@ -66,15 +54,21 @@ class Evaluation:
     notes: list[str]
     about: dict
     pictures: tuple = ()
+    smallest: Tensor = field(default_factory=lambda: torch.empty(0))
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    efforts: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """All of it as a JSON object: version, the keys of `about`, rows, worst and checks (lists of objects), notes.
+        """All but the pictures as a JSON object: version, the keys of `about`, frames (lists of objects), the rest.
 
-        In rows and worst, `right` says which images are right, as `metrics.packed` writes it; null is not measured.
+        In rows and worst, `right` says which images are right, as `metrics.packed` writes it; null is not measured, and
+        in `smallest` infinite.
         """
-        frames = {"rows": self.rows, "worst": self.worst, "checks": self.checks}
+        frames = {"rows": self.rows, "worst": self.worst, "checks": self.checks, "costs": self.costs}
         found = {name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()}
-        told = {"version": VERSION, **self.about, **found, "notes": self.notes}
+        smallest = [round(size, 6) if size < math.inf else None for size in self.smallest.tolist()]
+        told = {"version": VERSION, **self.about, **found, "smallest": smallest, "efforts": self.efforts}
+        told["notes"] = self.notes
         return json.dumps(told, indent=1, ensure_ascii=False)
 
 
@@ -123,15 +117,23 @@ def evaluate(
         door.notes.append("Transfer from another network is left out: none was given as surrogate=.")
     own = [door.attack(attack) for attack in attacks]
 
-    cleaner = bench.transform(before)
-    cases = [case for budget in budgets for case in _against(network, cleaner, before, budget, how, other, own)]
+    cleaner, budgets = bench.transform(before), list(budgets)
+
+    def tried(how: Effort) -> list[Case]:
+        """The clean images, each attack at each budget and, in the end, those that look for the smallest change."""
+        places = (*budgets, None)
+        cases = [case for at in places for case in against(network, before, cleaner, at, how, other, own)]
+        if not door.gradient:
+            cases = [case for case in cases if case.attack.name in ("square", "hopskipjump", *own)]
+        if asked:
+            cases = [case for case in cases if ThreatModel.of(case.knowledge, case.label).value in asked]
+        return list(dict.fromkeys([Case(network, before, AttackRecipe("clean", 0.0, 0)), *cases]))
+
     if not door.gradient:
-        cases = [case for case in cases if case.attack.name in ("square", "hopskipjump", *own)]
         door.notes.append("The network gives no gradient: only attacks by queries are left.")
-    if asked:
-        cases = [case for case in cases if ThreatModel.of(case.knowledge, case.label).value in asked]
-    cases = list(dict.fromkeys([Case(network, before, AttackRecipe("clean", 0.0, 0)), *cases]))
-    rows = measurement.run(cases, bench)
+    everything = tried(how)
+    cases = [case for case in everything if case.attack.norm != "none"]
+    rows, smallest = measurement.run(cases, bench), measurement.smallest(everything, bench)
     if isinstance(cleaner, Detector):
         door.notes.append("The sanity checks of attacks are left out: they do not know what a detector rejects.")
     elif door.gradient:
@@ -145,33 +147,38 @@ def evaluate(
         "effort": effort,
         "seconds": round(time.perf_counter() - started, 1),
     }
+    costs = measurement.costs(everything, bench)
+    planned = {name: (min(each.n or door.there, door.there), tried(each)) for name, each in EFFORTS.items()}
+    efforts = takes(planned, everything, costs, len(door.test), about["seconds"])
+    parts = {"the network": bench.classifier(network), "the defense": cleaner}
+    parts = {name: part for name, part in parts.items() if getattr(part, "maps", part is not None)}
+    alone = [(name, "–", seconds(part, door.x), 1.0, 0.0) for name, part in parts.items()]
     hardest = cases[rows.accuracy.to_numpy().argmin()]
     shown = measurement.picture(hardest, bench, n=5) if hardest.attack.size else ()
-    return Evaluation(rows, _worst(cases, bench), pd.DataFrame(door.checks), door.notes, about, shown)
+    costs = pd.concat([pd.DataFrame(alone, columns=costs.columns), costs.astype(object)], ignore_index=True)
+    worst, checks = _worst(cases, bench), pd.DataFrame(door.checks)
+    return Evaluation(rows, worst, checks, door.notes, about, shown, smallest, costs, efforts)
 
 
-def _against(network, cleaner: Defense | None, before, budget: Budget, how: Effort, other, own) -> Iterable[Case]:
-    """What is tried at one budget. As for baselines, each gradient of a random defense is of one EOT sample."""
-    known = threat_models.sensible(cleaner) or ("classifier",)
-    draws = {"draws": 1} if cleaner is not None and cleaner.stochastic else {}
-    norm = "dissimilarity" if budget.relative else budget.norm
+class Theirs(NamedTuple):
+    """What two SPECs name (`theirs`): recipes on the workbench, the defense None for none, and the cases to try."""
 
-    def case(knowledge: str, name: str, steps: int, **more) -> Case:
-        copy = other if knowledge == "transfer" else None
-        return Case(network, before, AttackRecipe(name, budget.size, steps, norm, **more), knowledge, copy=copy)
+    network: ClassifierRecipe
+    defense: AnyDefense | None
+    cases: tuple[Case, ...]
 
-    yield from (case(known[-1], name, 1) for name in own)
-    yield case("classifier", "bim", how.climbs)
-    if other is not None:
-        yield case("transfer", "mi_di", how.climbs)
-    yield from (case(knowledge, "pgd", how.steps, loss="margin", **draws) for knowledge in known)
-    yield case("queries", "square", how.queries, **draws)
-    if how.ladder:
-        yield case(known[-1], "ladder", how.steps, **draws)
-        if norm != "linf":  # it looks for small L2 changes
-            yield case("decisions", "hopskipjump", how.queries, **draws)
-    if how.autoattack:
-        yield case(known[-1], "autoattack", how.steps, **draws)
+
+def theirs(model, defense, data: DataRecipe, bench: Workbench) -> Theirs:
+    """A network and a defense, as for `evaluate`, and what that would try of both, and of the network alone, "fast"."""
+    how = EFFORTS["fast"]
+    door = _Door(bench, data, how.n)
+    network = door.network(model)
+    before = door.defense(defense, network) if defense else None
+    cases = []
+    for each in dict.fromkeys((None, before)):
+        cases.append(Case(network, each, AttackRecipe("clean", 0.0, 0)))
+        cases += [case for at in BUDGETS for case in against(network, each, bench.transform(each), at, how)]
+    return Theirs(network, before, tuple(cases))
 
 
 def _worst(cases: Sequence[Case], bench: Workbench) -> pd.DataFrame:
@@ -188,6 +195,7 @@ class _Door:
     """Takes in what is given: probes it, adopts it on the workbench, and names it by a recipe; collects what to say.
 
     gradient  whether the network gives any
+    there     how many images there are, of which some are tested
     """
 
     def __init__(self, bench: Workbench, images, n: int | None):
@@ -200,13 +208,16 @@ class _Door:
 
     def _images(self, images, n: int | None) -> DataRecipe:
         if isinstance(images, (str, DataRecipe)):
-            return (DataRecipe(here(images)) if isinstance(images, str) else images).at_most(n)
+            images = DataRecipe(here(images)) if isinstance(images, str) else images
+            self.there = images.test or len(self.bench.images(images, "test"))
+            return images.at_most(n)
         if not self.named:
             x, y = images[0], torch.as_tensor(images[1]).cpu().long()
             check_pixels(x)
             x = x.detach().cpu().float()
             sha = hashlib.sha256(f"{tuple(x.shape)}".encode() + x.numpy().tobytes() + y.numpy().tobytes())
             images = Images(x, y, tuple(map(str, range(int(y.max()) + 1))), sha.hexdigest())
+        self.there = len(images)
         if n is not None and len(images) > n:
             self.notes.append(f"{n} of the {len(images):,} images are used, drawn at random from seed 0.")
             images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n].sort().values]

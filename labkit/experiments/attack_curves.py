@@ -1,12 +1,12 @@
 """Looking at attacks: the spectrum of what they change, how far and how long they try, how near the best they come."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from labkit.core import metrics
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe
 from labkit.evaluation import Case, Workbench, measurement
+from labkit.evaluation.adversarial_examples import Counted
 from labkit.evaluation.workbench import AnyTransform
 
 import pandas as pd
@@ -60,20 +60,6 @@ def curve(
     attacks = [replace(attack, **{name: value}) for value in tried]
     cases = [Case(classifier, defense, sized, knowledge) for defense, knowledge in defenses for sized in attacks]
     return measurement.run(cases, bench).assign(value=[*tried] * len(defenses))
-
-
-class Counted(nn.Module):
-    """A model that counts the images of its passes: `passes`, forward and backward."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model, self.passes = model, Counter(forward=0, backward=0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.passes.update(forward=len(x))
-        if (logits := self.model(x)).requires_grad:
-            logits.register_hook(lambda _: self.passes.update(backward=len(x)))  # at each differentiation
-        return logits
 
 
 def reached(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Callable]) -> tuple[dict, dict]:

@@ -7,12 +7,13 @@ from functools import cache
 from typing import Any
 
 from labkit.core import recipes
-from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DataRecipe, DefenseRecipe, TransformRecipe
+from labkit.core.recipes import ClassifierRecipe, DataRecipe, DefenseRecipe, TransformRecipe
 from labkit.core.store import key
 from labkit.csc import cdl
 from labkit.datasets import Images
 from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel, Workbench
+from labkit.evaluation.adversarial_examples import passes
 from labkit.evaluation.workbench import AnyDefense, built, needs
 from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds
@@ -24,17 +25,6 @@ import torch
 
 # Images in a timed batch, of a baseline, and to fit one to; fewer of those larger than 64×64, but so many at least.
 _BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
-# Passes forward and backward that an attack makes through what it attacks, per image and step, and its fixed part.
-_PASSES: dict[str, Callable[[AttackRecipe], float]] = {
-    "noise": lambda a: a.steps / 2,
-    "square": lambda a: a.steps / 2,
-    "hopskipjump": lambda a: a.steps / 2,
-    "deepfool": lambda a: 40,  # ten classes, and few images need more than four steps
-    "cw": lambda a: 4 * a.steps,  # of five searches, some end early
-    "universal": lambda a: 10,
-    "ladder": lambda a: 3 * a.steps,  # of twelve, as few images survive the first climb
-    "autoattack": lambda a: 400,  # most images fall to its first attacks
-}
 _LEARNING = 6  # solving for codes, and the share of the filter update, beside one T(x)
 _FIT = 600.0  # seconds that fitting a baseline counts when the order is made
 _AUTOENCODER = 0.2  # of a training step of a quarter-width VGG-16
@@ -152,11 +142,10 @@ def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Call
             return what, lambda: count * (rates.forward(recipe.classifier) + rates.defense(recipe.defense))
         case "attack":
             attack, victims, defense = recipe.attack, recipe.victims, recipe.defense
-            passes = _PASSES.get(attack.name, lambda a: a.steps * a.restarts)(attack)
             draws = attack.draws if defense and unfitted(defense).stochastic else 1
             once = lambda: sum(map(rates.gradient, victims)) + draws * rates.defense(defense)  # noqa: E731
             told = f"{attack.label} on {' and '.join(victim.network for victim in victims)}"
-            return told, lambda: count * passes * once()
+            return told, lambda: count * passes(attack) * once()
         case "surrogate":
             share = min(1, recipe.images / count)
             once = lambda: count * rates.defense(recipe.defense) + recipe.epochs * encoding()  # noqa: E731

@@ -100,6 +100,15 @@ def function(what: str | Callable) -> Found:
     return _at_rest(found)
 
 
+def placed(spec: str) -> str:
+    """A SPEC as it is meant here, for a process in another folder; any other word as it is."""
+    if not (parts := _SPEC.fullmatch(spec)):
+        return spec
+    zoo, name, file, function, weights, exported = parts.groups()
+    files = [path and os.path.abspath(typed(path)) for path in (file, weights, exported)]
+    return files[2] or (f"{zoo}:{name}" if zoo else f"{files[0]}:{function}") + (f"@{files[1]}" if weights else "")
+
+
 @contextmanager
 def theirs(name: str) -> Iterator[None]:
     """Says where somebody else's code fails, in a sentence, the error itself behind it."""

@@ -1,6 +1,6 @@
 """Figures of measured rows: each takes a data frame and returns a matplotlib figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from labkit.evaluation import Evaluation, ThreatModel
 from labkit.experiments import published_numbers
@@ -102,6 +102,18 @@ def evaluation(found: Evaluation) -> Figure:
     ax.set(ylim=(len(lines) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel=f"{_ACCURACY}; single attacks are upper bounds")
     ax.set_title(f"{found.about['network']['name']}, {name}, n = {found.rows.n.max():,}", fontsize=10)
     return fig
+
+
+def security(found: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy against size (`attack_curves.security`) of each system by name; open markers, as for an upper bound."""
+    fig, ax = canvas(7.5, 4.2, lines="both")
+    colours = (COLOURS["STL"], COLOURS["No Defense"])
+    for (name, part), colour, marker in zip(found.items(), colours, "os", strict=False):
+        ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=0.15, linewidth=0)
+        how = {"marker": marker, "markerfacecolor": "white", "markevery": max(1, len(part) // 12)}
+        ax.step(part["size"], part.accuracy, where="post", color=colour, label=f"{name}: upper bound", **how)
+    ax.set(xlabel="relative L2 size of the change, ‖x_adv − x‖₂ / ‖x‖₂", ylabel=_ACCURACY, ylim=(-0.02, 1.02))
+    return _legend(fig, 1)
 
 
 def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:

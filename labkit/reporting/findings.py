@@ -10,7 +10,8 @@ from labkit.core.wording import in_markdown, to_set, typed
 from labkit.evaluation import ThreatModel
 from labkit.experiments import causes, holding, published_numbers
 from labkit.reporting import captions, cause_page, holding_page, questions, tables, verdicts
-from labkit.reporting.judged import compare, leaderboard  # noqa: F401 (for others)
+from labkit.reporting.judged import compare  # noqa: F401 (for others)
+from labkit.reporting.leaderboard import leaderboard  # noqa: F401 (for others)
 
 import pandas as pd
 

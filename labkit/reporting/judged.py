@@ -1,18 +1,21 @@
-"""The page of an evaluation (`evaluation.evaluate`), and what several of them say: comparison and leaderboard."""
+"""The page of an evaluation (`evaluation.evaluate`), and how two of them differ."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from labkit.core import InputError, checkpoint, metrics
-from labkit.core.wording import in_markdown, reason, typed
+from labkit.core.wording import in_markdown, reason
 from labkit.evaluation import Evaluation, ThreatModel
+from labkit.experiments import attack_curves
 from labkit.reporting import figures, html, pictures, tables
 
 import pandas as pd
+import torch
 
-_JSON = "evaluation.json"
+JSON = "evaluation.json"
 _PAIR = ["attack", "knowledge"]
 _NONE = "–"
 # What to do about a check that failed, by what its name holds.
@@ -48,9 +51,11 @@ def evaluation_page(evaluation: Evaluation, out: str | Path, bare: Evaluation | 
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_whole(out / _JSON, evaluation.to_json())
+    checkpoint.write_whole(out / JSON, evaluation.to_json())
     told, other = (json.loads(each.to_json()) if each else None for each in (evaluation, bare))
     pictures.save(figures.evaluation(evaluation), out, "evaluation")
+    if evaluation.smallest.numel():
+        pictures.save(figures.security(_curves(evaluation, bare)), out, "security")
     if shown := evaluation.pictures:
         pictures.save(pictures.strips(*shown), out, "pictures")
     text = _text(told, other, pictured=bool(shown))
@@ -65,7 +70,7 @@ def compare(ours: Path, other: Path) -> str:
 
     Raises InputError for files that are none, or of different images.
     """
-    mine, theirs = _read(ours), _read(other)
+    mine, theirs = read(ours), read(other)
     if mine["images"] != theirs["images"]:
         told = " and ".join(
             f"{in_markdown(each['images']['name'])} ({each['images']['digest'][:12]})" for each in (mine, theirs)
@@ -79,38 +84,6 @@ def compare(ours: Path, other: Path) -> str:
     return f"{head}\n\n{tables.markdown(frame, disable_numparse=True)}\n\n{how}\n"
 
 
-def leaderboard(folder: Path) -> Path:
-    """Writes one sortable page over all evaluations below a folder, worst case first; returns the way to it."""
-    lines = []
-    for file in sorted(typed(folder).rglob(_JSON)):
-        told = _read(file)
-        clean = next((row["accuracy"] for row in told["rows"] if row["attack"] == "Clean"), float("nan"))
-        failed = [check["check"] for check in told["checks"] if check["verdict"] == "failed"]
-        worst = [row for row in told["worst"] if row.get("size")]
-        line = {"network": told["network"]["name"], "defense": (told["defense"] or {"name": "No Defense"})["name"]}
-        line["worst case, least"] = min((row["accuracy"] for row in worst), default=float("nan"))
-        line |= {tables.sized(row): tables.cell(pd.Series(row)) for row in worst}
-        line |= {"clean": f"{clean:.3f}", "n": told["rows"][0]["n"], "images": told["images"]["name"]}
-        line |= {"effort": told["effort"], "seconds": told["seconds"], "failed checks": "; ".join(failed) or "none"}
-        lines.append(line | {"page": f"[page]({file.parent.relative_to(folder).as_posix()}/index.html)"})
-    if not lines:
-        raise InputError(f"{folder} holds no {_JSON}; make one with `labkit evaluate --out {folder / 'mine'}`")
-    frame = pd.DataFrame(lines).sort_values("worst case, least", ascending=False, kind="stable")
-    links = frame.pop("page")
-    frame["worst case, least"] = frame["worst case, least"].map("{:.3f}".format)
-    shown = pd.DataFrame(
-        [[in_markdown(str(cell)) for cell in row] for row in frame.fillna(_NONE).to_numpy()], columns=frame.columns
-    )
-    shown["page"] = list(links)
-    how = "Worst case: correct under every attack of a size that the effort has, the clean image among them: an upper "
-    how += "bound. Compare what is of the same images, and as hard."
-    text = f"# Leaderboard\n\n{how}\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n"
-    checkpoint.write_whole(
-        folder / "index.html", html.fill("plain.html", title="Leaderboard", body=html.markdown(text))
-    )
-    return folder / "index.html"
-
-
 def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: bool) -> str:
     clean = next(row for row in told["rows"] if row["attack"] == "Clean")
     failed = [check for check in told["checks"] if check["verdict"] == "failed"]
@@ -122,6 +95,7 @@ def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: 
     what.append(f"effort: {told['effort']}, {told['seconds']:,.0f} seconds")
     parts = [
         f"# {_named(told)}",
+        in_markdown(told.get("note", "")),
         f"Clean accuracy {clean['accuracy']:.2f}. Correct under every attack of effort “{told['effort']}”, so at most "
         f"robust: {'; '.join(worst) or 'not attacked'}. Sanity checks: {len(failed)} of {len(told['checks'])} failed.",
         "\n".join(f"- {line}" for line in what),
@@ -134,11 +108,14 @@ def _text(told: Mapping[str, Any], bare: Mapping[str, Any] | None, *, pictured: 
         tables.markdown(_worst(told, bare), disable_numparse=True),
         "An image counts as correct if no attack of this size changes that, and the clean image is right. Longer and "
         "other attacks (`--effort full`) can only leave less.",
+        *(_security(told, bare) if told["smallest"] else ()),
         "## Can these numbers be trusted?",
         *(_checks(told["checks"]) if told["checks"] else ["No checks were run."]),
     ]
     if told["notes"]:
         parts += ["## What was assumed", "\n".join(f"- {in_markdown(note)}" for note in told["notes"])]
+    if told["costs"]:
+        parts += ["## What does it cost?", *_costs(told, bare)]
     if pictured:
         parts += [
             "## What does it look like?",
@@ -179,6 +156,51 @@ def _worst(told: Mapping[str, Any], bare: Mapping[str, Any] | None) -> pd.DataFr
     return pd.DataFrame(lines)
 
 
+def _curves(evaluation: Evaluation, bare: Evaluation | None) -> dict[str, pd.DataFrame]:
+    """The security curve of what was judged, and of the network without the defense, as far as an attack succeeded."""
+    sizes = {each.rows.defense.iloc[0]: each.smallest for each in (evaluation, bare) if each}
+    every = torch.cat([*sizes.values()])
+    reach = 1.05 * float(every[every.isfinite()].max()) if every.isfinite().any() else 0.0
+    return {name: attack_curves.security(mine, reach) for name, mine in sizes.items()}
+
+
+def _security(told: Mapping[str, Any], bare: Mapping[str, Any] | None) -> list[str]:
+    """The security curve, and where it falls to a half."""
+    halves = []
+    for each in (told, bare) if bare else (told,):
+        sizes = sorted(math.inf if size is None else size for size in each["smallest"])
+        half = sizes[(len(sizes) - 1) // 2]
+        where = f"from relative L2 {half:.3g} on, half of the images at most are right"
+        halves.append(f"{_named(each)}: {where if half < math.inf else 'no size tried leaves fewer than half right'}")
+    return [
+        "## How does it fall with the size?",
+        "![Security curve: accuracy against the relative L2 size of the change, upper bounds](security.png)",
+        "An image counts as correct up to the smallest change with which any attack of this page succeeded, "
+        "whatever its norm; DDN looks for the smallest. The curve is an upper bound: other attacks find smaller ones.",
+        "\n".join(f"- {half}." for half in halves),
+    ]
+
+
+def _costs(told: Mapping[str, Any], bare: Mapping[str, Any] | None) -> list[str]:
+    """Seconds and passes an image of each attack, and what each effort takes, the bare network with it."""
+    lines = []
+    for row in told["costs"]:
+        defense = (told["defense"] or {"name": "No Defense"})["name"]
+        model = "" if row["knowledge"] == "–" else ThreatModel.of(row["knowledge"], defense).label
+        numbers = {"seconds": "{:.2g}", "forward": "{:,.4g}", "backward": "{:,.4g}"}
+        told_of = {name: _NONE if row[name] is None else how.format(row[name]) for name, how in numbers.items()}
+        lines.append({"what": row["what"], "threat model": model, **told_of})
+    takes = {name: took + (bare["efforts"][name] if bare else 0) for name, took in told["efforts"].items()}
+    return [
+        tables.markdown(pd.DataFrame(lines), disable_numparse=True),
+        "Seconds and passes an image, on this machine; attacks with the judging of what they made. Passes are through "
+        "all that the attacker differentiates or asks.",
+        f"About {', '.join(f'{took / 60:,.1f} minutes for `{name}`' for name, took in takes.items())}"
+        + ", the network without the defense among them." * bool(bare)
+        + "." * (not bare),
+    ]
+
+
 def _difference(row: Mapping[str, Any], twin: Mapping[str, Any] | None) -> dict[str, str]:
     found = twin and metrics.compared(row["right"], twin["right"])
     shown = f"{found.number:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p:.2g}" if found else _NONE
@@ -203,8 +225,9 @@ def _named(told: Mapping[str, Any]) -> str:
     return in_markdown(told["network"]["name"] + defense)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    file = path / _JSON if path.is_dir() else path
+def read(path: Path) -> dict[str, Any]:
+    """What an evaluation.json, or the one in a folder, says. Raises InputError where there is none."""
+    file = path / JSON if path.is_dir() else path
     try:
         told = json.loads(file.read_bytes())
         if told["version"] != 1 or not isinstance(told["rows"], list):

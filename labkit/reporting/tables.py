@@ -271,7 +271,7 @@ def cell(row) -> str:
 
 def sized(row: Mapping[str, Any]) -> str:
     """The size of a worst case of `evaluation.Evaluation`, in words."""
-    words = {"dissimilarity": "relative L2 {:g}", "linf": "L∞ {:.3f}", "l2": "L2 {:g}"}
+    words = {"dissimilarity": "relative L2 {:g}", "linf": "L∞ {:.3g}", "levels": "L∞ {:g}/255", "l2": "L2 {:g}"}
     return words.get(row["norm"], "{:g}").format(row["size"])
 
 

@@ -47,7 +47,7 @@ def test_the_token_stands_in_no_command_line(ip, given, monkeypatch, capsys):
         return 0
 
     monkeypatch.setenv("LABKIT_TOKEN", given)
-    monkeypatch.setattr(server, "prepare", lambda lab, store: None)
+    monkeypatch.setattr(server, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(server, "run", run)
     assert main(["dashboards", "--profile", "smoke", "--ip", ip]) == 0
     ((command, env),) = ran

@@ -103,7 +103,7 @@ def test_an_attack_cut_in_the_middle_goes_on(lab, bench, tmp_path, monkeypatch):
         adversarial(attempt, other)
     seen = adversarial(attempt, other)
     assert calls == [30, 30, 30, 30, 10]
-    assert adversarial_examples.timed(attempt, other)[1] is None  # the time before it was cut is not known
+    assert adversarial_examples.timed(attempt, other)[1]["seconds"] is None  # the time before it was cut is not known
     monkeypatch.setattr(adversarial_examples, "_BATCH", 250)
     assert_close(adversarial(attempt, Workbench(bench.store.root, progress=False)), seen)
 

@@ -136,6 +136,27 @@ def test_what_has_been_measured_is_fetched_and_another_closure_is_another_defens
     assert {"network", "defense", "seconds", "checks", "notes"} <= set(told)
 
 
+def test_the_smallest_success_bounds_what_is_left_at_every_size(store):
+    found, x = judged(store), images()[0]
+    away = (x.flatten(1).mean(1) - 0.5).abs() * x[0].numel() ** 0.5 / x.flatten(1).norm(dim=1)  # to the boundary
+    assert (found.smallest >= 0.999 * away).all() and (found.smallest <= 1.05 * away).all()
+    wrong = judged(store, classes=[1, 0], model=Linear(-40.0)).smallest
+    torch.testing.assert_close(wrong, found.smallest)  # the same network, its outputs exchanged
+    told = json.loads(found.to_json())
+    assert told["smallest"] == pytest.approx(found.smallest.tolist(), abs=1e-6)
+
+
+def test_costs_are_counted_and_tell_what_more_effort_takes(store, monkeypatch):
+    more = own.Effort(6, 2, 4, 1000, ladder=False)
+    monkeypatch.setattr(own, "EFFORTS", {"fast": own.EFFORTS["fast"], "standard": more, "full": more._replace(n=None)})
+    found = judged(store, defense=lambda x: 0.05 + 0.9 * x)
+    costs = found.costs.set_index("what")
+    assert {"the network", "the defense", "Clean", "DDN"} <= set(costs.index) and (costs.seconds > 0).all()
+    assert costs.loc["BIM-L∞-0.400", ["forward", "backward"]].tolist() == [2, 2]
+    assert 0 < costs.forward["Square-L∞-0.400"] <= 12 and costs.backward["Square-L∞-0.400"] == 0
+    assert found.efforts["fast"] < found.efforts["standard"] == found.efforts["full"]
+
+
 def test_own_attacks_are_tried_and_held_to_their_budget(store):
     def mine(model, x, y, *, budget):
         return bim(model, x, y, budget=budget, steps=3)

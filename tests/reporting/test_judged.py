@@ -1,6 +1,7 @@
 """The page of an evaluation, comparisons, and the leaderboard."""
 
 import json
+import re
 
 from labkit.__main__ import main
 from labkit.core import metrics
@@ -10,8 +11,10 @@ from labkit.reporting import evaluation_page
 import pandas as pd
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 ATTACKS = (("Clean", "–", 0.0, 0.9), ("PGD-0.03 margin", "identity", 0.03, 0.4), ("Square-0.03", "queries", 0.03, 0.6))
+COSTS = ("seconds", "forward", "backward")
 
 
 def evaluation(name="net", defense="mine|cleaner", less=0.0, images="i1", failed=()):
@@ -27,7 +30,10 @@ def evaluation(name="net", defense="mine|cleaner", less=0.0, images="i1", failed
     about = {"network": {"name": name, "digest": "a" * 16}, "effort": "fast", "seconds": 12.3,
              "defense": {"name": defense, "digest": "b" * 16} if defense else None,
              "images": {"name": "fashion", "digest": images * 8}}  # fmt: skip
-    return Evaluation(*map(pd.DataFrame, (rows, worst, checks)), ["One note."], about)
+    costs = pd.DataFrame([("PGD-0.03 margin", "identity", 0.02, 22.0, None)], columns=["what", "knowledge", *COSTS])
+    far = torch.tensor([0.0, 0.01, 0.02, torch.inf])
+    more = {"smallest": far, "costs": costs, "efforts": {"fast": 60.0, "full": 6000.0}}
+    return Evaluation(*map(pd.DataFrame, (rows, worst, checks)), ["One note."], about, **more)
 
 
 def test_the_page_says_what_was_judged_how_hard_and_whether_it_can_be_trusted(tmp_path):
@@ -40,6 +46,9 @@ def test_the_page_says_what_was_judged_how_hard_and_whether_it_can_be_trusted(tm
     assert "failed: the defense has a gradient** (so \\| so). To do: read the rows of BPDA" in text
     assert "failed: something else** (so \\| so). To do: read the numbers with care." in text
     assert "1 checks passed" in text
+    assert "from relative L2 0.01 on, half of the images at most are right" in text and "(security.png)" in text
+    assert re.search(r"PGD-0.03 margin *\| white box \(BPDA\) *\| 0.02 *\| 22 *\| – ", text)
+    assert "2.0 minutes for `fast`, 200.0 minutes for `full`, the network without the defense among them." in text
     page = file.read_text()
     assert "<table>" in page and "data:image/png;base64," in page and "http" not in page.partition("</head>")[2]
     assert json.loads((tmp_path / "page" / "evaluation.json").read_text())["version"] == 1
@@ -62,6 +71,35 @@ def test_two_are_compared_in_pairs_and_only_on_the_same_images(tmp_path, capsys)
     ):
         assert main(["compare", a, other]) == 2
         assert why in capsys.readouterr().err
+
+
+def rows_of_a_table(folder):
+    """Two lines of a table of the lab's, on the images of `evaluation` and on others: the files that matter here."""
+    for name, digest in (("5", "i1" * 8), ("6a", "i9" * 8)):
+        worst = [("STL", False, 0.2, 0.1, 0.3, 50, 3, "PGD-0.03 margin, white box (exact gradient)", size)
+                 for size in (0.0, 0.03)]  # fmt: skip
+        frame = pd.DataFrame(worst, columns=[*"defense retrained accuracy low high n attacks hardest size".split()])
+        row = {"data": f"set {name}", "n": 50, "classifier": "vgg16", "retrained": False, "defense": "STL",
+               "attack": "BIM-0.03", "knowledge": "classifier", "accuracy": 0.5, "seconds": 3.0}  # fmt: skip
+        frame.to_csv(folder / f"table_{name}_worst.csv", index=False)
+        pd.DataFrame([row]).to_csv(folder / f"table_{name}_rows.csv", index=False)
+        attack = {"attack": {"size": 0.03, "norm": "dissimilarity"}}
+        (folder / f"table_{name}_rows_recipes.json").write_text(json.dumps({"k": attack}))
+        told = {"images": {"50": f"{'0' * 16}:{digest}"}, "checks": "Sanity checks. STL: failed, so read: slow (0.1)."}
+        (folder / f"table_{name}.json").write_text(json.dumps(told))
+
+
+def test_the_leaderboard_ranks_tables_beside_evaluations_of_the_same_images_alone(tmp_path, capsys):
+    rows_of_a_table(tmp_path)
+    evaluation_page(evaluation("weak", less=0.3), tmp_path / "weak")
+    assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path / "elsewhere" / "page")]) == 0
+    (page,) = [BeautifulSoup(file.read_text(), "html.parser") for file in (tmp_path / "elsewhere").rglob("*.html")]
+    first, second = page.find_all("table")
+    assert [line.td.text for line in first.tbody.find_all("tr")] == ["vgg16", "weak"] and "set 6a" not in first.text
+    assert "grey box (weights); white box (exact gradient)" in first.text and "slow (0.1)" in first.text
+    assert [line.td.text for line in second.tbody.find_all("tr")] == ["vgg16"]
+    assert [head.text.rstrip(" #") for head in page.find_all("h2")][1] == f"set 6a, n = 50 ({'i9' * 6})"
+    assert first.find("a", href="../../weak/index.html") and second.find("a", href="../../table_6a.md")
 
 
 def test_the_leaderboard_has_the_best_worst_case_first(tmp_path, capsys):
