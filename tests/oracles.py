@@ -47,3 +47,8 @@ def lasso(x, d, lam):
 def objective(z, x, d, lam):
     """½‖x − Σₖ dₖ ∗ zₖ‖² + λ‖z‖₁ for one image."""
     return 0.5 * ((x - synthesize(z, d)) ** 2).sum() + lam * np.abs(z).sum()
+
+
+def rejects(detector, x):
+    """Which images (B,) score above a detector's threshold."""
+    return detector.score(x) > detector.threshold

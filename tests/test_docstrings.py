@@ -1,4 +1,4 @@
-"""What docstrings, comments and documents name in `backticks`: that it is there, and not under an old name."""
+"""What docstrings, comments and documents name in `backticks`: that it is there."""
 
 import importlib
 import re
@@ -15,9 +15,6 @@ for file in [*ROOT.glob("labkit/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
     words = words[:-1] if words[-1] == "__init__" else words
     MODULES.setdefault(words[-1], []).append(".".join(words))
 ROOMS = "|".join(path.parent.name for path in ROOT.glob("labkit/*/__init__.py"))
-GONE = {old.rpartition(".")[2] for old in labkit._NEW} - MODULES.keys()
-# Words that were modules and are something else as well: a profile's field, a row's column, a library.
-GONE -= {"data", "memory", "paper", "encode"}
 FILES = sorted(
     [
         *(file for kind in ("labkit/**/*.py", "benchmarks/*.py", "tests/**/*.py") for file in ROOT.glob(kind)),
@@ -42,7 +39,7 @@ def test_what_is_named_is_there(file):
     text = file.read_text()
     named = set(re.findall(rf"`(?:labkit\.)?(?:(?:{ROOMS})\.)?([a-z_]+)\.(\w+)[^`\n]*`", text))
     wrong = {f"{module}.{name}" for module, name in named if module in MODULES and not has(module, name)}
-    assert wrong | {f"{module}.{name}" for module, name in named if module in GONE} == set()
+    assert wrong == set()
     paths = re.findall(r"`([\w.-]+/[\w./-]+\.(?:py|html|css|js|md|ipynb))`", text)
     real = [path for path in paths if not re.search("ROOM|NAME|MODULE", path)]
     assert [p for p in real if not any((place / p).is_file() for place in (ROOT, ROOT / "labkit", file.parent))] == []

@@ -73,29 +73,6 @@ def test_these_faces_load_no_torch(face):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, timeout=120).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("from labkit import cbpdn", "labkit.csc.cbpdn"),
-        ("import labkit.stl", "labkit.models.stl"),
-        ("from labkit.attacks.gradient import pgd", "labkit.attacks"),
-        ("from labkit.artifacts import Workbench", "labkit.evaluation"),
-        ("import labkit.bench", "benchmarks.bench"),
-    ],
-)
-def test_an_old_name_answers_with_the_new_one(old, new):
-    with pytest.raises(ModuleNotFoundError, match=re.escape(new)) as caught:
-        exec(old, {})
-    assert str(caught.value).count(". ") == 0 and "\n" not in str(caught.value)
-
-
-def test_a_name_that_never_was_is_an_ordinary_error():
-    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
-        exec("from labkit import nothing", {})
-    with pytest.raises(ModuleNotFoundError, match=r"No module named 'labkit\.nothing'"):
-        exec("import labkit.nothing", {})
-
-
 def test_every_text_file_has_an_encoding():
     """What it is by default is the locale's: ASCII in a batch job."""
     bare = []

@@ -9,13 +9,16 @@ import math
 
 from labkit.attacks import common
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, logits_at, margin, norm, unit
+from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, logits_at, margin, norm, normal, unit
 
 import torch
 from torch import Tensor
 
 _RATE = 0.01  # of Adam, in pixels, where there is no gradient to tell the distance
-_HALVINGS, _BEYOND, COST = 8, 2e-3, 10  # the last in decisions: what `smallest` asks for besides its search
+_HALVINGS, _BEYOND, _COST = 8, 2e-3, 10  # the last in decisions: what `_smallest` asks for besides its search
+_STARTS = 10  # places where HopSkipJump looks for a wrong decision
+_FIRST, _FEWEST = 100, 10  # random directions of its first step, as published, and of the last
+_LENGTHS = 6  # of a step, each twice the last
 
 
 def deepfool(
@@ -62,14 +65,14 @@ def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
         difference = (logits.gather(1, rivals[:, k : k + 1]) - own)[:, 0]
         gradient = common.differentiate(difference.sum(), x, again=k < count - 1)
         size = norm(gradient)
-        distance = (difference.detach().abs() / size).clamp_min(least(x))
+        distance = (difference.detach().abs() / size).clamp_min(_least(x))
         nearer = distance < shortest  # false where the gradient is zero: the distance is infinite or not a number
         shortest = torch.where(nearer, distance, shortest)
         change = torch.where(column(nearer), column(distance / size) * gradient, change)
     return change
 
 
-def least(x: Tensor) -> float:
+def _least(x: Tensor) -> float:
     """The shortest step that floats can take from any image: at a tie, one onto the boundary would lead nowhere."""
     return torch.finfo(x.dtype).eps * x[0].numel() ** 0.5
 
@@ -81,7 +84,7 @@ def ddn(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, ste
     its changes fade from 5 % to 0.1 %. Steps fade from length one to 0.01; the first half climbs the log-odds, the rest
     the margin. At the end the smallest change is shortened, by bisection, to just beyond the boundary.
     """
-    return smallest(model, x, y, budget, _ddn, (steps,))
+    return _smallest(model, x, y, budget, _ddn, (steps,))
 
 
 def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +97,8 @@ def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor
         logits, gradient = ascent(model, at, y, LOSSES["log-odds" if 2 * taken < steps else "margin"])
         gradient = free(gradient, at)
         wrong, length = fooled(logits, y), norm(at - x)
-        best, shortest = keep(wrong & (length < shortest), at, length, best, shortest)
-        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0).clamp_min(least(x))
+        best, shortest = _keep(wrong & (length < shortest), at, length, best, shortest)
+        boundary = length + (margin(logits, y).abs() / norm(gradient)).nan_to_num(0.0, 0.0).clamp_min(_least(x))
         larger = radius * (1 + gamma)
         larger = torch.where(shortest.isfinite(), larger, torch.maximum(larger, boundary))
         smaller = torch.minimum(radius * (1 - gamma), shortest)
@@ -121,7 +124,7 @@ def cw(
     which black pixels hardly move. A search climbs the log-odds at first, then the margin, and then leaves an image
     whose objective did not fall within a tenth of the steps. At the end the smallest change is shortened, as in `ddn`.
     """
-    return smallest(model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
+    return _smallest(model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
 
 
 def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, confidence: float):
@@ -135,7 +138,7 @@ def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, con
     for _ in range(searches):
         at, length = _adam(model, x, y, c, rate, steps, confidence)
         success = length.isfinite()
-        best, shortest = keep(length < shortest, at, length, best, shortest)
+        best, shortest = _keep(length < shortest, at, length, best, shortest)
         low, high = torch.where(success, low, c), torch.where(success, c, high)
         c = torch.where(high.isinf(), 10 * c, torch.where(low > 0, (low * high).sqrt(), c / 10))
     return best, shortest
@@ -169,12 +172,64 @@ def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, conf
     return best, shortest
 
 
-def keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, Tensor]:
+def hopskipjump(
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, queries: int = 1000, seed: int = 0
+) -> Tensor:
+    """HopSkipJump (Chen, Jordan & Wainwright, 2020) in L2: along the boundary of a decision, by decisions alone.
+
+    From a wrong image it goes back towards x as far as the boundary. There, the mean of random directions, each with
+    the sign of the decision a little further that way, is about the boundary's normal: the next step goes along it.
+
+    queries  at most, for each image; one for which no wrong decision is found comes back unchanged
+    seed     of what is random, drawn for each image from the seed and its pixels: batches do not matter
+    """
+    return _smallest(model, x, y, budget, _search, (queries - _COST, seed)) if queries >= _COST else x
+
+
+def _search(model: Model, x: Tensor, y: Tensor, queries: int, seed: int) -> tuple[Tensor, Tensor]:
+    best, shortest = x.clone(), x.new_full((len(x),), torch.inf)
+    halvings = 3 * x[0].numel().bit_length() // 2  # the boundary is met to 1 / pixels^1.5 of the way to x
+    queries -= _STARTS + halvings + 1
+    for draw in range(_STARTS if queries >= 0 else 0):  # the negative, and uniform noise
+        at = torch.special.ndtr(normal(x, f"{seed}:start:{draw}")) if draw else 1 - x
+        length = norm(at - x)
+        best, shortest = _keep(fooled(logits_at(model, at), y) & (length < shortest), at, length, best, shortest)
+    rows = torch.nonzero(shortest.isfinite())[:, 0]
+    at, x, y, step = best[rows], x[rows], y[rows], 0
+    while len(rows):
+        at, step = _shortened(model, at, x, y, halvings=halvings, beyond=0.0), step + 1
+        length = norm(at - x)
+        best[rows], shortest[rows] = _keep(length < shortest[rows], at, length, best[rows], shortest[rows])
+        count = min(int(_FIRST * step**0.5), queries - _LENGTHS - halvings - 1)
+        if count < _FEWEST:
+            break
+        queries -= count + _LENGTHS + halvings + 1
+        direction = unit(free(_normal(model, at, x, y, count, f"{seed}:{step}"), at))
+        begin, length = at, length / step**0.5
+        for shorter in reversed(range(_LENGTHS)):  # the longest at which the decision is wrong
+            tried = (begin + column(length / 2**shorter) * direction).clamp(0, 1)
+            at = torch.where(column(fooled(logits_at(model, tried), y)), tried, at)
+    return best, shortest
+
+
+def _normal(model: Model, at: Tensor, x: Tensor, y: Tensor, count: int, seed: str) -> Tensor:
+    """About the direction (B, C, H, W) in which decisions become wrong at `at`, from so many of them."""
+    reach = column((norm(at - x) / x[0].numel()).clamp_min(10 * _least(x)))
+    signed, plain, mean = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:, :1, :1, :1])
+    for draw in range(count):
+        change = (at + reach * unit(normal(x, f"{seed}:{draw}"))).clamp(0, 1) - at
+        sign = column(2.0 * fooled(logits_at(model, at + change), y) - 1)
+        signed, plain, mean = signed + sign * change, plain + change, mean + sign / count
+    # Less the mean sign, which leaves less to chance (the publication's equation 16), unless all signs are the same.
+    return torch.where(mean.abs() > 1 - 0.5 / count, signed, signed - mean * plain)
+
+
+def _keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, Tensor]:
     """`best` and `shortest` with `at` and `length` where those are better."""
     return torch.where(column(better), at, best), torch.where(better, length, shortest)
 
 
-def smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence: float = 0.0) -> Tensor:
+def _smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence: float = 0.0) -> Tensor:
     """What `search`, as `_adam`, finds for the images that are right, shortened along the line to each."""
     found = x.clone()
     left = torch.nonzero(~fooled(logits_at(model, x), y))[:, 0]
@@ -182,11 +237,11 @@ def smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple,
         far, length = search(model, x[left], y[left], *options)
         left, far = left[length.isfinite()], far[length.isfinite()]
     if len(left):
-        found[left] = shortened(model, far, x[left], y[left], confidence)
+        found[left] = _shortened(model, far, x[left], y[left], confidence)
     return found if budget is None else budget.project(found, x)
 
 
-def shortened(model, far: Tensor, x: Tensor, y: Tensor, confidence=0.0, halvings=_HALVINGS, beyond=_BEYOND) -> Tensor:
+def _shortened(model, far: Tensor, x: Tensor, y: Tensor, confidence=0.0, halvings=_HALVINGS, beyond=_BEYOND) -> Tensor:
     """Each change about as short as its own line allows, with the decision still wrong; asks `halvings` + 1 times."""
     best, low, high = far, x.new_zeros(len(x)), x.new_ones(len(x))
     for halving in range(halvings + 1):

@@ -8,7 +8,6 @@ The face loads no torch, and neither does `--help`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import labkit
@@ -18,7 +17,6 @@ __all__ = ["COMMANDS", "main", "parser"]
 
 # Modules, each with a function `add` that is given the parser's subcommands to add its own to.
 COMMANDS = (report, dashboards, table, evaluate, learn, artifacts, doctor)
-_MOVED = ("bench", "scaling")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,9 +31,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status, as `common.run` says."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if words and words[0] in _MOVED:
-        said = f"{words[0]} is not a command of labkit; run `make {words[0]}` in the repository"
-        print(f"labkit: {said}", file=sys.stderr)
-        return 2
-    return common.run(parser(), words)
+    return common.run(parser(), arguments)

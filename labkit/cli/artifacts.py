@@ -6,7 +6,7 @@ import re
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,12 @@ def _verify(options: argparse.Namespace) -> int:
     store = _store(options)
     found, damaged, lines = artifacts(store), 0, []
     with tqdm(total=sum(e.size for e in found), desc="reading", unit="B", unit_scale=True, delay=2) as bar:
-        for entry, wrong in verify(found):
+        for entry in found:
+            wrong = flaws(entry.path)
             bar.update(entry.size)
-            damaged += bool(wrong)
-            lines += [f"{entry}: {printable(name)} {what}\n" for name, what in wrong.items()]
+            if wrong and entry.path.is_dir():  # else it was deleted, or is being built again, while we looked
+                damaged += 1
+                lines += [f"{entry}: {printable(name)} {what}\n" for name, what in wrong.items()]
     sound = f"{_total(found)} in {store.root}: all as written"
     amiss = f"{damaged} of {_total(found)} damaged; the next run that needs one builds it again"
     print(*lines, amiss if damaged else sound, sep="")
@@ -119,7 +121,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _prune(options: argparse.Namespace) -> int:
     store, unfinished, gone, kept = _store(options), options.unfinished, [], []
     for entry in prunable(store, older_than=options.older_than, kind=options.kind, unfinished=unfinished):
-        free = remove(entry) if options.yes else not in_use(entry)
+        free = remove(entry) if options.yes else not held(entry.folder)
         (gone if free else kept).append(entry)
     _print_entries(gone)
     for entry in kept:
@@ -154,7 +156,7 @@ def _print_entries(entries: Sequence[Entry]) -> None:
 def artifacts(store: Store, *, kind: str = "", unfinished: bool = False) -> list[Entry]:
     """The artifacts, of one kind or all: by kind, the newest first. Raises InputError on an unknown kind.
 
-    unfinished  instead, what runs that ended early have left, and what running ones are working on (`in_use` tells)
+    unfinished  instead, what runs that ended early have left, and what running ones are working on (`store.held` tells)
     """
     paths = [path for path in store.root.glob("[!.]*/*") if _NAME.fullmatch(path.name)]
     kinds = sorted({path.parent.name for path in paths})
@@ -187,7 +189,8 @@ def contents(entry: Entry) -> dict[str, Any]:
         tensors = []
         if (entry.path / TENSORS).is_file():
             with safe_open(entry.path / TENSORS, "np") as stored:
-                for name in sorted(stored.keys(), key=_natural):
+                # Layer 2 before layer 10.
+                for name in sorted(stored.keys(), key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(9), name)):
                     part = stored.get_slice(name)
                     tensors.append((name, part.get_dtype(), " × ".join(map(str, part.get_shape())) or "one number"))
         return {
@@ -199,19 +202,6 @@ def contents(entry: Entry) -> dict[str, Any]:
     except (OSError, ValueError, SafetensorError) as error:
         why = f"{entry} cannot be read ({reason(error)}); run again what needs it, which builds it again"
         raise InputError(why) from None
-
-
-def verify(entries: Iterable[Entry]) -> Iterator[tuple[Entry, dict[str, str]]]:
-    """Every artifact with what is wrong with its files, by file name; {} where all is as it was written."""
-    for entry in entries:
-        wrong = flaws(entry.path)
-        if entry.path.is_dir():  # else it was deleted, or is being built again, while we looked
-            yield entry, wrong
-
-
-def in_use(entry: Entry) -> bool:
-    """Whether a process is building (or mending) this artifact now."""
-    return held(entry.folder)
 
 
 def prunable(store: Store, *, older_than: float | None = None, kind: str = "", unfinished: bool = False) -> list[Entry]:
@@ -296,11 +286,6 @@ def _usual(name: Any) -> dict[str, Any]:
         return {}
     made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(known)}
     return {field: recipes.plain(default) for field, default in made.items() if default is not MISSING}
-
-
-def _natural(name: str) -> list:
-    """A sorting key that has layer 2 before layer 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _word(value: Any) -> str:

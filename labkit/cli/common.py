@@ -22,6 +22,7 @@ Commands = argparse._SubParsersAction
 _DATASETS = f"{', '.join(recipes.DATASETS)} or folder:PATH"
 _ONLY = "only these cells: defense=STL, attack=FGSM-0.08, knowledge=transfer, retrained=yes, network=…, seed=0"
 _CONVENTION = "sizes and T as the paper's text has them, or as its authors released them (default: %(default)s)"
+_EPOCHS = "train networks for no more (default: the profile's)"
 _OPTIONS = {
     "profile": {"default": "quick", "help": f"{', '.join(profiles.PROFILES)} (default: %(default)s)"},
     "dataset": {"default": "fashion", "help": f"{_DATASETS} (default: %(default)s)"},
@@ -31,12 +32,7 @@ _OPTIONS = {
     "seed": {"type": int, "default": 0, "help": "of all that is learned (default: %(default)s)"},
     "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
     "convention": {"default": "stated", "choices": ("stated", "released"), "help": _CONVENTION},
-    "epochs": {
-        "type": int,
-        "default": 0,
-        "metavar": "N",
-        "help": "train networks for no more (default: the profile's)",
-    },
+    "epochs": {"type": int, "default": 0, "metavar": "N", "help": _EPOCHS},
     "kind": {"default": "", "help": "only this kind"},
     "data-root": {"default": "", "metavar": "D", "help": "folder of downloaded data sets"},
     "store": {"default": "", "metavar": "D", "help": "folder of artifacts (default: the lab's own)"},

@@ -1,6 +1,5 @@
 """Measuring within a time: cases one after the other, until the time is up, and none of them in vain."""
 
-import _thread
 import signal
 import threading
 import time
@@ -19,10 +18,7 @@ def within(seconds: float, work: Callable[[], object]) -> None:
 
     def end() -> None:
         over.set()
-        if hasattr(signal, "pthread_kill"):  # which wakes a thread that sleeps, too
-            signal.pthread_kill(main.ident, signal.SIGINT)
-        else:
-            _thread.interrupt_main()
+        signal.pthread_kill(main.ident, signal.SIGINT)  # which wakes a thread that sleeps, too
 
     def heard(*_) -> None:
         if over.is_set():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import labkit
 from labkit.cli import common
-from labkit.core import InputError, wording
+from labkit.core import InputError, hardware, wording
 from labkit.core.wording import reason
 
 _PYTHON = (3, 11)
@@ -76,15 +76,16 @@ def _packages(pins: Path) -> tuple[str, str, bool]:
     except metadata.PackageNotFoundError:
         return "labkit is used without being installed", _AGAIN, False
     needed = {re.match(r"[\w.-]+", line)[0]: "extra ==" in line for line in lines}
-    absent = {name: extra for name, extra in needed.items() if _version(name) is None}
+    found = hardware.versions(*needed)
+    absent = {name: extra for name, extra in needed.items() if name not in found}
     if missing := [name for name, extra in absent.items() if not extra]:
         return f"missing: {', '.join(missing)}", _AGAIN, True
     there = f"{len(needed) - len(absent)} of the {len(needed)} that labkit names"
     if not pins.is_file():
         return f"{there}; not compared with tested versions (no constraints.txt beside the package)", "", False
     tested = sorted(re.findall(r"^([\w.-]+)==([\w.!+]+)", pins.read_text("utf-8"), re.M))
-    found = [(name, _version(name), version) for name, version in tested]
-    other = [f"{n} {mine} (tested: {version})" for n, mine, version in found if mine and mine.split("+")[0] != version]
+    here = hardware.versions(*dict(tested))
+    other = [f"{n} {here[n]} (tested: {v})" for n, v in tested if n in here and here[n].split("+")[0] != v]
     if other:
         some = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
         return f"{there}; other versions than were tested together: {some}", _AGAIN, False
@@ -160,10 +161,3 @@ def _memory() -> Finding:
         return Finding("memory", "this system does not say")
     advice = "close something, or stay with the profiles smoke and quick" * (int(free) * 1024 < _MEMORY)
     return Finding("memory", f"{wording.size(int(free) * 1024)} available", advice)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

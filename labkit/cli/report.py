@@ -33,9 +33,8 @@ def _report(options: argparse.Namespace) -> int:
     from labkit.reporting import report
 
     settings = report.Settings(options.profile, options.dataset, options.resolution, options.data_root, options.store)
-    check(
-        "report", {"--jobs": options.jobs, "--cell-timeout": options.cell_timeout}, "--jobs, --cell-timeout in 1 to inf"
-    )
+    asked = {"--jobs": options.jobs, "--cell-timeout": options.cell_timeout}
+    check("report", asked, "--jobs, --cell-timeout in 1 to inf")
     source = options.notebook_dir or report.NOTEBOOKS
     plan = report.check(settings, options.out, notebooks=source, only=options.notebooks.split(","))
     cbpdn.prepare()  # here, where its announcement is no stray line on a page

@@ -14,9 +14,8 @@ from labkit.core import InputError, checkpoint, wording
 from labkit.core.store import MANIFEST, TENSORS, Damaged, Store, flaws, locked, parsed, read
 from labkit.core.wording import printable, reason
 
-_KINDS = (
-    "row,checks,votes,classifier,dictionary,strata,autoencoder,defense,surrogate"  # without images, which are large
-)
+# Without images, which are large.
+_KINDS = "row,checks,votes,classifier,dictionary,strata,autoencoder,defense,surrogate"
 _FOR = "only what a table needs: table:1, table:baselines; with the options that `labkit table` got"
 _OPTIONS = ("profile", "dataset", "resolution", "convention", "epochs", "seed", "data-root", "store")
 _FILES = {"recipe.json", "facts.json", TENSORS, MANIFEST}
@@ -41,9 +40,8 @@ def _export(options: argparse.Namespace) -> int:
     store, kinds = Store(options.store or None), set(options.what.split(","))
     there = {(entry.kind, entry.key) for entry in artifacts.artifacts(store)}
     if unknown := kinds - {*_KINDS.split(","), "attack", "projected"}:
-        raise InputError(
-            f"no kinds of artifacts: {', '.join(sorted(unknown))}; choose from {_KINDS}, attack, projected"
-        )
+        named = ", ".join(sorted(unknown))
+        raise InputError(f"no kinds of artifacts: {named}; choose from {_KINDS}, attack, projected")
     needed = _needed(options) if options.wanted else there
     # Checks and votes are small, and say themselves what they are of.
     chosen = {pair for pair in there if pair[0] in kinds and (pair in needed or pair[0] in ("checks", "votes"))}
@@ -82,9 +80,7 @@ def pack(store: Store, keys: Iterable[tuple[str, str]], file: Path) -> int:
     """
     found = [store.root / kind / key for kind, key in sorted(set(keys))]
     found = [folder for folder in found if folder.is_dir() and not flaws(folder)]
-    names = {
-        f"{f.parent.parent.name}/{f.parent.name}/{f.name}": f for folder in found for f in sorted(folder.iterdir())
-    }
+    names = {f.relative_to(store.root).as_posix(): f for folder in found for f in sorted(folder.iterdir())}
     listed = json.dumps({name: checkpoint.digest(path) for name, path in names.items()}, indent=1).encode()
     try:
         with checkpoint.replacing(file) as partial, tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -97,9 +93,8 @@ def pack(store: Store, keys: Iterable[tuple[str, str]], file: Path) -> int:
                 with open(path, "rb") as content:
                     tar.addfile(entry, content)
     except OSError as error:
-        raise InputError(
-            f"cannot write {file} ({error.strerror}); name a file in a folder that can be written"
-        ) from None
+        why = f"cannot write {file} ({error.strerror})"
+        raise InputError(f"{why}; name a file in a folder that can be written") from None
     return len(found)
 
 

@@ -66,11 +66,6 @@ def mean(values: Tensor, *, z: float = 1.959964) -> tuple[float, float, float]:
     return middle, middle - half, middle + half
 
 
-def characteristic_interval(clean: float, adversarial: float) -> tuple[float, float]:
-    """[min, max] of the accuracies on T(x₀) and T(x_adv) (paper, Section 5.5): short and high is good."""
-    return min(clean, adversarial), max(clean, adversarial)
-
-
 class Point(NamedTuple):
     """A number, its interval, and the value of the setting it was measured at."""
 

@@ -54,10 +54,9 @@ def decide(environ: MutableMapping[str, str] = os.environ, root: Path = Path("/"
 
 
 def _late() -> str:
-    words = (
-        "torch was loaded before labkit, so its threads spin while they wait, which is slow where other programs run"
-    )
-    warnings.warn(f"{words}; import labkit first, or set GOMP_SPINCOUNT={_SPIN} before Python starts", stacklevel=4)
+    words = "torch was loaded before labkit, so its threads spin while they wait, which is slow where other programs"
+    how = f"import labkit first, or set GOMP_SPINCOUNT={_SPIN} before Python starts"
+    warnings.warn(f"{words} run; {how}", stacklevel=4)
     return "spinning (torch was loaded before labkit)"
 
 

@@ -7,6 +7,7 @@ numbers, whatever the number and the size of the images. They add over images, b
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
@@ -25,21 +26,14 @@ NORMS = ("whole", "channel")
 _UPDATES = 20  # iterations of a filter update while learning; more lower the next codes' objective no further
 
 
-@dataclass(frozen=True)
-class Stats:
-    """Sufficient statistics of codes z and images x for the filter update; `a + b` and `0.9 * a` do what they say.
+class Stats(NamedTuple):
+    """Sufficient statistics of codes z and images x for the filter update; those of parts add up to those of all.
 
     ztz (K, K, 2S−1, 2S−1) and ztx (K, C, S, S) as `conv.correlations`.
     """
 
     ztz: Tensor
     ztx: Tensor
-
-    def __add__(self, other: "Stats") -> "Stats":
-        return Stats(self.ztz + other.ztz, self.ztx + other.ztx)
-
-    def __rmul__(self, decay: float) -> "Stats":
-        return Stats(decay * self.ztz, decay * self.ztx)
 
 
 @dataclass(frozen=True)
@@ -129,8 +123,8 @@ def learn(
             x = _high(images.x[distributed.shard(part)], recipe)
             solution = cbpdn.solve(x, d, recipe.lam, gap_tol=recipe.gap_tol)
             fresh = statistics(solution.code, x, recipe.S)
-            fresh = Stats(*distributed.all_reduce(fresh.ztz, fresh.ztx))
-            memory = fresh if memory is None else fade * memory + fresh
+            fresh = Stats(*distributed.all_reduce(*fresh))
+            memory = fresh if memory is None else Stats(*(fade * m + f for m, f in zip(memory, fresh, strict=True)))
             last, held = n + 1 == batches, None
             if recipe.method == "online" or last:
                 d = update(d, memory, norm=recipe.norm)
@@ -145,8 +139,8 @@ def learn(
             if callback:
                 callback(Progress(step * batches + n + 1, batches * recipe.passes, reached, held))
         if file and distributed.rank() == 0:
-            tensors = {"d": d, "ztz": memory.ztz, "ztx": memory.ztx}
-            checkpoint_file.write(file, run, tensors, {"passes": step + 1, "best": best, "over": over})
+            facts = {"passes": step + 1, "best": best, "over": over}
+            checkpoint_file.write(file, run, {"d": d, **memory._asdict()}, facts)
     return _unit(d, recipe.norm)
 
 

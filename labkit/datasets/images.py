@@ -90,11 +90,6 @@ class Images:
         x = self.x.subset(at) if isinstance(self.x, Lazy) else self.x[at]
         return Images(x, self.y[at], self.classes, digest)
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images there are of each class."""
-        return dict(zip(self.classes, torch.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True))
-
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) for `size` images at a time, in order; x is always a float tensor."""
         for start in range(0, len(self), size):

@@ -42,9 +42,8 @@ def split(source: Source, layout: str = "") -> tuple[tuple[str, ...], Part, Part
     for half in halves:
         if blind := {c for c, _ in half} - {c for c, name in half if name in readable}:
             why = some(ending(name) for c, name in half if c in blind)
-            raise InputError(
-                f"{source.path}: class {some(blind)} has no picture that can be read, only {why}; add some"
-            )
+            told = f"class {some(blind)} has no picture that can be read, only {why}"
+            raise InputError(f"{source.path}: {told}; add some")
     train, test = ({(c, name) for c, name in half if name in readable} for half in halves)
     if not train:
         raise InputError(f"{source.path} has images, but none in a class folder; {LAYOUT}")

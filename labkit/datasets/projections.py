@@ -13,7 +13,6 @@ from labkit.datasets.shards import CHUNK, Item, Stream
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -30,9 +29,9 @@ def project(
     """Writes T(x) of a stream's images into the folder `out`, and returns the manifest that then lies there.
 
     A chunk, SHARD-PART.safetensors, holds up to `chunk` images of one shard: x (n, C, H, W) in half precision, y (n,)
-    int64, and the names (`read`). It is there whole or not at all, so a killed run goes on; a damaged or foreign chunk
-    is made again with a warning. Ranks take turns among the shards, and their number changes nothing in the files. The
-    manifest, which lists every file with its SHA-256, comes last.
+    int64, and the names among the "facts" of its metadata's "checkpoint". It is there whole or not at all, so a killed
+    run goes on; a damaged or foreign chunk is made again with a warning. Ranks take turns among the shards, and their
+    number changes nothing in the files. The manifest, which lists every file with its SHA-256, comes last.
 
     layer   T, on `device`; the same at every rank
     about   what tells this projection from others, as JSON can hold it; an `out` that holds another is refused
@@ -57,25 +56,6 @@ def project(
             checkpoint.write_whole(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         distributed.barrier()
     return manifest
-
-
-def read(out: str | Path) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-    """T(x) (n, C, H, W) float32, classes (n,) and names of each chunk, in order, every byte checked.
-
-    Raises InputError when the projection is not complete, or a chunk is not what was written.
-    """
-    out = Path(out)
-    try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out} holds no finished projection ({reason(error)}); run labkit project again") from None
-    for told in manifest["chunks"]:
-        file = out / told["path"]
-        if not file.is_file() or checkpoint.fingerprint(file, out)["sha256"] != told["sha256"]:
-            raise InputError(f"{file} is missing or damaged; run labkit project again, which makes it anew")
-        with safe_open(file, "pt") as kept:
-            names = json.loads(kept.metadata()["checkpoint"])["facts"]["names"]
-            yield kept.get_tensor("x").float(), kept.get_tensor("y"), names
 
 
 def _chunks(

@@ -24,6 +24,7 @@ from labkit.core.wording import printable, reason
 from labkit.datasets import decoding, image_files, layouts, loaders
 from labkit.datasets.image_files import ENDINGS, clean, kind
 
+import fsspec  # which torch needs as well
 import torch
 from torch import Tensor
 
@@ -183,7 +184,7 @@ def _members(address: str) -> Iterator[tuple[str, bytes]]:
 
 def _opened(address: str) -> AbstractContextManager[IO[bytes]]:
     try:
-        return (_fsspec().open if "://" in address else open)(address, "rb")
+        return (fsspec.open if "://" in address else open)(address, "rb")
     except (ImportError, ValueError) as error:  # of a kind of address that fsspec does not know, or not without help
         raise InputError(f"{address} cannot be opened ({reason(error)}); check the address") from error
 
@@ -201,16 +202,8 @@ def _counted(address: str) -> list[str]:
 def _matches(address: str) -> Iterable[str]:
     if "://" not in address:
         return glob.glob(address)
-    files, path = _fsspec().core.url_to_fs(address)
+    files, path = fsspec.core.url_to_fs(address)
     return map(files.unstrip_protocol, files.glob(path))
-
-
-def _fsspec():
-    try:
-        import fsspec
-    except ImportError:
-        raise InputError("an address with :// needs the package fsspec; install labkit[streams]") from None
-    return fsspec
 
 
 def _label(where: str, raw: bytes) -> int:

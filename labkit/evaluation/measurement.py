@@ -3,7 +3,7 @@
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -175,24 +175,6 @@ def share(cases: Iterable[Case], bench: Workbench, *, rank: int, world: int) -> 
             _row(case, bench)
 
 
-def decisions(case: Case, bench: Workbench) -> tuple[Tensor, Tensor, Tensor]:
-    """x_adv, T(x_adv) (or x_adv again, if a defense is no map of images), each (n, C, H, W); which are correct (n,)."""
-    x_adv = adversarial(case.attempt(), bench)
-    return x_adv, *_judge(case, bench)(x_adv)
-
-
-def _judge(case: Case, bench: Workbench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """x_adv to T(x_adv) and right, as for `decisions`. The network and the defense are built here, before the call."""
-    network, defense = bench.classifier(case.classifier), bench.transform(case.defense)
-    y, attacked = bench.images(case.data, "test").y, case.attack.name != "clean"
-
-    def judge(x_adv: Tensor) -> tuple[Tensor, Tensor]:
-        seen, logits = threat_models.decide(network, defense, x_adv)
-        return seen, threat_models.correct(logits, y, defense, attacked=attacked)
-
-    return judge
-
-
 def _row(case: Case, bench: Workbench) -> Artifact:
     """What is kept of a case: the facts of its row, and which images are correct under attack."""
     return bench.store.fetch("row", case, lambda _: _measure(case, bench), digest=bench.digest(case.data))
@@ -205,13 +187,15 @@ def kept(case: Case, bench: Workbench) -> bool:
 
 def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     x_adv, took = timed(case.attempt(), bench)
-    judge, started = _judge(case, bench), time.perf_counter()
-    seen, right = judge(x_adv)
+    network, defense = bench.classifier(case.classifier), bench.transform(case.defense)
+    test = bench.images(case.data, "test")
+    started = time.perf_counter()  # with the network and the defense built
+    seen, logits = threat_models.decide(network, defense, x_adv)
+    right = threat_models.correct(logits, test.y, defense, attacked=case.attack.name != "clean")
     judging = time.perf_counter() - started
-    test, defense = bench.images(case.data, "test"), bench.transform(case.defense)
     x, often = test.x[:], None
     if defense is not None and defense.stochastic:
-        often = threat_models.majority(bench.classifier(case.classifier), defense, x_adv) == test.y
+        often = threat_models.majority(network, defense, x_adv) == test.y
     psnr = float(metrics.psnr(seen, x).mean())
     return {"right": right.byte()}, {
         **dict(zip(("accuracy", "low", "high"), metrics.accuracy(right), strict=False)),
@@ -266,7 +250,7 @@ def telling(attacked: Case, bench: Workbench) -> int:
 def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     """Accuracy of a case for each true class, with its interval, the hardest hit first."""
     test = bench.images(case.data, "test")
-    right = decisions(case, bench)[2]
+    right = _row(case, bench).tensors["right"].bool()
     rows = [(test.classes[c], *metrics.accuracy(right[test.y == c])) for c in test.y.unique().tolist()]
     frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"]).round(3)
     return frame[["class", "n", "accuracy", "low", "high"]].sort_values("accuracy", kind="stable", ignore_index=True)

@@ -6,28 +6,32 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from labkit import defenses
 from labkit.core import recipes
 from labkit.core.recipes import ClassifierRecipe, DataRecipe, DefenseRecipe, TransformRecipe
 from labkit.core.store import key
 from labkit.csc import cdl
 from labkit.datasets import Images
-from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel, Workbench
 from labkit.evaluation.adversarial_examples import passes
 from labkit.evaluation.workbench import AnyDefense, built, needs
-from labkit.experiments import throughput
 from labkit.experiments.solvers import seconds
-from labkit.models import SparseTransform, classifiers, networks
+from labkit.models import SparseTransform, classifiers, networks, predict
 from labkit.models.defense import Detector
 
 import pandas as pd
 import torch
+from torch import nn
 
 # Images in a timed batch, of a baseline, and to fit one to; fewer of those larger than 64×64, but so many at least.
 _BATCH, _FEW, _FEWER, _LEAST = 64, 32, 400, 8
 _LEARNING = 6  # solving for codes, and the share of the filter update, beside one T(x)
 _FIT = 600.0  # seconds that fitting a baseline counts when the order is made
 _AUTOENCODER = 0.2  # of a training step of a quarter-width VGG-16
+_FITTED_TO = 64  # training images of a PixelCNN that is timed
+# Fitted briefly: how long a defense needs does not depend on how well it has been fitted.
+_BRIEF = {"lowpass": {"sigma": 1.0}, "magnet": {"epochs": 1}, "magnet-detector": {"epochs": 1, "rate": 0.1},
+          "pixeldefend": {"epochs": 1}}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,18 @@ def hours(planned: Iterable[Step]) -> str:
     return told + (f", and the time to fit {blank} competitors" if blank else "")
 
 
+def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
+    """A defense with its published settings, fitted for seconds, for timing alone; with its network if it needs one."""
+    defense, more = defenses.build(name, **_BRIEF.get(name, {})), {}
+    if name == "pixeldefend":
+        images = images[:_FITTED_TO]
+    if defenses.DEFENSES[name].given == "victim":  # wants images that the network, untrained here, gets right
+        images = replace(images, y=predict(network, images.x).argmax(1))
+        more = {"classifier": network, "attack": lambda model, x, y: x}
+    defense.fit(images, **more)  # no state to come back to: seconds
+    return (defense if defense.maps else defense.around(network)).eval()
+
+
 def _walk(artifacts: Iterable[tuple[str, Any]], bench: Workbench, rates: Callable[..., "_Rates"]) -> list[Step]:
     return list(_found(artifacts, bench, rates).values())
 
@@ -142,7 +158,7 @@ def _estimate(kind: str, recipe, rates: "_Rates", count: int) -> tuple[str, Call
             return what, lambda: count * (rates.forward(recipe.classifier) + rates.defense(recipe.defense))
         case "attack":
             attack, victims, defense = recipe.attack, recipe.victims, recipe.defense
-            draws = attack.draws if defense and unfitted(defense).stochastic else 1
+            draws = attack.draws if defense and defenses.unfitted(defense).stochastic else 1
             once = lambda: sum(map(rates.gradient, victims)) + draws * rates.defense(defense)  # noqa: E731
             told = f"{attack.label} on {' and '.join(victim.network for victim in victims)}"
             return told, lambda: count * passes(attack) * once()
@@ -224,16 +240,16 @@ class _Rates:
     def _baseline(self, recipe: DefenseRecipe) -> float:
         """As it was fitted, or fitted for seconds, with settings as published, if it was not yet."""
         has, digest = self.bench.store.has, self.train.digest
-        if isinstance(unfitted(recipe), Detector):
+        if isinstance(defenses.unfitted(recipe), Detector):
             return 0.0  # beside the network that it wraps; and there may be too few images to fit it to
         liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
-        if not unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
+        if not defenses.unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
             defense = self.bench.defense(recipe)
             if not defense.maps:
                 return 0.0  # beside the network that it wraps, it costs little
         else:
             network = self._network(ClassifierRecipe())
-            defense = throughput.briefly(recipe.name, network, self.train[: self._count(_FEWER)])
+            defense = briefly(recipe.name, network, self.train[: self._count(_FEWER)])
         few = self.x[: self._count(_FEW)]
         with torch.no_grad():
             return seconds(lambda: defense(few), repeat=2) / len(few)  # the first call of some takes twice as long

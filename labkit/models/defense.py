@@ -224,11 +224,6 @@ class Detector(Around):
         self.threshold.copy_(torch.quantile(scores.double(), 1 - self.rate))
         self.spread.copy_(scores.double().std().clamp_min(1e-12))
 
-    @torch.no_grad()
-    def rejects(self, x: Tensor) -> Tensor:
-        """Which images are rejected: (B,) bool."""
-        return self.score(x) > self.threshold
-
     def logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
         found = classifier(x)
         self._check_fitted(bool(self.threshold.isfinite()))

@@ -6,7 +6,7 @@ from typing import Self
 
 from labkit.core import InputError
 from labkit.core.recipes import StrataRecipe
-from labkit.core.wording import check, to_set
+from labkit.core.wording import to_set
 from labkit.datasets import Images, Lazy, check_pixels
 from labkit.models.autoencoder import Autoencoder
 from labkit.models.defense import Defense, FittedBuffers
@@ -85,17 +85,15 @@ class Strata(FittedBuffers):
         return torch.cat([(code - self.mean) @ self.components.T for code in self._codes(x)])
 
     @torch.no_grad()
-    def vote(self, x: Tensor | Lazy, k: int | None = None) -> Tensor:
+    def vote(self, x: Tensor | Lazy) -> Tensor:
         """The cluster (B,), int64, of each image x (B, C, H, W) in [0, 1].
 
-        It is the cluster of the majority of the k training images with the nearest features, and of clusters with
-        equally many the one that holds the nearest of all. k is the recipe's unless given, and at most N.
+        It is the cluster of the majority of the training images with the nearest features, as many as the recipe's
+        neighbours, and of clusters with equally many the one that holds the nearest of all.
         """
-        check("a vote", {"k": k}, "k in [1, inf)")
         features = self.features(x)
-        k = min(k or self.recipe.neighbours, len(self.labels))
         rows = max(1, _DISTANCES_AT_ONCE // len(self.labels))
-        return torch.cat([self._elect(part, k) for part in features.split(rows)])
+        return torch.cat([self._elect(part) for part in features.split(rows)])
 
     def sizes(self) -> list[int]:
         """How many training images each cluster holds."""
@@ -117,7 +115,8 @@ class Strata(FittedBuffers):
         for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, delay=2):
             yield self.autoencoder.encode(x[start : start + _ENCODED_AT_ONCE].to(self.mean))
 
-    def _elect(self, features: Tensor, k: int) -> Tensor:
+    def _elect(self, features: Tensor) -> Tensor:
+        k = min(self.recipe.neighbours, len(self.labels))
         nearest = torch.cdist(features, self.training_features).topk(k, largest=False, sorted=True).indices
         ballots = self.labels[nearest]
         counts = nn.functional.one_hot(ballots, self.recipe.clusters).sum(1)
@@ -137,15 +136,12 @@ class StratifiedTransform(Defense):
 
     def __init__(self, strata: Strata, transforms: Sequence[SparseTransform]):
         super().__init__()
-        if len(transforms) != strata.recipe.clusters:
-            raise InputError(
-                f"{strata.recipe.clusters} clusters need as many transforms, got {len(transforms)}; pass all"
-            )
+        if len(transforms) != (M := strata.recipe.clusters):
+            raise InputError(f"{M} clusters need as many transforms, got {len(transforms)}; pass all")
         self.strata, self.transforms = strata, nn.ModuleList(transforms)
 
-    def forward(self, x: Tensor, stratum: Tensor | None = None) -> Tensor:
-        """T(x), each image by its cluster's transform; `stratum` (B,) int64 fixes the vote (InputError where wrong)."""
-        stratum = self.strata.vote(x) if stratum is None else self._checked(stratum, x)
+    def forward(self, x: Tensor) -> Tensor:
+        stratum = self.strata.vote(x)
         # Sorted by cluster, solved cluster by cluster, and put back: one gather each way, which autograd follows.
         order = stratum.argsort(stable=True).to(x.device)
         sizes = torch.bincount(stratum, minlength=len(self.transforms)).tolist()
@@ -155,13 +151,3 @@ class StratifiedTransform(Defense):
     def approximate(self, gap: float) -> "StratifiedTransform":
         """The same with the `approximate` transform of each cluster."""
         return StratifiedTransform(self.strata, [T.approximate(gap) for T in self.transforms]).eval()
-
-    def _checked(self, stratum: Tensor, x: Tensor) -> Tensor:
-        check_pixels(x)
-        if stratum.dtype != torch.int64 or stratum.shape != x.shape[:1]:
-            shape = tuple(stratum.shape)
-            raise InputError(f"stratum must be ({len(x)},) int64, one cluster an image, got {shape} {stratum.dtype}")
-        low, high = map(int, stratum.aminmax())
-        if not 0 <= low <= high < len(self.transforms):
-            raise InputError(f"choose among clusters 0 … {len(self.transforms) - 1}, got {low} … {high}")
-        return stratum

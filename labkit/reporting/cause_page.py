@@ -14,9 +14,8 @@ _MARKERS, _COLOURS = "osD^v", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line per hypothesis, nearest first: relative robust accuracies, and `causes.distances`."""
     near = causes.distances(rows)
-    frame = _told(causes.relative(rows).loc[[*near.hypothesis, "the paper"]], "{:.2f}").reset_index(
-        names="attack as if"
-    )
+    kept = causes.relative(rows).loc[[*near.hypothesis, "the paper"]]
+    frame = _told(kept, "{:.2f}").reset_index(names="attack as if")
     frame.insert(1, "checks call out", [*near.fault, ""])
     frame["cells"] = [*near.cells.map(str), ""]
     for name, column in (("distance", near.distance), ("of chance, at most", near.most)):
@@ -58,9 +57,8 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     ]
     said.append(f"Within what chance allows: {'; '.join(fit.hypothesis) if len(fit) else 'none of them'}.")
     for row in whole[(whole.hypothesis == causes.RIGHT) & (whole.distance > whole.most)].itertuples():
-        said.append(
-            f"Refuted: that the paper's attacks were made rightly in these sizes (distance {row.distance:.2f})."
-        )
+        far = f"(distance {row.distance:.2f})"
+        said.append(f"Refuted: that the paper's attacks were made rightly in these sizes {far}.")
     said.append("A fit is no proof: other faults may have the same shape.")
     called = "; ".join(whole.hypothesis[whole.fault != ""])
     return said + [f"The sanity checks call these attacks out by name: {called}."] * bool(called)
@@ -78,9 +76,7 @@ def figure(rows: pd.DataFrame, title: str) -> Figure:
     ):
         mine = near[(near.fault != "") == bool(wrong)]
         left.plot(mine.distance, mine.index, marker, color=colour, label=label)
-    left.set_yticks(
-        at, [f"{row.hypothesis} ({row.cells} of 10)" if row.cells < 10 else row.hypothesis for row in near.itertuples()]
-    )
+    left.set_yticks(at, [row.hypothesis + f" ({row.cells} of 10)" * (row.cells < 10) for row in near.itertuples()])
     left.set(xlabel="mean difference from the paper's Table 1", xlim=(0, None), ylim=(max(len(near), 1) - 0.5, -0.5))
     names = [name for name in near.hypothesis if name in set(swept.hypothesis)]
     chosen = list(dict.fromkeys([*names[: _SHOWN - 1], *[causes.RIGHT] * (causes.RIGHT in names), *names]))[:_SHOWN]

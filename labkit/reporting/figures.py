@@ -243,9 +243,8 @@ def named(rows: pd.DataFrame) -> list[tuple[str, float, float, float]]:
     """For every defense of `intervals` its name, PSNR, upper end, and the place of its name, clear of the others."""
     rows = rows.sort_values("psnr")
     step = 0.026 * max(float(np.ptp(rows.psnr)), 1e-9) * np.arange(len(rows))
-    places = (
-        scipy.optimize.isotonic_regression(rows.psnr.to_numpy() - step).x + step
-    )  # the nearest places at least a step apart
+    # The nearest places at least a step apart.
+    places = scipy.optimize.isotonic_regression(rows.psnr.to_numpy() - step).x + step
     return list(zip(rows.defense, rows.psnr, rows.high, places.tolist(), strict=True))
 
 

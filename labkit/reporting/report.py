@@ -125,9 +125,8 @@ def run(
 def _select(folder: Path, only: Iterable[str]) -> list[Path]:
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise InputError(
-            f"no numbered notebooks (NN_name.ipynb) in {folder.name}; `labkit notebooks DIR` copies those of the lab"
-        )
+        none = f"no numbered notebooks (NN_name.ipynb) in {folder.name}"
+        raise InputError(f"{none}; `labkit notebooks DIR` copies those of the lab")
     chosen = set()
     for item in (item.strip().removesuffix(".ipynb") for item in only if item.strip()):
         match = {path for path in found if item in (path.stem, path.stem[:2], path.stem[:2].lstrip("0"))}

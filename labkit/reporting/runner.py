@@ -5,7 +5,6 @@ import contextvars
 import logging
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -162,7 +161,7 @@ def _kernel_class(
     folder = Path(tempfile.mkdtemp(prefix="labkit-"))
 
     class Kernel(AsyncKernelManager):
-        transport = Unicode("tcp" if sys.platform == "win32" or len(str(folder)) > 80 else "ipc")
+        transport = Unicode("tcp" if len(str(folder)) > 80 else "ipc")
         connection_file = Unicode(str(folder / "kernel.json"))
 
         def __init__(self, **options):

@@ -6,7 +6,7 @@ from labkit import attacks
 from labkit.attacks import ATTACKS, MINIMAL
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import LOSSES, normal
-from labkit.attacks.low_frequency import passed
+from labkit.attacks.gradient_based import passed
 from labkit.core.errors import InputError
 from labkit.csc.tikhonov import split
 from labkit.datasets.loaders import Images

@@ -1,7 +1,6 @@
 """What every attack keeps: its signature, its budget, its draws, and images that are not its business."""
 
 import inspect
-import sys
 
 from labkit import attacks
 from labkit.attacks import ATTACKS, MINIMAL
@@ -126,12 +125,3 @@ def test_a_view_without_gradients_is_said_to_have_none(name):
     model, x, y = setting()
     with pytest.raises(InputError, match="no gradient"):
         run(name, lambda images: model(images).detach(), x, y, BUDGETS[0])
-
-
-@pytest.mark.parametrize("name", ["square", "autoattack"])
-def test_a_missing_library_is_named(name, monkeypatch):
-    monkeypatch.delitem(sys.modules, "labkit.attacks.pyautoattack_runs", raising=False)
-    monkeypatch.setitem(sys.modules, "pyautoattack.square", None)
-    model, x, y = setting()
-    with pytest.raises(InputError, match="pip install pyautoattack"):
-        run(name, model, x, y, BUDGETS[0])

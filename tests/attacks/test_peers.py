@@ -2,10 +2,10 @@
 
 import warnings
 
+from benchmarks.nearness import optimality, reached
 from labkit import attacks
 from labkit.attacks.budget import Budget, quantize
 from labkit.datasets import loaders
-from labkit.experiments.attack_curves import optimality, reached
 
 import pytest
 import torch

@@ -2,9 +2,8 @@ import json
 import re
 from functools import partial
 
-from benchmarks import bench, busy, stamps
+from benchmarks import bench, busy, stamps, throughput
 from labkit.core.errors import InputError
-from labkit.experiments import throughput
 
 import pytest
 import torch

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import labkit
 from labkit.__main__ import main
-from labkit.cli.artifacts import artifacts, contents, find, images, prunable, remove, summary, verify
+from labkit.cli.artifacts import artifacts, contents, find, images, prunable, remove, summary
 from labkit.core import recipes, wording
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe, ClassifierRecipe, DictionaryRecipe, TransformRecipe
-from labkit.core.store import Store, key, locked
+from labkit.core.store import Store, flaws, key, locked
 
 import pytest
 import torch
@@ -263,7 +263,7 @@ def test_a_flipped_byte_is_found_named_and_mended(kept, file):
     raw[-2] ^= 1
     (hurt.path / file).write_bytes(raw)
     (other.path / "facts.json").unlink()
-    assert [(e.key, wrong) for e, wrong in verify(artifacts(kept))] == [
+    assert [(e.key, flaws(e.path)) for e in artifacts(kept)] == [
         (sound.key, {}),
         (hurt.key, {file: "has changed"}),
         (other.key, {"facts.json": "is missing"}),
@@ -272,7 +272,7 @@ def test_a_flipped_byte_is_found_named_and_mended(kept, file):
         kept.fetch("dictionary", DICTIONARY, build, digest=DIGEST)
     with pytest.warns(UserWarning, match=r"facts.json is missing"):
         kept.fetch("network", ClassifierRecipe(), build, digest=DIGEST)
-    assert not any(wrong for _, wrong in verify(artifacts(kept)))
+    assert not any(flaws(e.path) for e in artifacts(kept))
 
 
 def test_an_artifact_without_a_recipe_is_listed_all_the_same(kept):

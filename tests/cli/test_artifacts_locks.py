@@ -8,10 +8,10 @@ import threading
 import time
 from pathlib import Path
 
-from labkit.cli.artifacts import artifacts, in_use, remove
+from labkit.cli.artifacts import artifacts, remove
 from labkit.core.errors import InputError
 from labkit.core.recipes import DictionaryRecipe
-from labkit.core.store import Store, beside, flaws, key, locked
+from labkit.core.store import Store, beside, flaws, held, key, locked
 
 import pytest
 import torch
@@ -56,13 +56,13 @@ def worker(store):
 def test_what_a_process_is_building_is_kept(store, worker):
     (entry,) = artifacts(store, unfinished=True)
     assert (entry.key, entry.size) == (key(DictionaryRecipe(K=5)), 1000)
-    assert in_use(entry) and not remove(entry)
+    assert held(entry.folder) and not remove(entry)
     assert (entry.path / "first.safetensors").is_file()
 
     done = artifacts(store)[0]
     with locked(done.path):  # as a process has it that mends what it found damaged
-        assert in_use(done) and not remove(done)
-    assert flaws(done.path) == {} and not in_use(done)
+        assert held(done.folder) and not remove(done)
+    assert flaws(done.path) == {} and not held(done.folder)
 
     worker.communicate("go on\n", timeout=60)
     assert worker.returncode == 0 and artifacts(store, unfinished=True) == []
@@ -74,7 +74,7 @@ def test_what_a_killed_process_left_can_go(store, worker):
     worker.wait()
     (entry,) = artifacts(store, unfinished=True)
     assert beside(entry.path.parent / entry.key, "lock").exists()
-    assert not in_use(entry) and remove(entry)
+    assert not held(entry.folder) and remove(entry)
     assert not any(p.name.startswith(".") for p in entry.path.parent.iterdir())
 
 

@@ -56,13 +56,6 @@ def test_no_command_or_an_unknown_one_is_bad_input(capsys):
         assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("name", ["bench", "scaling"])
-def test_commands_that_left_the_package_say_where_they_went(capsys, name):
-    assert main([name, "--out", "x"]) == 2
-    printed = capsys.readouterr()
-    assert re.fullmatch(rf"labkit: .*`make {name}`.*\n", printed.err) and printed.out == ""
-
-
 @pytest.mark.parametrize(
     "typed, name",
     [

@@ -40,11 +40,10 @@ def test_psnr_of_a_uniform_error():
     assert torch.isinf(metrics.psnr(x, x)).all()
 
 
-def test_sparsity_and_interval():
+def test_sparsity():
     z = torch.zeros(2, 3, 4, 5)
     z[1, :, 0, 0] = torch.tensor([1.0, -1e-9, 0])
     assert metrics.sparsity(z).tolist() == [0, 2]
-    assert metrics.characteristic_interval(0.8, 0.6) == metrics.characteristic_interval(0.6, 0.8) == (0.6, 0.8)
 
 
 def point(at, number, half=0.05):

@@ -1,5 +1,6 @@
 from labkit.dashboards import arena
-from labkit.evaluation import measurement
+from labkit.evaluation import measurement, threat_models
+from labkit.evaluation.adversarial_examples import adversarial
 from labkit.evaluation.measurement import Case
 from labkit.evaluation.threat_models import ThreatModel
 from labkit.experiments import paper_tables
@@ -40,7 +41,8 @@ def test_cases_are_asked_once(lab):
 def test_a_face_is_the_image_that_was_judged(lab, bench):
     case = Case(lab.classifier, lab.transform, lab.attack("FGSM-0.08"))
     face = arena.face(case, 3, bench)
-    x_adv, seen, _ = measurement.decisions(case, bench)
+    x_adv = adversarial(case.attempt(), bench)
+    seen = threat_models.turned(bench.classifier(case.classifier), bench.transform(case.defense), x_adv)
     assert torch.equal(face["x"], bench.images(lab.data, "test").x[3])
     assert torch.equal(face["x_adv"], x_adv[3])
     assert torch.allclose(face["seen"], bench.transform(case.defense)(x_adv[3:4])[0], atol=1e-6)

@@ -192,7 +192,7 @@ def test_pictures_of_every_mode_are_loaded_or_named(tmp_path):
         (tmp_path / "a.zip").write_bytes(raw)
         train, test = (loaders.load(f"folder:{tmp_path / 'a.zip'}?allow-duplicates", s) for s in ("train", "test"))
         assert train.x.shape[1:] == test.x.shape[1:] and train.classes == test.classes
-        assert sum(train.counts.values()) + sum(test.counts.values()) == len(train) + len(test)
+        assert len(train.y) + len(test.y) == len(train) + len(test)
         return len(train) + len(test), there
 
     assert min(outcomes(cases(300), look)) > 0

@@ -7,6 +7,7 @@ from labkit.datasets import projections, shards
 
 import pytest
 import torch
+from safetensors import safe_open
 from shard_files import picture, shard, tree
 from torch import nn
 
@@ -40,6 +41,14 @@ def stream(tmp_path):
     return shards.open_stream(f"tar:{tmp_path}/{{0..2}}.tar")
 
 
+def read(out, manifest):
+    """T(x), classes and names of each chunk, as a reader of the files finds them."""
+    for told in manifest["chunks"]:
+        with safe_open(out / told["path"], "pt") as kept:
+            names = json.loads(kept.metadata()["checkpoint"])["facts"]["names"]
+            yield kept.get_tensor("x").float(), kept.get_tensor("y"), names
+
+
 def test_chunks_hold_every_image_once_in_order(stream, tmp_path):
     manifest = run(stream, tmp_path / "out", kind="dark")
     assert [(one["path"], one["images"]) for one in manifest["chunks"]] == [
@@ -48,7 +57,7 @@ def test_chunks_hold_every_image_once_in_order(stream, tmp_path):
     ]  # fmt: skip
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["images"] == 11 and manifest["kind"] == "dark" and manifest["size"] == [8, 9]
-    found = [one for one in projections.read(tmp_path / "out") if len(one[1])]
+    found = [one for one in read(tmp_path / "out", manifest) if len(one[1])]
     items = [item for one in stream.shards for item in one()]
     x, y = torch.cat([x for x, _, _ in found]), torch.cat([y for _, y, _ in found])
     assert torch.equal(x, (torch.stack([item.pixels() for item in items]) / 2).half().float())
@@ -74,8 +83,7 @@ def test_a_run_that_was_cut_goes_on_and_ends_the_same(stream, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(stream, tmp_path / "cut", Cut())
-    with pytest.raises(InputError, match="no finished projection"):
-        next(projections.read(tmp_path / "cut"))
+    assert not (tmp_path / "cut" / projections.MANIFEST).exists()
     layer = Dark()
     run(stream, tmp_path / "cut", layer)
     assert layer.seen == 11 - 6
@@ -98,8 +106,6 @@ def test_a_damaged_chunk_is_made_again_and_the_others_kept(stream, tmp_path):
     raw = bytearray(before[file.name])
     raw[-3] ^= 4
     file.write_bytes(raw)
-    with pytest.raises(InputError, match=r"000000-0001\.safetensors is missing or damaged"):
-        list(projections.read(tmp_path / "out"))
     layer = Dark()
     with pytest.warns(UserWarning, match="its digest is wrong"):
         run(stream, tmp_path / "out", layer)

@@ -3,7 +3,7 @@
 from labkit.core import metrics
 from labkit.core.errors import InputError
 from labkit.datasets import loaders
-from labkit.defenses.nonlocal_means import NonLocalMeans
+from labkit.defenses.filters import NonLocalMeans
 
 import numpy as np
 import pytest

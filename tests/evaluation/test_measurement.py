@@ -7,7 +7,7 @@ from dataclasses import replace
 from labkit.core import metrics, recipes
 from labkit.core.errors import InputError
 from labkit.core.store import key, locked
-from labkit.evaluation import Case, adversarial_examples, measurement
+from labkit.evaluation import Case, adversarial_examples, measurement, threat_models
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import cost_estimate, paper_tables
 from labkit.models.stl import SparseTransform
@@ -242,7 +242,10 @@ def test_the_worst_case_is_pointwise(adaptive, bench):
         assert worst.accuracy[name] <= mine.accuracy.min()
         assert worst.attacks[name] == (mine.attack != "Clean").sum() == len(mine) - 1 and worst.n[name] == 20
     cases = [case for case in adaptive if case.defense is None]
-    right = torch.stack([measurement.decisions(case, bench)[2] for case in cases]).all(0)
+    y = bench.images(cases[0].data, "test").y
+    attacked = [adversarial_examples.adversarial(case.attempt(), bench) for case in cases]
+    decided = [threat_models.decide(bench.classifier(cases[0].classifier), None, x_adv)[1] for x_adv in attacked]
+    right = torch.stack([logits.argmax(1) == y for logits in decided]).all(0)
     assert worst.accuracy["No Defense"] == float(right.double().mean())
     table = tables.adaptive(rows)
     assert list(table.columns) == ["source", "attack", "threat model", "No Defense", "STL", "STL (cluster)"]

@@ -1,14 +1,14 @@
 """How many images a second each defense takes, beside STL, measured in one process on the same images."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from labkit import defenses
 from labkit.core.recipes import ClassifierRecipe, DictionaryRecipe
 from labkit.csc import cdl
-from labkit.datasets import Images, loaders
+from labkit.datasets import loaders
+from labkit.experiments.cost_estimate import briefly
 from labkit.experiments.solvers import seconds
-from labkit.models import SparseTransform, networks, predict
+from labkit.models import SparseTransform, networks
 
 import pandas as pd
 import torch
@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 _FITTED_ON = 400
-_FEW = 64  # training images of a PixelCNN
 _BATCHES = (4, 16, 64, 256)
 # Seconds for a batch: after which its time is believed, and a larger one tried only if this one was a tenth faster an
 # image; and after which no larger one is tried at all.
 _ENOUGH, _LONG = 1.0, 5.0
-# Fitted briefly: how long a defense needs does not depend on how well it has been fitted.
-_BRIEF = {"lowpass": {"sigma": 1.0}, "magnet": {"epochs": 1}, "magnet-detector": {"epochs": 1, "rate": 0.1},
-          "pixeldefend": {"epochs": 1}}  # fmt: skip
 
 
 def table(
@@ -47,18 +43,6 @@ def table(
         for name, system in tqdm(systems.items(), desc=f"timing defenses at {size}×{size}", delay=2):
             rows.append({"defense": name, "size": size, **_timed(system, images.x[: _BATCHES[-1]])})
     return pd.DataFrame(rows)
-
-
-def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
-    """A defense with its published settings, fitted for seconds, for timing alone; with its network if it needs one."""
-    defense, more = defenses.build(name, **_BRIEF.get(name, {})), {}
-    if name == "pixeldefend":
-        images = images[:_FEW]
-    if defenses.DEFENSES[name].given == "victim":  # wants images that the network, untrained here, gets right
-        images = replace(images, y=predict(network, images.x).argmax(1))
-        more = {"classifier": network, "attack": lambda model, x, y: x}
-    defense.fit(images, **more)  # no state to come back to: seconds
-    return (defense if defense.maps else defense.around(network)).eval()
 
 
 @torch.no_grad()

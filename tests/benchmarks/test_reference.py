@@ -1,7 +1,8 @@
 """sporco, beside which labkit is measured, solves the same problem."""
 
+from benchmarks import bench
 from labkit.csc import cbpdn
-from labkit.experiments import reference
+from labkit.experiments import solvers
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def test_sporcos_objective_counts_as_ours(channels):
     g = torch.Generator().manual_seed(0)
     x, d = torch.randn(1, channels, 12, 10, generator=g), torch.randn(4, channels, 3, 3, generator=g)
     d = d / d.flatten(1).norm(dim=1)[:, None, None, None]
-    _, z = reference.code(x, d, LAM)
+    _, z = solvers.sporco(x, d, LAM)
     options = ConvBPDN.Options({"MaxMainIter": 200, "RelStopTol": 5e-3, "Verbose": False})
     filters, pixels = d.numpy().transpose(2, 3, 1, 0), x[0].numpy().transpose(1, 2, 0)
     if channels == 1:
@@ -39,7 +40,7 @@ def test_sporco_learns_filters_that_we_read(channels):
     x, d = torch.randn(3, channels, 12, 10, generator=g), torch.randn(4, channels, 3, 3, generator=g)
     d = d / d.flatten(1).norm(dim=1)[:, None, None, None]
     for consensus, iterations in ((True, 30), (False, 5)):
-        _, found = reference.learn(x, d, 0.3, iterations=iterations, consensus=consensus)
+        _, found = bench.learn_by_sporco(x, d, 0.3, iterations=iterations, consensus=consensus)
         assert found.shape == d.shape
         codes = cbpdn.solve(x, d, 0.3, gap_tol=1e-4), cbpdn.solve(x, found, 0.3, gap_tol=1e-4)
         before, after = (float(code.objective(x, 0.3).sum()) for code in codes)

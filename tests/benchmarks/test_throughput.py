@@ -2,7 +2,7 @@
 
 import time
 
-from labkit.experiments import throughput
+from benchmarks import throughput
 
 import torch
 
