@@ -190,6 +190,18 @@ class Tab:
         return self.page.locator(".lk-board").nth(board).locator("img").nth(at).screenshot()
 
 
+def faults(page, *without: str) -> list[str]:
+    """What axe-core finds wrong with a page by WCAG 2.1 A and AA, each with the places where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+    found = Axe().run(page, context={"exclude": [[place] for place in without]} if without else None, options=rules)
+    return [
+        f"{fault['id']}: {fault['help']}: {', '.join(str(node['target'][0]) for node in fault['nodes'][:4])}"
+        for fault in found.response["violations"]
+    ]
+
+
 def kernels(address: str) -> list[int]:
     """The process numbers of the kernels of the server that listens at an address."""
     port = address.rpartition(":")[2].partition("/")[0]

@@ -73,6 +73,7 @@ def explorer(browser, where: str, out: Path) -> list[tuple[str, str]]:
     rows.append((f"of which in the kernel, {len(inside)} times", told(inside)))
     tab.page.wait_for_timeout(1000)  # pictures that are being replaced fade
     tab.page.screenshot(path=out / f"{PAGES[0].removesuffix('.ipynb')}.png", full_page=True)
+    small(out / f"{PAGES[0].removesuffix('.ipynb')}.png")
     tab.context.close()
     return rows
 
@@ -133,7 +134,17 @@ def shot(browser, where: str, name: str, out: Path) -> None:
         tab.page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
     tab.page.wait_for_timeout(3000)
     tab.page.screenshot(path=out / f"{name.removesuffix('.ipynb')}.png")
+    small(out / f"{name.removesuffix('.ipynb')}.png")
     tab.context.close()
+
+
+def small(picture: Path) -> None:
+    """What the landing page shows of a dashboard."""
+    seen = Image.open(picture).convert("RGB")
+    seen.thumbnail((440, 440))
+    seen.crop((0, 0, seen.width, min(seen.height, 280))).save(
+        server.FOLDER / "pictures" / f"{picture.stem}.jpg", quality=82
+    )
 
 
 def told(seconds: list[float]) -> str:

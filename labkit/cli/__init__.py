@@ -17,11 +17,19 @@ __all__ = ["COMMANDS", "main", "parser"]
 
 # Modules, each with a function `add` that is given the parser's subcommands to add its own to.
 COMMANDS = (report, dashboards, table, evaluate, learn, artifacts, doctor)
+_EXAMPLES = """examples:
+  labkit report --profile quick --dataset fashion --out DIR   all notebooks, as pages
+  labkit dashboards --dataset photos --resolution 64          sliders in the browser
+  labkit plan 1 --profile lab --dataset folder:PATH           what a table of the paper will take
+  labkit table 1 --profile lab --dataset folder:PATH --out DIR --for 90m
+  labkit evaluate --model FILE.py:FUNCTION --dataset folder:PATH --out DIR
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    made = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""))
+    look = {"epilog": _EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    made = argparse.ArgumentParser(prog="labkit", description=labkit.__doc__.replace("*", ""), **look)
     made.add_argument("--version", action="version", version=f"labkit {labkit.__version__}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
