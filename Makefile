@@ -106,6 +106,11 @@ ifdef SAMPLES
 	mkdir -p '$(MEASURED)/imagenet-samples/03_projection'
 	cp reports/lab-samples/03_projection/*.csv reports/lab-samples/03_projection/*.json reports/lab-samples/03_projection/headline.md \
 	    reports/lab-samples/manifest.json '$(MEASURED)/imagenet-samples/03_projection' # and no picture: the images are not ours
+	$(BIN)/python examples/random_resnet50.py '$(SAMPLES)' reports/lab-samples/resnet50.safetensors
+	$(BIN)/python -m labkit evaluate --model torchvision:resnet50@reports/lab-samples/resnet50.safetensors \
+	    --dataset '$(SAMPLES)' --resolution 224 --images 24 --effort fast --without-pictures \
+	    --note 'The accuracy means nothing: the network has random features, and its head is fitted on these very pictures.' \
+	    --out '$(MEASURED)/imagenet-samples/evaluation'
 endif
 	$(BIN)/python -m labkit table 6a --profile quick --dataset photos --resolution 64 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'

@@ -27,6 +27,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="the classes that the model's outputs stand for, one a line"
     )
+    parser.add_argument("--images", type=int, metavar="N", help="of no more test images (default: as the effort says)")
     parser.add_argument("--note", default="", metavar="TEXT", help="a sentence that the page begins with")
     parser.add_argument("--without-pictures", action="store_true", help="where the images may not be shown to others")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page")
@@ -48,6 +49,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from labkit.reporting import evaluation_page
 
     lab, bench = common.lab(options), common.workbench(options)
+    data = lab.data.at_most(options.images)
     model, defense, surrogate = map(lab.named, (options.model, options.defense, options.surrogate))
     if options.model in ("lab:stl", "lab:stl-cluster"):
         raise InputError(f"{options.model} is a defense; write --model lab:vanilla --defense {options.model}")
@@ -56,11 +58,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     how = {"effort": options.effort, "store": bench, "surrogate": surrogate, "attacks": options.attack}
     if options.classes:
         how["classes"] = _positions(options.classes, bench.images(lab.data, "test").classes)
-    found = evaluate(model, lab.data, defense=defense, **how)
+    found = evaluate(model, data, defense=defense, **how)
     found = replace(found, about={"note": options.note} | found.about)
     if options.without_pictures:
         found = replace(found, pictures=())
-    bare = evaluate(model, lab.data, **how) if defense else None
+    bare = evaluate(model, data, **how) if defense else None
     print(f"evaluation: {evaluation_page(found, options.out, bare)}")
     return 0
 
