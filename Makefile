@@ -96,7 +96,7 @@ ifdef CIFAR10
 	    mkdir -p '$(MEASURED)/cifar10'/$$part && \
 	    cp reports/lab-notebooks/$$part/* reports/lab-notebooks/manifest.json '$(MEASURED)/cifar10'/$$part || exit; \
 	done
-	cd '$(MEASURED)/cifar10' && rm -f 05_defense_tables/gallery.png '06_tradeoff/lambda pictures.png' # the images are not ours
+	cd '$(MEASURED)/cifar10' && rm -f 05_defense_tables/gallery.png '06_tradeoff/lambda pictures.png' # of older runs: the images are not ours
 endif
 ifdef IMAGENET10
 	$(BIN)/python -m labkit table 2a 6a 8b --profile $(SIZE) --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'

@@ -1,7 +1,8 @@
 """Dashboards: the pages' controls and their server. They compute nothing of their own.
 
 Knows     one class a page, each with a `view` to display (`Explorer`, `LiveAccuracy`, `TradeoffBrowser`, `Arena`,
-          `FilterAtlas`), a chart that shows the picture under the pointer (`HoverMap`), and the `server`
+          `FilterAtlas`), a chart that shows the picture under the pointer (`HoverMap`), one with a still figure
+          (`Drawn`), pictures that a report's page moves through (`moving`), and the `server`
 Comes in  a profile and a workbench; `opened` makes both from a notebook's parameters
 Goes out  ipywidgets, and pages in a browser
 
@@ -12,9 +13,13 @@ import importlib
 
 _WHERE = {
     "Arena": "arena", "Explorer": "explorer", "FilterAtlas": "filter_atlas", "HoverMap": "parts",
-    "LiveAccuracy": "live_accuracy", "TradeoffBrowser": "tradeoff_browser", "opened": "page",
+    "LiveAccuracy": "live_accuracy", "TradeoffBrowser": "tradeoff_browser", "opened": "page", "Drawn": "parts",
+    "moving": "parts",
 }  # fmt: skip
-__all__ = ["Arena", "Explorer", "FilterAtlas", "HoverMap", "LiveAccuracy", "TradeoffBrowser", "opened", "server"]
+__all__ = [
+    "Arena", "Drawn", "Explorer", "FilterAtlas", "HoverMap", "LiveAccuracy", "TradeoffBrowser", "moving", "opened",
+    "server",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -7,11 +7,10 @@ from labkit.core import InputError, metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
 from labkit.dashboards.page import OFFERS, Desk, Page, T, choice, images, settings
-from labkit.dashboards.parts import SMALL, Board, Upload
+from labkit.dashboards.parts import SMALL, Board, Upload, glowing
 from labkit.datasets import decoding
 from labkit.evaluation import Workbench, threat_models
 from labkit.models import predict
-from labkit.reporting.pictures import glowing
 
 import ipywidgets as w
 import torch

@@ -3,7 +3,7 @@
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
 from labkit.dashboards.page import OFFERS, Desk, Page, T, choice, images, swept
-from labkit.dashboards.parts import SMALL, Board, Mosaic
+from labkit.dashboards.parts import SMALL, Board, Mosaic, glowing
 from labkit.evaluation import Workbench
 from labkit.experiments.ablations import varied
 from labkit.models import SparseTransform
@@ -64,7 +64,7 @@ class FilterAtlas(Page):
             {"title": f"filter {chosen + 1}", "x": pictures.scaled(layer.d)[chosen],
              "note": f"norm {float(layer.d[chosen].norm()):.2f}"},
             {"title": f"test image {index}", "x": x[0], "note": test.classes[int(test.y[index])]},
-            {"title": "where it is active", "x": pictures.glowing(seen.fires[0, chosen].abs()),
+            {"title": "where it is active", "x": glowing(seen.fires[0, chosen].abs()),
              "note": f"{int(uses[chosen])} coefficients, {share:.1%} of all"},
             {"title": "what it adds", "x": 0.5 + 2 * alone, "note": "twice as strong; grey is 0"},
         ])  # fmt: skip

@@ -4,16 +4,21 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from labkit.core.wording import writable
-from labkit.reporting.pictures import mosaic, pillow
+from labkit.reporting.pictures import mosaic, pillow, uri
 
 import anywidget
 import ipywidgets as w
+import jinja2
+import matplotlib
 import plotly.graph_objects as go
+import torch
 import traitlets as t
+from IPython.display import HTML
 from torch import Tensor
 
 _STATIC = Path(__file__).parent / "static"
@@ -139,6 +144,49 @@ class HoverMap(w.HBox):
         # JupyterLab takes the widget, which is its first choice; a page takes the chart.
         chart = json.loads(self.figure.to_json())
         return {**super()._repr_mimebundle_(**options), "application/vnd.plotly.v1+json": chart}
+
+
+def moving(
+    columns: Mapping[str, Tensor], notes: Mapping[str, Sequence[str]], codes: Mapping[str, Tensor], rows: Sequence[str],
+    numbers: Mapping[str, str] | None = None,
+) -> HTML:  # fmt: skip
+    """Pictures by the values of a setting, which a report's page moves through by a slider, in `templates/moving.html`.
+
+    columns, notes  as for `pictures.strips`; a column named "λ = 0.2" is a value, any other one stays
+    codes           of a value, how active its code is: maps (n, H, W), one for each row of pictures
+    rows            what to call each row
+    numbers         of a value, a line on what was measured there
+    """
+    shown = {name: [uri(x, 224) for x in images] for name, images in columns.items()}
+    maps = {name: [uri(glowing(amount), 224) for amount in some] for name, some in codes.items()}
+    return HTML(_template().render(pictures=shown, notes=notes, codes=maps, rows=rows, numbers=numbers or {}))
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader, look = jinja2.PackageLoader("labkit.reporting"), {"trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(loader=loader, autoescape=True, **look).get_template("moving.html")
+
+
+class Drawn:
+    """A chart of plotly's and the same as a still figure, which a page shows where scripts are off, and in print."""
+
+    def __init__(self, chart: go.Figure, still) -> None:
+        self.chart, self.still = chart, still
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        stream = io.BytesIO()
+        self.still.savefig(stream, format="png", dpi=110)
+        return {
+            "application/vnd.plotly.v1+json": json.loads(self.chart.to_json()),
+            "image/png": base64.b64encode(stream.getvalue()).decode(),
+        }
+
+
+def glowing(amount: Tensor) -> Tensor:
+    """A map (H, W) of how active a code is at each place, as an image (3, H, W): dark is none, light is most."""
+    colours = matplotlib.colormaps["magma"]((amount / amount.amax().clamp_min(1e-12)).sqrt().cpu().numpy())
+    return torch.from_numpy(colours[..., :3].copy()).permute(2, 0, 1)
 
 
 def resend(widget: w.Widget) -> None:

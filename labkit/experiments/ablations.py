@@ -106,7 +106,7 @@ def named(what: str, value) -> str:
 
 
 def strip(lab: Profile, bench: Workbench, what: str, values: Sequence[Any]) -> tuple[dict, dict, dict]:
-    """Columns, notes and codes for `interactive.moving`: one image, clean and attacked, as each T outputs it.
+    """Columns, notes and codes for `dashboards.moving`: one image, clean and attacked, as each T outputs it.
 
     The first test image that the vanilla network has right clean and wrong under FGSM-0.08, or the first of all. Notes
     give what that network makes of each, and the PSNR to the clean image (paper, Figure 5a).

@@ -39,7 +39,7 @@ def table(lab: Profile, bench: Workbench, lams: Sequence[float]) -> pd.DataFrame
 
 @torch.no_grad()
 def strip(lab: Profile, bench: Workbench, lams: Sequence[float], n: int = 5) -> tuple[dict, dict, dict]:
-    """Columns, notes and codes for `interactive.moving`: T of the first n test images, with its PSNR, at each λ."""
+    """Columns, notes and codes for `dashboards.moving`: T of the first n test images, with its PSNR, at each λ."""
     x = bench.images(lab.data, "test").x[:n].to(bench.device)
     columns, notes, codes = {"image x": x}, {}, {}
     for lam in lams:

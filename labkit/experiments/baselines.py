@@ -140,7 +140,7 @@ def alike(cases: Iterable[Case], attack: AttackRecipe) -> list[Case]:
 
 
 def strip(lab: Profile, bench: Workbench) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Pairs and notes for `pictures.gallery`: one image, clean and under FGSM, as each defense outputs it.
+    """Pairs and notes for `dashboards.moving`: one image, clean and under FGSM, as each defense outputs it.
 
     The first test image that the undefended network has right clean and wrong attacked (by someone who knows no
     defense), or the first of all. Notes give the class that the judged system decides for, and the PSNR to the clean

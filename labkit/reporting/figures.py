@@ -140,20 +140,6 @@ def spectrum(rows: pd.DataFrame) -> Figure:
     return fig
 
 
-def panel(rows: pd.DataFrame, title: str = "") -> Figure:
-    """Sanity checks, one line each (`sanity_checks.panel`): passed or failed by colour, by sign, and in words."""
-    fig, ax = canvas(8.5, 0.3 * len(rows) + 0.6)
-    for i, row in enumerate(rows.itertuples()):
-        sign, *colours = ("✓", "#00614a", "black", "#5c5c5c") if row.verdict == "passed" else ("✗", *["#c00000"] * 3)
-        ax.text(0.005, -i, sign, va="center", weight="bold", color=colours[0])
-        ax.text(0.04, -i, row.check, va="center", fontsize=9, color=colours[1])
-        ax.text(0.50, -i, row.said, va="center", fontsize=8, color=colours[2])
-    ax.set(xlim=(0, 1), ylim=(-len(rows) + 0.4, 0.6))
-    ax.axis("off")
-    ax.set_title(title, fontsize=10, loc="left")
-    return fig
-
-
 def race(rows: pd.DataFrame) -> Figure:
     """Gap against seconds an image for every solver (`solvers.race`)."""
     styles = {"cd": ("#0072b2", "o", "cd: ours, CPU"), "admm": ("#e69f00", "s", "admm: ours, CPU and GPU")}

@@ -1,20 +1,16 @@
 """Interactive figures: each takes data and returns what JupyterLab, Voila and reports show, alike and offline."""
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 
 from labkit.core.metrics import Point, told
 from labkit.core.wording import in_chart
 from labkit.experiments.ablations import CHOICES, gaps, named
 from labkit.reporting import figures
-from labkit.reporting.pictures import glowing, png, uri
+from labkit.reporting.pictures import uri
 
-import jinja2
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from IPython.display import HTML
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -110,38 +106,6 @@ def intervals(rows: pd.DataFrame, pictures: dict[str, tuple[str, str]] | None = 
     fig.update_xaxes(title="PSNR of T(x_adv) to x, dB")
     fig.update_yaxes(title="accuracy", range=(-0.02, 1.48), tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
     return fig
-
-
-def moving(
-    columns: Mapping[str, Tensor], notes: Mapping[str, Sequence[str]], codes: Mapping[str, Tensor], rows: Sequence[str],
-    numbers: Mapping[str, str] | None = None,
-) -> HTML:  # fmt: skip
-    """Pictures by the values of a setting, which a report's page moves through by a slider, in `templates/moving.html`.
-
-    columns, notes  as for `pictures.strips`; a column named "λ = 0.2" is a value, any other one stays
-    codes           of a value, how active its code is: maps (n, H, W), one for each row of pictures
-    rows            what to call each row
-    numbers         of a value, a line on what was measured there
-    """
-    pictures = {name: [uri(x, 224) for x in images] for name, images in columns.items()}
-    maps = {name: [uri(glowing(amount), 224) for amount in some] for name, some in codes.items()}
-    return HTML(_template().render(pictures=pictures, notes=notes, codes=maps, rows=rows, numbers=numbers or {}))
-
-
-@cache
-def _template() -> jinja2.Template:
-    loader, look = jinja2.PackageLoader("labkit.reporting"), {"trim_blocks": True, "lstrip_blocks": True}
-    return jinja2.Environment(loader=loader, autoescape=True, **look).get_template("moving.html")
-
-
-class Drawn:
-    """A chart of plotly's and the same as a still figure, which a page shows where scripts are off, and in print."""
-
-    def __init__(self, chart: go.Figure, still) -> None:
-        self.chart, self.still = chart, still
-
-    def _repr_mimebundle_(self, **_) -> dict:
-        return {"application/vnd.plotly.v1+json": json.loads(self.chart.to_json()), "image/png": png(self.still)}
 
 
 def _line(rows: pd.DataFrame, at: Sequence, what: str = "accuracy") -> dict:

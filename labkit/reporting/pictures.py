@@ -75,21 +75,6 @@ def strips(columns: dict[str, Tensor], notes: dict[str, Sequence[str]] | None = 
     return fig
 
 
-def gallery(pairs: dict[str, Tensor], notes: dict[str, Sequence[str]], *, across: int = 6) -> Figure:
-    """For each name two pictures (2, C, H, W) side by side, clean and attacked, with a line of notes under each."""
-    rows = -(-len(pairs) // across)
-    fig, axes = canvas(2.3 * across, 1.65 * rows + 0.3, rows, 2 * across, squeeze=False)
-    places = axes.reshape(-1, 2)
-    for sides, (name, images) in zip(places, pairs.items(), strict=False):
-        for ax, image, note in zip(sides, images, notes[name], strict=True):
-            _image(ax, image)
-            ax.set_xlabel(note, fontsize=6.5, labelpad=2)
-        sides[0].set_title(name, fontsize=8.5, loc="left")
-    for ax in places[len(pairs) :].flat:
-        ax.set_visible(False)
-    return fig
-
-
 def canvas(width: float, height: float, *grid: int, lines: str = "", **how):
     """A figure of `width` × `height` inches and its axes, `grid` rows and columns of them; `how` as for plt.subplots.
 
@@ -147,21 +132,6 @@ def uri(x: Tensor, side: int = 96) -> str:
     stream = io.BytesIO()
     picture.save(stream, kind, quality=80, optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def png(fig: Figure) -> str:
-    """A figure as PNG in base64, as an output of a notebook has it."""
-    stream = io.BytesIO()
-    fig.savefig(stream, format="png", dpi=110)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def glowing(amount: Tensor) -> Tensor:
-    """A map (H, W) of how active a code is at each place, as an image (3, H, W): dark is none, light is most."""
-    import matplotlib
-
-    colours = matplotlib.colormaps["magma"]((amount / amount.amax().clamp_min(1e-12)).sqrt().cpu().numpy())
-    return torch.from_numpy(colours[..., :3].copy()).permute(2, 0, 1)
 
 
 def pillow(x: Tensor) -> Image.Image:

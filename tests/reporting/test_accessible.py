@@ -4,7 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from labkit.reporting import html, interactive
+from labkit import dashboards
+from labkit.reporting import html
 
 import plotly
 import pytest
@@ -21,7 +22,7 @@ def moving() -> str:
     x = torch.rand(2, 3, 8, 8)
     columns = {"image": x} | {f"λ = {value}": x for value in LAMS}
     numbers = {f"λ = {value}": f"accuracy at {value}" for value in LAMS}
-    return interactive.moving(columns, {}, dict.fromkeys(numbers, x[:, 0]), ["clean", "attacked"], numbers).data
+    return dashboards.moving(columns, {}, dict.fromkeys(numbers, x[:, 0]), ["clean", "attacked"], numbers).data
 
 
 @pytest.fixture(scope="module")

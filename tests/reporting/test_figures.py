@@ -51,12 +51,6 @@ def test_a_spectrum_draws_its_numbers():
     assert [list(line.get_ydata()) for line in figures.spectrum(rows).axes[0].lines] == [[0.5, 0.2], [0.4]]
 
 
-def test_a_panel_marks_the_checks_that_failed():
-    rows = pd.DataFrame([("a", "passed", "fine"), ("b", "failed", "2 of 3")], columns=["check", "verdict", "said"])
-    texts = [text.get_text() for text in figures.panel(rows, "x").axes[0].texts]
-    assert texts == ["✓", "a", "fine", "✗", "b", "2 of 3"]
-
-
 def test_baselines_have_a_line_each_and_only_the_worst_case_is_no_upper_bound():
     rows = pd.DataFrame(
         [

@@ -150,7 +150,7 @@ def test_moving_pictures_have_a_frame_for_every_value_and_words_for_every_pictur
     x = torch.rand(2, 3, 8, 8)
     columns, codes = {"image": x, "λ = 0.1": x, "λ = 0.2": x}, {"λ = 0.1": x[:, 0], "λ = 0.2": x[:, 0]}
     notes = {"λ = 0.1": ["bag\n30 dB", "coat"], "λ = 0.2": ["<b>", ""]}
-    made = interactive.moving(columns, notes, codes, ["clean", "attacked"], {"λ = 0.1": "accuracy 0.5"}).data
+    made = dashboards.moving(columns, notes, codes, ["clean", "attacked"], {"λ = 0.1": "accuracy 0.5"}).data
     page = BeautifulSoup(made, "html.parser")
     frames = page.select("figure.moving .frame")
     assert [(f.get("data-symbol"), f.get("data-value")) for f in frames] == [(None, None), ("λ", "0.1"), ("λ", "0.2")]

@@ -1,3 +1,4 @@
+from labkit.dashboards import parts
 from labkit.reporting import lettering, pictures
 
 import numpy as np
@@ -24,7 +25,7 @@ def test_strips_have_a_column_per_name_and_a_note_per_picture():
 
 
 def test_a_code_glows_where_it_is_active():
-    seen = pictures.glowing(torch.tensor([[0.0, 1.0], [0.25, 0.0]]))
+    seen = parts.glowing(torch.tensor([[0.0, 1.0], [0.25, 0.0]]))
     assert seen.shape == (3, 2, 2) and seen[:, 0, 1].sum() > seen[:, 1, 0].sum() > seen[:, 0, 0].sum()
 
 
@@ -55,19 +56,6 @@ def test_strata_stand_beside_their_filters():
     assert np.allclose(board[1:7, 1:7], x[1, 0].movedim(0, -1).numpy())
 
 
-def test_a_gallery_has_two_pictures_and_two_notes_for_each_name():
-    g = torch.Generator().manual_seed(0)
-    pairs = {name: torch.rand(2, 3, 6, 5, generator=g) for name in ("none", "TVM", "SAP")}
-    fig = pictures.gallery(pairs, {name: [f"{name} clean", f"{name} attacked"] for name in pairs}, across=2)
-    seen = [ax for ax in fig.axes if ax.get_visible()]
-    assert len(fig.axes) == 8 and len(seen) == 6
-    assert [ax.get_title(loc="left") for ax in seen] == ["none", "", "TVM", "", "SAP", ""]
-    assert [ax.get_xlabel() for ax in seen] == [f"{name} {kind}" for name in pairs for kind in ("clean", "attacked")]
-    drawn = [np.asarray(ax.images[0].get_array()) for ax in seen]
-    expected = [x.movedim(0, -1).numpy() for pair in pairs.values() for x in pair]
-    assert all(np.allclose(a, b) for a, b in zip(drawn, expected, strict=True))
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "name", ["$^$ %", "5 $ or 6 $", r"\\$\\alpha_", "{", "zürich\udcff", "鯨", "𓀀", "a\nb", "\x07"]
@@ -75,7 +63,7 @@ def test_a_gallery_has_two_pictures_and_two_notes_for_each_name():
 def test_any_name_can_be_drawn_and_is_no_formula(tmp_path, name):
     x = torch.rand(2, 1, 8, 8)
     figures = [
-        pictures.strips({name: x}, {name: [name, ""]}), pictures.gallery({name: x}, {name: [name, "λ"]}),
+        pictures.strips({name: x}, {name: [name, ""]}),
         pictures.history({name: [1, 2]}, name),
     ]  # fmt: skip
     for fig in figures:
