@@ -1,6 +1,5 @@
 """The trade-off browser: λ, K, S and M against accuracy and PSNR, from rows that are kept or computed on request."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from html import escape
@@ -90,9 +89,10 @@ class TradeoffBrowser(Page):
             return
         rows = self._rows(what, there)
         check()
-        reading = questions.text(questions.sweep(rows, what)) if len(there) > 1 else ""
-        words = _html(reading) + f"<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
-        self._draw("chosen values", missing, chart(interactive.tradeoff(rows, what), reading), words)
+        found = questions.summary(questions.sweep(rows, what)).to_html(index=False, border=0) if len(there) > 1 else ""
+        words = f"{found}<p class='lk-soft'>{escape(captions.sweep(rows))}</p>"
+        outputs = chart(interactive.tradeoff(rows, what), "PSNR of T(x) and accuracies for every value")
+        self._draw("chosen values", missing, outputs, words)
 
     def _map(self, check, compute: bool) -> None:
         cases, run = paper_tables.figure_6(self.lab), partial(measurement.run, bench=self.desk.bench)
@@ -132,10 +132,3 @@ class TradeoffBrowser(Page):
 
     def stopped(self) -> None:
         self.say("It stops after the point that is being measured; what is measured is kept.")
-
-
-def _html(markdown: str) -> str:
-    """The bold words and bullets of `verdicts.text` as HTML."""
-    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escape(markdown))
-    items = "".join(f"<li>{line.removeprefix('- ')}</li>" for line in bold.splitlines())
-    return f"<ul>{items}</ul>"

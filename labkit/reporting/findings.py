@@ -30,18 +30,6 @@ _END = "<!-- what stands above is made by `python -m labkit findings` -->"
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
 
 
-def short(cells: pd.DataFrame, name: str = "STL (cluster)") -> str:
-    """What is left to a defense under each threat model, and what the paper prints, in a line; or nothing."""
-    mine = questions.labelled(cells[(cells.defense == name) & (cells.attack != "Clean")])
-    if set(mine.block) != set(_BLOCKS):
-        return ""
-    words = []
-    for (block, where), part in mine.groupby(["block", "where"], sort=False):
-        ends = dict.fromkeys(f"{share:.2f}" for share in (part.accuracy.min(), part.accuracy.max()))
-        words.append(f"{'the paper' if block == 'paper' else where} {' to '.join(ends)}")
-    return f"**In short**, robust accuracy of {name}: {'; '.join(words)}."
-
-
 def page(folder: Path, link: str = "") -> str:
     """The page over all `table_*.csv` in the folders below `folder`: figure, main table, findings. Markdown.
 
@@ -122,7 +110,6 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
     parts = [
         f"## {in_markdown(title)}: the paper's Table {published_numbers.called(main)}, "
         f"{published_numbers.table(main).attrs['setting']}",
-        short(measured[main]),
         f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
         f"({link}table_{main}.png)",
         tables.markdown(tables.blocks(measured[main], main)),
@@ -132,7 +119,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         votes = place / f"table_{name}_votes.csv"
         found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
         title = f"### What Table {published_numbers.called(name)} says"
-        parts += [title, "" if name == main else short(cells), verdicts.text(found)]
+        parts += [title, tables.markdown(verdicts.summary(found), disable_numparse=True)]
         parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}table_{name}.md).")
     pairs = [(f"{a}{how}", f"{b}{how}") for a, b in _VANILLA.items() for how in ("", "_released")]
     again = [questions.retraining(measured[a], measured[b]) for a, b in pairs if {a, b} <= set(measured)]

@@ -15,7 +15,7 @@ from labkit.evaluation.threat_models import inside_network
 from labkit.experiments.ablations import CHOICES, gaps
 from labkit.reporting import tables
 from labkit.reporting.figures import NUMERIC
-from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, markdown, table, text  # noqa: F401
+from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, markdown, summary, table  # noqa: F401
 
 import pandas as pd
 
@@ -133,11 +133,8 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
     blind, found = tables.strongest(rows)[0], []
     label = f"{ThreatModel.WORST_CASE.label} of size {blind.budget.iloc[0]:g}"
     least = worst.assign(name=worst.defense, case=worst.n.map("n = {:,}".format))
-    asked = {
-        "clean images": rows[rows.attack == "Clean"],
-        f"{blind.attack.iloc[0]}, defense unknown": blind,
-        label: least,
-    }
+    asked = {"clean images": rows[rows.attack == "Clean"], f"{blind.attack.iloc[0]}, defense unknown": blind}
+    asked[label] = least
     for name in (name for name in STL if name in set(rows.defense)):
         question = f"How does {name} compare with the other defenses?"
         for where, part in asked.items():

@@ -1,4 +1,4 @@
-"""Verdicts: two measured numbers side by side, whether they differ, and one plain sentence for it.
+"""Verdicts: two measured numbers side by side, and whether they differ.
 
 A verdict is a line of one table, whatever was measured; `questions` says which numbers are compared.
 """
@@ -93,58 +93,43 @@ def view(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).replace("", "–")
 
 
-def text(found: pd.DataFrame) -> str:
-    """The verdicts in plain sentences: Markdown, one bullet per question."""
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """A line for each question and place: the spans of both numbers, and for which cases each verdict holds."""
     lines = []
-    for question, mine in corrected(found).groupby("question", sort=False):
-        words = [_sentence(part) for _, part in mine.groupby(["where", "ours"], sort=False)]
-        lines.append(f"- **{question}** {' '.join(words)}")
-    return "\n".join(lines)
+    for (question, where, ours), mine in corrected(found).groupby(["question", "where", "ours"], sort=False):
+        first, others = mine.iloc[0], mine.other.unique()
+        each = mine.case if len(others) == 1 else mine.other
+        if alone := len(mine) == 1 and first.case != "Clean":
+            where = ", ".join(filter(None, (where, first.case)))
+        cases = {verdict: ", ".join(dict.fromkeys(each[mine.verdict == verdict])) for verdict in mine.verdict.unique()}
+        told = [verdict if alone or not named else f"{verdict}: {named}" for verdict, named in cases.items() if verdict]
+        line = {"question": question, "where": where, "ours": _span(ours, mine.number, first.unit)}
+        line["other"] = _span(others[0], mine.other_number, first.unit) if len(others) == 1 else ", ".join(others)
+        line["n"] = " to ".join(dict.fromkeys(f"{int(n):,}" for n in (mine.n.min(), mine.n.max()) if pd.notna(n)))
+        lines.append(line | {"verdict": "; ".join(told)})
+    return pd.DataFrame(lines).replace("", "–")
 
 
 def markdown(found: pd.DataFrame, first: int | None = None) -> str:
-    """The sentences, the `first` of them (those that are decided come before others), and the rest folded."""
-    lines, numbers = text(found).splitlines(), tables.markdown(view(found), disable_numparse=True)
+    """The summary, its `first` lines (those that are decided come first), and folded the rest and all numbers."""
+    lines, numbers = summary(found), tables.markdown(view(found), disable_numparse=True)
     if first:
-        lines.sort(key=lambda line: not any(word in line.lower() for word in (HIGHER, LOWER, "hold")))
-    shown, rest = ("\n".join(part) for part in (lines[:first], lines[first:] if first else []))
-    title, rest = (f"{len(lines) - first} more, and the numbers", f"{rest}\n\n") if rest else ("The numbers", "")
-    return f"{shown}\n\n<details><summary>{title}</summary>\n\n{rest}{numbers}\n\n{CAPTION}\n\n</details>"
+        open_ = [not any(word in verdict for word in (HIGHER, LOWER, "hold")) for verdict in lines.verdict]
+        lines = lines.assign(open=open_).sort_values("open", kind="stable").drop(columns="open")
+    short, rest = (
+        tables.markdown(part, disable_numparse=True) for part in (lines[:first], lines[first or len(lines) :])
+    )
+    more = first and len(lines) > first
+    title, rest = (f"{len(lines) - first} more, and the numbers", f"{rest}\n\n") if more else ("The numbers", "")
+    return f"{short}\n\n<details><summary>{title}</summary>\n\n{rest}{numbers}\n\n{CAPTION}\n\n</details>"
 
 
-def _sentence(part: pd.DataFrame) -> str:
-    """Such as "Worst case: STL 0.01 (n = 200), No Defense 0.00. No significant difference."; of several, spans."""
-    first, alone = part.iloc[0], len(part) == 1
-    place = ", ".join(filter(None, (first["where"], first["case"] if alone and first["case"] != "Clean" else "")))
-    if pd.isna(first.number):
-        return f"{_capital(place)}: {first.verdict}."
-    several = part.other.nunique() > 1
-    said = [_named(first.ours, part.number, first.unit) + _images(part.n)]
-    said += [] if several else [_named(first.other, part.other_number, first.unit)]
-    verdicts = [] if not first.verdict else [first.verdict] if alone else [
-        f"{verdict} {_which(verdict, mine, several, len(part))}" for verdict, mine in part.groupby("verdict")
-    ]  # fmt: skip
-    ordered = "; ".join(sorted(verdicts, key=lambda words: words.startswith(SAME)))
-    return f"{_capital(place)}: {', '.join(said)}." + (f" {_capital(ordered)}." if ordered else "")
-
-
-def _which(verdict: str, mine: pd.DataFrame, several: bool, among: int) -> str:
-    """Which of several lines have a verdict, by name where it is one to look for."""
-    names = list(dict.fromkeys(mine.other if several else mine.case))
-    link = "for" if not several else "from" if verdict == SAME else "than"
-    count = f"all {among}" if len(mine) == among else f"the other {len(mine)}"
-    return f"{link} {count if len(mine) == among or (verdict == SAME and len(mine) > 2) else ', '.join(names)}"
-
-
-def _named(name: str, numbers: pd.Series, unit: str) -> str:
+def _span(name: str, numbers: pd.Series, unit: str) -> str:
     """A name with its number or the span of its numbers; a colon parts a number from a name that ends in one."""
+    if numbers.isna().all():
+        return name
     ends = dict.fromkeys(f"{value:.1f}{unit}" if unit else f"{value:.2f}" for value in (numbers.min(), numbers.max()))
     return f"{name}{':' * name[-1:].isdigit()} {' to '.join(ends)}"
-
-
-def _images(counts: pd.Series) -> str:
-    ends = dict.fromkeys(f"{int(n):,}" for n in (counts.min(), counts.max()) if pd.notna(n))
-    return f" (n = {' to '.join(ends)})" if ends else ""
 
 
 def _cell(row: dict, name: str, at: str) -> str:
@@ -155,7 +140,3 @@ def _cell(row: dict, name: str, at: str) -> str:
     bare = pd.isna(point.low) or point.low == point.high
     number = f"{point.number:.4g}{row['unit']}" if bare else told(point, row["unit"])
     return f"{row[name]}{':' * row[name][-1:].isdigit()} {number}"
-
-
-def _capital(words: str) -> str:
-    return words if words.startswith("λ") else words[:1].upper() + words[1:]

@@ -1,4 +1,4 @@
-"""The verdict table: what differs significantly, and the sentences that are made from its lines."""
+"""The verdict table: what differs significantly, and the summary that is made from its lines."""
 
 from labkit.core.metrics import accuracy, packed
 from labkit.reporting import verdicts
@@ -37,27 +37,26 @@ def test_verdict_and_interval_agree_where_the_two_intervals_meet():
     assert line.difference_low > 0 and line.verdict == HIGHER
 
 
-def test_one_line_is_one_sentence_and_several_are_counted():
-    one = beside("Does STL beat JPEG?", OURS[:1], OTHER, "case")
-    assert verdicts.text(one) == (
-        "- **Does STL beat JPEG?** Worst case, FGSM: STL 0.60 (n = 100), JPEG 0.50. Significantly higher."
-    )
-    several = verdicts.text(beside("Does STL beat JPEG?", OURS, OTHER, "case"))
-    assert "STL 0.20 to 0.60 (n = 100), JPEG 0.40 to 0.50." in several
-    assert several.endswith(
-        "Significantly higher for FGSM; significantly lower for BIM; no significant difference for CW."
-    )
+def test_a_summary_has_a_line_for_each_question_and_place():
+    (one,) = verdicts.summary(beside("Does STL beat JPEG?", OURS[:1], OTHER, "case")).to_dict("records")
+    assert one == {
+        "question": "Does STL beat JPEG?", "where": "worst case, FGSM", "ours": "STL 0.60", "other": "JPEG 0.50",
+        "n": "100", "verdict": HIGHER,
+    }  # fmt: skip
+    (several,) = verdicts.summary(beside("Does STL beat JPEG?", OURS, OTHER, "case")).itertuples()
+    assert (several.where, several.ours, several.other) == ("worst case", "STL 0.20 to 0.60", "JPEG 0.40 to 0.50")
+    assert several.verdict == f"{HIGHER}: FGSM; {LOWER}: BIM; {SAME}: CW"
     others = pd.concat([OTHER[:1], numbers(("TVM", "FGSM", 0.7))])
-    beaten = verdicts.text(beside("How?", OURS[:1], others, "case"))
-    assert (
-        "ignificantly higher than JPEG; significantly lower than TVM" in beaten.replace("S", "s", 1) or "TVM" in beaten
-    )
+    (beaten,) = verdicts.summary(beside("How?", OURS[:1], others, "case")).itertuples()
+    assert beaten.other == "JPEG, TVM" and beaten.verdict == f"{HIGHER}: JPEG; {LOWER}: TVM"
 
 
 def test_a_claim_is_a_line_without_numbers():
     found = verdicts.table([beside("Q?", OURS[:1], OTHER, "case"), claim("Q?", "the paper's statement", "holds")])
     assert list(found.columns) == verdicts.COLUMNS and found.verdict.tolist() == [HIGHER, "holds"]
-    assert verdicts.text(found).endswith("The paper's statement: holds.")
+    assert verdicts.summary(found).iloc[-1][["where", "ours", "verdict"]].tolist() == [
+        "the paper's statement", "–", "holds",
+    ]  # fmt: skip
     assert verdicts.table([]).empty
     for parts, whole in (
         (["holds", "holds"], "holds"),
@@ -110,7 +109,7 @@ def test_many_questions_are_corrected_for_their_number():
     found = verdicts.table([beside("Q?", ours[:1], other[:1], "case"), seven, claim("Q?", "all in all", "holds")])
     assert verdicts.corrected(found).verdict.tolist() == [HIGHER, *[SAME] * 7, "holds"]
     assert found.verdict.tolist() == [*[HIGHER] * 8, "holds"]  # what was found is left as it is
-    assert "Significantly higher for attack 0; no significant" in verdicts.text(found)
+    assert verdicts.summary(found).verdict[0].startswith(f"{HIGHER}: attack 0; {SAME}: attack 1, ")
 
 
 def test_of_many_questions_the_decided_come_first_and_the_rest_unfolds():
