@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from labkit.core import profiles
 from labkit.core.recipes import AttackRecipe, rebase
-from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import baselines
 
@@ -26,7 +25,7 @@ def main() -> None:
     few, lines = rebase(lab, lab.data.at_most(N)), []
     for name in ("jpeg", "bits", "median", "tvm"):
         (baseline,) = baselines.before(few, name)
-        for knowledge in [baseline.aware] + ["smooth"] * unfitted(baseline.defense).has_smooth:
+        for knowledge in baseline.known:
             line = {}
             for words, attack in ATTACKS.items():
                 case = Case(few.classifier, baseline.defense, replace(attack, draws=1), knowledge)
