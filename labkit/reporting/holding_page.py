@@ -118,10 +118,37 @@ def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title
     return fig
 
 
-def text(cells, said: str, worst, certain, supports, command: str) -> str:
-    """The page, in Markdown."""
-    exact, found = {"disable_numparse": True}, questions(worst)
-    parts = ["# What does hold?", tables.markdown(cells, **exact), said]
+def advice(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame) -> list[str]:
+    """What a defender should do, in sentences that each name their cell; what is not measured is not said."""
+    norm, size = holding.BUDGETS[0]
+    least, at = worst[worst.norm == norm].set_index("defense"), f"in the worst case at {budget(norm, size)}"
+    clean, found = rows[rows.attack == "Clean"].set_index("defense").accuracy, []
+    if len(least):
+        best = least.accuracy.idxmax()
+        found.append(f"Do what keeps most: **{best}** is left with {_cell(least.loc[best])} {at}, n = "
+                     f"{least.n[best]:,}, and has {clean[best]:.3f} on clean images.")  # fmt: skip
+    if {"STL", "No Defense"} <= set(least.index):
+        found.append(f"Do not rely on T alone: STL before an undefended network is left with {_cell(least.loc['STL'])} "
+                     f"{at}, No Defense with {_cell(least.loc['No Defense'])}.")  # fmt: skip
+    for _, name, hard in (pair for pair in holding.pairs(least.reset_index()) if pair[1] == f"STL + {pair[2]}"):
+        pair = metrics.compared(least.right[name], least.right[hard])
+        gap = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair[:3])
+        adds = "T adds to it" if pair.p < 0.05 and pair[0] > 0 else "T adds nothing to it that is significant"
+        found.append(f"{adds}: with STL before {hard}, {gap} {at} (paired, p = {pair.p:.3f} by itself).")
+    sure = certain[(certain["size"] > 0) & (certain.certified > 0)] if len(certain) else certain
+    for name, mine in sure.groupby("system", sort=False) if len(sure) else ():
+        last = mine.iloc[-1]
+        share = f"{last.certified:.3f} [{last.low:.3f}, {last.high:.3f}]"
+        found.append(f"Proved of {name}: {share} at L2 {last['size']:g}, n = {last.n:,}.")
+    return found
+
+
+def text(page, command: str) -> str:
+    """The page of a `table_page.Held`, in Markdown."""
+    exact, found = {"disable_numparse": True}, questions(page.worst)
+    certain, supports, told = page.certain, page.supports, advice(page.rows, page.worst, page.certain)
+    parts = ["# What does hold?", tables.markdown(page.cells, **exact), page.caption]
+    parts += ["## What should a defender do?", "\n".join(f"- {line}" for line in told)] if told else []
     parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
     if len(certain):
         parts += ["## What is certain?", tables.markdown(_certain(certain), **exact), _CERTAIN]

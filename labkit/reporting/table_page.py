@@ -197,7 +197,7 @@ class Held(Compared):
         return holding_page.figure(self.rows, self.worst, self.certain, _images(self.rows))
 
     def text(self, command: str) -> str:
-        return holding_page.text(self.cells, self.caption, self.worst, self.certain, self.supports, command)
+        return holding_page.text(self, command)
 
     def save(self, out: Path, command: str) -> None:
         super().save(out, command)

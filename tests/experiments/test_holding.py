@@ -6,7 +6,7 @@ from labkit.core import metrics, profiles, recipes
 from labkit.evaluation import measurement
 from labkit.evaluation.smoothing import ABSTAINED
 from labkit.experiments import certified, holding
-from labkit.reporting import holding_page
+from labkit.reporting import holding_page, table_page
 
 import pandas as pd
 import pytest
@@ -104,8 +104,14 @@ def test_page_and_figures_show_what_is_measured():
     (ax,) = holding_page.figure(rows, worst, certain, "title").axes
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "certified: STL + linear head" in told and "nothing is better in both" in told
-    text = holding_page.text(table, "caption", worst, certain, pd.DataFrame(), "command")
+    page = table_page.Held(holding.HOLDS, rows, worst, pd.DataFrame(), (), "note", "", {}, {}, certain, pd.DataFrame())
+    text = page.text("command")
     assert "## What is certain?" in text and "Does a T before it add" in text
+    first, alone, together, proved = holding_page.advice(rows, worst, certain)
+    assert ONE_STEP in first and "0.600 [0.313, 0.832]" in first and "0.900 on clean images" in first
+    assert "STL before an undefended network is left with 0.100" in alone and "No Defense with 0.000" in alone
+    assert together.startswith("T adds nothing to it that is significant") and "-0.100" in together
+    assert "0.100 [0.100, 0.600] at L2 0.5" in proved
     history = {
         name: [0.5, 0.6] for name in ("clean, held out", "under one step, held out", "under ten steps, held out")
     }
