@@ -6,7 +6,7 @@ from labkit.core.errors import InputError
 from labkit.core.recipes import ClassifierRecipe, canonical
 from labkit.core.torchvision_shim import torchvision
 from labkit.models import networks
-from labkit.models.thermometer import encode
+from labkit.models.thermometer import Thermometer
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_a_thermometer_takes_the_place_of_the_normalisation(recipe):
     model = networks.build(replace(recipe, levels=16), 4, 3, 32).eval()
     model.mean += 0.25
     x = torch.rand(2, 3, 32, 32)
-    assert torch.equal(model(x), model.network(encode(x, 16)))
+    assert torch.equal(model(x), model.network(Thermometer(16)(x)))
     assert torch.equal(model(x), model((x * 16).floor() / 16 + 1 / 32))
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     assert first.in_channels == 48 and networks.classes_of(model) == 4
