@@ -126,12 +126,12 @@ def test_somebodys_file_is_judged_from_the_shell(tmp_path, capsys, monkeypatch):
     )
     spec, out = str(tmp_path / "mine.py"), tmp_path / "page"
     words = ["evaluate", "--model", f"{spec}:network", "--effort", "fast", "--store", str(tmp_path / "store")]
-    how = ["--images", "12", "--without-pictures", "--note", "It means | nothing."]
+    how = ["--images", "40", "--without-pictures", "--note", "It means | nothing."]
     assert main([*words, *how, "--defense", f"{spec}:cleaner", "--out", str(out)]) == 0
     told = json.loads((out / "evaluation.json").read_text())
     text = (out / "index.md").read_text().split("\n\n")
     assert text[1] == "It means \\| nothing." and not any("pictures.png" in part for part in text)
-    assert not (out / "pictures.png").exists() and told["rows"][0]["n"] == len(told["smallest"]) == 12
+    assert not (out / "pictures.png").exists() and told["rows"][0]["n"] == len(told["smallest"]) == 40
     assert told["network"]["name"] == "mine.py:network" and told["defense"]["name"] == "mine.py:cleaner"
     failed = {check["check"] for check in told["checks"] if check["verdict"] == "failed"}
     assert "the defense has a gradient" in failed
