@@ -193,7 +193,7 @@ class _Exporter(HTMLExporter):
         environment.autoescape = environment.trim_blocks = environment.lstrip_blocks = True
         environment.undefined = jinja2.ChainableUndefined
         environment.filters |= {"aligned": aligned, "offline": offline}
-        light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+        light = HtmlFormatter(style="vs").get_style_defs(".highlight")
         dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
         environment.globals["colours"] = Markup(f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}")
         return environment

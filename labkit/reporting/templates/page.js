@@ -9,3 +9,6 @@
     cells.forEach((cell) => (cell.open = open));
   };
 }
+
+// What is wider than its place is scrolled by keys, too.
+for (const wide of document.querySelectorAll(".html, .text table, .first table, pre")) if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
