@@ -59,7 +59,7 @@ def test_voila_shows_a_dashboard_from_anywhere(tmp_path):
     page = str(NOTEBOOKS / "dashboards" / "1_projection_explorer.ipynb")
     with started(["voila", page], tmp_path, LABKIT_PROFILE="smoke") as port:
         text = answer(f"http://127.0.0.1:{port}/")
-    assert "application/vnd.jupyter.widget-state+json" in text and "Projection explorer" in text
+    assert "application/vnd.jupyter.widget-view+json" in text and "Projection explorer" in text
 
 
 def test_jupyter_lab_opens_from_anywhere(tmp_path):

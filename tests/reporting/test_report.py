@@ -130,7 +130,9 @@ def test_no_page_loads_anything_from_elsewhere_and_no_link_dangles(lab, entries)
             assert address.startswith("data:") or local, f"{path.name} loads {address[:80]}"
         for address in links.linked:
             if not address.startswith(("#", "https://")):
-                assert (path.parent / unquote(address)).is_file(), f"{path.name} links to {address}"
+                file, _, anchor = unquote(address).partition("#")
+                assert (path.parent / file).is_file(), f"{path.name} links to {address}"
+                assert not anchor or f'id="{anchor}"' in (path.parent / file).read_text(), f"{path.name}: {address}"
     assert "assets/plotly.min.js" in Links((lab / "out" / "01_first.html").read_text()).loaded
     assert "assets/plotly.min.js" not in Links((lab / "out" / "03_after.html").read_text()).loaded
 
