@@ -1,6 +1,7 @@
 """A small lab that several test files share: real images, real training, once a session."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -25,8 +26,10 @@ def pytest_collection_modifyitems(config, items):
 
     With --fast, leaves those out. Where nothing was recorded, they are what is marked as slow, and the notebooks.
     """
-    took = Counter()
-    for case in ElementTree.parse(RECORD).iter("testcase") if RECORD.is_file() else ():
+    took, recorded = Counter(), []
+    with suppress(OSError, ElementTree.ParseError):  # none, or one that was interrupted
+        recorded = list(ElementTree.parse(RECORD).iter("testcase"))
+    for case in recorded:
         took[case.get("classname").rsplit(".Test", 1)[0]] += float(case.get("time"))
     name = lambda item: ".".join(item.path.relative_to(config.rootpath).with_suffix("").parts)  # noqa: E731
     slow = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")]

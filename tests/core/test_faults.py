@@ -79,13 +79,18 @@ def labour(pictures, tmp_path_factory):
     made.process.stdout.close()
 
 
+def looked_at(kept: Store) -> list:
+    """Every artifact, with what is wrong with its files."""
+    return [(entry, store.flaws(entry.path)) for entry in artifacts.artifacts(kept)]
+
+
 def outcome(root: Path) -> dict[str, str]:
     """What lies in a store, to the last bit, but for times and ids of runs. Everything is whole and finished."""
     kept = Store(root)
     # Killed between the two, an artifact is there and its scratch folder too: until somebody asks for the artifact.
     assert all((left.path.parent / left.key).is_dir() for left in artifacts.artifacts(kept, unfinished=True))
     found = {}
-    for entry, wrong in artifacts.verify(artifacts.artifacts(kept)):
+    for entry, wrong in looked_at(kept):
         assert wrong == {}
         facts = json.loads((entry.path / "facts.json").read_text())
         told = json.dumps(
@@ -130,7 +135,7 @@ def test_killed_at_any_moment_the_work_goes_on_to_the_same_end(labour, undisturb
                 ended.append(labour.wait(child))
                 kills += ended[-1] == -signal.SIGKILL
             assert set(ended) <= {0, -signal.SIGKILL}, labour.said.read_text()
-            for _, wrong in artifacts.verify(artifacts.artifacts(Store(root))):
+            for _, wrong in looked_at(Store(root)):
                 assert wrong == {}  # what is there under its name is whole, at every moment
         labour.do(root)  # tidies nothing more, builds nothing anew
         assert outcome(root) == expected
@@ -164,11 +169,11 @@ def test_every_file_of_every_artifact_may_decay(labour, undisturbed, tmp_path):
         file.write_bytes({"flip": raw, "cut": raw[:at], "empty": b"", "gone": b""}[how])
         if how == "gone":
             file.unlink()
-    assert all(wrong for _, wrong in artifacts.verify(artifacts.artifacts(Store(root))))
+    assert all(wrong for _, wrong in looked_at(Store(root)))
     labour.do(root)
     # Rows are what is asked for; what they were made of is only built again when something needs it.
     expected = outcome(undisturbed[0])
-    for entry, wrong in artifacts.verify(artifacts.artifacts(Store(root))):
+    for entry, wrong in looked_at(Store(root)):
         if wrong:
             artifacts.remove(entry)
     found = outcome(root)
@@ -319,6 +324,6 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(labour, undisturbed, pict
     line = [sys.executable, "-c", program, tmp_path, pictures, "30000"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 1 and "File too large" in done.stderr.splitlines()[-1]
-    assert all(wrong == {} for _, wrong in artifacts.verify(artifacts.artifacts(Store(tmp_path))))
+    assert all(wrong == {} for _, wrong in looked_at(Store(tmp_path)))
     labour.do(tmp_path)
     assert outcome(tmp_path) == outcome(undisturbed[0])

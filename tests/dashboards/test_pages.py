@@ -218,7 +218,7 @@ import ipywidgets as w, torch
 from labkit.dashboards.page import Page
 from labkit.dashboards.parts import Board
 
-words, board = [w.HTML() for _ in range(400)], Board()
+words, board = [w.HTML() for _ in range(200)], Board()
 page = Page("changes", "", words, [board])
 
 def change():
@@ -250,7 +250,7 @@ def test_nothing_that_changes_while_a_page_loads_is_lost(browser, store, tmp_pat
         opened.context.new_cdp_session(opened.page).send("Emulation.setCPUThrottlingRate", {"rate": 10})
         opened.open(address, ATLAS)
         opened.says("all told")
-        opened.page.wait_for_function("document.querySelectorAll('.said').length == 400")
+        opened.page.wait_for_function("document.querySelectorAll('.said').length == 200")
         assert opened.page.locator(".lk-board img").count() == 1
         opened.context.close()
 
