@@ -223,7 +223,7 @@ def test_a_look_into_a_store_of_anything(tmp_path, name):
         put(found.path / name, raw)
         (entry,) = artifacts.artifacts(kept)
         assert isinstance(entry.summary, str) and "\n" not in entry.summary
-        assert all(isinstance(wrong, dict) for _, wrong in artifacts.verify([entry]))
+        assert isinstance(store.flaws(entry.path), dict)
         artifacts.contents(entry)
 
     taken, _ = survive(read, inputs)

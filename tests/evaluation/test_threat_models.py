@@ -139,7 +139,7 @@ def test_a_vote_can_be_held(lab, bench):
     x = bench.images(lab.data, "test").x[:6]
     for stratum in (0, 1):
         model = threat_models.view(network, T, "fixed-stratum", stratum=stratum)
-        assert_close(model(x), network(T(x, torch.full((6,), stratum))))
+        assert_close(model(x), network(T.transforms[stratum](x)))
     with pytest.raises(InputError, match="stratum="):
         threat_models.view(network, T, "fixed-stratum")
     one = bench.transform(lab.transform)
