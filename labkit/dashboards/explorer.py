@@ -171,8 +171,8 @@ class Explorer(Page):
 
 
 def colourful(x: Tensor) -> int:
-    """Which of some images (n, C, H, W) has most colour; of grey ones, the first."""
-    return int((x - x.mean(1, keepdim=True)).flatten(1).std(1).argmax())
+    """Which of some images (n, C, H, W) has the most varied colours; of grey ones, the first."""
+    return int((x - x.mean(1, keepdim=True)).flatten(2).std(2).sum(1).argmax())
 
 
 def top(odds: Tensor | None, classes, true: int | None, count: int = 3) -> list[tuple[str, float, str]]:
