@@ -150,7 +150,9 @@ def moving(
     columns: Mapping[str, Tensor], notes: Mapping[str, Sequence[str]], codes: Mapping[str, Tensor], rows: Sequence[str],
     numbers: Mapping[str, str] | None = None,
 ) -> HTML:  # fmt: skip
-    """Pictures by the values of a setting, which a report's page moves through by a slider, in `reporting/templates/moving.html`.
+    """Pictures by the values of a setting, through which a report's page moves by a slider.
+
+    The page's part is `reporting/templates/moving.html`.
 
     columns, notes  as for `pictures.strips`; a column named "λ = 0.2" is a value, any other one stays
     codes           of a value, how active its code is: maps (n, H, W), one for each row of pictures

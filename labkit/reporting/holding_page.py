@@ -37,8 +37,12 @@ def table(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
         line = {"defense": name, "n": f"{mine.n.max():,}", "Clean": _cell(clean.iloc[0]) if len(clean) else ""}
         for norm, size in holding.BUDGETS:
             left = worst[(worst.defense == name) & (worst.norm == norm)]
-            line[f"worst case, {budget(norm, size)}"] = f"{_cell(left.iloc[0])} ({left.iloc[0].attacks} attacks)" \
-                if len(left) else "not all measured"  # fmt: skip
+            told, tried = "not measured", mine[mine.norm == norm]
+            if len(left):
+                told = f"{_cell(left.iloc[0])} ({left.iloc[0].attacks} attacks)"
+            elif len(tried):
+                told = f"at most {tried.accuracy.min():.3f}, so far ({len(tried)} attacks)"
+            line[f"worst case, {budget(norm, size)}"] = told
         main = worst[(worst.defense == name) & (worst.norm == holding.BUDGETS[0][0])]
         lines.append(line | {"leaves least": main.iloc[0].hardest if len(main) else ""})
     return pd.DataFrame(lines)
