@@ -5,7 +5,20 @@ from collections.abc import Callable
 
 from labkit.attacks import common
 from labkit.attacks.budget import Budget
-from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, in_ball, logits_at, margin, seeded, unit
+from labkit.attacks.common import (
+    LOSSES,
+    Model,
+    ascent,
+    column,
+    differentiate,
+    fooled,
+    free,
+    in_ball,
+    logits_at,
+    margin,
+    seeded,
+    unit,
+)
 from labkit.core import InputError
 
 import torch
@@ -67,6 +80,28 @@ def pgd(
         model, x, y, climb, start, budget.project, loss=LOSSES[loss], radius=budget.radius(x),
         steps=steps, restarts=restarts, step=step, stop=stop, begin=begin, momentum=momentum, last=last,
     )  # fmt: skip
+
+
+def climb(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int, seed: int, kept: bool = False) -> Tensor:
+    """The last iterate of a few steps up the cross-entropy from a random point of the ball (Madry et al., 2018).
+
+    One step is 1.25 radii long, so that its end is not always a corner (Wong, Rice & Kolter, "Fast is better than
+    free", ICLR 2020); several are 2.5 radii together. `kept`: up the divergence from the clean answers, as TRADES does.
+    """
+    radius, sign = column(budget.radius(x)), budget.norm == "linf"
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    start = torch.erf(noise / 2**0.5) if sign else unit(noise)
+    at, length = budget.project(x + radius * start, x), radius * (1.25 if steps == 1 else 2.5 / max(steps, 1))
+    with torch.no_grad():
+        clean = model(x).softmax(1) if kept else y
+    for _ in range(steps):
+        with torch.enable_grad():
+            at = at.detach().requires_grad_(True)
+            # A target of probabilities gives the divergence up to a constant.
+            gradient = differentiate(functional.cross_entropy(model(at), clean, reduction="sum"), at)
+        at = at.detach()
+        at = budget.project(at + length * (gradient.sign() if sign else unit(free(gradient, at))), x)
+    return at
 
 
 def mi_di(model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 20, seed: int = 0) -> Tensor:

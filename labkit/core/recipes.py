@@ -156,7 +156,7 @@ class AdversarialTraining(Limited):
     anew for each image. The defaults are those of the paper's comparison (Table 8). Those of Madry et al. (ICLR 2018),
     and of thermometer encoding at its best: `AdversarialTraining("pgd", 0.031, "linf", steps=7, share=1.0)`.
 
-    attack   "fgsm", "bim" or "pgd" (`hardening.climb`; of one step, the cheap one of Wong et al., ICLR 2020), against
+    attack   "fgsm", "bim" or "pgd" (`attacks.climb`; of one step, the cheap one of Wong et al., ICLR 2020), against
              the true classes. Accuracy under FGSM does not tell how robust a network trained with it is: it may read
              the class off what the one step has done (label leaking; Kurakin et al.)
     norm     "dissimilarity", "l2" or "linf", as for AttackRecipe
@@ -197,7 +197,7 @@ class ClassifierRecipe(Limited):
     adversarial  how adversarial images are mixed into its training; None for not at all
     mirrored     whether it decides by the mean of its logits for an image and for its mirror image (once trained)
     dropout      share of the features after each pooling of a VGG that are dropped while it trains
-    noise        standard deviation of Gaussian noise on each training image, clipped to [0, 1] again (`smoothing`)
+    noise        standard deviation of Gaussian noise on each training image, which is then clipped to [0, 1] again
     """
 
     data: DataRecipe = field(default_factory=DataRecipe)

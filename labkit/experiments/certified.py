@@ -6,7 +6,8 @@ from labkit.attacks import Budget, pgd
 from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, TransformRecipe
-from labkit.evaluation import Workbench, certificates, smoothing, threat_models
+from labkit.evaluation import Workbench, threat_models
+from labkit.experiments import certificates, smoothing
 
 import pandas as pd
 import torch

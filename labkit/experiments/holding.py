@@ -6,6 +6,7 @@ from dataclasses import replace
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AdversarialTraining, AttackRecipe, ClassifierRecipe, TransformRecipe, rebase
 from labkit.evaluation import Case, Workbench, measurement
+from labkit.experiments import certified  # noqa: F401 (for pages)
 from labkit.experiments.baselines import Baseline
 from labkit.experiments.paper_tables import CLEAN, Asked
 

@@ -4,11 +4,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit.attacks import ATTACKS, Budget
-from labkit.attacks.common import column, differentiate, free, unit
+from labkit.attacks import ATTACKS, Budget, climb
+from labkit.core import InputError, distributed
 from labkit.core import checkpoint as checkpoint_file
-from labkit.core import distributed
-from labkit.core.errors import InputError
 from labkit.core.hardware import autocast
 from labkit.core.recipes import AdversarialTraining
 
@@ -66,28 +64,6 @@ def mixed(
         with torch.no_grad():
             made = layer(made)
     return made, weights
-
-
-def climb(answers: Layer, x: Tensor, y: Tensor, *, budget: Budget, steps: int, seed: int, kept: bool = False) -> Tensor:
-    """The last iterate of a few steps up the cross-entropy from a random point of the ball (Madry et al., 2018).
-
-    One step is 1.25 radii long, so that its end is not always a corner (Wong, Rice & Kolter, "Fast is better than
-    free", ICLR 2020); several are 2.5 radii together. `kept`: up the divergence from the clean answers, as TRADES does.
-    """
-    radius, sign = column(budget.radius(x)), budget.norm == "linf"
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    start = torch.erf(noise / 2**0.5) if sign else unit(noise)
-    at, length = budget.project(x + radius * start, x), radius * (1.25 if steps == 1 else 2.5 / max(steps, 1))
-    with torch.no_grad():
-        clean = answers(x).softmax(1) if kept else y
-    for _ in range(steps):
-        with torch.enable_grad():
-            at = at.detach().requires_grad_(True)
-            # A target of probabilities gives the divergence up to a constant.
-            gradient = differentiate(functional.cross_entropy(answers(at), clean, reduction="sum"), at)
-        at = at.detach()
-        at = budget.project(at + length * (gradient.sign() if sign else unit(free(gradient, at))), x)
-    return at
 
 
 class Best:

@@ -3,7 +3,6 @@
 from labkit.core import metrics
 from labkit.core.wording import in_markdown
 from labkit.experiments import holding
-from labkit.models import hardening
 from labkit.reporting import tables, verdicts
 from labkit.reporting.pictures import canvas
 
@@ -187,8 +186,9 @@ def collapse(histories: dict[str, dict[str, list[float]]]) -> Figure:
     """Accuracy on held-out training images, epoch by epoch: clean, under one step, and under ten."""
     fig, axes = canvas(3.2 * max(len(histories), 1) + 0.6, 3.6, 1, max(len(histories), 1), lines="y", squeeze=False)
     for ax, (name, history) in zip(axes[0], histories.items(), strict=True):
-        for figure_name, marker in zip(hardening.FIGURES, "osD", strict=True):
-            values = history.get(figure_name, [])
+        held = [name for name in history if name.endswith("held out")]
+        for figure_name, marker in zip(held, "osD", strict=False):
+            values = history[figure_name]
             ax.plot(range(1, len(values) + 1), values, marker=marker, label=figure_name.removesuffix(", held out"))
         ax.set(title=name.removesuffix(holding.FEW), ylim=(0, 1), xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)

@@ -16,7 +16,6 @@ from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
 from labkit.experiments import (
     causes,
-    certified,
     cluster_stability,
     cost_estimate,
     holding,
@@ -285,8 +284,8 @@ def measure(
     if name == causes.CAUSES:
         page, rows = Explained, causes.rows(lab, bench, asked.blind)
     if name == holding.HOLDS:
-        rows, certain = holding.rows(lab, bench, asked.blind), certified.rows(lab, bench, kept=not checked)
-        supports = certified.supports(lab, bench, kept=not checked)
+        rows, certain = holding.rows(lab, bench, asked.blind), holding.certified.rows(lab, bench, kept=not checked)
+        supports = holding.certified.supports(lab, bench, kept=not checked)
         return Held(name, rows, worst, pd.DataFrame(), asked.missing, note, said, images, kept, certain, supports)
     return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from labkit.core import metrics, profiles, recipes
 from labkit.evaluation import measurement
-from labkit.evaluation.smoothing import ABSTAINED
 from labkit.experiments import certified, holding
+from labkit.experiments.smoothing import ABSTAINED
 from labkit.reporting import holding_page, table_page
 
 import pandas as pd

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from dataclasses import replace
 
-from labkit.attacks import fgsm
+from labkit.attacks import climb, fgsm
 from labkit.attacks.budget import Budget
 from labkit.core import metrics
 from labkit.core.errors import InputError
@@ -63,7 +63,7 @@ def test_part_of_a_batch_is_attacked_as_the_network_stands(how, monkeypatch):
     k = 9 if how.share == 0.5 else 17
     model.eval()
     if how is MADRY:
-        expected = hardening.climb(model, images.x, images.y, budget=Budget.linf(0.05), steps=2, seed=3)
+        expected = climb(model, images.x, images.y, budget=Budget.linf(0.05), steps=2, seed=3)
     else:
         expected = fgsm(model, images.x, images.y, budget=Budget.dissimilarity(0.08))
     assert_close(x[:k], expected[:k])

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from labkit.attacks import Budget
+from labkit.attacks import Budget, climb
 from labkit.core import metrics
 from labkit.core.errors import InputError
 from labkit.core.recipes import AdversarialTraining
@@ -31,21 +31,21 @@ def test_a_climb_stays_in_the_budget_and_gains_with_its_steps(model, budget):
     images = stripes(60, seed=2)
     losses = []
     for steps in (0, 1, 5):
-        found = hardening.climb(model, images.x, images.y, budget=budget, steps=steps, seed=1)
+        found = climb(model, images.x, images.y, budget=budget, steps=steps, seed=1)
         assert budget.holds(found, images.x).all()
         losses.append(functional.cross_entropy(model(found), images.y).item())
     assert losses[0] < losses[1] and losses[0] < losses[2]
-    again = hardening.climb(model, images.x, images.y, budget=budget, steps=5, seed=1)
+    again = climb(model, images.x, images.y, budget=budget, steps=5, seed=1)
     assert torch.equal(again, found)
 
 
 def test_trades_climbs_away_from_the_clean_answers_whatever_the_classes(model):
     images, budget = stripes(30, seed=2), Budget.l2(0.5)
     wrong = (images.y + 1) % 3
-    seen = [hardening.climb(model, images.x, y, budget=budget, steps=3, seed=1, kept=True) for y in (images.y, wrong)]
+    seen = [climb(model, images.x, y, budget=budget, steps=3, seed=1, kept=True) for y in (images.y, wrong)]
     assert torch.equal(*seen)
     clean, moved = (model(x).log_softmax(1) for x in (images.x, seen[0]))
-    random = hardening.climb(model, images.x, images.y, budget=budget, steps=0, seed=1)
+    random = climb(model, images.x, images.y, budget=budget, steps=0, seed=1)
     assert _divergence(clean, moved) > _divergence(clean, model(random).log_softmax(1)) >= 0
 
 
@@ -69,7 +69,7 @@ def test_it_makes_a_network_more_robust(how):
     how, found = replace(how, size=2.0), []
     for recipe in (plain, replace(plain, adversarial=how)):
         network = trained(train, recipe)
-        x_adv = hardening.climb(network, test.x, test.y, budget=Budget.l2(2.0), steps=10, seed=5)
+        x_adv = climb(network, test.x, test.y, budget=Budget.l2(2.0), steps=10, seed=5)
         found.append(metrics.accuracy(classifiers.predict(network, x_adv).argmax(1) == test.y))
     assert found[1].low > found[0].high
 
@@ -120,6 +120,6 @@ def test_through_T_the_attack_passes_T_and_the_network_sees_T_of_it():
     how = replace(ONE_STEP, through=True)
     x, _ = hardening.mixed(model, images.x, images.y, how, 3, layer)
     model.eval()
-    made = hardening.climb(lambda x: model(layer(x)), images.x, images.y, budget=Budget.l2(0.5), steps=1, seed=3)
+    made = climb(lambda x: model(layer(x)), images.x, images.y, budget=Budget.l2(0.5), steps=1, seed=3)
     assert_close(x, layer(made), atol=1e-4, rtol=0)
     assert classifiers.train(model, images, replace(TINY, epochs=1, adversarial=how), layer=layer, progress=False)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from labkit.core.errors import InputError
+from labkit.core import InputError
 from labkit.csc import conv, split
 from labkit.csc.codes import Codes
 from labkit.models import SparseTransform

@@ -5,7 +5,7 @@ import math
 from labkit.attacks import Budget, pgd
 from labkit.core.errors import InputError
 from labkit.csc import split
-from labkit.evaluation import certificates, smoothing
+from labkit.experiments import certificates, smoothing
 from labkit.models import SparseTransform
 
 import pytest

@@ -3,7 +3,7 @@
 Cohen, Rosenfeld & Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019.
 """
 
-from labkit.core.errors import InputError
+from labkit.core import InputError
 from labkit.models.classifiers import device_of
 
 import torch
