@@ -82,8 +82,6 @@ def test_rows_of_one_data_set_are_of_the_same_images():
         images = kept_recipes.images(kept)
         trained_on = {digest.partition(":")[0] for digest in images.values()}
         assert len(trained_on) <= 1 + ("norm" in rows)  # all of them and, of what holds, few
-            "norm" in rows
-        )  # and, of what holds, few
         for n, key in kept_recipes.hashes(rows).itertuples(index=False):
             data = rows.data[0] if "data" in rows else "Figure 6"
             judged.setdefault((data, n), set()).add(images[key].rpartition(":")[2])
