@@ -89,10 +89,9 @@ def cases(lab: Profile) -> dict[str, list[Case]]:
     return found
 
 
-def asked(lab: Profile, *, trained: bool = True) -> Asked:
-    """All of them, each budget a worst case. With trained=False, those of the undefended network and Ts before it."""
-    found = cases(lab)
-    mine = [case for name in found for case in found[name] if trained or not case.classifier.adversarial]
+def asked(lab: Profile) -> Asked:
+    """All of them, each budget a worst case."""
+    mine = [case for every in cases(lab).values() for case in every]
     return Asked(tuple(mine), tuple(mine))
 
 

@@ -15,11 +15,11 @@ _KINDS = ("no defense", "#000000", "X"), ("T before a vanilla network", "#0072b2
 
 
 _CERTAIN = (
-    "Certified: the share of images that are right, and that no change up to so long can turn, with its 95 % interval; "
-    "behind ≤, the share that is right under an attack of that size. A smoothed network is "
-    "certified for its vote under Gaussian noise (Cohen et al. 2019), with a probability of 0.999 for each image. The "
-    "linear head is certified surely: T's sparse map never pushes images apart, and the low-pass part is linear. L2 0 "
-    "is no change."
+    "Certified: the share of images that are right, and that no change up to so long can turn, with its 95 % interval. "
+    "Beside it stands what an attack of that size leaves, never less unless a certificate is wrong. A smoothed network "
+    "is certified for its vote under Gaussian noise (Cohen et al. 2019), with a probability of 0.999 for each image. "
+    "The linear head is certified surely: T's sparse map never pushes images apart, and the low-pass part is linear. "
+    "L2 0 is no change."
 )
 
 
@@ -163,12 +163,11 @@ def text(page, command: str) -> str:
 
 def _certain(rows: pd.DataFrame) -> pd.DataFrame:
     """A line per system: what is certified at each size, and what an attack of that size leaves."""
-    told = rows.assign(
-        told=[
-            f"{_cell(row)} ≤ {row.attacked:.3f}" for row in rows.rename(columns={"certified": "accuracy"}).itertuples()
-        ],
-        at=rows["size"].map("L2 {:g}".format),
-    )
+    cells = []
+    for row in rows.rename(columns={"certified": "accuracy"}).itertuples():
+        sound = row.accuracy <= row.attacked
+        cells.append(f"{_cell(row)} {'≤' if sound else '>'} {row.attacked:.3f}{' (check failed)' * (not sound)}")
+    told = rows.assign(told=cells, at=rows["size"].map("L2 {:g}".format))
     wide = told.pivot_table("told", ["system", "n", "abstained"], "at", aggfunc="first", sort=False)
     return wide.reset_index().rename_axis(columns=None)
 

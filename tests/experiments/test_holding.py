@@ -108,6 +108,9 @@ def test_page_and_figures_show_what_is_measured():
     assert "certified: STL + linear head" in told and "nothing is better in both" in told
     page = table_page.Held(holding.HOLDS, rows, worst, pd.DataFrame(), (), "note", "", {}, {}, certain, pd.DataFrame())
     text = page.text("command")
+    told = holding_page._certain(certain)
+    assert told["L2 0"][0] == "0.600 [0.100, 0.600] > 0.400 (check failed)"
+    assert told["L2 0.5"][0] == "0.100 [0.100, 0.600] ≤ 0.400"
     assert "## What is certain?" in text and "Does a T before it add" in text
     first, alone, together, proved = holding_page.advice(rows, worst, certain)
     assert ONE_STEP in first and "0.600 [0.313, 0.832]" in first and "0.900 on clean images" in first
