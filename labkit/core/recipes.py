@@ -299,6 +299,7 @@ class AttackRecipe(Limited):
     gap     relative duality gap of T's codes while T is differentiated (`Defense.approximate`); 0 for T as it is judged
     faults  what is wrong with it on purpose (`catalogue.FAULTS`), for `experiments.causes` alone
     stored  whether the images are rounded to 8 bits in the end, as a file would, and still within the size
+    after   of "pgd": the attack that hands it its start, made at the same size by who knows no defense
     """
 
     name: str = "fgsm"
@@ -311,10 +312,13 @@ class AttackRecipe(Limited):
     stored: bool = field(default=False, metadata=LATER)
     gap: float = field(default=0.0, metadata=LATER)
     faults: tuple[str, ...] = field(default=(), metadata=LATER)
+    after: str = field(default="", metadata=LATER)
     version: int = 2
 
     def __post_init__(self):
         super().__post_init__()
+        if self.after and (self.name != "pgd" or self.after not in ATTACKS):
+            raise InputError(f"{self.name} cannot start from what {self.after!r} made; pgd can, after a known attack")
         if unknown := set(self.faults) - set(FAULTS):
             raise InputError(f"unknown faults {', '.join(sorted(unknown))}; the known ones are {', '.join(FAULTS)}")
         # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
@@ -330,6 +334,7 @@ class AttackRecipe(Limited):
             return "Clean"
         size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
         loss = "" if self.loss == "log-odds" else f" {self.loss}"
+        loss += f" after {ATTACKS[self.after].label}" if self.after else ""
         name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.partition("@")[0]
         wrong = f" ({', '.join(FAULTS[fault] for fault in self.faults)})" * bool(self.faults)
         return name + size + loss + " 8 bits" * (self.stored and self.norm != "levels") + wrong

@@ -68,6 +68,12 @@ class Attempt:
     def data(self) -> DataRecipe:
         return self.victims[0].data
 
+    @property
+    def before(self) -> "Attempt":
+        """What hands this one its start: the attack that it comes after, by who knows no defense."""
+        attack = replace(self.attack, name=self.attack.after, after="", loss="log-odds")
+        return replace(self, defense=None, attack=attack, knowledge="classifier")
+
 
 def adversarial(attempt: Attempt, bench: Workbench) -> Tensor:
     """The attacked test images (n, C, H, W) of an attempt, kept or made now; a kill costs one batch at most."""
@@ -121,10 +127,12 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, dict]:
         _attackable(attempt, system.network, bench)
         started = time.perf_counter()
         budget, options, parts, right = sized(attack, test.x), _options(attack, system, bench), [], 0
+        begun = adversarial(attempt.before, bench) if attack.after else None
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
             x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
-            make = partial(system.attack, start, x.to(bench.device), y.to(bench.device), budget, options)
+            begin = {} if begun is None else {"begin": begun[start : start + _BATCH].to(bench.device)}
+            make = partial(system.attack, start, x.to(bench.device), y.to(bench.device), budget, options, **begin)
             parts.append(checkpoint.kept(Path(scratch) / f"{start:09d}.safetensors", make))
             logits = threat_models.decide(system.network, system.defense, parts[-1])[1]
             right += int(threat_models.correct(logits, y, system.defense).sum())
@@ -175,22 +183,29 @@ class _System:
         system = threat_models.view(self.network, self.defense, self.attempt.knowledge, **how, **group)
         return Counted(faulty(system, self.attempt.attack.faults), self.passes)
 
-    def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict) -> Tensor:
-        """A batch, attacked; where an approximation of T alone was fooled, once more without it."""
+    def attack(self, start: int, x: Tensor, y: Tensor, budget: Budget | None, options: dict, **each: Tensor) -> Tensor:
+        """A batch, attacked; where an approximation of T alone was fooled, once more without it.
+
+        each  options of the attack that have a part for every image, such as where it begins
+        """
         self.seeded(start)
         if "predicted" in self.attempt.attack.faults:
             y = predict(self.network, x).argmax(1).to(y.device)
-        attack, gap = partial(self.run, budget=budget, **options), self.attempt.attack.gap
-        made = x.clone()
+        gap, made = self.attempt.attack.gap, x.clone()
+
+        def attack(view: torch.nn.Module, mine) -> Tensor:
+            mine_each = {name: part[mine] for name, part in each.items()}
+            return self.run(view, x[mine], y[mine], budget=budget, **options, **mine_each)
+
         for mine, group in self._groups(x, y):
             exact, near = self.view(**group), self.view(gap, **group)
-            made[mine] = attack(near, x[mine], y[mine])
+            made[mine] = attack(near, mine)
             if gap:
                 with torch.no_grad():
                     seen, judged = (system(made[mine]).argmax(1) != y[mine] for system in (near, exact))
                 misled = torch.arange(len(x), device=x.device)[mine][seen & ~judged]
                 if len(misled):
-                    made[misled] = attack(exact, x[misled], y[misled])
+                    made[misled] = attack(exact, misled)
         return made
 
     def _groups(self, x: Tensor, y: Tensor):

@@ -18,6 +18,7 @@ from labkit.core.recipes import (
 from labkit.defenses import DEFENSES, pixelcnn, unfitted
 from labkit.evaluation import Case, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
+from labkit.experiments import attack_curves
 
 import pandas as pd
 import torch
@@ -27,6 +28,7 @@ _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "lin
 _HARDENED = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
              "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY}}  # fmt: skip
 ROBUSTBENCH = ("linf", 8 / 255), ("l2", 0.5)  # norms and sizes of its leaderboards for CIFAR-10
+_REACH = 0.1  # relative L2 up to which `curves` go: the paper's sizes but Table 8's largest
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
 
@@ -106,10 +108,10 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     """What is tried against a baseline by who knows it, at the size of the strongest grey box; with their knowledge.
 
     PGD on the margin with the last of `Baseline.known`. Where the profile has the time for AutoAttack: that with each,
-    the strongest grey box, `ladder` with the last (or, where none is exact and the baseline is fast, with each), and a
-    learned surrogate where nothing else stands in. On the fast ones queries, too, and `ladder` at RobustBench's two
-    sizes. Of a random defense each gradient is of one EOT sample, and there are more steps for it: the stronger use of
-    as many passes.
+    the strongest grey box, PGD that starts where this ends, `ladder` with the last (or, where none is exact and the
+    baseline is fast, with each), and a learned surrogate where nothing else stands in. On the fast ones queries, too,
+    and `ladder` at RobustBench's two sizes. Of a random defense each gradient is of one EOT sample, and there are more
+    steps for it: the stronger use of as many passes.
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
@@ -119,6 +121,8 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
         return [(pgd, known[-1])]
     tried = [(pgd, knowledge) for knowledge in known]
     tried.insert(0, (replace(pgd, name="mi_di", loss="log-odds"), "classifier"))
+    if baseline.known:
+        tried.append((replace(pgd, after="mi_di"), known[-1]))
     climbs = replace(pgd, name="ladder", loss="log-odds")
     if known == ("identity",) and baseline.cost == "fast":
         known = ("identity", "learned")
@@ -131,6 +135,32 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
         tried += [(replace(asks, name=name), box) for name, box in boxes if baseline.known]
         tried += [(replace(climbs, size=size, norm=norm), known[-1]) for norm, size in ROBUSTBENCH]
     return tried
+
+
+def smallest(lab: Profile) -> list[Case]:
+    """DDN, which looks for the smallest change, by who knows the defense: for `curves`.
+
+    Not of slow defenses, nor of random ones, which answer a small enough change differently by chance.
+    """
+    how = lab.adaptive
+    if not how.autoattack:
+        return []
+    ddn, found = AttackRecipe("ddn", 0.0, how.steps, "none", gap=how.gap), []
+    for each in (*_ours(lab), *everyone(lab)):
+        if each.cost == "fast" and not each.random:
+            case = Case(each.network, each.defense, ddn, (each.known or ("classifier",))[-1])
+            found.append(rebase(case, lab.data.at_most(each.n)))
+    return found
+
+
+def curves(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
+    """`attack_curves.security` of each of the cases of `smallest`, with its defense, knowledge, n and recipe's hash."""
+    parts = []
+    for case in cases:
+        row, lengths = measurement.run([case], bench).iloc[0], measurement.smallest([case], bench).double().double()
+        told = row[["defense", "knowledge", "n", "recipe"]]
+        parts.append(attack_curves.security(lengths, _REACH).assign(**told))
+    return pd.concat(parts or [pd.DataFrame()], ignore_index=True)
 
 
 def alike(cases: Iterable[Case], attack: AttackRecipe) -> list[Case]:

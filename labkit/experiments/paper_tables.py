@@ -100,7 +100,7 @@ def table(lab: Profile, name: str) -> Asked:
     lab = lab.released if released else lab
     if name == BASELINES:
         cases = baselines.cases(lab)
-        return Asked(tuple(cases), tuple(baselines.alike(cases, lab.strongest)))
+        return Asked((*cases, *baselines.smallest(lab)), tuple(baselines.alike(cases, lab.strongest)))
     if name not in _WHO:
         has = ", ".join(published_numbers.names())
         raise InputError(f"the paper has no table {name!r}; it has {has}, and `{BASELINES}` is one of the lab's")

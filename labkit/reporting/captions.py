@@ -17,6 +17,12 @@ _RELEASED = (
     "such a change, and not rounded. T(x) is divided by its largest pixel, in 8 bits, as in their script"
 )
 
+SECURITY = (
+    "DDN looks for the smallest change of each image, by who knows the defense; below it an image counts as right. "
+    "Upper bounds: others find smaller ones. No random defense, which answers a small enough change differently by "
+    "chance, and no slow one."
+)
+
 
 def lines(*parts: str) -> str:
     """Markdown that keeps its lines."""

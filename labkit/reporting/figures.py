@@ -1,5 +1,6 @@
 """Figures of measured rows: each takes a data frame and returns a matplotlib figure."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from labkit.evaluation import Evaluation, ThreatModel
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers; one per defense, everywhere.
 COLOURS = {"No Defense": "#5c5c5c", "STL": "#0072b2", "STL (cluster)": "#d55e00"}
+_OTHERS = "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c6d31"
 NUMERIC = {"lam": "log", "K": "log", "S": "linear", "M": "linear"}  # the axis of a choice; all others are words
 _ACCURACY = "accuracy (95 % interval)"
 
@@ -107,13 +109,15 @@ def evaluation(found: Evaluation) -> Figure:
 def security(found: Mapping[str, pd.DataFrame]) -> Figure:
     """Accuracy against size (`attack_curves.security`) of each system by name; open markers, as for an upper bound."""
     fig, ax = canvas(7.5, 4.2, lines="both")
-    colours = (COLOURS["STL"], COLOURS["No Defense"])
-    for (name, part), colour, marker in zip(found.items(), colours, "os", strict=False):
-        ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=0.15, linewidth=0)
+    few, others = len(found) <= 2, itertools.cycle(_OTHERS)
+    for (name, part), marker in zip(found.items(), itertools.cycle("osDv^P*X<>hd"), strict=False):
+        colour = (*COLOURS.values(),)[marker == "o"] if few else COLOURS.get(name) or next(others)
+        if few:
+            ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=0.15, linewidth=0)
         how = {"marker": marker, "markerfacecolor": "white", "markevery": max(1, len(part) // 12)}
         ax.step(part["size"], part.accuracy, where="post", color=colour, label=f"{name}: upper bound", **how)
     ax.set(xlabel="relative L2 size of the change, ‖x_adv − x‖₂ / ‖x‖₂", ylabel=_ACCURACY, ylim=(-0.02, 1.02))
-    return _legend(fig, 1)
+    return _legend(fig, 1 if few else 3)
 
 
 def curves(rows: pd.DataFrame, xlabel: str, log: bool = False) -> Figure:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
 from labkit.experiments import (
+    baselines,
     causes,
     cluster_stability,
     cost_estimate,
@@ -120,7 +121,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Compared(Published):
-    """The baselines, each under all that is tried against it (`baselines.cases`): a table that the paper has not."""
+    """The baselines, each under all that is tried against it (`baselines.cases`): a table that the paper has not.
+
+    curves  from `baselines.curves`
+    """
+
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
 
     @property
     def stem(self) -> str:
@@ -145,7 +151,17 @@ class Compared(Published):
         parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
         if len(tried):
             parts += ["## What is best differentiated?", tables.markdown(tried, **exact)]
+        if len(self.curves):
+            parts += ["## How does it fall with the size?", f"![Security curves]({self.stem}_curves.png)"]
+            parts += [tables.markdown(tables.security(self.curves), **exact), captions.SECURITY]
         return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+
+    def save(self, out: Path, command: str) -> None:
+        super().save(out, command)
+        if len(self.curves):
+            checkpoint.write_whole(out / f"{self.stem}_curves.csv", self.curves.to_csv(index=False))
+            named = self.curves.groupby("defense", sort=False)
+            pictures.save(figures.security(dict(iter(named))), out, f"{self.stem}_curves")
 
 
 @dataclass(frozen=True)
@@ -280,7 +296,9 @@ def measure(
     votes, kept = _votes(asked, lab, bench), measurement.recipes_of(rows, bench)
     page = Published
     if name.startswith(paper_tables.BASELINES):
-        page, worst = Compared, worst[worst["size"] > 0]
+        curves = baselines.curves([case for case in asked.blind if case.attack.norm == "none"], bench)
+        rows, worst = rows[~rows.recipe.isin(curves.get("recipe", []))], worst[worst["size"] > 0]
+        return Compared(name, rows, worst, votes, asked.missing, note, said, images, kept, curves=curves)
     if name == causes.CAUSES:
         page, rows = Explained, causes.rows(lab, bench, asked.blind)
     if name == holding.HOLDS:

@@ -64,6 +64,25 @@ def test_every_norm_is_kept(lab, bench, recipe, holds):
     assert holds(x_adv, x)
 
 
+def test_pgd_may_start_from_what_another_attack_made(lab, bench):
+    """Against T, from what was made of the network alone; of a gap, images that only it fooled start there again."""
+    begun = AttackRecipe("pgd", 0.05, steps=2, loss="margin", after="bim")
+    attempt = Attempt(lab.classifier, lab.transform, begun, "exact")
+    assert attempt.before == Attempt(lab.classifier, None, AttackRecipe("bim", 0.05, 2), "classifier")
+    test, T, network = bench.images(lab.data, "test"), bench.transform(lab.transform), bench.classifier(lab.classifier)
+    start, model = adversarial(attempt.before, bench), threat_models.view(network, T, "exact")
+    how = {"budget": Budget.dissimilarity(0.05), "steps": 2, "loss": "margin"}
+    expected = pgd(model, test.x[:], test.y, begin=start, **how)
+    x_adv = adversarial(attempt, bench)
+    assert (x_adv - expected).abs().mean() < 1e-3 < (x_adv - pgd(model, test.x[:], test.y, **how)).abs().mean()
+    near = adversarial(replace(attempt, attack=replace(begun, gap=0.002)), bench)
+    assert (near - expected).abs().mean() < 5e-3
+    with pytest.raises(InputError, match="bim cannot start from what 'pgd' made"):
+        AttackRecipe("bim", 0.05, after="pgd")
+    with pytest.raises(InputError, match="after a known attack"):
+        AttackRecipe("pgd", 0.05, after="bmi")
+
+
 def test_faults_are_what_they_say(lab, bench):
     test, network = bench.images(lab.data, "test"), bench.classifier(lab.classifier)
 

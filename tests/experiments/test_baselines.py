@@ -8,7 +8,7 @@ from labkit.attacks import fgsm, pgd
 from labkit.attacks.budget import Budget
 from labkit.core import metrics, profiles
 from labkit.core.errors import InputError
-from labkit.core.recipes import AttackRecipe, DefenseRecipe
+from labkit.core.recipes import AttackRecipe, DefenseRecipe, rebase
 from labkit.defenses import DEFENSES
 from labkit.evaluation import adversarial_examples, measurement, threat_models, workbench
 from labkit.evaluation.adversarial_examples import adversarial
@@ -16,6 +16,7 @@ from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import baselines
 from labkit.models.defense import Detector
+from labkit.reporting import tables
 
 import pytest
 import torch
@@ -112,13 +113,36 @@ def test_the_worst_case_is_over_attacks_of_one_size_and_what_takes_long_is_asked
     assert square in kinds["JPEG"] and square not in kinds["Quilting"] and square not in kinds["No Defense"]
     assert ladder in kinds["JPEG"] and ladder in kinds["PixelDefend"]
     ways = {name: [k for attack, norm, k in told if attack == "pgd"] for name, told in kinds.items()}
-    assert ways["JPEG"] == ["identity", "smooth"] and ways["TVM"] == ["identity", "exact"]
-    assert ways["Non-local means"] == ["identity", "learned"] and ways["PD-Ens"] == ["smooth"]
+    assert ways["JPEG"] == ["identity", "smooth", "smooth"] and ways["TVM"] == ["identity", "exact", "exact"]
+    assert ways["Non-local means"] == ["identity", "identity", "learned"] and ways["PD-Ens"] == ["smooth"] * 2
+    begun = {case.label: case.attack.after for case in large if case.attack.after}
+    assert set(begun.values()) == {"mi_di"} and set(kinds) - set(begun) >= {"No Defense", "Adv Training", "TE"}
+    tried = {(case.label, case.attack) for case in large}
+    before = {"name": "mi_di", "loss": "log-odds", "after": ""}
+    made = {(case.label, replace(case.attack, **before)) for case in large if case.attack.after}
+    assert made <= tried
     assert {norm for name, norm, _ in kinds["TVM"] if name == "ladder"} == {"dissimilarity", "linf", "l2"}
     assert {norm for name, norm, _ in kinds["Quilting"]} == {"dissimilarity"}
     alike = baselines.alike(large, AttackRecipe("pgd", 0.03))
     assert {(case.attack.size, case.attack.norm) for case in alike} == {(0.0, "dissimilarity"), (0.03, "dissimilarity")}
     assert {case.label for case in alike} == set(kinds)
+
+
+def test_curves_are_of_the_smallest_changes_of_who_knows_the_defense(bench, small):
+    fast = {case.label: case for case in baselines.smallest(replace(small, adaptive=profiles.LAB.adaptive))}
+    assert {"No Defense", "STL", "JPEG", "Median"} <= set(fast) and not {"TVM", "Quilting", "PixelDefend"} & set(fast)
+    assert baselines.smallest(small) == []
+    asked = [rebase(fast[name], small.data.at_most(10)) for name in ("No Defense", "Median")]
+    asked = [replace(case, attack=replace(case.attack, steps=10, gap=0.0)) for case in asked]
+    found = baselines.curves(asked, bench)
+    for case, (name, mine) in zip(asked, found.groupby("defense", sort=False), strict=True):
+        assert (name, set(mine.knowledge), set(mine.n)) == (case.label, {case.knowledge}, {10})
+        lengths = measurement.smallest([case], bench).double()
+        clean = measurement.run([replace(case, attack=AttackRecipe("clean", 0.0, 0))], bench).accuracy.item()
+        assert mine.accuracy.iloc[0] == clean and mine["size"].iloc[-1] == 0.1
+        assert_close(mine.area.iloc[-1], float(lengths.clamp_max(0.1).mean()))
+    table = tables.security(found)
+    assert list(table.defense) == ["No Defense", "Median"] and table["threat model"][1] == "white box (exact gradient)"
 
 
 def test_a_row_of_a_transform_agrees_with_a_recount(rows, cases, bench):
