@@ -33,6 +33,7 @@ _OPTIONS = {
     "only": {"action": "append", "default": [], "metavar": "WHAT=A,B", "help": _ONLY},
     "convention": {"default": "stated", "choices": ("stated", "released"), "help": _CONVENTION},
     "epochs": {"type": int, "default": 0, "metavar": "N", "help": _EPOCHS},
+    "model": {"default": "", "metavar": "SPEC", "help": "judge this network, as of `labkit evaluate`, and train none"},
     "kind": {"default": "", "help": "only this kind"},
     "data-root": {"default": "", "metavar": "D", "help": "folder of downloaded data sets"},
     "store": {"default": "", "metavar": "D", "help": "folder of artifacts (default: the lab's own)"},

@@ -3,9 +3,13 @@
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit.cli import common
 from labkit.core import InputError, profiles, wording
+
+if TYPE_CHECKING:
+    from labkit.evaluation import Workbench
 
 _NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b; or baselines: which defenses hold"
 
@@ -14,10 +18,13 @@ def add(commands: common.Commands) -> None:
     """Adds `table`, `plan` and `findings` to the command line."""
     text = """Measure tables of the paper, each in three blocks: ours as the paper's attackers, ours in the worst case,
     and the paper's. Goes on where a run that was stopped has left off. Under torchrun, the ranks share the cases."""
-    options = ("profile", "dataset", "resolution", "convention", "epochs", "only", "seed", "data-root", "store")
+    options = (
+        "profile", "dataset", "resolution", "convention", "epochs", "model", "only", "seed", "data-root", "store",
+    )  # fmt: skip
     parser = common.command(commands, "table", _table, "the paper's tables, measured", text, *options)
     parser.add_argument("names", nargs="+", metavar="NAME", help=_NAMES)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write them to (default: only printed)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what the page says first of network and images")
     within = "end after so long, such as 90m, with what is measured by then; the same command goes on"
     parser.add_argument("--for", dest="seconds", type=common.span, metavar="TIME", help=within)
 
@@ -40,7 +47,7 @@ def _table(options: argparse.Namespace) -> int:
     # Each rank builds whole artifacts, on its own: they are what one rank builds, and none waits for a slower one.
     with distributed.session():
         rank, world = distributed.rank(), distributed.world()
-        lab, bench = common.lab(options), common.workbench(options)
+        lab, bench = _judging(options)
         with distributed.apart():
             wanted, asked, cases = _asked(options, lab, bench)
             if options.seconds and world > 1:
@@ -51,7 +58,8 @@ def _table(options: argparse.Namespace) -> int:
                 measurement.share(cases, bench, rank=rank, world=world)
             for name in options.names if rank == 0 else ():  # what others are still measuring is waited for
                 again = table_page.command(name, lab, options.only, options.seed)
-                made = table_page.measure(name, asked[name], lab, bench, checked=set(wanted) <= {"defense"})
+                how = {"checked": set(wanted) <= {"defense"}, "note": options.note}
+                made = table_page.measure(name, asked[name], lab, bench, **how)
                 if options.out:  # before anything is printed, which may fail
                     made.save(options.out, again)
                 print(f"\n{made.text(again)}")
@@ -76,7 +84,8 @@ def _measured_for(options: argparse.Namespace, lab: profiles.Profile, bench, ask
             there = paper_tables.finished(asked[name], bench)
             if there.blind:
                 again = table_page.command(name, lab, options.only, options.seed)
-                table_page.measure(name, there, lab, bench, checked=False, of=asked[name]).save(options.out, again)
+                how = {"checked": False, "of": asked[name], "note": options.note}
+                table_page.measure(name, there, lab, bench, **how).save(options.out, again)
 
     ordered = cost_estimate.ordered(cases, bench)
     whole = deadline.measure(ordered, bench, options.seconds - (time.monotonic() - begun), write)
@@ -84,6 +93,18 @@ def _measured_for(options: argparse.Namespace, lab: profiles.Profile, bench, ask
     print(f"{count} of {len(ordered)} cells are measured: {options.out}")
     print("the same command without --for adds the checks" if whole else "the same command goes on from here")
     return 0
+
+
+def _judging(options: argparse.Namespace) -> tuple[profiles.Profile, "Workbench"]:
+    """The profile and the workbench that the options choose, with the network that they give."""
+    lab, bench = common.lab(options), common.workbench(options)
+    if not options.model:
+        return lab, bench
+    from labkit.evaluation import own
+
+    if studies := {"causes", "holds"} & {*options.names}:
+        raise InputError(f"{min(studies)} trains the networks that it compares; leave out --model")
+    return lab.judging(own.theirs(options.model, None, lab.data, bench).network), bench
 
 
 def _asked(options: argparse.Namespace, lab: profiles.Profile, bench) -> tuple[dict, dict, list]:
@@ -103,7 +124,7 @@ def _asked(options: argparse.Namespace, lab: profiles.Profile, bench) -> tuple[d
 def _plan(options: argparse.Namespace) -> int:
     from labkit.experiments import cost_estimate
 
-    lab, bench = common.lab(options), common.workbench(options)
+    lab, bench = _judging(options)
     _, asked, cases = _asked(options, lab, bench)
     steps = cost_estimate.steps(cases, bench, soonest=True)
     train, test = (bench.images(lab.data, split) for split in ("train", "test"))

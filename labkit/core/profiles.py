@@ -176,8 +176,18 @@ class Profile:
         classifier = replace(self.classifier, epochs=min(self.classifier.epochs, epochs))
         return replace(self, classifier=classifier, retraining=retraining, causes=causes)
 
+    def judging(self, network: recipes.ClassifierRecipe) -> "Profile":
+        """The same with somebody else's network, of which none is trained in another way."""
+        few = replace(self.baselines, trained=(), retrained=())
+        return replace(self, classifier=recipes.rebase(network, self.data), baselines=few)
+
     def trained(self, **how) -> recipes.ClassifierRecipe:
-        """The same classifier, trained in another way: fields of its recipe; the epochs are `retraining`."""
+        """The same classifier, trained in another way: fields of its recipe; the epochs are `retraining`.
+
+        Somebody else's network is not trained here, so not on T(x) either.
+        """
+        if self.classifier.foreign:
+            return replace(self.classifier, **how | {"transform": None})
         return replace(self.classifier, epochs=self.retraining or self.classifier.epochs, **how)
 
 

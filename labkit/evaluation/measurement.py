@@ -124,9 +124,12 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 
 def check(cases: Iterable[Case], bench: Workbench) -> None:
     """Raises InputError where images do not allow what is asked: too few classes, or too few to fit a defense to."""
-    asked = dict.fromkeys((case.data, before) for case in cases for before in (case.defense, case.classifier.transform))
-    for data, defense in asked:
-        there = len(bench.sound(data))
+    asked = dict.fromkeys(
+        (case.data, case.classifier.foreign, before)
+        for case in cases for before in (case.defense, case.classifier.transform)
+    )  # fmt: skip
+    for data, foreign, defense in asked:
+        there = len(bench.images(data, "train") if foreign else bench.sound(data))
         if defense and there < (least := unfitted(defense).least):
             need = f"{defense.label} is fitted to {least:,} training images or more, and {data.label} has {there:,}"
             raise InputError(f"{need}; give more, or choose other defenses (--only defense=…)")

@@ -157,7 +157,7 @@ def curves(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     """`attack_curves.security` of each of the cases of `smallest`, with its defense, knowledge, n and recipe's hash."""
     parts = []
     for case in cases:
-        row, lengths = measurement.run([case], bench).iloc[0], measurement.smallest([case], bench).double().double()
+        row, lengths = measurement.run([case], bench).iloc[0], measurement.smallest([case], bench).double()
         told = row[["defense", "knowledge", "n", "recipe"]]
         parts.append(attack_curves.security(lengths, _REACH).assign(**told))
     return pd.concat(parts or [pd.DataFrame()], ignore_index=True)

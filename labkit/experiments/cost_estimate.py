@@ -133,6 +133,8 @@ def _found(
     found: dict[tuple[str, str], Step] = {}
 
     def add(kind: str, recipe) -> None:
+        if getattr(recipe, "foreign", False):  # is given
+            return
         measured = kind in ("row", "attack")
         digest = bench.digest(recipe.data) if measured else bench.images(recipe.data, "train").digest
         if (name := (kind, key(recipe, digest))) in found:
@@ -213,6 +215,8 @@ class _Rates:
         return max(_LEAST, int(most * self.share))
 
     def _network(self, recipe: ClassifierRecipe) -> networks.Classifier:
+        if recipe.foreign:
+            return self.bench.classifier(recipe)
         return networks.frozen(networks.of(recipe, self.train), self.bench.device)
 
     def _forward(self, recipe: ClassifierRecipe) -> float:

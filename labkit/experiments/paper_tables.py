@@ -27,6 +27,7 @@ _WHO = {
 _VANILLA = ("5", "6a", "6b", "7")
 _PROJECTED = "its T(x) of every training image, to retrain on, takes longer than this profile affords"
 _TRAINED = "training its network takes longer than this profile affords"
+_THEIRS = "the network is given, and no other is trained like it"
 
 
 @dataclass(frozen=True)
@@ -225,12 +226,13 @@ def intervals(rows: pd.DataFrame, attack: str = "FGSM-0.08") -> pd.DataFrame:
 
 def _everyone(lab: Profile, name: str) -> tuple[list[Baseline], tuple[tuple[str, str], ...]]:
     """The table's defenses with their networks, no defense and STL first; and those that are left out."""
-    retrained, printed = name not in _VANILLA, published_numbers.table(name).index
+    retrained, printed = name not in _VANILLA and not lab.classifier.foreign, published_numbers.table(name).index
     found, missing = [Baseline(lab.classifier, None, lab.data.test)], []
     found += [Baseline(lab.retrained(T) if retrained else lab.classifier, T, lab.data.test) for T in lab.defenses]
     for who in _WHO[name]:
         if who in ("adversarial", "thermometer"):
-            rows, affordable, why = [baselines.hardened(lab, who)], who in lab.baselines.trained, _TRAINED
+            rows, affordable = [baselines.hardened(lab, who)], who in lab.baselines.trained
+            why = _THEIRS if lab.classifier.foreign else _TRAINED
         else:
             rows, affordable, why = baselines.before(lab, who), True, _PROJECTED
             if DEFENSES[who].label in printed:  # in the paper's setting alone

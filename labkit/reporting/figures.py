@@ -87,7 +87,8 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         _striped(ax, names)
         ax.set(xlim=(-0.03, 1.03), xticks=(0, 0.5, 1))
         ax.set_title(attack, fontsize=10)
-    fig.suptitle(f"{title}, n = {_several(rows.n.dropna())}: {_ACCURACY}", fontsize=11)
+    broken = "\n" if len(title) > 8 * width else " "
+    fig.suptitle(f"{title}, n = {_several(rows.n.dropna())}:{broken}{_ACCURACY}", fontsize=11)
     return _legend(fig)
 
 

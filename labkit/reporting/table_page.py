@@ -243,6 +243,7 @@ def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) ->
     name, released = published_numbers.convention(name)
     words = ["python", "-m", "labkit", "table", name, "--profile", lab.name, "--dataset", lab.data.label]
     words += ["--convention", "released"] * released
+    words += ["--model", lab.classifier.network] * lab.classifier.foreign
     if lab.classifier.epochs < PROFILES[lab.name].classifier.epochs:
         words += ["--epochs", str(lab.classifier.epochs)]
     if lab.data.resolution:
@@ -266,12 +267,14 @@ def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
 
 
 def measure(
-    name: str, asked: Asked, lab: Profile, bench: Workbench, *, checked: bool = True, of: Asked | None = None
-) -> Published:
+    name: str, asked: Asked, lab: Profile, bench: Workbench, *,
+    checked: bool = True, of: Asked | None = None, note: str = "",
+) -> Published:  # fmt: skip
     """The table with everything that stands on its page; what was measured before is fetched.
 
     checked  whether the attacks are checked (`sanity_checks.verdicts`), which takes about as long as a row or two
     of       the whole table, where `asked` is what is finished of it
+    note     what its caption says first of networks and images
     """
     lab = lab.released if published_numbers.convention(name)[1] else lab
     rows = measurement.run(asked.blind, bench)
@@ -285,7 +288,7 @@ def measure(
     part = f"**{count} of {len(whole)} cells are measured so far.** " * (count < len(whole))
     if checked and name not in (causes.CAUSES, holding.HOLDS):
         said = sanity_checks.verdicts(lab, bench, retrained=bool(rows.retrained.any()))
-    note = f"{part}{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
+    note = f"{note} {part}{_training(asked)} {in_markdown(loaders.note(lab.data.name))}".strip()
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
     if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
         said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
@@ -315,12 +318,14 @@ def _images(rows: pd.DataFrame) -> str:
 def _training(asked: Asked) -> str:
     """How long the networks were trained here."""
     networks = dict.fromkeys(case.classifier for case in (*asked.blind, *asked.aware) if not case.classifier.weights)
+    if not networks:
+        return "The network is given, and none is trained on what a defense makes of images."
     kinds: dict[str, set[int]] = {}
     for network in networks:
         kind = "on adversarial images" if network.adversarial else "on T(x)" if network.transform else "on the images"
         kinds.setdefault(kind, set()).add(network.epochs)
     told = (f"{kind} {' and '.join(map(str, sorted(epochs)))}" for kind, epochs in kinds.items())
-    return f"Epochs of training: {', '.join(told)}." if kinds else ""
+    return f"Epochs of training: {', '.join(told)}."
 
 
 def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:

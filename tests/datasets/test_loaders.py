@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_imagenet import write_imagenet
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -499,17 +500,6 @@ def test_cifar10_without_a_network_says_what_to_do(tmp_path, monkeypatch):
         "could not be downloaded .*data_root=DIR, or use folder:PATH",
         lambda: loaders.load("cifar10", "test", data_root=tmp_path),
     )
-
-
-def write_imagenet(root: Path, synsets: list[str]) -> None:
-    """A few images of ImageNet's layout once its archives are unpacked: meta.bin, train/<synset>, val/<synset>."""
-    torch.save(({wnid: (f"word{i}", "other") for i, wnid in enumerate(synsets)}, []), root / "meta.bin")
-    for part, count in (("train", 3), ("val", 1)):
-        for k, wnid in enumerate(synsets):
-            (root / part / wnid).mkdir(parents=True)
-            for i in range(count):
-                size = (40 + 10 * i, 50)
-                Image.new("RGB", size, (5 * k, 80 * i, 90)).save(root / part / wnid / f"{wnid}_{i}.JPEG")
 
 
 def test_imagenet_from_its_official_layout(tmp_path):

@@ -1,10 +1,14 @@
 """A table of the paper measured, small: its page, its files, and what it says."""
 
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 from labkit.__main__ import main
 from labkit.core.errors import InputError
+from labkit.core.torchvision_shim import torchvision
+from labkit.datasets import load
 from labkit.evaluation import measurement
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import cluster_stability, paper_tables, published_numbers
@@ -14,6 +18,8 @@ import kept_recipes
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+from safetensors.torch import save_file
+from small_imagenet import write_imagenet
 
 WANTED = {
     "defense": ["No Defense", "STL", "STL (cluster)"],
@@ -196,3 +202,37 @@ def test_votes_are_counted_under_the_tables_own_attacks(made, small, bench):
     assert table_page.measure("1", alone, small, bench, checked=False).votes.empty
     attackless = table_page.ask(small, ["1"], {**WANTED, "defense": ["STL (cluster)"]})["1"]
     assert table_page.measure("1", attackless, small, bench, checked=False).votes.empty
+
+
+def test_tables_of_a_given_network_on_imagenets_own_layout(tmp_path, capsys, monkeypatch):
+    """A network of torchvision's with its weights in a file, as whoever has ImageNet gives it; nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "root").mkdir()
+    write_imagenet(tmp_path / "root", ["n00000001", "n00000002", "n00000003"], train=8)
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "random_resnet50.py"))
+    parts = [load("imagenet", part, data_root=tmp_path / "root", resolution=32) for part in ("train", "test")]
+    save_file(example["weights"](parts, make=torchvision.models.resnet18, batch=8), "net.safetensors")
+    model = "torchvision:resnet18@net.safetensors"
+    words = ["--profile", "smoke", "--dataset", "imagenet", "--data-root", "root", "--resolution", "32"]
+    words += ["--model", model, "--store", "store"]
+    few = ["--only", "defense=No Defense,STL", "--only", "attack=Clean,FGSM-0.08,FGSM-0.06 avg"]
+    few += ["--only", "knowledge=classifier"]
+    note = "Its features are random."
+    for name in ("7", "3"):
+        assert main(["plan", name, *words, *few, "--list"]) == 0
+        assert "classifier" not in capsys.readouterr().out
+        assert main(["table", name, *words, *few, "--out", "out", "--note", note]) == 0
+        told = capsys.readouterr().out
+        assert (
+            f"{note} The network is given, and none is trained" in told and f"--model {model} --resolution 32" in told
+        )
+        rows = pd.read_csv(f"out/table_{name}_rows.csv")
+        assert (
+            set(rows.classifier) == {model} and not rows.retrained.any() and set(rows.defense) == {"No Defense", "STL"}
+        )
+        assert set(rows.knowledge) <= {"–", "classifier"} and rows.data.str.startswith("imagenet, 32×32").all()
+    assert not (tmp_path / "store" / "classifier").exists()
+    assert main(["table", "holds", *words]) == 2
+    assert "holds trains the networks that it compares; leave out --model" in capsys.readouterr().err
+    assert main(["plan", "8a", *words]) == 0
+    assert "Adv Training: the network is given, and no other is trained like it" in capsys.readouterr().out
