@@ -82,7 +82,9 @@ bench: $(READY)
 # The paper's tables and its Figures 5 to 7 on real images, and what is read from them. Every part goes on where it was
 # stopped; `labkit plan` tells beforehand what it takes. The photographs that come with packages are for the question of
 # resolution alone: at the quick size, and fewer cells the larger they are. SAMPLES are images of 224 pixels, perhaps one
-# a class, of which T alone is measured.
+# a class: T alone is measured, and what ImageNet would get is tried with a network that has learned nothing.
+TRIED = --model torchvision:resnet50@reports/lab-samples/resnet50.safetensors --dataset '$(SAMPLES)' --resolution 224 \
+    --note 'The accuracy means nothing: the network has random features, and its head is fitted on these very pictures.'
 measured: $(READY)
 	@test -n '$(CIFAR10)$(IMAGENET10)$(SAMPLES)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH (one is enough)' >&2; exit 1; }
 ifdef CIFAR10
@@ -107,10 +109,11 @@ ifdef SAMPLES
 	cp reports/lab-samples/03_projection/*.csv reports/lab-samples/03_projection/*.json reports/lab-samples/03_projection/headline.md \
 	    reports/lab-samples/manifest.json '$(MEASURED)/imagenet-samples/03_projection' # and no picture: the images are not ours
 	$(BIN)/python examples/random_resnet50.py '$(SAMPLES)' reports/lab-samples/resnet50.safetensors
-	$(BIN)/python -m labkit evaluate --model torchvision:resnet50@reports/lab-samples/resnet50.safetensors \
-	    --dataset '$(SAMPLES)' --resolution 224 --images 24 --effort fast --without-pictures \
-	    --note 'The accuracy means nothing: the network has random features, and its head is fitted on these very pictures.' \
-	    --out '$(MEASURED)/imagenet-samples/evaluation'
+	$(BIN)/python -m labkit evaluate $(TRIED) --images 12 --effort fast --without-pictures --out reports/trials/evaluation
+	$(BIN)/python -m labkit table 7 $(TRIED) --profile smoke --out reports/trials \
+	    --only 'defense=No Defense,STL,TVM' --only 'attack=Clean,FGSM-0.08'
+	$(BIN)/python -m labkit table 3 $(TRIED) --profile smoke --out reports/trials \
+	    --only 'defense=No Defense,STL,TVM+quilt' --only 'attack=Clean,FGSM-0.06 avg'
 endif
 	$(BIN)/python -m labkit table 6a --profile quick --dataset photos --resolution 64 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'
