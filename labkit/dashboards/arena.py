@@ -26,6 +26,8 @@ that one. Choose a defense and an attack to see what they do to an image."""
 class Arena(Page):
     """A `Page` of all rows that are kept; `view` is the widget to display."""
 
+    TRY = "Choose the attack of an outlined cell: what has it changed in the image?"
+
     def __init__(self, lab: Profile, bench: Workbench, theirs=None):
         self.desk, self.asked_of = Desk(lab, bench, theirs=theirs), theirs.cases if theirs else cases(lab)
         self.network = choice("classifier", {"vanilla": False, "retrained on T(x)": True})

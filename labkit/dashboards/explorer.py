@@ -27,6 +27,8 @@ times their difference. The lower row is what the defense makes of each, and of 
 class Explorer(Page):
     """A `Page` about one image at a time; `view` is the widget to display."""
 
+    TRY = "Drag λ: from where on does the attack shrink faster than the picture loses detail?"
+
     def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS, theirs=None):
         self.desk = Desk(lab, bench, offers, theirs)
         self.data, self.index, self.upload = choice("images", list(self.desk.labs)), images(), Upload(self.take)

@@ -22,6 +22,8 @@ _BATCH = 10
 class FilterAtlas(Page):
     """A `Page` of one dictionary; `view` is the widget to display."""
 
+    TRY = "Choose an edge, then a spot: where in the image is each of them active?"
+
     def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS[:-1]):
         self.desk = Desk(lab, bench, offers)
         self.data, self.index = choice("images", list(self.desk.labs)), images()

@@ -21,6 +21,8 @@ _HEAD = "<thead><tr><th>system</th><th>accuracy and 95 % interval</th><th></th><
 class LiveAccuracy(Page):
     """A `Page` about many images at once; `view` is the widget to display, `found` the numbers that it shows."""
 
+    TRY = "Give the attacker the exact gradient: what is left of what T had gained?"
+
     def __init__(self, lab: Profile, bench: Workbench, offers=OFFERS[:-1], theirs=None):
         self.desk = Desk(lab, bench, offers, theirs)
         self.data = choice("images", list(self.desk.labs))

@@ -26,8 +26,8 @@ OFFERS = (("fashion", None), ("photos", 64), ("photos", 224))  # embedded, so th
 Recipe = TransformRecipe | StratifiedRecipe | ClassifierRecipe
 _Widgets = Sequence[w.Widget]
 _STEPS = 400  # of a progress bar
-_HELP = """<details class='lk-help'><summary aria-label='Help'>?</summary><p>Tab goes from control to control; arrows
-move the one that has the focus.</p><p>Pictures fade while newer ones are made. What is not in the store yet is offered
+_HELP = """<details class='lk-help'><summary aria-label='Help'>?</summary><p>{} Tab goes from control to control; arrows
+move the one that has the focus.</p><p>What is shown fades while newer is made. What is not in the store yet is offered
 as a button, and then kept.</p><p>One attack gives an upper bound of robust accuracy: attackers choose the worst.
 <a href='https://arxiv.org/abs/1812.00037'>The paper</a> says what T, λ, K and S are.</p></details>"""
 _PATH = re.compile(r"(?<![\w.])(?:~|/)(?:[^/\s]*/)+")
@@ -80,7 +80,10 @@ class Page:
     `asked` controls say, off the main thread, and `work` is who does it.
 
     wait  seconds for which a request lies before it is begun, as for `Latest`
+    TRY   what its help says to try first
     """
+
+    TRY = ""
 
     def __init__(self, title: str, words: str, controls: _Widgets, content: _Widgets, *, wait: float = 0):
         self.status = w.HTML().add_class("lk-status")
@@ -92,7 +95,7 @@ class Page:
         self._builder, self.work = self.worker(self._build), self.worker(self._show, wait=wait)
         self.asked: _Widgets = ()
         self._content, self._boards = content, [part for part in content if isinstance(part, Board)]
-        heading = w.HTML(f"<h1>{escape(title)}</h1>{_HELP}<p class='lk-soft'>{words}</p>")
+        heading = w.HTML(f"<h1>{escape(title)}</h1>{_HELP.format(self.TRY)}<p class='lk-soft'>{words}</p>")
         left = w.VBox([*controls, self.button, self.bar, self.cancel]).add_class("lk-controls")
         columns = w.HBox([left, w.VBox([self.status, *content]).add_class("lk-content")]).add_class("lk-columns")
         self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns]).add_class("lk-page")

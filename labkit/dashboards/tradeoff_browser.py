@@ -27,6 +27,8 @@ _CHOICES = {"λ": "lam", "K, filters": "K", "S, pixels a side": "S", "M, cluster
 class TradeoffBrowser(Page):
     """A `Page` of one chart; `view` is the widget to display."""
 
+    TRY = "Hover a point to see its pictures. A higher λ takes more of the attack, and of the image."
+
     def __init__(self, lab: Profile, bench: Workbench):
         self.desk, self.lab = Desk(lab, bench), lab
         self.what = choice("what", _CHOICES)

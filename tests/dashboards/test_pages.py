@@ -17,7 +17,7 @@ from labkit.experiments import ablations
 
 import nbformat
 import pytest
-from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, kernels, memory, served
+from browser_drive import CHROMIUM, PAGES, Tab, chromium, crowd, faults, kernels, memory, served
 from PIL import Image
 
 pytestmark = [
@@ -360,3 +360,13 @@ def test_behind_a_proxy_the_pages_lie_where_they_are_said_to(browser, store):
         opened.says("filters of 8×8 pixels")
         assert opened.page.locator(".lk-back").get_attribute("href") == "/lab/"
         opened.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_no_fault_of_ours(browser, where, name, scheme):
+    """WCAG A and AA, of all but the inside of plotly's charts; what is about to be replaced has faded, and may."""
+    opened = Tab(browser, where, name, color_scheme=scheme).ready()
+    opened.page.wait_for_function("!document.querySelector('.lk-pending, .lk-dim')")
+    assert faults(opened.page, ".js-plotly-plot") == []
+    opened.context.close()

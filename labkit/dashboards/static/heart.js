@@ -35,6 +35,16 @@ function render({ model, el }) {
     if (slept) ask();
   }
 
+  // ipywidgets writes a slider's name beside it, where a screen reader does not look for it.
+  function name() {
+    for (const handle of document.querySelectorAll(".widget-slider .noUi-handle:not([aria-label])")) {
+      const label = handle.closest(".widget-slider").querySelector(".widget-label");
+      if (label) handle.setAttribute("aria-label", label.textContent);
+    }
+  }
+
+  const names = new MutationObserver(name);
+  names.observe(document.body, { childList: true, subtree: true });
   const events = ["pointermove", "pointerdown", "keydown", "focus"];
   const timer = setInterval(ask, EVERY);
   events.forEach((event) => window.addEventListener(event, use, { passive: true }));
@@ -42,6 +52,7 @@ function render({ model, el }) {
   model.send({ beat: 0 });  // at once, however soon the page is left again: the kernel need not keep itself ready
   return () => {
     clearInterval(timer);
+    names.disconnect();
     events.forEach((event) => window.removeEventListener(event, use));
   };
 }
