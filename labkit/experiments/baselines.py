@@ -28,6 +28,7 @@ _KURAKIN, _MADRY = AdversarialTraining(), AdversarialTraining("pgd", 0.031, "lin
 _HARDENED = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels": 16},
              "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY}}  # fmt: skip
 ROBUSTBENCH = ("linf", 8 / 255), ("l2", 0.5)  # norms and sizes of its leaderboards for CIFAR-10
+_COPIED = 8  # epochs of an attacker's network on T(x)
 _REACH = 0.1  # relative L2 up to which `curves` go: the paper's sizes but Table 8's largest
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
@@ -94,12 +95,17 @@ def hardened(lab: Profile, name: str) -> Baseline:
 def cases(lab: Profile) -> list[Case]:
     """What the baselines are asked: the profile's attacks in a grey box, and all of `against`.
 
-    The undefended network and STL, on as many images as the fast ones, come first.
+    The undefended network and STL, on as many images as the fast ones, come first. Where there is the time, STL's
+    strongest grey box is also made on two networks at once, one of them trained for a few epochs on T(x).
     """
     asked = []
     for baseline in [*_ours(lab), *everyone(lab)]:
-        tried = [(attack, "classifier") for attack in lab.attacks] + against(lab, baseline)
+        hard = against(lab, baseline)
+        tried = [(attack, "classifier") for attack in lab.attacks] + hard
         mine = [Case(baseline.network, baseline.defense, *each) for each in tried]
+        if lab.adaptive.autoattack and baseline.defense == lab.transform and not lab.classifier.foreign:
+            copies = lab.classifier, replace(lab.retrained(), epochs=_COPIED)
+            mine.append(replace(mine[0], attack=hard[0][0], knowledge="transfer", copy=copies))
         asked += [rebase(case, lab.data.at_most(baseline.n)) for case in mine]
     return asked
 
