@@ -103,7 +103,8 @@ def cases(lab: Profile) -> list[Case]:
         hard = against(lab, baseline)
         tried = [(attack, "classifier") for attack in lab.attacks] + hard
         mine = [Case(baseline.network, baseline.defense, *each) for each in tried]
-        if lab.adaptive.autoattack and baseline.defense == lab.transform and not lab.classifier.foreign:
+        stl = (baseline.network, baseline.defense) == (lab.classifier, lab.transform)
+        if stl and lab.adaptive.autoattack and not lab.classifier.foreign:
             copies = lab.classifier, replace(lab.retrained(), epochs=_COPIED)
             mine.append(replace(mine[0], attack=hard[0][0], knowledge="transfer", copy=copies))
         asked += [rebase(case, lab.data.at_most(baseline.n)) for case in mine]
