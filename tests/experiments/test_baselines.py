@@ -124,7 +124,7 @@ def test_the_worst_case_is_over_attacks_of_one_size_and_what_takes_long_is_asked
     assert {norm for name, norm, _ in kinds["TVM"] if name == "ladder"} == {"dissimilarity", "linf", "l2"}
     assert {norm for name, norm, _ in kinds["Quilting"]} == {"dissimilarity"}
     (two,) = [case for case in large if case.knowledge == "transfer"]
-    assert two.defense == profiles.LAB.transform and two.attack.name == "mi_di"
+    assert two.label == "STL" and two.attack.name == "mi_di"
     assert two.copy[0] == two.classifier and two.copy[1].transform == two.defense
     alike = baselines.alike(large, AttackRecipe("pgd", 0.03))
     assert {(case.attack.size, case.attack.norm) for case in alike} == {(0.0, "dissimilarity"), (0.03, "dissimilarity")}
