@@ -2,6 +2,7 @@
 
 from labkit.core import metrics
 from labkit.core.wording import in_markdown
+from labkit.evaluation import ThreatModel
 from labkit.experiments import holding
 from labkit.reporting import tables, verdicts
 from labkit.reporting.pictures import canvas
@@ -82,34 +83,45 @@ def front(worst: pd.DataFrame, clean: dict[str, float]) -> list[str]:
     return found
 
 
+def partly(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
+    """Of defenses without a whole worst case in the first budget, what the best attack of a white box leaves so far."""
+    norm = holding.BUDGETS[0][0]
+    known = rows.apply(lambda row: "white box" in ThreatModel.of(row.knowledge, row.defense).label, axis=1)
+    tried = rows[(rows.norm == norm) & known.astype(bool) & ~rows.defense.isin(worst.defense[worst.norm == norm])]
+    return tried.loc[tried.groupby("defense", sort=False).accuracy.idxmin()]
+
+
 def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title: str) -> Figure:
     """The map: clean against worst-case accuracy in the first budget, the front that nothing beats, certified points.
 
     certain  from `certified.rows`, at that size; certified accuracy is a lower bound, all else an upper one
     """
     (norm, size), (fig, ax) = holding.BUDGETS[0], canvas(9.5, 6.2, lines="both")
-    least = worst[worst.norm == norm]
+    least, some = worst[worst.norm == norm], partly(rows, worst)
     clean = {row.defense: row for row in rows[rows.attack == "Clean"].itertuples()}
     for label, colour, marker in _KINDS[:4]:
-        mine = [row for row in least.itertuples() if _kind(row.defense) == label]
-        for row in mine:
-            at = clean[row.defense]
-            up, along = ([[p.accuracy - p.low], [p.high - p.accuracy]] for p in (row, at))
-            ax.errorbar(at.accuracy, row.accuracy, up, along, color=colour, alpha=0.35, linewidth=1)
-        for few in (False, True):
-            points = [row for row in mine if row.defense.endswith(holding.FEW) == few]
-            if points:  # open: no more than upper bounds
-                ax.plot([clean[row.defense].accuracy for row in points], [row.accuracy for row in points], marker,
+        for found, few, faint in ((least, False, 1), (least, True, 1), (some, False, 0.45), (some, True, 0.45)):
+            mine = [row for row in found.itertuples()
+                    if _kind(row.defense) == label and row.defense.endswith(holding.FEW) == few]  # fmt: skip
+            for row in mine:
+                at = clean[row.defense]
+                up, along = ([[p.accuracy - p.low], [p.high - p.accuracy]] for p in (row, at))
+                ax.errorbar(at.accuracy, row.accuracy, up, along, color=colour, alpha=0.35 * faint, linewidth=1)
+            if mine:  # open: no more than upper bounds
+                said = "upper bound" if faint == 1 else "some attacks so far"
+                ax.plot([clean[row.defense].accuracy for row in mine], [row.accuracy for row in mine], marker,
                         color=colour, markersize=5 if few else 9, markerfacecolor="white", linestyle="none",
-                        label=f"{label}{holding.FEW * few} (upper bound)")  # fmt: skip
+                        alpha=faint, label=f"{label}{holding.FEW * few} ({said})")  # fmt: skip
     best = front(least, {name: row.accuracy for name, row in clean.items()})
     ends = [(clean[name].accuracy, least[least.defense == name].accuracy.iloc[0]) for name in best]
     if ends:
         ax.plot(
             *zip(*ends, strict=True), "-", color="#888888", linewidth=1, zorder=0, label="nothing is better in both"
         )
-    for name, (x, y) in zip(best, ends, strict=True):
-        ax.annotate(name, (x, y), (5, 7), textcoords="offset points", fontsize=8, color="#444444")
+    for found, where in ((least, {"xytext": (7, 5)}), (some, {"xytext": (-8, -10), "ha": "right"})):
+        for row in found[~found.defense.str.endswith(holding.FEW)].itertuples():
+            at = clean[row.defense].accuracy, row.accuracy
+            ax.annotate(row.defense, at, textcoords="offset points", fontsize=8, color="#444444", **where)
     certain = certain[certain["size"].isin((0, size))] if len(certain) else certain
     for (name, mine), marker in zip(certain.groupby("system", sort=False) if len(certain) else (), "*ph", strict=False):
         plain, at = (mine[mine["size"] == end].iloc[0] for end in (0, size))

@@ -25,6 +25,7 @@ def frames():
             line = dict(zip(("accuracy", "low", "high"), metrics.accuracy(right), strict=False))
             line |= {"defense": name, "attack": attack, "n": 10, "right": metrics.packed(right, "0" * 12)}
             line["norm"] = "linf" if attack == "PGD" else ""
+            line["knowledge"] = "–" if attack == "Clean" else "exact" if name.startswith("STL") else "classifier"
             rows.append({**line, "data": "fashion, 32×32", "classifier": "vgg16 ×0.25"})
         for norm, size in holding.BUDGETS:
             worst.append({**line, "norm": norm, "size": size, "attacks": 3, "hardest": "PGD, white box"})
@@ -106,6 +107,13 @@ def test_page_and_figures_show_what_is_measured():
     (ax,) = holding_page.figure(rows, worst, certain, "title").axes
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "certified: STL + linear head" in told and "nothing is better in both" in told
+    within, less = rows.assign(norm=rows.norm.replace("linf", "l2")), worst[worst.defense != "STL"]
+    (ax,) = holding_page.figure(within, less, certain, "title").axes
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "T before a vanilla network (some attacks so far)" in told
+    some = holding_page.partly(within, less)
+    assert list(some.defense) == ["STL"] and some.accuracy.item() == 0.1
+    assert len(holding_page.partly(within.assign(knowledge="classifier"), less)) == 0  # nobody knew T
     page = table_page.Held(holding.HOLDS, rows, worst, pd.DataFrame(), (), "note", "", {}, {}, certain, pd.DataFrame())
     text = page.text("command")
     told = holding_page._certain(certain)
