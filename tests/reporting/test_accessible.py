@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
     """A page and an overview with all that there is: moving pictures, a chart, a table, code, an error."""
     out = tmp_path_factory.mktemp("report")
     chart = {"data": [{"y": [1, 3, 2]}], "layout": {"title": {"text": "gap"}}}
-    table = "| a | b |\n|---|---|\n| STL | 0.48 [0.36, 0.61] |"
+    wide = ["| STL " + "| 0.48 [0.36, 0.61] " * 12 + "|", "|---" * 13 + "|"]
+    table = "\n".join([wide[0], wide[1], wide[0]])
     outputs = [
         new_output("display_data", data={"text/html": moving()}),
         new_output("display_data", data={html.PLOTLY: chart, "image/png": "iVBORw0KGgo="}),
