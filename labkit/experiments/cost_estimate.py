@@ -249,8 +249,8 @@ class _Rates:
         liked = not recipe.like or has("dictionary", recipe.like.dictionary, digest=digest)
         if not defenses.unfitted(recipe).learns or (liked and has("defense", recipe, digest=digest)):
             defense = self.bench.defense(recipe)
-            if not defense.maps:
-                return 0.0  # beside the network that it wraps, it costs little
+            if not defense.maps:  # wraps a network, which it may ask about many versions of an image
+                defense = defense.around(self._network(ClassifierRecipe()))
         else:
             network = self._network(ClassifierRecipe())
             defense = briefly(recipe.name, network, self.train[: self._count(_FEWER)])

@@ -11,4 +11,4 @@
 }
 
 // What is wider than its place is scrolled by keys, too.
-for (const wide of document.querySelectorAll(".html, .text table, .first table, pre")) if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+for (const wide of document.querySelectorAll(".html, .text table, .output table, .first table, pre")) if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
