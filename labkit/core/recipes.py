@@ -57,6 +57,7 @@ class TransformRecipe(Limited):
     top        how many coefficients of an image T keeps, the largest; 0 for all (Bakiskan et al., 2021)
     shaken     how far each call draws: λ times or by up to 2 to this power, and up to half as large a share of filters
                left out; 0 for the paper's T, which draws nothing
+    relative   whether λ is a share of the smallest λ that leaves nothing of an image, so another for each image
     """
 
     dictionary: DictionaryRecipe = field(default_factory=DictionaryRecipe)
@@ -70,6 +71,7 @@ class TransformRecipe(Limited):
     stretched: bool = field(default=False, metadata=LATER)
     top: int = field(default=0, metadata=LATER)
     shaken: float = field(default=0.0, metadata=LATER)
+    relative: bool = field(default=False, metadata=LATER)
     version: int = 2
     data = property(attrgetter("dictionary.data"))
 
@@ -77,7 +79,7 @@ class TransformRecipe(Limited):
     def label(self) -> str:
         """The paper's name in tables, and how it differs from the paper's."""
         told = [f"low-pass ×{self.dim:g}"] * (self.dim != 1) + [f"top {self.top}"] * bool(self.top)
-        told += ["random"] * bool(self.shaken)
+        told += ["random"] * bool(self.shaken) + ["λ per image"] * self.relative
         return f"STL ({', '.join(told)})" if told else "STL"
 
 

@@ -37,7 +37,7 @@ class SparseTransform(Defense):
     dim       share of the low-pass part's contrast that T keeps; 1 is the paper's T
     bits      a channel to which T(x) is rounded, which gradients pass unchanged; 0 for not
     stretched whether each T(x) is then divided by its largest pixel, as in the authors' script
-    top, shaken  as in TransformRecipe; the draws of a call are the same for all its images
+    top, shaken, relative  as in TransformRecipe; the draws of a call are the same for all its images
 
     Raises InputError for another channel number or an image smaller than a filter.
     """
@@ -46,11 +46,11 @@ class SparseTransform(Defense):
 
     def __init__(
         self, d, *, lam=0.2, lowpass=5.0, pad=16, backward="exact", boundary="circular", gap_tol=1e-2, method="auto",
-        dim=1.0, bits=0, stretched=False, top=0, shaken=0.0,
+        dim=1.0, bits=0, stretched=False, top=0, shaken=0.0, relative=False,
     ):  # fmt: skip
         conv.check(d)
         told = {"lam": lam, "lowpass": lowpass, "pad": pad, "boundary": boundary, "gap_tol": gap_tol, "dim": dim}
-        super().__init__(**told, bits=bits, stretched=stretched, top=top, shaken=shaken)
+        super().__init__(**told, bits=bits, stretched=stretched, top=top, shaken=shaken, relative=relative)
         for what, value, known in (("backward", backward, BACKWARDS), ("boundary", boundary, BOUNDARIES)):
             if value not in known:
                 raise InputError(f"unknown {what} {value!r}; choose from {', '.join(known)}")
@@ -61,7 +61,7 @@ class SparseTransform(Defense):
     @classmethod
     def of(cls, recipe: TransformRecipe, d: Tensor) -> "SparseTransform":
         """The layer of a recipe with filters d, which were learned by `recipe.dictionary`, in evaluation mode."""
-        fields = ("lam", "lowpass", "pad", "boundary", "gap_tol", "dim", "bits", "stretched", "top", "shaken")
+        fields = "lam lowpass pad boundary gap_tol dim bits stretched top shaken relative".split()
         return cls(d, **{field: getattr(recipe, field) for field in fields}).eval()
 
     def approximate(self, gap: float) -> "SparseTransform":
@@ -78,7 +78,9 @@ class SparseTransform(Defense):
         """
         self._check(x)
         low, high = split(x, self.lowpass, self.pad)
-        return low, high, self._solve(self._wide(high), start, gap_tol)
+        wide = self._wide(high)
+        each = (self.d, self.lam * self._most(wide)[:, 0, 0, 0]) if self.relative else None
+        return low, high, self._solve(wide, start, gap_tol, each)
 
     def join(self, low: Tensor, code: cbpdn.Solution) -> Tensor:
         """T(x) of the image that `parts` took apart; no gradient passes."""
@@ -95,7 +97,13 @@ class SparseTransform(Defense):
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Low-pass part (not dimmed) and what the code synthesises, both as x and with their gradients."""
         low, high = split(x, self.lowpass, self.pad)
-        return low, self._narrow(_SparseMap.apply(self._wide(high), self), x.shape[2:])
+        wide = self._wide(high)
+        if self.relative:  # an image that is twice as strong has a code that is, for twice the λ
+            most = self._most(wide)
+            sparse = most * _SparseMap.apply(wide / most, self)
+        else:
+            sparse = _SparseMap.apply(wide, self)
+        return low, self._narrow(sparse, x.shape[2:])
 
     def extra_repr(self) -> str:
         K, C, S, _ = self.d.shape
@@ -137,6 +145,10 @@ class SparseTransform(Defense):
     def _code(self, high: Tensor, drawn: tuple[Tensor, float]) -> cbpdn.Solution:
         """The code of each image, begun where it remembers any with that of the image last asked about and nearest."""
         return self._solve(high, _nearest(high, *self._last) if self._last else None, drawn=drawn)
+
+    def _most(self, high: Tensor) -> Tensor:
+        """The smallest λ of each image that leaves nothing of it, with its gradient: (B, 1, 1, 1)."""
+        return cbpdn.lambda_max(high, self.d.to(high.dtype)).clamp_min(_DARK)[:, None, None, None]
 
     def _wide(self, high: Tensor) -> Tensor:
         return high if self.boundary == "circular" else extend(high, self.d.shape[3] - 1)

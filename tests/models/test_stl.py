@@ -378,9 +378,9 @@ def test_dense_projection_leaves_alone_what_is_there_already_and_is_linear():
     assert_close(1e-4 * one, _project_dense(1e-4 * g, mask.double(), d, 1e-12), rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", [{"top": 9}, {"shaken": 0.8}], ids=["top", "shaken"])
-def test_the_gradient_of_a_T_that_keeps_few_or_draws_is_exact(how):
-    """Against finite differences, of the same draws; a T without either has another gradient."""
+@pytest.mark.parametrize("how", [{"top": 9}, {"shaken": 0.8}, {"relative": True}], ids=lambda how: next(iter(how)))
+def test_the_gradient_of_a_T_that_keeps_few_draws_or_chooses_is_exact(how):
+    """Against finite differences, of the same draws; a T without any of it has another gradient."""
     d, x = dictionary(12, S=5), images(W=12)
     T = SparseTransform(d, lam=0.2, gap_tol=1e-12, **how)
     v, w = images(W=12, seed=2) - 0.5, images(W=12, seed=3) - 0.5
@@ -402,6 +402,20 @@ def test_the_largest_coefficients_are_kept():
     mask = whole.z != 0
     dense = _project_dense(x, mask.float(), d, 1e-6, (few.z != 0).float())
     assert_close(project(x, few.code, d, tol=1e-6), dense, rtol=1e-3, atol=1e-4)
+
+
+def test_a_T_with_a_lambda_for_each_image_scales_with_them():
+    """What is left of an image does not depend on its contrast; `parts` and the layer say the same."""
+    d, x = dictionary(12, S=5), images(W=12)
+    T = SparseTransform(d, lam=0.2, gap_tol=1e-10, relative=True)
+    _, high, code = T.parts(x)
+    most = cbpdn.lambda_max(high, d)
+    for one, lam in zip(range(len(x)), 0.2 * most, strict=True):
+        alone = cbpdn.solve(high[one : one + 1], d, float(lam), gap_tol=1e-10)
+        assert_close(code.synthesis[one], alone.synthesis[0], rtol=1e-3, atol=1e-4)
+    assert_close(T.both(x)[1], code.synthesis, rtol=1e-3, atol=1e-4)
+    assert_close(T.both(x / 2)[1], code.synthesis / 2, rtol=1e-3, atol=1e-4)
+    assert torch.equal(T(torch.zeros_like(x)), torch.zeros_like(x))
 
 
 def test_a_T_that_draws_is_random_and_repeats_its_seed():
