@@ -108,3 +108,13 @@ def test_a_blur_as_strong_as_T_needs_T_and_a_detector_its_network(lab, tmp_path)
     bench.transform(blur)
     built = [path.parent.parent.name for path in tmp_path.glob("*/*/manifest.json")]
     assert sorted(built) == ["defense", "dictionary"]
+
+
+def test_what_wraps_a_network_is_timed_with_it_once_it_is_fitted(lab, tmp_path):
+    """An ensemble asks its network about many crops, each quilted: hours, where it was taken for nothing."""
+    bench = Workbench(tmp_path, progress=False)
+    data = replace(lab.data, train=60, test=10)
+    crops = DefenseRecipe("crops", data, (("crops", 8), ("patches", 500)))
+    bench.defense(crops)
+    rates = cost_estimate._Rates(bench, bench.images(data, "train"))
+    assert rates.defense(crops) > 4 * rates.forward(lab.classifier)
