@@ -13,7 +13,7 @@ from labkit.core import InputError, checkpoint
 from labkit.core.wording import in_markdown, typed
 from labkit.evaluation import ThreatModel
 from labkit.reporting import html, tables
-from labkit.reporting.judged import JSON, read
+from labkit.reporting.judged import JSON, defense_of, read
 
 import pandas as pd
 
@@ -76,7 +76,7 @@ def _evaluations(folder: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any]
     for file in sorted(folder.rglob(JSON)):
         told = read(file)
         clean = next(row for row in told["rows"] if row["attack"] == "Clean")
-        defense = (told["defense"] or {"name": "No Defense"})["name"]
+        defense = defense_of(told)
         models = [ThreatModel.of(row["knowledge"], defense).label for row in told["rows"] if row is not clean]
         failed = [check["check"] for check in told["checks"] if check["verdict"] == "failed"]
         yield (clean["right"].split(":")[0], clean["n"]), {

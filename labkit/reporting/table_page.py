@@ -2,10 +2,10 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit.core import InputError, checkpoint, hardware
 from labkit.core.profiles import PROFILES, Profile
@@ -14,14 +14,7 @@ from labkit.core.store import locked
 from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
 from labkit.evaluation import ThreatModel, Workbench, measurement, sanity_checks
-from labkit.experiments import (
-    causes,
-    cluster_stability,
-    cost_estimate,
-    holding,
-    paper_tables,
-    published_numbers,
-)  # fmt: skip
+from labkit.experiments import causes, cluster_stability, cost_estimate, holding, paper_tables, published_numbers
 from labkit.experiments.paper_tables import Asked
 from labkit.reporting import captions, cause_page, figures, holding_page, pictures, questions, tables, verdicts
 
@@ -43,6 +36,7 @@ class Published:
     note, checks what `captions.table` says of the networks and of the attacks
     images       digests of training and test images, by number of the latter
     recipes      of the rows, by their hashes (`measurement.recipes_of`)
+    certain, supports  of `certified.rows` and `certified.supports`, of the table of what holds
     """
 
     name: str
@@ -54,49 +48,36 @@ class Published:
     checks: str
     images: dict[str, str]
     recipes: dict[str, Any]
+    certain: pd.DataFrame | None = None
+    supports: pd.DataFrame | None = None
+
+    @property
+    def kind(self) -> "_Kind":
+        """How it is read."""
+        return _OWN.get(published_numbers.convention(self.name)[0], _PAPERS)
 
     @property
     def stem(self) -> str:
         """What the names of its files begin with."""
-        return f"table_{self.name}"
-
-    @property
-    def beside(self) -> str:
-        """The table of the paper beside which it stands."""
-        return self.name
+        return f"table_{self.name}" if self.kind is _PAPERS else self.name
 
     @property
     def cells(self) -> pd.DataFrame:
-        """`tables.measured`."""
-        return tables.measured(self.rows, self.worst, self.name)
+        """The table, for programs."""
+        return self.kind.cells(self)
 
     @property
     def caption(self) -> str:
-        """`captions.table`."""
-        return captions.table(self.rows, self.beside, self.note, self.checks)
+        """What is said under it."""
+        return self.kind.caption(self)
 
     def figure(self) -> Figure:
-        """`figures.cells`."""
-        return figures.cells(self.cells, self.name, _images(self.rows))
+        """Its numbers drawn."""
+        return self.kind.figure(self, f"{self.rows.data.iloc[0]}, {self.rows.classifier.iloc[0]}")
 
     def text(self, command: str) -> str:
-        """The page of the table, in Markdown."""
-        printed, exact = published_numbers.table(self.name).attrs, {"disable_numparse": True}  # 0.30 says more than 0.3
-        title = f"# Table {published_numbers.called(self.name)}: "
-        title += ", ".join(printed[what] for what in ("dataset", "classifier", "setting"))
-        parts = [title, tables.markdown(tables.blocks(self.cells, self.name), **exact), self.caption]
-        if self.missing:
-            parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
-        found = questions.of_table(self.cells, self.votes)
-        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
-        kept = tables.retention(self.cells, self.name)
-        if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
-            parts += ["## Relative robust accuracy (robust / clean)", tables.markdown(kept, **exact)]
-        if len(self.votes):
-            parts += ["## Which attacked images keep their cluster?", tables.markdown(self.votes.round(3), **exact)]
-            parts.append("The attacks are on the undefended network; noise of each attack's size is beside them.")
-        parts += ["## Again", f"    {command}"]
-        return "\n\n".join(parts) + "\n"
+        """Its page, in Markdown."""
+        return self.kind.text(self, command)
 
     def save(self, out: Path, command: str) -> None:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
@@ -104,8 +85,7 @@ class Published:
         with locked(out / "tables", doing=f"writes into {out}"):
             stem = self.stem
             frames = {f"{stem}.csv": self.cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
-            if len(self.votes):
-                frames[f"{stem}_votes.csv"] = self.votes
+            frames |= {f"{stem}_votes.csv": self.votes} if len(self.votes) else {}
             for file, frame in frames.items():
                 checkpoint.write_whole(out / file, frame.to_csv(index=False))
             checkpoint.write_whole(out / f"{stem}.md", self.text(command))
@@ -116,91 +96,78 @@ class Published:
             told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
             told["files"] = [checkpoint.fingerprint(file, out) for file in files]
             checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            if self.certain is not None:
+                checkpoint.write_whole(out / f"{stem}_certified.csv", self.certain.to_csv(index=False))
 
 
-@dataclass(frozen=True)
-class Compared(Published):
-    """The baselines, each under all that is tried against it (`baselines.cases`): a table that the paper has not."""
-
-    @property
-    def stem(self) -> str:
-        return self.name
-
-    @property
-    def beside(self) -> str:
-        plain = published_numbers.counterparts(int(self.rows.data.iloc[0].rpartition("×")[2]))[0]
-        return plain + self.name.removeprefix(paper_tables.BASELINES)
-
-    @property
-    def cells(self) -> pd.DataFrame:
-        return tables.baselines(self.rows, self.worst, self.beside)
-
-    def figure(self) -> Figure:
-        return figures.baselines(self.rows, self.worst, _images(self.rows))
-
-    def text(self, command: str) -> str:
-        exact, tried = {"disable_numparse": True}, tables.gradients(self.rows)
-        found, checked = questions.baselines(self.rows, self.worst), captions.adaptive(self.rows)
-        parts = ["# Which defenses hold?", tables.markdown(self.cells, **exact), *filter(None, [self.caption, checked])]
-        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
-        if len(tried):
-            parts += ["## What is best differentiated?", tables.markdown(tried, **exact)]
-        return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+def _of_paper(page: Published, command: str) -> str:
+    printed, kept = published_numbers.table(page.name).attrs, tables.retention(page.cells, page.name)
+    return tables.page(
+        "table.md", called=published_numbers.called(page.name), command=command, missing=page.missing,
+        where=", ".join(printed[what] for what in ("dataset", "classifier", "setting")),
+        cells=tables.blocks(page.cells, page.name), caption=page.caption, votes=page.votes.round(3),
+        found=verdicts.markdown(questions.of_table(page.cells, page.votes)),
+        kept=kept[: len(kept) * ("Clean" in {*page.rows.attack})],  # without clean rows there is nothing to divide by
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Explained(Compared):
-    """What may have made the paper's numbers (`causes.hypotheses`): a study of our own."""
-
-    @property
-    def beside(self) -> str:
-        return "1"
-
-    @property
-    def cells(self) -> pd.DataFrame:
-        return cause_page.table(self.rows)
-
-    @property
-    def caption(self) -> str:
-        return cause_page.caption(self.rows, self.note)
-
-    def figure(self) -> Figure:
-        return cause_page.figure(self.rows, _images(self.rows))
-
-    def text(self, command: str) -> str:
-        exact, found = {"disable_numparse": True}, cause_page.sentences(self.rows)
-        parts = ["# What made the paper's numbers?", tables.markdown(self.cells, **exact), self.caption]
-        parts += ["## What it says", "\n".join(f"- {line}" for line in found)]
-        changed = cause_page.changes(self.rows)
-        if len(changed):
-            parts += ["## What does each cause change?", tables.markdown(changed, **exact)]
-        return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+def _of_baselines(page: Published, command: str) -> str:
+    title, question = "Which defenses hold?", "What is best differentiated?"
+    found = verdicts.markdown(questions.baselines(page.rows, page.worst))
+    caption = f"{page.caption}\n\n{captions.adaptive(page.rows)}"
+    told = {"title": title, "question": question, "found": found, "more": tables.gradients(page.rows)}
+    return tables.page("own.md", cells=page.cells, caption=caption, command=command, **told)
 
 
-@dataclass(frozen=True)
-class Held(Compared):
-    """What holds against who knows it (`holding.cases`), and what of it is certain (`certified.rows`)."""
+def _of_causes(page: Published, command: str) -> str:
+    title, question = "What made the paper's numbers?", "What does each cause change?"
+    found = "\n".join(f"- {line}" for line in cause_page.sentences(page.rows))
+    told = {"title": title, "question": question, "found": found, "more": cause_page.changes(page.rows)}
+    return tables.page("own.md", cells=page.cells, caption=page.caption, command=command, **told)
 
-    certain: pd.DataFrame
-    supports: pd.DataFrame
 
-    @property
-    def cells(self) -> pd.DataFrame:
-        return holding_page.table(self.rows, self.worst)
+def _beside(page: Published) -> str:
+    """The table of the paper beside which the baselines stand."""
+    plain = published_numbers.counterparts(int(page.rows.data.iloc[0].rpartition("×")[2]))[0]
+    return plain + page.name.removeprefix(paper_tables.BASELINES)
 
-    @property
-    def caption(self) -> str:
-        return holding_page.caption(self.rows, self.note)
 
-    def figure(self) -> Figure:
-        return holding_page.figure(self.rows, self.worst, self.certain, _images(self.rows))
+class _Kind(NamedTuple):
+    """How a table is read: each a function of what was measured, and of a title or the command that makes it."""
 
-    def text(self, command: str) -> str:
-        return holding_page.text(self, command)
+    cells: Callable[[Published], pd.DataFrame]
+    caption: Callable[[Published], str]
+    figure: Callable[[Published, str], Figure]
+    text: Callable[[Published, str], str]
 
-    def save(self, out: Path, command: str) -> None:
-        super().save(out, command)
-        checkpoint.write_whole(out / f"{self.stem}_certified.csv", self.certain.to_csv(index=False))
+
+_PAPERS = _Kind(
+    cells=lambda page: tables.measured(page.rows, page.worst, page.name),
+    caption=lambda page: captions.table(page.rows, page.name, page.note, page.checks),
+    figure=lambda page, title: figures.cells(page.cells, page.name, title),
+    text=_of_paper,
+)
+# Those that the paper has not: each baseline under all that is tried against it, and two studies of our own.
+_OWN = {
+    paper_tables.BASELINES: _Kind(
+        cells=lambda page: tables.baselines(page.rows, page.worst, _beside(page)),
+        caption=lambda page: captions.table(page.rows, _beside(page), page.note, page.checks),
+        figure=lambda page, title: figures.baselines(page.rows, page.worst, title),
+        text=_of_baselines,
+    ),
+    causes.CAUSES: _Kind(
+        cells=lambda page: cause_page.table(page.rows),
+        caption=lambda page: cause_page.caption(page.rows, page.note),
+        figure=lambda page, title: cause_page.figure(page.rows, title),
+        text=_of_causes,
+    ),
+    holding.HOLDS: _Kind(
+        cells=lambda page: holding_page.table(page.rows, page.worst),
+        caption=lambda page: holding_page.caption(page.rows, page.note),
+        figure=lambda page, title: holding_page.figure(page.rows, page.worst, page.certain, title),
+        text=holding_page.text,
+    ),
+}
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
@@ -277,21 +244,15 @@ def measure(
     for case in (*asked.blind, *asked.aware):
         train, test = (bench.images(case.data, split) for split in ("train", "test"))
         images[str(len(test))] = f"{train.digest}:{test.digest}"
-    votes, kept = _votes(asked, lab, bench), measurement.recipes_of(rows, bench)
-    page = Published
+    votes, kept, certain = _votes(asked, lab, bench), measurement.recipes_of(rows, bench), ()
     if name.startswith(paper_tables.BASELINES):
-        page, worst = Compared, worst[worst["size"] > 0]
+        worst = worst[worst["size"] > 0]
     if name == causes.CAUSES:
-        page, rows = Explained, causes.rows(lab, bench, asked.blind)
+        rows = causes.rows(lab, bench, asked.blind)
     if name == holding.HOLDS:
-        rows, certain = holding.rows(lab, bench, asked.blind), holding.certified.rows(lab, bench, kept=not checked)
-        supports = holding.certified.supports(lab, bench, kept=not checked)
-        return Held(name, rows, worst, pd.DataFrame(), asked.missing, note, said, images, kept, certain, supports)
-    return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
-
-
-def _images(rows: pd.DataFrame) -> str:
-    return f"{rows.data.iloc[0]}, {rows.classifier.iloc[0]}"
+        rows, votes, sure = holding.rows(lab, bench, asked.blind), pd.DataFrame(), holding.certified
+        certain = sure.rows(lab, bench, kept=not checked), sure.supports(lab, bench, kept=not checked)
+    return Published(name, rows, worst, votes, asked.missing, note, said, images, kept, *certain)
 
 
 def _training(asked: Asked) -> str:

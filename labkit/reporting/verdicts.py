@@ -112,15 +112,14 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(found: pd.DataFrame, first: int | None = None) -> str:
     """The summary, its `first` lines (those that are decided come first), and folded the rest and all numbers."""
-    lines, numbers = summary(found), tables.markdown(view(found), disable_numparse=True)
+    if found.empty:
+        return ""
+    lines, numbers = summary(found), tables.exact(view(found))
     if first:
         open_ = [not any(word in verdict for word in (HIGHER, LOWER, "hold")) for verdict in lines.verdict]
         lines = lines.assign(open=open_).sort_values("open", kind="stable").drop(columns="open")
-    short, rest = (
-        tables.markdown(part, disable_numparse=True) for part in (lines[:first], lines[first or len(lines) :])
-    )
-    more = first and len(lines) > first
-    title, rest = (f"{len(lines) - first} more, and the numbers", f"{rest}\n\n") if more else ("The numbers", "")
+    short, rest = (tables.exact(part) for part in (lines[:first], lines[first or len(lines) :]))
+    title, rest = (f"{len(lines) - first} more, and the numbers", f"{rest}\n\n") if rest else ("The numbers", "")
     return f"{short}\n\n<details><summary>{title}</summary>\n\n{rest}{numbers}\n\n{CAPTION}\n\n</details>"
 
 
