@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from labkit.evaluation import Evaluation, ThreatModel
-from labkit.experiments import published_numbers
+from labkit.experiments import paper_tables, published_numbers
 from labkit.experiments.ablations import CHOICES
 from labkit.reporting import tables
 from labkit.reporting.pictures import canvas
@@ -50,7 +50,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figur
     """
     names = list(dict.fromkeys(rows.defense))
     fig, ax = canvas(8.5, 0.36 * len(names) + 1.5, lines="x")
-    blind, known = tables.strongest(rows)
+    blind, known = paper_tables.strongest(rows)
     attack, size = blind.attack.iloc[0], blind.budget.iloc[0]
     blind = blind[(blind.defense != "No Defense") & (attack != "Clean")]
     lowest = known.loc[known.groupby("defense", sort=False).accuracy.idxmin()]
@@ -69,7 +69,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figur
 
 
 def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
-    """A table of the paper as panels, one per attack: ours, our worst case, and the paper's (`tables.measured`)."""
+    """A table of the paper as panels, one per attack: ours, our worst case, and the paper's (`measured`)."""
     names, attacks = list(dict.fromkeys(rows.defense)), list(dict.fromkeys(rows.attack))
     width = max(1.75 * len(attacks) + 1.9, 8.4)  # title and legend need as much
     fig, axes = canvas(width, 0.48 * len(names) + 1.9, 1, len(attacks), lines="x", sharey=True, squeeze=False)

@@ -4,15 +4,16 @@ Each function takes rows or cells and gives a table of `verdicts`; none of them 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
-from pathlib import Path
 
 from labkit.core import metrics
 from labkit.core.metrics import Point, said
 from labkit.evaluation import ThreatModel
 from labkit.evaluation.threat_models import inside_network
+from labkit.experiments import paper_tables
 from labkit.experiments.ablations import CHOICES, gaps
+from labkit.experiments.published_numbers import by_resolution, kept
 from labkit.reporting import tables
 from labkit.reporting.figures import NUMERIC
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, markdown, summary, table  # noqa: F401
@@ -37,13 +38,12 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_table(cells: pd.DataFrame, votes: pd.DataFrame = _NONE) -> pd.DataFrame:
-    """Of `tables.measured`: attack strength, relative robust accuracy, leaking, ranking; `votes` as for `stability`."""
+    """Of cells (`measured`): attack strength, relative robust accuracy, leaking, ranking; `votes` as in `stability`."""
     attacked = labelled(cells)[cells.attack != "Clean"]
     ours, paper = (attacked[attacked.block == block].assign(name=block) for block in ("ours", "paper"))
     asked = "How strong are the attacks on the undefended network (lower is stronger)?"
     found = [beside(asked, *(part[part.defense == "No Defense"] for part in (ours, paper)), "case")]
-    kept = tables.kept(cells)
-    shares = [_of(part.assign(kept=kept), "kept") for part in (ours, paper)]
+    shares = [_of(part.assign(kept=kept(cells)), "kept") for part in (ours, paper)]
     for name in STL:
         asked = f"What is the relative robust accuracy (robust / clean) of {name}?"
         found.append(beside(asked, *(part[part.defense == name] for part in shares), "case", ""))
@@ -69,7 +69,7 @@ def _leaking(cells: pd.DataFrame) -> pd.DataFrame:
 def ranking(cells: pd.DataFrame) -> pd.DataFrame:
     """Whether each STL beats every other defense, attack by attack, and whether stratification helps.
 
-    cells  from `tables.measured`: ours are compared within one threat model, the worst case with itself
+    cells  from `published_numbers.measured`: ours are compared within one threat model, the worst case with itself
     """
     own, found = labelled(cells[cells.block != "paper"]), []
     others = [name for name in dict.fromkeys(own.defense) if not name.startswith("STL")]
@@ -130,7 +130,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
     A network that is its own defense is known to whoever has its weights: it has no grey box.
     """
     rows = labelled(rows).assign(case=lambda found: found["where"] + found.n.map(", n = {:,}".format))
-    blind, found = tables.strongest(rows)[0], []
+    blind, found = paper_tables.strongest(rows)[0], []
     label = f"{ThreatModel.WORST_CASE.label} of size {blind.budget.iloc[0]:g}"
     least = worst.assign(name=worst.defense, case=worst.n.map("n = {:,}".format))
     asked = {"clean images": rows[rows.attack == "Clean"], f"{blind.attack.iloc[0]}, defense unknown": blind}
@@ -216,8 +216,8 @@ def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """As images grow: how each STL fares, what it keeps, whom it beats; `measured` as for `tables.by_resolution`."""
-    cells, found = labelled(tables.by_resolution(measured)), []
+    """As images grow: how each STL fares, what it keeps, whom it beats; `measured` as for `by_resolution`."""
+    cells, found = labelled(by_resolution(measured)), []
     cells = cells[cells.attack != "Clean"].assign(where=cells.attack + ", " + cells["where"])
     ours, paper = cells[cells.block != "paper"], cells[cells.block == "paper"]
     for name in STL:
@@ -233,28 +233,8 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     return table(found)
 
 
-def repeated(files: Iterable[Path]) -> pd.DataFrame:
-    """Each recipe that stands in files of rows with two measurements: the first one's row, and the last one's numbers.
-
-    Rows of one recipe with one `run` are one measurement, shown in two places. Rows from before there was a `run` are
-    one measurement when all that they measured is equal.
-
-    Columns: those of a row, and accuracy, low and high again with "_again".
-    """
-    found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
-    if not found:
-        return pd.DataFrame()
-    rows = pd.concat(found, ignore_index=True)
-    numbers = rows.filter(items=[*_NUMBERS, "dissimilarity", "psnr"]).map(repr).agg(" ".join, axis=1)
-    rows["identity"] = rows.run.fillna(numbers) if "run" in rows else numbers
-    made = rows.drop_duplicates(["recipe", "identity"])
-    first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
-    twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
-    return twice.query("identity != identity_again").drop(columns=["identity", "identity_again"]).reset_index(drop=True)
-
-
 def repeats(twice: pd.DataFrame) -> pd.DataFrame:
-    """Whether the two measurements of `repeated` agree."""
+    """Whether the two measurements of `measurement.repeated` agree."""
     asked, one = "Do two runs of one recipe agree?", labelled(twice)
     kind = twice.retrained.map({True: ", retrained, ", False: ", "})
     one = one.assign(case=one.defense + kind + one.attack + ", " + one["where"], name="first", where="accuracies")

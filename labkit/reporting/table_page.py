@@ -100,6 +100,9 @@ class Published:
                 checkpoint.write_whole(out / f"{stem}_certified.csv", self.certain.to_csv(index=False))
 
 
+Held = Published  # of what holds; by this name `holding_page` knows it
+
+
 def _of_paper(page: Published, command: str) -> str:
     printed, kept = published_numbers.table(page.name).attrs, tables.retention(page.cells, page.name)
     return tables.page(
@@ -142,7 +145,7 @@ class _Kind(NamedTuple):
 
 
 _PAPERS = _Kind(
-    cells=lambda page: tables.measured(page.rows, page.worst, page.name),
+    cells=lambda page: published_numbers.measured(page.rows, page.worst, page.name),
     caption=lambda page: captions.table(page.rows, page.name, page.note, page.checks),
     figure=lambda page, title: figures.cells(page.cells, page.name, title),
     text=_of_paper,

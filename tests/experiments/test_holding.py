@@ -106,8 +106,7 @@ def test_page_and_figures_show_what_is_measured():
     (ax,) = holding_page.figure(rows, worst, certain, "title").axes
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "certified: STL + linear head" in told and "nothing is better in both" in told
-    none = pd.DataFrame()
-    page = table_page.Published(holding.HOLDS, rows, worst, none, (), "note", "", {}, {}, certain, none)
+    page = table_page.Held(holding.HOLDS, rows, worst, pd.DataFrame(), (), "note", "", {}, {}, certain, pd.DataFrame())
     text = page.text("command")
     told = holding_page._certain(certain)
     assert told["L2 0"][0] == "0.600 [0.100, 0.600] > 0.400 (check failed)"
