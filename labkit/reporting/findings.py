@@ -79,16 +79,8 @@ def opening(folder: Path) -> str:
         return "No table of the paper is measured in full yet."
     first = min(lines, key=lambda line: _MAIN.index(line[_TABLE].split()[0]))
     _, name, whose, _, claimed, here, worst, bare = first.values()
-    said = (
-        f"The paper claims that {whose} keeps an accuracy of {claimed} under attack, Table {name}.",
-        f"Under the paper's own threat model (grey box) we find {here}; a network without a defense keeps {bare}.",
-        f"Under attackers who know it, {worst} is left in the worst case.",
-    )
-    how = "Accuracy under attack, from the least to the most over the attacks of a table. In Table 4 the "
-    how += "paper's attackers know the defense (BPDA). Worst case: correct under every attack of a size. "
-    how += "Each number with its interval, threat model and recipe stands on its table's page."
-    numbered = "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1))
-    return f"{numbered}\n\n{tables.exact(pd.DataFrame(lines))}\n\n{how}"
+    told = {"defense": whose, "claimed": claimed, "name": name, "here": here, "bare": bare, "worst": worst}
+    return tables.page("opening.md", lines=pd.DataFrame(lines), **told).strip()
 
 
 def _ends(cells: pd.DataFrame) -> str:
@@ -166,7 +158,7 @@ _OWN = {
     ),
     causes.CAUSES: (
         "What made the paper's numbers?", "Distance of each reading of the paper's attacks to its Table 1",
-        lambda rows, _: "\n".join(f"- {said}" for said in cause_page.sentences(rows.fillna({"fault": ""}))),
+        lambda rows, _: cause_page.found(rows.fillna({"fault": ""})),
     ),
 }  # fmt: skip
 

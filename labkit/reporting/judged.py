@@ -13,7 +13,6 @@ from labkit.experiments import attack_curves
 from labkit.reporting import figures, html, pictures, tables
 
 import pandas as pd
-import torch
 
 JSON = "evaluation.json"
 _NONE, _CHECK = "–", ["check", "verdict", "said"]
@@ -33,7 +32,8 @@ def evaluation_page(evaluation: Evaluation, out: str | Path, bare: Evaluation | 
     told, other = (json.loads(each.to_json()) if each else None for each in (evaluation, bare))
     pictures.save(figures.evaluation(evaluation), out, "evaluation")
     if evaluation.smallest.numel():
-        pictures.save(figures.security(_curves(evaluation, bare)), out, "security")
+        sizes = {each.rows.defense.iloc[0]: each.smallest for each in (evaluation, bare) if each}
+        pictures.save(figures.security(attack_curves.securities(sizes)), out, "security")
     if shown := evaluation.pictures:
         pictures.save(pictures.strips(*shown), out, "pictures")
     text = _text(told, other, pictured=bool(shown))
@@ -97,14 +97,6 @@ def _worst(told: Mapping[str, Any], bare: Mapping[str, Any] | None) -> pd.DataFr
         line |= {name: row[name] for name in ("attacks", "hardest")}
         lines.append(line | (_difference(row, theirs.get(line["size"])) if bare else {}))
     return pd.DataFrame(lines)
-
-
-def _curves(evaluation: Evaluation, bare: Evaluation | None) -> dict[str, pd.DataFrame]:
-    """The security curve of what was judged, and of the network without the defense, as far as an attack succeeded."""
-    sizes = {each.rows.defense.iloc[0]: each.smallest for each in (evaluation, bare) if each}
-    every = torch.cat([*sizes.values()])
-    reach = 1.05 * float(every[every.isfinite()].max()) if every.isfinite().any() else 0.0
-    return {name: attack_curves.security(mine, reach) for name, mine in sizes.items()}
 
 
 def _half(smallest: list[float | None]) -> float | None:

@@ -19,10 +19,6 @@ import pandas as pd
 
 _NONE = "–"
 _COLUMNS = ("network", "defense"), ("clean", "threat models", "seconds", "failed checks")  # about the worst cases
-_HOW = """Worst case: correct under every attack of a size that was tried, the clean image among them. It is an upper
-bound: compare lines that were attacked as hard. Lines are ranked only among those of the same images, by the size that
-most of them have, which stands first. Seconds are of all that was measured for a line, where that is known. A click on
-a column sorts."""
 
 
 def leaderboard(folder: Path, out: Path | None = None) -> Path:
@@ -39,12 +35,10 @@ def leaderboard(folder: Path, out: Path | None = None) -> Path:
         groups.setdefault(images, []).append(line | {"page": f"[{in_markdown(page.stem)}]({link})"})
     if not groups:
         raise InputError(f"{folder} holds no {JSON}; make one with `labkit evaluate --out {folder / 'mine'}`")
-    parts = ["# Leaderboard", _HOW]
-    for (digest, n), lines in sorted(groups.items(), key=lambda group: -len(group[1])):
-        names = "; ".join(dict.fromkeys(line["images"] for line in lines))
-        parts += [f"## {in_markdown(names)}, n = {n:,} ({digest})", _ranked(lines)]
+    ranked = [("; ".join(dict.fromkeys(line["images"] for line in lines)), n, digest, _ranked(lines))
+              for (digest, n), lines in sorted(groups.items(), key=lambda group: -len(group[1]))]  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    body = html.markdown("\n\n".join(parts) + "\n")
+    body = html.markdown(tables.page("leaderboard.md", groups=ranked))
     checkpoint.write_whole(out / "index.html", html.fill("plain.html", title="Leaderboard", body=body))
     return out / "index.html"
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from labkit.core import InputError, checkpoint, hardware
 from labkit.core.profiles import PROFILES, Profile
-from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.core.store import locked
 from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
@@ -124,9 +123,9 @@ def _of_baselines(page: Published, command: str) -> str:
 
 def _of_causes(page: Published, command: str) -> str:
     title, question = "What made the paper's numbers?", "What does each cause change?"
-    found = "\n".join(f"- {line}" for line in cause_page.sentences(page.rows))
-    told = {"title": title, "question": question, "found": found, "more": cause_page.changes(page.rows)}
-    return tables.page("own.md", cells=page.cells, caption=page.caption, command=command, **told)
+    told = {"title": title, "question": question, "found": cause_page.found(page.rows)}
+    more = cause_page.changes(page.rows)
+    return tables.page("own.md", cells=page.cells, caption=page.caption, command=command, more=more, **told)
 
 
 def _beside(page: Published) -> str:
@@ -247,7 +246,7 @@ def measure(
     for case in (*asked.blind, *asked.aware):
         train, test = (bench.images(case.data, split) for split in ("train", "test"))
         images[str(len(test))] = f"{train.digest}:{test.digest}"
-    votes, kept, certain = _votes(asked, lab, bench), measurement.recipes_of(rows, bench), ()
+    votes, kept, certain = cluster_stability.of_table(asked.blind, lab, bench), measurement.recipes_of(rows, bench), ()
     if name.startswith(paper_tables.BASELINES):
         worst = worst[worst["size"] > 0]
     if name == causes.CAUSES:
@@ -267,15 +266,3 @@ def _training(asked: Asked) -> str:
         kinds.setdefault(kind, set()).add(network.epochs)
     told = (f"{kind} {' and '.join(map(str, sorted(epochs)))}" for kind, epochs in kinds.items())
     return f"Epochs of training: {', '.join(told)}." if kinds else ""
-
-
-def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
-    """How stable the vote is under the attacks that the table makes on the undefended network."""
-    if lab.stratified not in {case.defense for case in asked.blind}:
-        return pd.DataFrame()
-    by_data: dict[DataRecipe, list[AttackRecipe]] = {}
-    for case in asked.blind:
-        if case.defense is None and rebase(case.classifier, lab.data) == lab.classifier:
-            by_data.setdefault(case.data, []).append(case.attack)
-    found = [cluster_stability.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
-    return pd.concat(found or [pd.DataFrame()])
