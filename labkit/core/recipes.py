@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
-from labkit.core.canonical import LATER, DataRecipe, Weights, canonical, plain, rebase, reseed  # noqa: F401 (for others)
+from labkit.core.canonical import LATER, DataRecipe, Weights, canonical, listed, plain, rebase, reseed  # noqa: F401 (for others)
 from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, FAULTS, Folder, Named, folder  # noqa: F401 (for others)
 from labkit.core.errors import InputError
 from labkit.core.limits import Limited

@@ -61,11 +61,9 @@ def figure(rows: pd.DataFrame, title: str) -> Figure:
     fig, (left, right) = canvas(11.5, 0.3 * max(len(near), 8) + 1.9, 1, 2, lines="both")
     at = range(len(near))
     left.barh(at, near.most, color="#e3e3e3", label="what chance allows (95 %)")
-    for wrong, marker, colour, label in (
-        ("", "o", "#0072b2", "checks pass"),
-        ("x", "X", "#d55e00", "checks call it out by name"),
-    ):
-        mine = near[(near.fault != "") == bool(wrong)]
+    kinds = (False, "o", "#0072b2", "checks pass"), (True, "X", "#d55e00", "checks call it out by name")
+    for wrong, marker, colour, label in kinds:
+        mine = near[(near.fault != "") == wrong]
         left.plot(mine.distance, mine.index, marker, color=colour, label=label)
     left.set_yticks(at, [row.hypothesis + f" ({row.cells} of 10)" * (row.cells < 10) for row in near.itertuples()])
     left.set(xlabel="mean difference from the paper's Table 1", xlim=(0, None), ylim=(max(len(near), 1) - 0.5, -0.5))

@@ -39,8 +39,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
         ax.set_xticks(range(len(attacks)), attacks)
         ax.set_title("network retrained on T(x)" if retrained else "vanilla network", fontsize=10)
     axes[0].set(ylabel=_ACCURACY, ylim=(-0.02, 1.02))
-    fig.suptitle(title, fontsize=11)
-    return _legend(fig)
+    return _legend(fig, title=title)
 
 
 def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figure:
@@ -64,8 +63,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figur
     counts = rows.drop_duplicates("defense").set_index("defense").n
     _striped(ax, [f"{name} (n = {counts[name]:,})" for name in names])
     ax.set(xlabel=_ACCURACY, xlim=(-0.02, 1.02))
-    fig.suptitle(title, fontsize=11)
-    return _legend(fig, 2)
+    return _legend(fig, 2, title)
 
 
 def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
@@ -85,16 +83,15 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         _striped(ax, names)
         ax.set(xlim=(-0.03, 1.03), xticks=(0, 0.5, 1))
         ax.set_title(attack, fontsize=10)
-    fig.suptitle(f"{title}, n = {_several(rows.n.dropna())}: {_ACCURACY}", fontsize=11)
-    return _legend(fig)
+    return _legend(fig, title=f"{title}, n = {_several(rows.n.dropna())}: {_ACCURACY}")
 
 
 def evaluation(found: Evaluation) -> Figure:
     """A line for each attack, in the order of the rows, and a star for the worst case of each size."""
     name = found.rows.defense.iloc[0]
     lines = [(row, row.attack, ThreatModel.of(row.knowledge, name)) for row in found.rows.itertuples()]
-    for row in found.worst.itertuples():
-        lines.append((row, f"all of {tables.sized(row._asdict())}", ThreatModel.WORST_CASE))
+    worst = found.worst.itertuples()
+    lines += [(row, f"all of {tables.sized(row._asdict())}", ThreatModel.WORST_CASE) for row in worst]
     fig, ax = canvas(8.5, 0.3 * len(lines) + 1.2, lines="x")
     for at, (row, _, model) in enumerate(lines):
         _bars(ax, [at], pd.DataFrame([row]), across=True, linestyle="none", **style(model))
@@ -107,8 +104,7 @@ def evaluation(found: Evaluation) -> Figure:
 def security(found: Mapping[str, pd.DataFrame]) -> Figure:
     """Accuracy against size (`attack_curves.security`) of each system by name; open markers, as for an upper bound."""
     fig, ax = canvas(7.5, 4.2, lines="both")
-    colours = (COLOURS["STL"], COLOURS["No Defense"])
-    for (name, part), colour, marker in zip(found.items(), colours, "os", strict=False):
+    for (name, part), colour, marker in zip(found.items(), map(COLOURS.get, ("STL", "No Defense")), "os", strict=False):
         ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=0.15, linewidth=0)
         how = {"marker": marker, "markerfacecolor": "white", "markevery": max(1, len(part) // 12)}
         ax.step(part["size"], part.accuracy, where="post", color=colour, label=f"{name}: upper bound", **how)
@@ -247,9 +243,8 @@ def bounded(model: ThreatModel, words: str) -> str:
 
 def style(model: ThreatModel, colour: str = "") -> dict:
     """A threat model's colour (or another) and marker; hollow where single attacks on a defense give upper bounds."""
-    colour, hollow = colour or model.colour, _hollow(model)
-    size = 8 if model is ThreatModel.WORST_CASE else 5.5  # a star is mostly points
-    face = "white" if hollow else colour
+    colour, size = colour or model.colour, 8 if model is ThreatModel.WORST_CASE else 5.5  # a star is mostly points
+    face = "white" if _hollow(model) else colour
     return {"color": colour, "marker": model.marker, "markersize": size, "markerfacecolor": face}
 
 
@@ -306,8 +301,10 @@ def _level(ax: Axes, y: float, words: str) -> None:
                 textcoords="offset points", color="#666666")  # fmt: skip
 
 
-def _legend(fig: Figure, ncols: int = 3) -> Figure:
-    """The figure, done: with one legend below all of its panels, where a name stands once."""
+def _legend(fig: Figure, ncols: int = 3, title: str = "") -> Figure:
+    """The figure, done: with a title, and one legend below all of its panels, where a name stands once."""
+    if title:
+        fig.suptitle(title, fontsize=11)
     found = {}
     for ax in reversed(fig.axes):  # the last of several panels has the most threat models
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

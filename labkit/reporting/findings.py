@@ -21,11 +21,9 @@ _TABLE = "the paper's table"
 # What a line of the first table has, by block.
 _BLOCKS = {"paper": "the paper claims", "ours": "its attackers, here", "worst": ThreatModel.WORST_CASE.label}
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
-# What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
+# What notebooks leave in a data set's folder, and of 06 the rows that are read.
 _PROJECTION, _TRADEOFF = "03_projection", "06_tradeoff"
-_SWEEPS = {"lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
-           "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"), "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
-           "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)")}  # fmt: skip
+_SWEEPS = "lambda_rows", "K_rows", "S_rows", "M_rows", "map", "silent_rows"
 _TITLE = "# Measured results"
 _END = "<!-- what stands above is made by `python -m labkit findings` -->"
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
@@ -69,7 +67,8 @@ def opening(folder: Path) -> str:
     for place, measured in _measured(typed(folder)).items():
         for name, cells in measured.items():
             attacked = cells[cells.attack != "Clean"]
-            left = {who: _ends(part) for who, part in attacked.groupby(["defense", "block"])}
+            ends = attacked.groupby(["defense", "block"]).accuracy.agg(["min", "max"])
+            left = {who: " to ".join(dict.fromkeys(map("{:.2f}".format, pair))) for who, *pair in ends.itertuples()}
             for whose in [own for own in questions.STL if all((own, block) in left for block in _BLOCKS)][-1:]:
                 line = {"data": place.relative_to(folder).as_posix(), _TABLE: published_numbers.called(name)}
                 line |= {"defense": whose, "n": f"{cells.n.max():,.0f}"}
@@ -81,10 +80,6 @@ def opening(folder: Path) -> str:
     _, name, whose, _, claimed, here, worst, bare = first.values()
     told = {"defense": whose, "claimed": claimed, "name": name, "here": here, "bare": bare, "worst": worst}
     return tables.page("opening.md", lines=pd.DataFrame(lines), **told).strip()
-
-
-def _ends(cells: pd.DataFrame) -> str:
-    return " to ".join(dict.fromkeys(f"{share:.2f}" for share in (cells.accuracy.min(), cells.accuracy.max())))
 
 
 def _measured(folder: Path) -> dict[Path, dict[str, pd.DataFrame]]:
@@ -107,7 +102,7 @@ def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: s
         said = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
         found.append((name, published_numbers.called(name), verdicts.summary(said)))
     twice = measurement.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
-    swept = _swept(place / _TRADEOFF, f"{link}{_TRADEOFF}/")
+    swept = _swept(place / _TRADEOFF)
     return {
         "title": title, "link": link, "main": main, "called": published_numbers.called(main),
         "setting": published_numbers.table(main).attrs["setting"], "command": _made(place / f"table_{main}.json"),
@@ -136,51 +131,35 @@ def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[tuple[s
     return parts
 
 
-def _own(place: Path) -> list[tuple[str, ...]]:
-    """The tables that the paper has not, where they were measured: figure, what is read from it, how to make it."""
-    parts = []
-    for name, (title, shown, read) in _OWN.items():
+def _own(place: Path) -> dict[str, tuple[str, str]]:
+    """What is read from the tables that the paper has not, where they were measured, and how they were made."""
+    parts = {}
+    for name, read in _OWN.items():
         if (place / f"{name}.json").is_file():
             files = (place / f"{name}_{part}.csv" for part in ("rows", "worst"))
             found = read(*(pd.read_csv(file) if file.is_file() else pd.DataFrame() for file in files))
-            parts.append((name, title, shown, found, _made(place / f"{name}.json")))
+            parts[name] = found, _made(place / f"{name}.json")
     return parts
 
 
 _OWN = {
-    "baselines": (
-        "Which defenses hold?", "Accuracy of every defense: clean, unknown to the attacker, known, in the worst case",
-        lambda rows, worst: verdicts.markdown(questions.baselines(rows, worst)),
-    ),
-    holding.HOLDS: (
-        "What does hold?", "Clean accuracy against accuracy in the worst case, with what is certified",
-        lambda _rows, worst: verdicts.markdown(holding_page.questions(worst)),
-    ),
-    causes.CAUSES: (
-        "What made the paper's numbers?", "Distance of each reading of the paper's attacks to its Table 1",
-        lambda rows, _: cause_page.found(rows.fillna({"fault": ""})),
-    ),
-}  # fmt: skip
+    "baselines": lambda rows, worst: verdicts.markdown(questions.baselines(rows, worst)),
+    holding.HOLDS: lambda _rows, worst: verdicts.markdown(holding_page.questions(worst)),
+    causes.CAUSES: lambda rows, _worst: cause_page.found(rows.fillna({"fault": ""})),
+}
 
 
-def _swept(folder: Path, link: str) -> list[tuple[str, ...]]:
-    """The trade-off's figures, and what its rows say; nothing where it was not measured."""
-    parts = []
-    for what, (file, picture, name) in _SWEEPS.items():
-        if (folder / file).is_file():
-            rows = pd.read_csv(folder / file)
-            shown = f"![Accuracy and PSNR for every value]({link}{picture})"
-            found = verdicts.markdown(questions.sweep(rows, what))
-            parts.append((f"What is bought by {name}", shown, captions.sweep(rows), found))
-    if (folder / "map.csv").is_file():
-        shown = f"![PSNR of T(x_adv) against the interval from attacked to clean accuracy, by defense]({link}map.png)"
-        found = verdicts.markdown(questions.psnr_accuracy(pd.read_csv(folder / "map.csv")))
-        parts.append(("Where every defense lies on the paper's Figure 6", shown, captions.psnr_accuracy(), found))
-    if (folder / "silent_rows.csv").is_file():
-        rows = pd.read_csv(folder / "silent_rows.csv")
-        rows["value"] = rows.value.map(setting)
-        found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
-        parts.append(("What the unspecified choices change", "", captions.sweep(rows), verdicts.markdown(found)))
+def _swept(folder: Path) -> dict[str, tuple[str, str]]:
+    """The captions of the trade-off's figures, and what its rows say; nothing where it was not measured."""
+    parts = {}
+    for name in (name for name in _SWEEPS if (folder / f"{name}.csv").is_file()):
+        rows, caption = pd.read_csv(folder / f"{name}.csv"), captions.psnr_accuracy()
+        if name == "map":
+            found = questions.psnr_accuracy(rows)
+        else:
+            rows["value"], caption = rows.value.map(setting), captions.sweep(rows)
+            found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
+        parts[name] = caption, verdicts.markdown(found)
     return parts
 
 

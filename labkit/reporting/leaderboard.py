@@ -91,8 +91,7 @@ def _tables(folder: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any], Pat
         norms = {recipe["attack"]["size"]: recipe["attack"]["norm"] for recipe in recipes.values()}
         for (defense, retrained, n), mine in worst.groupby(["defense", "retrained", "n"], sort=False):
             theirs = rows[(rows.defense == defense) & (rows.retrained == retrained)]
-            known = theirs[theirs.attack != "Clean"].knowledge
-            models = [ThreatModel.of(word, defense).label for word in known]
+            models = [ThreatModel.of(word, defense).label for word in theirs.knowledge[theirs.attack != "Clean"]]
             models += mine.hardest[mine["size"] > 0].str.partition(", ")[2].tolist()
             said = re.search(rf"(?<!\w){re.escape(defense)}: (?:failed.*?: )?(.*?)\.(?: |$)", told["checks"])
             clean = pd.concat([mine[mine["size"] == 0], theirs[(theirs.attack == "Clean") & (theirs.n == n)]]).accuracy

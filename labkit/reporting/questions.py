@@ -25,6 +25,7 @@ STL = ("STL", "STL (cluster)")
 CLAIMS = {"lam": {"clean": -1, "gap": -1}, "K": {"clean": 1, "attacked": -1}, "S": {"clean": 0, "attacked": 0}}
 _ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
 _NUMBERS = ["accuracy", "low", "high"]
+_SAID = {True: "holds", False: "does not hold", None: "not decided"}
 _NONE = pd.DataFrame()
 
 
@@ -103,7 +104,12 @@ def stability(votes: pd.DataFrame) -> pd.DataFrame:
     votes = votes.assign(accuracy=votes["same cluster"], where="share that keeps its cluster", case=votes.attack)
     attacked = votes[::2].assign(name="attacked")
     noise = votes[1::2].assign(name="noise of that size", case=list(attacked.case))
-    return table([beside(asked, attacked, noise, "case"), _claimed(asked, attacked.low.min() > 0.5)])
+    return table(
+        [
+            beside(asked, attacked, noise, "case"),
+            claim(asked, "the paper's statement", _SAID[bool(attacked.low.min() > 0.5)]),
+        ]
+    )
 
 
 def grid(rows: pd.DataFrame) -> pd.DataFrame:
@@ -177,10 +183,10 @@ def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFra
         part = parts[measure]
         points = _points(part)
         if way:
-            verdict = {way: "holds", -way: "does not hold", 0: SAME}[metrics.moved(points[0], points[-1])]
+            verdict = {way: _SAID[True], -way: _SAID[False], 0: SAME}[metrics.moved(points[0], points[-1])]
         else:
             part = part.sort_values("accuracy")
-            verdict = {True: "holds", False: "does not hold", None: "not decided"}[metrics.alike(points, _ALIKE)]
+            verdict = _SAID[metrics.alike(points, _ALIKE)]
         expected = {-1: " falls", 0: f" stays within {_ALIKE:g}", 1: " rises"}[way]
         found.append(_ends(question, part.assign(where=part["where"] + expected), name, verdict))
     if not found:
@@ -199,7 +205,8 @@ def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
         nearer = others.psnr[others.defense != "No Defense"].max() > mine.psnr.item()
         for what in ("attacked", "clean"):
             lines.append(beside(asked, *(_of(part, what, where=f"{what} accuracy") for part in (mine, others))))
-        lines.append(_claimed(asked, not (nearer or (lines[-2].verdict == LOWER).any())))
+        sure = not (nearer or (lines[-2].verdict == LOWER).any())
+        lines.append(claim(asked, "the paper's statement", _SAID[sure]))
     return table(lines)
 
 
@@ -262,10 +269,6 @@ def _ends(question: str, part: pd.DataFrame, name: str, verdict: str | None = No
     """The last value of a setting beside the first."""
     named = part.assign(name=[f"{name} = {said(value)}" for value in part.value])
     return beside(question, named.tail(1), named.head(1), "", verdict)
-
-
-def _claimed(question: str, sure: bool) -> pd.DataFrame:
-    return claim(question, "the paper's statement", "holds" if sure else "does not hold")
 
 
 def _points(part: pd.DataFrame) -> list[Point]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labkit.core import InputError, checkpoint, hardware
+from labkit.core import InputError, checkpoint, hardware, recipes
 from labkit.core.profiles import PROFILES, Profile
 from labkit.core.store import locked
 from labkit.core.wording import in_markdown
@@ -88,7 +88,7 @@ class Published:
             for file, frame in frames.items():
                 checkpoint.write_whole(out / file, frame.to_csv(index=False))
             checkpoint.write_whole(out / f"{stem}.md", self.text(command))
-            checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes))
+            checkpoint.write_whole(out / f"{stem}_rows_recipes.json", recipes.listed(self.recipes))
             pictures.save(self.figure(), out, stem)
             files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
             told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
@@ -114,18 +114,15 @@ def _of_paper(page: Published, command: str) -> str:
 
 
 def _of_baselines(page: Published, command: str) -> str:
-    title, question = "Which defenses hold?", "What is best differentiated?"
     found = verdicts.markdown(questions.baselines(page.rows, page.worst))
     caption = f"{page.caption}\n\n{captions.adaptive(page.rows)}"
-    told = {"title": title, "question": question, "found": found, "more": tables.gradients(page.rows)}
-    return tables.page("own.md", cells=page.cells, caption=caption, command=command, **told)
+    more = tables.gradients(page.rows)
+    return tables.page("baselines.md", cells=page.cells, caption=caption, found=found, more=more, command=command)
 
 
 def _of_causes(page: Published, command: str) -> str:
-    title, question = "What made the paper's numbers?", "What does each cause change?"
-    told = {"title": title, "question": question, "found": cause_page.found(page.rows)}
-    more = cause_page.changes(page.rows)
-    return tables.page("own.md", cells=page.cells, caption=page.caption, command=command, more=more, **told)
+    told = {"cells": page.cells, "caption": page.caption, "found": cause_page.found(page.rows)}
+    return tables.page("study.md", more=cause_page.changes(page.rows), command=command, **told)
 
 
 def _beside(page: Published) -> str:
@@ -242,10 +239,8 @@ def measure(
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
     if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
         said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
-    images = {}
-    for case in (*asked.blind, *asked.aware):
-        train, test = (bench.images(case.data, split) for split in ("train", "test"))
-        images[str(len(test))] = f"{train.digest}:{test.digest}"
+    tests = {case.data: bench.images(case.data, "test") for case in (*asked.blind, *asked.aware)}
+    images = {str(len(test)): bench.digest(data) for data, test in tests.items()}
     votes, kept, certain = cluster_stability.of_table(asked.blind, lab, bench), measurement.recipes_of(rows, bench), ()
     if name.startswith(paper_tables.BASELINES):
         worst = worst[worst["size"] > 0]

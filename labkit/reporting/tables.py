@@ -8,7 +8,7 @@ from typing import Any
 
 from labkit.core import checkpoint
 from labkit.core.metrics import Point, said, told
-from labkit.core.recipes import canonical
+from labkit.core.recipes import listed
 from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel, threat_models
 from labkit.evaluation.threat_models import inside_network
@@ -255,9 +255,3 @@ def _templates() -> jinja2.Environment:
     found = jinja2.Environment(loader=loader, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     found.filters |= {"text": in_markdown, "table": exact}
     return found
-
-
-def listed(recipes: Mapping[str, Any]) -> str:
-    """Recipes by their hashes as JSON, one a line: a hash is the start of the SHA-256 of the text after it."""
-    lines = ",\n".join(f'"{key}": {canonical(recipe)}' for key, recipe in recipes.items())
-    return f"{{\n{lines}\n}}\n"
