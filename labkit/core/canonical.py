@@ -96,3 +96,9 @@ def plain(recipe: Any, digest: str = "") -> Any:
 def canonical(recipe: Any, digest: str = "") -> str:
     """`plain` as JSON with sorted keys and no spaces: equal recipes give equal text, which `store` hashes."""
     return json.dumps(plain(recipe, digest), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def listed(recipes: dict[str, Any]) -> str:
+    """Recipes by their hashes as JSON, one a line: a hash is the start of the SHA-256 of the text after it."""
+    lines = ",\n".join(f'"{key}": {canonical(recipe)}' for key, recipe in recipes.items())
+    return f"{{\n{lines}\n}}\n"

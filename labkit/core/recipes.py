@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
-from labkit.core.canonical import LATER, DataRecipe, Weights, canonical, plain, rebase, reseed  # noqa: F401 (for others)
+from labkit.core.canonical import LATER, DataRecipe, Weights, canonical, listed, plain, rebase, reseed  # noqa: F401 (for others)
 from labkit.core.catalogue import ATTACKS, DATASETS, DEFENSES, FAULTS, Folder, Named, folder  # noqa: F401 (for others)
 from labkit.core.errors import InputError
 from labkit.core.limits import Limited
 
-_AT_THE_BOUNDARY = "deepfool", "cw", "ddn"  # where these stop
 # How the size of an attack is written in each norm; in all others, as a relative L2 measure.
 _SIZES = {"l2": "-L2-{:g}", "linf": "-L∞-{:.3f}", "none": "", "average": "-{:.2f} avg", "levels": "-{:g}/255"}
 
@@ -301,7 +300,7 @@ class AttackRecipe(Limited):
     gap     relative duality gap of T's codes while T is differentiated (`Defense.approximate`); 0 for T as it is judged
     faults  what is wrong with it on purpose (`catalogue.FAULTS`), for `experiments.causes` alone
     stored  whether the images are rounded to 8 bits in the end, as a file would, and still within the size
-    after   of "pgd": the attack that hands it its start, made at the same size by who knows no defense
+    after   of "pgd": the attack of the same size, by who knows no defense, where it starts
     """
 
     name: str = "fgsm"
@@ -323,11 +322,8 @@ class AttackRecipe(Limited):
             raise InputError(f"{self.name} cannot start from what {self.after!r} made; pgd can, after a known attack")
         if unknown := set(self.faults) - set(FAULTS):
             raise InputError(f"unknown faults {', '.join(sorted(unknown))}; the known ones are {', '.join(FAULTS)}")
-        # AutoAttack does not use `steps`. All of its recipes have the 50 that those of the profile `lab` always had.
-        if self.name == "autoattack":
-            object.__setattr__(self, "steps", 50)
-        if self.name == "cw":  # what it finds has changed since
-            object.__setattr__(self, "version", 3)
+        # AutoAttack does not use `steps`: all have the 50 that the profile `lab` always had. What CW finds has changed.
+        self.__dict__.update({"autoattack": {"steps": 50}, "cw": {"version": 3}}.get(self.name, {}))
 
     @property
     def label(self) -> str:
@@ -335,11 +331,11 @@ class AttackRecipe(Limited):
         if self.name == "clean":
             return "Clean"
         size = _SIZES.get(self.norm, "-{:.2f}").format(self.size)
-        loss = "" if self.loss == "log-odds" else f" {self.loss}"
-        loss += f" after {ATTACKS[self.after].label}" if self.after else ""
+        loss, after = self.loss * (self.loss != "log-odds"), self.after and f"after {ATTACKS[self.after].label}"
         name = ATTACKS[self.name].label if self.name in ATTACKS else self.name.partition("@")[0]
-        wrong = f" ({', '.join(FAULTS[fault] for fault in self.faults)})" * bool(self.faults)
-        return name + size + loss + " 8 bits" * (self.stored and self.norm != "levels") + wrong
+        wrong = f"({', '.join(FAULTS[fault] for fault in self.faults)})" * bool(self.faults)
+        stored = "8 bits" * (self.stored and self.norm != "levels")
+        return " ".join(filter(None, (name + size, loss, after, stored, wrong)))
 
     @property
     def released(self) -> "AttackRecipe":
@@ -350,5 +346,5 @@ class AttackRecipe(Limited):
         """
         if self.name == "clean" or self.norm not in ("dissimilarity", "average"):
             return self
-        levels = 4.0 if self.norm == "average" else round(100 * self.size, 6)
-        return replace(self, norm="levels", size=levels, stored=self.name not in _AT_THE_BOUNDARY)
+        size = 4.0 if self.norm == "average" else round(100 * self.size, 6)
+        return replace(self, norm="levels", size=size, stored=self.name not in ("deepfool", "cw", "ddn"))

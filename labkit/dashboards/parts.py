@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from labkit.core.wording import writable
-from labkit.reporting.pictures import mosaic, pillow, uri
+from labkit.datasets.encoding import mosaic, pillow, uri
 
 import anywidget
 import ipywidgets as w

@@ -10,9 +10,10 @@ from labkit.core.profiles import Profile
 from labkit.dashboards import arena
 from labkit.dashboards.page import LOOK, Desk, Page, button, choice
 from labkit.dashboards.parts import Hover, chart
+from labkit.datasets import encoding
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import ablations, paper_tables
-from labkit.reporting import captions, interactive, pictures, questions
+from labkit.reporting import captions, interactive, questions
 
 import ipywidgets as w
 import pandas as pd
@@ -129,7 +130,7 @@ class TradeoffBrowser(Page):
             self.say(f"Preparing the picture of {escape(case.label)} …")
             test = bench.images(case.data, "test")
             face = arena.face(case, index if index < len(test) else 0, bench)
-            found[case.label] = (pictures.uri(face["seen"]), arena.told(case, face, test.classes))
+            found[case.label] = (encoding.uri(face["seen"]), arena.told(case, face, test.classes))
         return found
 
     def stopped(self) -> None:

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from labkit.core import InputError, metrics, recipes
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+_NUMBERS = ["accuracy", "low", "high"]
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
     "accuracy", "low", "high", "majority", "dissimilarity", "psnr", "seconds", "run", "recipe", "right",
@@ -257,3 +259,23 @@ def by_class(case: Case, bench: Workbench) -> pd.DataFrame:
     rows = [(test.classes[c], *metrics.accuracy(right[test.y == c])) for c in test.y.unique().tolist()]
     frame = pd.DataFrame(rows, columns=["class", "accuracy", "low", "high", "n"]).round(3)
     return frame[["class", "n", "accuracy", "low", "high"]].sort_values("accuracy", kind="stable", ignore_index=True)
+
+
+def repeated(files: Iterable[Path]) -> pd.DataFrame:
+    """Each recipe that stands in files of rows with two measurements: the first one's row, and the last one's numbers.
+
+    Rows of one recipe with one `run` are one measurement, shown in two places. Rows from before there was a `run` are
+    one measurement when all that they measured is equal.
+
+    Columns: those of a row, and accuracy, low and high again with "_again".
+    """
+    found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
+    if not found:
+        return pd.DataFrame()
+    rows = pd.concat(found, ignore_index=True)
+    numbers = rows.filter(items=[*_NUMBERS, "dissimilarity", "psnr"]).map(repr).agg(" ".join, axis=1)
+    rows["identity"] = rows.run.fillna(numbers) if "run" in rows else numbers
+    made = rows.drop_duplicates(["recipe", "identity"])
+    first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
+    twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
+    return twice.query("identity != identity_again").drop(columns=["identity", "identity_again"]).reset_index(drop=True)

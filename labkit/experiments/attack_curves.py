@@ -70,3 +70,10 @@ def security(lengths: Tensor, reach: float) -> pd.DataFrame:
     sizes = torch.cat([lengths[lengths < reach], lengths.new_tensor([0, reach])]).unique()
     rows = [(float(s), *metrics.accuracy(lengths > s)[:3], float(lengths.clamp_max(s).mean())) for s in sizes]
     return pd.DataFrame(rows, columns=["size", "accuracy", "low", "high", "area"])
+
+
+def securities(sizes: Mapping[str, Tensor]) -> dict[str, pd.DataFrame]:
+    """`security` of several systems, by name, up to just beyond the largest change that succeeded against any."""
+    every = torch.cat([*sizes.values()])
+    reach = 1.05 * float(every[every.isfinite()].max()) if every.isfinite().any() else 0.0
+    return {name: security(mine, reach) for name, mine in sizes.items()}

@@ -6,9 +6,9 @@ from functools import partial
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
-from labkit.core.recipes import AttackRecipe, StrataRecipe
+from labkit.core.recipes import AttackRecipe, StrataRecipe, rebase
 from labkit.csc import split
-from labkit.evaluation import Workbench
+from labkit.evaluation import Case, Workbench
 from labkit.evaluation.adversarial_examples import Attempt, adversarial
 
 import pandas as pd
@@ -46,6 +46,17 @@ def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | 
     build = partial(_stability, asked.attempts, lab, bench)
     found = bench.store.fetch("votes", asked, lambda _: ({}, {"rows": build()}), digest=bench.digest(lab.data))
     return pd.DataFrame(found.facts["rows"], columns=["attack", "dissimilarity", "same cluster", "low", "high", "n"])
+
+
+def of_table(cases: Iterable[Case], lab: Profile, bench: Workbench) -> pd.DataFrame:
+    """`stability` under the attacks on the undefended network among some cases; no rows where none is of clusters."""
+    cases, by_data = list(cases), {}
+    if lab.stratified not in {case.defense for case in cases}:
+        return pd.DataFrame()
+    for case in cases:
+        if case.defense is None and rebase(case.classifier, lab.data) == lab.classifier:
+            by_data.setdefault(case.data, []).append(case.attack)
+    return pd.concat([stability(rebase(lab, few), bench, tried) for few, tried in by_data.items()] or [pd.DataFrame()])
 
 
 def _stability(attempts: Iterable[Attempt], lab: Profile, bench: Workbench) -> list[tuple]:

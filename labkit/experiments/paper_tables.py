@@ -8,6 +8,7 @@ from labkit.core.profiles import Profile
 from labkit.core.recipes import DEFENSES, AttackRecipe, StratifiedRecipe, rebase
 from labkit.defenses import unfitted
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement
+from labkit.evaluation.threat_models import inside_network
 from labkit.experiments import baselines, published_numbers
 from labkit.experiments.baselines import Baseline
 
@@ -285,3 +286,22 @@ def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> 
         for size, norm, stored in dict.fromkeys((a.size, a.norm, a.stored) for a in attacks if a.size)
         for name, loss in climbs[: 1 + (baseline.cost == "fast" and lab.adaptive.autoattack)]
     ]
+
+
+def knowing(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `baselines.cases` whose attacker knows the defense; one in the network, whoever has its weights knows."""
+    return rows[[ThreatModel.of(*pair).knows_defense for pair in zip(rows.knowledge, rows.defense, strict=True)]]
+
+
+def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of `baselines.cases`: the last grey box that most defenses share, and all of its size by who knows the defense.
+
+    No Defense is in both: nobody need know it, but the others are compared with it.
+    """
+    knows, bare = rows.index.isin(knowing(rows).index), rows.defense == "No Defense"
+    grey = rows[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
+    shared = (grey if len(grey) else rows).groupby("attack", sort=False).defense.nunique()
+    last = shared.index[shared == shared.max()][-1]
+    blind = rows[(rows.attack == last) & (~knows | bare)]
+    same_norm = ~rows.attack.str.contains("-L2-|-L∞-")
+    return blind, rows[knows & same_norm & (rows.budget == blind.budget.iloc[0])]

@@ -7,21 +7,11 @@ from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel
 from labkit.evaluation.threat_models import inside_network
 from labkit.experiments import published_numbers
+from labkit.reporting import tables
 
 import pandas as pd
 
 _FAR = 0.25  # of all images
-_RELEASED = (
-    "those that the authors released: 8/255 bounds each pixel's change, where the paper's text says a relative L2 of "
-    "0.08. Such images have 8 bits. DeepFool and CW, of which nothing is known, are bounded by the mean relative L2 of "
-    "such a change, and not rounded. T(x) is divided by its largest pixel, in 8 bits, as in their script"
-)
-
-SECURITY = (
-    "DDN looks for the smallest change of each image, by who knows the defense; below it an image counts as right. "
-    "Upper bounds: others find smaller ones. No random defense, which answers a small enough change differently by "
-    "chance, and no slow one."
-)
 
 
 def lines(*parts: str) -> str:
@@ -36,12 +26,7 @@ def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> st
     checks  what `sanity_checks.verdicts` says of the attacks
     """
     printed, data, networks = published_numbers.table(name).attrs, in_markdown(_all(rows.data)), _all(rows.classifier)
-    sizes = ", ".join(f"{n:,}" for n in sorted(set(rows.n)))
-    attacked, words = rows.attack[rows.attack != "Clean"], ("relative L2 dissimilarities", "L∞, for pixels in [0, 1]")
-    kinds = sorted(set(attacked.str.contains("-L∞-|-L2-")))
-    size = words[kinds == [True]] if len(kinds) < 2 else f"{words[0]}; those named L∞ or L2 are for pixels in [0, 1]"
-    if published_numbers.convention(name)[1]:
-        size = _RELEASED
+    sizes, attacked = ", ".join(f"{n:,}" for n in sorted(set(rows.n))), rows.attack[rows.attack != "Clean"]
     told = (
         f"Robust accuracy with 95 % Wilson intervals, beside the paper's Table {published_numbers.called(name)}.",
         f"Ours: {data}, n = {sizes} test images, {networks}. The paper: {printed['dataset']}, {printed['classifier']}, "
@@ -49,10 +34,9 @@ def table(rows: pd.DataFrame, name: str, note: str = "", checks: str = "") -> st
         "Compare each block with its own “No Defense”: images and networks differ. The paper does not say which threat "
         "model its retrained rows have.",
     )
-    more = f"Sizes of attacks are {size}. The recipe hash of each number is in its file of rows. {checks}"
-    rest = f"{threat_models(zip(rows.knowledge, rows.defense, strict=True))}\n\n{more.strip()}"
-    told = lines(*told, *_broken(rows))
-    return f"{told}\n\n<details><summary>Threat models and checks</summary>\n\n{rest}\n\n</details>"
+    how = {"kinds": sorted(set(attacked.str.contains("-L∞-|-L2-"))), "released": published_numbers.convention(name)[1]}
+    how |= {"models": threat_models(zip(rows.knowledge, rows.defense, strict=True)), "checks": checks}
+    return f"{lines(*told, *_broken(rows))}\n\n{tables.page('folded.md', **how).strip()}"
 
 
 def _broken(rows: pd.DataFrame) -> list[str]:
@@ -80,14 +64,9 @@ def overview(rows: pd.DataFrame, worst: pd.DataFrame, checks: str) -> str:
     bare, grey, white = (rows[kind & (rows.attack != "Clean")].accuracy for kind in kinds)
     clean = [rows[kind & (rows.attack == "Clean")].accuracy.iloc[0] for kind in kinds[:2]]
     least = "; ".join(f"{row.accuracy:.2f} (n = {row.n:,})" for row in worst[worst.defense == name].itertuples())
-    return (
-        f"1. Without a defense, accuracy is {clean[0]:.2f}, and {bare.min():.2f} under attack (white box, "
-        f"n = {rows.n.max():,}).\n2. A network retrained behind {name} has {clean[1]:.2f}; attackers who do not "
-        f"know it leave {grey.min():.2f} to {grey.max():.2f} (grey boxes).\n3. Attackers who know {name} leave "
-        f"{white.min():.2f} (white boxes). Worst case over all attacks of a size, vanilla network: "
-        f"{least or 'not measured'}.\n\n"
-        f"{threat_models(zip(rows.knowledge, rows.defense, strict=True))}\n\n{checks}"
-    )
+    numbers = {"clean": clean, "bare": bare, "grey": grey, "white": white, "least": least, "n": f"{rows.n.max():,}"}
+    models = threat_models(zip(rows.knowledge, rows.defense, strict=True))
+    return tables.page("overview.md", name=name, models=models, checks=checks, **numbers).strip()
 
 
 def unfolding(answers: Iterable[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from labkit.core.wording import in_markdown
 from labkit.experiments import causes, published_numbers
+from labkit.reporting import tables
 from labkit.reporting.pictures import canvas
 
 import pandas as pd
@@ -44,24 +45,14 @@ def caption(rows: pd.DataFrame, note: str) -> str:
     ))  # fmt: skip
 
 
-def sentences(rows: pd.DataFrame) -> list[str]:
-    """Which reading is nearest to the paper's numbers, and which are refuted."""
+def found(rows: pd.DataFrame) -> str:
+    """Which reading is nearest to the paper's numbers, and which are refuted: a list in Markdown."""
     near = causes.distances(rows)
-    if near.empty:
-        return ["No attack is measured yet."]
     whole = near[near.cells >= 0.8 * near.cells.max()]
-    first, fit = whole.iloc[0], whole[whole.distance <= whole.most]
-    said = [
-        f"Nearest to the paper: {first.hypothesis} (distance {first.distance:.2f} over {first.cells} cells; "
-        f"chance up to {first.most:.2f})."
-    ]
-    said.append(f"Within what chance allows: {'; '.join(fit.hypothesis) if len(fit) else 'none of them'}.")
-    for row in whole[(whole.hypothesis == causes.RIGHT) & (whole.distance > whole.most)].itertuples():
-        far = f"(distance {row.distance:.2f})"
-        said.append(f"Refuted: that the paper's attacks were made rightly in these sizes {far}.")
-    said.append("A fit is no proof: other faults may have the same shape.")
-    called = "; ".join(whole.hypothesis[whole.fault != ""])
-    return said + [f"The sanity checks call these attacks out by name: {called}."] * bool(called)
+    fit, right = whole.distance <= whole.most, whole.hypothesis == causes.RIGHT
+    told = {"fit": whole.hypothesis[fit], "refuted": whole.distance[right & ~fit]}
+    told["called"] = whole.hypothesis[whole.fault != ""]
+    return tables.page("causes.md", near=None if near.empty else whole.iloc[0], **told).strip()
 
 
 def figure(rows: pd.DataFrame, title: str) -> Figure:
@@ -70,11 +61,9 @@ def figure(rows: pd.DataFrame, title: str) -> Figure:
     fig, (left, right) = canvas(11.5, 0.3 * max(len(near), 8) + 1.9, 1, 2, lines="both")
     at = range(len(near))
     left.barh(at, near.most, color="#e3e3e3", label="what chance allows (95 %)")
-    for wrong, marker, colour, label in (
-        ("", "o", "#0072b2", "checks pass"),
-        ("x", "X", "#d55e00", "checks call it out by name"),
-    ):
-        mine = near[(near.fault != "") == bool(wrong)]
+    kinds = (False, "o", "#0072b2", "checks pass"), (True, "X", "#d55e00", "checks call it out by name")
+    for wrong, marker, colour, label in kinds:
+        mine = near[(near.fault != "") == wrong]
         left.plot(mine.distance, mine.index, marker, color=colour, label=label)
     left.set_yticks(at, [row.hypothesis + f" ({row.cells} of 10)" * (row.cells < 10) for row in near.itertuples()])
     left.set(xlabel="mean difference from the paper's Table 1", xlim=(0, None), ylim=(max(len(near), 1) - 0.5, -0.5))

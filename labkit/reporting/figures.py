@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from labkit.evaluation import Evaluation, ThreatModel
-from labkit.experiments import published_numbers
+from labkit.experiments import paper_tables, published_numbers
 from labkit.experiments.ablations import CHOICES
 from labkit.reporting import tables
 from labkit.reporting.pictures import canvas
@@ -41,8 +41,7 @@ def accuracies(rows: pd.DataFrame, title: str = "") -> Figure:
         ax.set_xticks(range(len(attacks)), attacks)
         ax.set_title("network retrained on T(x)" if retrained else "vanilla network", fontsize=10)
     axes[0].set(ylabel=_ACCURACY, ylim=(-0.02, 1.02))
-    fig.suptitle(title, fontsize=11)
-    return _legend(fig)
+    return _legend(fig, title=title)
 
 
 def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figure:
@@ -52,7 +51,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figur
     """
     names = list(dict.fromkeys(rows.defense))
     fig, ax = canvas(8.5, 0.36 * len(names) + 1.5, lines="x")
-    blind, known = tables.strongest(rows)
+    blind, known = paper_tables.strongest(rows)
     attack, size = blind.attack.iloc[0], blind.budget.iloc[0]
     blind = blind[(blind.defense != "No Defense") & (attack != "Clean")]
     lowest = known.loc[known.groupby("defense", sort=False).accuracy.idxmin()]
@@ -66,12 +65,11 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, title: str = "") -> Figur
     counts = rows.drop_duplicates("defense").set_index("defense").n
     _striped(ax, [f"{name} (n = {counts[name]:,})" for name in names])
     ax.set(xlabel=_ACCURACY, xlim=(-0.02, 1.02))
-    fig.suptitle(title, fontsize=11)
-    return _legend(fig, 2)
+    return _legend(fig, 2, title)
 
 
 def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
-    """A table of the paper as panels, one per attack: ours, our worst case, and the paper's (`tables.measured`)."""
+    """A table of the paper as panels, one per attack: ours, our worst case, and the paper's (`measured`)."""
     names, attacks = list(dict.fromkeys(rows.defense)), list(dict.fromkeys(rows.attack))
     width = max(1.75 * len(attacks) + 1.9, 8.4)  # title and legend need as much
     fig, axes = canvas(width, 0.48 * len(names) + 1.9, 1, len(attacks), lines="x", sharey=True, squeeze=False)
@@ -88,16 +86,16 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         ax.set(xlim=(-0.03, 1.03), xticks=(0, 0.5, 1))
         ax.set_title(attack, fontsize=10)
     broken = "\n" if len(title) > 8 * width else " "
-    fig.suptitle(f"{title}, n = {_several(rows.n.dropna())}:{broken}{_ACCURACY}", fontsize=11)
-    return _legend(fig)
+    title = f"{title}, n = {_several(rows.n.dropna())}:{broken}{_ACCURACY}"
+    return _legend(fig, title=title)
 
 
 def evaluation(found: Evaluation) -> Figure:
     """A line for each attack, in the order of the rows, and a star for the worst case of each size."""
     name = found.rows.defense.iloc[0]
     lines = [(row, row.attack, ThreatModel.of(row.knowledge, name)) for row in found.rows.itertuples()]
-    for row in found.worst.itertuples():
-        lines.append((row, f"all of {tables.sized(row._asdict())}", ThreatModel.WORST_CASE))
+    worst = found.worst.itertuples()
+    lines += [(row, f"all of {tables.sized(row._asdict())}", ThreatModel.WORST_CASE) for row in worst]
     fig, ax = canvas(8.5, 0.3 * len(lines) + 1.2, lines="x")
     for at, (row, _, model) in enumerate(lines):
         _bars(ax, [at], pd.DataFrame([row]), across=True, linestyle="none", **style(model))
@@ -252,9 +250,8 @@ def bounded(model: ThreatModel, words: str) -> str:
 
 def style(model: ThreatModel, colour: str = "") -> dict:
     """A threat model's colour (or another) and marker; hollow where single attacks on a defense give upper bounds."""
-    colour, hollow = colour or model.colour, _hollow(model)
-    size = 8 if model is ThreatModel.WORST_CASE else 5.5  # a star is mostly points
-    face = "white" if hollow else colour
+    colour, size = colour or model.colour, 8 if model is ThreatModel.WORST_CASE else 5.5  # a star is mostly points
+    face = "white" if _hollow(model) else colour
     return {"color": colour, "marker": model.marker, "markersize": size, "markerfacecolor": face}
 
 
@@ -311,8 +308,10 @@ def _level(ax: Axes, y: float, words: str) -> None:
                 textcoords="offset points", color="#666666")  # fmt: skip
 
 
-def _legend(fig: Figure, ncols: int = 3) -> Figure:
-    """The figure, done: with one legend below all of its panels, where a name stands once."""
+def _legend(fig: Figure, ncols: int = 3, title: str = "") -> Figure:
+    """The figure, done: with a title, and one legend below all of its panels, where a name stands once."""
+    if title:
+        fig.suptitle(title, fontsize=11)
     found = {}
     for ax in reversed(fig.axes):  # the last of several panels has the most threat models
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

@@ -3,11 +3,12 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from labkit.core import InputError, checkpoint
-from labkit.core.wording import in_markdown, to_set, typed
-from labkit.evaluation import ThreatModel
+from labkit.core.wording import to_set, typed
+from labkit.evaluation import ThreatModel, measurement
 from labkit.experiments import causes, holding, published_numbers
 from labkit.reporting import captions, cause_page, holding_page, questions, tables, verdicts
 from labkit.reporting.judged import compare  # noqa: F401 (for others)
@@ -20,11 +21,9 @@ _TABLE = "the paper's table"
 # What a line of the first table has, by block.
 _BLOCKS = {"paper": "the paper claims", "ours": "its attackers, here", "worst": ThreatModel.WORST_CASE.label}
 _VANILLA = {"1": "5", "2a": "6a", "2b": "6b"}
-# What notebooks leave in a data set's folder; of 06 rows and picture of each sweep, and where the paper has it.
+# What notebooks leave in a data set's folder, and of 06 the rows that are read.
 _PROJECTION, _TRADEOFF = "03_projection", "06_tradeoff"
-_SWEEPS = {"lam": ("lambda_rows.csv", "headline.png", "λ (the paper's Figure 5)"),
-           "K": ("K_rows.csv", "K.png", "K (its Figure 7 a)"), "S": ("S_rows.csv", "S.png", "S (its Figure 7 b)"),
-           "M": ("M_rows.csv", "M.png", "M (of which it shows no curve)")}  # fmt: skip
+_SWEEPS = "lambda_rows", "K_rows", "S_rows", "M_rows", "map", "silent_rows"
 _TITLE = "# Measured results"
 _END = "<!-- what stands above is made by `python -m labkit findings` -->"
 _MARK = "<!-- what follows is made by `python -m labkit findings` -->"
@@ -40,12 +39,12 @@ def page(folder: Path, link: str = "") -> str:
     found = _measured(folder)
     if not found:
         raise InputError(f"{folder} holds no measured table; make one with `labkit table 5 --out {folder / 'mine'}`")
-    parts = []
-    for place, measured in found.items():
-        parts += _section(place.relative_to(folder).as_posix(), place, measured, link)
-    for file in sorted(folder.rglob(f"{_PROJECTION}/shrinkage.csv")):
-        parts += _projected(file.parents[1].relative_to(folder).as_posix(), file)
-    return "\n\n".join(parts) + "\n"
+    places = [
+        _section(place.relative_to(folder).as_posix(), place, measured, link) for place, measured in found.items()
+    ]
+    projected = [_projected(file.parents[1].relative_to(folder).as_posix(), file)
+                 for file in sorted(folder.rglob(f"{_PROJECTION}/shrinkage.csv"))]  # fmt: skip
+    return tables.page("findings.md", places=places, projected=projected)
 
 
 def write(folder: Path, out: Path) -> None:
@@ -68,7 +67,8 @@ def opening(folder: Path) -> str:
     for place, measured in _measured(typed(folder)).items():
         for name, cells in measured.items():
             attacked = cells[cells.attack != "Clean"]
-            left = {who: _ends(part) for who, part in attacked.groupby(["defense", "block"])}
+            ends = attacked.groupby(["defense", "block"]).accuracy.agg(["min", "max"])
+            left = {who: " to ".join(dict.fromkeys(map("{:.2f}".format, pair))) for who, *pair in ends.itertuples()}
             for whose in [own for own in questions.STL if all((own, block) in left for block in _BLOCKS)][-1:]:
                 line = {"data": place.relative_to(folder).as_posix(), _TABLE: published_numbers.called(name)}
                 line |= {"defense": whose, "n": f"{cells.n.max():,.0f}"}
@@ -78,20 +78,8 @@ def opening(folder: Path) -> str:
         return "No table of the paper is measured in full yet."
     first = min(lines, key=lambda line: _MAIN.index(line[_TABLE].split()[0]))
     _, name, whose, _, claimed, here, worst, bare = first.values()
-    said = (
-        f"The paper claims that {whose} keeps an accuracy of {claimed} under attack, Table {name}.",
-        f"Under the paper's own threat model (grey box) we find {here}; a network without a defense keeps {bare}.",
-        f"Under attackers who know it, {worst} is left in the worst case.",
-    )
-    how = "Accuracy under attack, from the least to the most over the attacks of a table. In Table 4 the "
-    how += "paper's attackers know the defense (BPDA). Worst case: correct under every attack of a size. "
-    how += "Each number with its interval, threat model and recipe stands on its table's page."
-    numbered = "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(said, 1))
-    return f"{numbered}\n\n{tables.markdown(pd.DataFrame(lines), disable_numparse=True)}\n\n{how}"
-
-
-def _ends(cells: pd.DataFrame) -> str:
-    return " to ".join(dict.fromkeys(f"{share:.2f}" for share in (cells.accuracy.min(), cells.accuracy.max())))
+    told = {"defense": whose, "claimed": claimed, "name": name, "here": here, "bare": bare, "worst": worst}
+    return tables.page("opening.md", lines=pd.DataFrame(lines), **told).strip()
 
 
 def _measured(folder: Path) -> dict[Path, dict[str, pd.DataFrame]]:
@@ -103,131 +91,87 @@ def _measured(folder: Path) -> dict[Path, dict[str, pd.DataFrame]]:
     return found
 
 
-def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> list[str]:
+def _section(title: str, place: Path, measured: dict[str, pd.DataFrame], link: str) -> dict[str, Any]:
+    """What the template needs of one data set."""
     main = min(measured, key=lambda name: _MAIN.index(published_numbers.convention(name)[0]))
-    told = json.loads((place / f"table_{main}.json").read_bytes())
-    link = quote(f"{link}{title}/")
-    parts = [
-        f"## {in_markdown(title)}: the paper's Table {published_numbers.called(main)}, "
-        f"{published_numbers.table(main).attrs['setting']}",
-        f"![Accuracy of every defense under every attack of Table {main}: ours, our worst case, the paper's]"
-        f"({link}table_{main}.png)",
-        tables.markdown(tables.blocks(measured[main], main)),
-        f"Made by `{told['command']}`.",
-    ]
-    for name, cells in measured.items():
-        votes = place / f"table_{name}_votes.csv"
-        found = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
-        title = f"### What Table {published_numbers.called(name)} says"
-        parts += [title, tables.markdown(verdicts.summary(found), disable_numparse=True)]
-        parts.append(f"The numbers, with intervals, and the caption are on [its page]({link}table_{name}.md).")
     pairs = [(f"{a}{how}", f"{b}{how}") for a, b in _VANILLA.items() for how in ("", "_released")]
     again = [questions.retraining(measured[a], measured[b]) for a, b in pairs if {a, b} <= set(measured)]
-    if again:
-        parts += ["### What retraining is worth", verdicts.markdown(verdicts.table(again))]
-    parts += _resolutions(place, measured)
-    parts += _own(place, link)
-    parts += _swept(place / _TRADEOFF, f"{link}{_TRADEOFF}/")
-    twice = questions.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
-    if len(twice):
-        parts += ["### What was measured twice", verdicts.markdown(questions.repeats(twice))]
-    return list(filter(None, parts))
+    found, link = [], quote(f"{link}{title}/")
+    for name, cells in measured.items():
+        votes = place / f"table_{name}_votes.csv"
+        said = questions.of_table(cells, pd.read_csv(votes) if votes.is_file() else pd.DataFrame())
+        found.append((name, published_numbers.called(name), verdicts.summary(said)))
+    twice = measurement.repeated([*sorted(place.glob("*_rows.csv")), *sorted(place.glob("*/*rows.csv"))])
+    swept = _swept(place / _TRADEOFF)
+    return {
+        "title": title, "link": link, "main": main, "called": published_numbers.called(main),
+        "setting": published_numbers.table(main).attrs["setting"], "command": _made(place / f"table_{main}.json"),
+        "cells": tables.markdown(tables.blocks(measured[main], main)), "tables": found,
+        "again": verdicts.markdown(verdicts.table(again)), "resolutions": _resolutions(place, measured),
+        "own": _own(place), "swept": swept, "swept_by": swept and _command(place / _TRADEOFF, "06"),
+        "twice": verdicts.markdown(questions.repeats(twice)) if len(twice) else "",
+    }  # fmt: skip
 
 
-def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[str]:
+def _resolutions(place: Path, measured: dict[str, pd.DataFrame]) -> list[tuple[str, ...]]:
     """What becomes of a defense as images grow, where one setting was measured at several resolutions."""
     settings: dict[str, list[str]] = {}
     for name in measured:
-        how = published_numbers.table(name).attrs["setting"]
-        settings.setdefault(f"{how}, as released" * published_numbers.convention(name)[1] or how, []).append(name)
+        how = published_numbers.table(name).attrs["setting"] + ", as released" * published_numbers.convention(name)[1]
+        settings.setdefault(how, []).append(name)
     parts = []
-    for how, names in ((how, names) for how, names in settings.items() if len(names) > 1):
-        labels = {name: pd.read_csv(place / f"table_{name}_rows.csv").data.iloc[0] for name in names}
-        pixels = {int(label.rpartition("×")[2]): name for name, label in labels.items()}
-        if len(pixels) > 1:
-            cells = {side: measured[pixels[side]] for side in sorted(pixels)}
-            parts += [
-                f"### Does it hold at every resolution? ({how})",
-                f"{', '.join(f'Table {pixels[side]}: {side} pixels' for side in cells)}. Relative is robust / clean.",
-                tables.markdown(tables.resolutions(cells)),
-                verdicts.markdown(questions.resolutions(cells)),
-            ]
+    for how, names in settings.items():
+        files = [place / f"table_{name}_rows.csv" for name in names if len(names) > 1]
+        sides = [int(pd.read_csv(file).data.iloc[0].rpartition("×")[2]) for file in files]
+        if len(pixels := dict(sorted(zip(sides, names, strict=False)))) > 1:
+            cells = {side: measured[name] for side, name in pixels.items()}
+            told = ", ".join(f"Table {name}: {side} pixels" for side, name in pixels.items())
+            found = verdicts.markdown(questions.resolutions(cells))
+            parts.append((how, told, tables.markdown(tables.resolutions(cells)), found))
     return parts
 
 
-def _own(place: Path, link: str) -> list[str]:
-    """The tables that the paper has not, where they were measured: figure, what is read from it, how to make it."""
-    parts = []
-    for name, (title, shown, read) in _OWN.items():
+def _own(place: Path) -> dict[str, tuple[str, str]]:
+    """What is read from the tables that the paper has not, where they were measured, and how they were made."""
+    parts = {}
+    for name, read in _OWN.items():
         if (place / f"{name}.json").is_file():
             files = (place / f"{name}_{part}.csv" for part in ("rows", "worst"))
-            rows, worst = (pd.read_csv(file) if file.is_file() else pd.DataFrame() for file in files)
-            parts += [
-                f"### {title}",
-                f"![{shown}]({link}{name}.png)",
-                read(rows, worst),
-                f"Every number, n and the caption are on [its page]({link}{name}.md).",
-                f"Made by `{json.loads((place / f'{name}.json').read_bytes())['command']}`.",
-            ]
+            found = read(*(pd.read_csv(file) if file.is_file() else pd.DataFrame() for file in files))
+            parts[name] = found, _made(place / f"{name}.json")
     return parts
-
-
-def _told(found: pd.DataFrame) -> str:
-    return verdicts.markdown(found) if len(found) else ""
-
-
-def _readings(rows: pd.DataFrame, _worst: pd.DataFrame) -> str:
-    return "\n".join(f"- {sentence}" for sentence in cause_page.sentences(rows.fillna({"fault": ""})))
 
 
 _OWN = {
-    "baselines": (
-        "Which defenses hold?", "Accuracy of every defense: clean, unknown to the attacker, known, in the worst case",
-        lambda rows, worst: _told(questions.baselines(rows, worst)),
-    ),
-    holding.HOLDS: (
-        "What does hold?", "Clean accuracy against accuracy in the worst case, with what is certified",
-        lambda _rows, worst: _told(holding_page.questions(worst)),
-    ),
-    causes.CAUSES: (
-        "What made the paper's numbers?", "Distance of each reading of the paper's attacks to its Table 1", _readings,
-    ),
-}  # fmt: skip
+    "baselines": lambda rows, worst: verdicts.markdown(questions.baselines(rows, worst)),
+    holding.HOLDS: lambda _rows, worst: verdicts.markdown(holding_page.questions(worst)),
+    causes.CAUSES: lambda rows, _worst: cause_page.found(rows.fillna({"fault": ""})),
+}
 
 
-def _swept(folder: Path, link: str) -> list[str]:
-    """The trade-off's figures, what its rows say, and how to make them; nothing where it was not measured."""
-    parts = []
-    for what, (file, picture, name) in _SWEEPS.items():
-        if (folder / file).is_file():
-            rows = pd.read_csv(folder / file)
-            shown = f"![Accuracy and PSNR for every value]({link}{picture})"
-            parts += [f"### What is bought by {name}", shown, captions.sweep(rows)]
-            parts.append(verdicts.markdown(questions.sweep(rows, what)))
-    if (folder / "map.csv").is_file():
-        shown = f"![PSNR of T(x_adv) against the interval from attacked to clean accuracy, by defense]({link}map.png)"
-        found = verdicts.markdown(questions.psnr_accuracy(pd.read_csv(folder / "map.csv")))
-        parts += ["### Where every defense lies on the paper's Figure 6", shown, captions.psnr_accuracy(), found]
-    if (folder / "silent_rows.csv").is_file():
-        rows = pd.read_csv(folder / "silent_rows.csv")
-        rows["value"] = rows.value.map(setting)
-        found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
-        parts += ["### What the unspecified choices change", captions.sweep(rows), verdicts.markdown(found)]
-    if parts:
-        parts.append(f"All of notebook 06 (λ to the unspecified choices) is made by `{_command(folder, '06')}`.")
+def _swept(folder: Path) -> dict[str, tuple[str, str]]:
+    """The captions of the trade-off's figures, and what its rows say; nothing where it was not measured."""
+    parts = {}
+    for name in (name for name in _SWEEPS if (folder / f"{name}.csv").is_file()):
+        rows, caption = pd.read_csv(folder / f"{name}.csv"), captions.psnr_accuracy()
+        if name == "map":
+            found = questions.psnr_accuracy(rows)
+        else:
+            rows["value"], caption = rows.value.map(setting), captions.sweep(rows)
+            found = verdicts.table(questions.sweep(rows, what) for what in dict.fromkeys(rows.what))
+        parts[name] = caption, verdicts.markdown(found)
     return parts
 
 
-def _projected(title: str, file: Path) -> list[str]:
+def _projected(title: str, file: Path) -> tuple[str, ...]:
     """What notebook 03 has measured of T alone, without a network behind it."""
     rows = pd.read_csv(file, dtype={"recipe": str})
-    return [
-        f"## {in_markdown(title)}: what T leaves of images of {rows.pixels[0]} pixels, and of a perturbation",
-        tables.markdown(tables.attenuation(rows)),
-        captions.attenuation(rows),
-        verdicts.markdown(questions.attenuation(rows)),
-        f"Made by `{_command(file.parent, '03')}`.",
-    ]
+    cells, found = tables.markdown(tables.attenuation(rows)), verdicts.markdown(questions.attenuation(rows))
+    return title, rows.pixels[0], cells, captions.attenuation(rows), found, _command(file.parent, "03")
+
+
+def _made(file: Path) -> str:
+    return json.loads(file.read_bytes())["command"]
 
 
 def _command(folder: Path, notebook: str) -> str:

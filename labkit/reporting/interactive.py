@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from labkit.core.metrics import Point, told
 from labkit.core.wording import in_chart
+from labkit.datasets.encoding import uri
 from labkit.experiments.ablations import CHOICES, gaps, named
 from labkit.reporting import figures
-from labkit.reporting.pictures import uri
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5
 SHAPES = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "pentagon", "hexagram", "bowtie")
 
 
-def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], title: str = "") -> go.Figure:
+def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str]) -> go.Figure:
     """Images as points of a plane, coloured by cluster; pointing at one shows its picture and its name.
 
     points   (n, d)  where they lie, by their first two columns
@@ -36,9 +36,8 @@ def clusters(points: Tensor, cluster: Tensor, x: Tensor, names: Sequence[str], t
         seen = {"text": [in_chart(names[i]) for i in mine], "customdata": [uri(x[i]) for i in mine]}
         seen |= {"name": f"cluster {m + 1} ({len(mine)})", "hovertemplate": "%{text}<extra></extra>"}
         fig.add_scatter(x=across, y=up, mode="markers", marker=look, **seen)
-    margin = {"l": 30, "r": 10, "t": 50 if title else 20, "b": 30}
-    fig.update_layout(template="plotly_white", title=in_chart(title), height=520, margin=margin)
-    fig.update_layout(legend={"itemsizing": "constant"})
+    margin = {"l": 30, "r": 10, "t": 20, "b": 30}
+    fig.update_layout(template="plotly_white", height=520, margin=margin, legend={"itemsizing": "constant"})
     fig.update_xaxes(title="first principal component", zeroline=False)
     fig.update_yaxes(title="second principal component", zeroline=False)
     return fig
@@ -68,12 +67,11 @@ def tradeoff(rows: pd.DataFrame, what: str, strip: tuple | None = None) -> go.Fi
     if what in figures.NUMERIC:
         fig.update_xaxes(tickvals=list(clean.value), ticktext=[f"{v:g}" for v in clean.value])
     fig.update_xaxes(type=figures.NUMERIC.get(what, "category"))
-    fig.update_xaxes(title=CHOICES[what][0], row=3, col=1)
-    fig.update_yaxes(title="accuracy", range=(-0.02, 1.02), row=1, col=1)
-    fig.update_yaxes(title="gap", row=2, col=1)
-    fig.update_yaxes(title="PSNR, dB", row=3, col=1)
-    fig.update_layout(**_LOOK, title=in_chart(figures.setting(rows)), height=620)
-    fig.update_layout(legend={"orientation": "h", "y": -0.14})
+    fig.update_layout(
+        **_LOOK, title=in_chart(figures.setting(rows)), height=620, legend={"orientation": "h", "y": -0.14},
+        xaxis3_title=CHOICES[what][0], yaxis={"title": "accuracy", "range": (-0.02, 1.02)}, yaxis2_title="gap",
+        yaxis3_title="PSNR, dB",
+    )  # fmt: skip
     return fig
 
 

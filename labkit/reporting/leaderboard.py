@@ -13,16 +13,12 @@ from labkit.core import InputError, checkpoint
 from labkit.core.wording import in_markdown, typed
 from labkit.evaluation import ThreatModel
 from labkit.reporting import html, tables
-from labkit.reporting.judged import JSON, read
+from labkit.reporting.judged import JSON, defense_of, read
 
 import pandas as pd
 
 _NONE = "–"
 _COLUMNS = ("network", "defense"), ("clean", "threat models", "seconds", "failed checks")  # about the worst cases
-_HOW = """Worst case: correct under every attack of a size that was tried, the clean image among them. It is an upper
-bound: compare lines that were attacked as hard. Lines are ranked only among those of the same images, by the size that
-most of them have, which stands first. Seconds are of all that was measured for a line, where that is known. A click on
-a column sorts."""
 
 
 def leaderboard(folder: Path, out: Path | None = None) -> Path:
@@ -39,12 +35,10 @@ def leaderboard(folder: Path, out: Path | None = None) -> Path:
         groups.setdefault(images, []).append(line | {"page": f"[{in_markdown(page.stem)}]({link})"})
     if not groups:
         raise InputError(f"{folder} holds no {JSON}; make one with `labkit evaluate --out {folder / 'mine'}`")
-    parts = ["# Leaderboard", _HOW]
-    for (digest, n), lines in sorted(groups.items(), key=lambda group: -len(group[1])):
-        names = "; ".join(dict.fromkeys(line["images"] for line in lines))
-        parts += [f"## {in_markdown(names)}, n = {n:,} ({digest})", _ranked(lines)]
+    ranked = [("; ".join(dict.fromkeys(line["images"] for line in lines)), n, digest, _ranked(lines))
+              for (digest, n), lines in sorted(groups.items(), key=lambda group: -len(group[1]))]  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    body = html.markdown("\n\n".join(parts) + "\n")
+    body = html.markdown(tables.page("leaderboard.md", groups=ranked))
     checkpoint.write_whole(out / "index.html", html.fill("plain.html", title="Leaderboard", body=body))
     return out / "index.html"
 
@@ -76,7 +70,7 @@ def _evaluations(folder: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any]
     for file in sorted(folder.rglob(JSON)):
         told = read(file)
         clean = next(row for row in told["rows"] if row["attack"] == "Clean")
-        defense = (told["defense"] or {"name": "No Defense"})["name"]
+        defense = defense_of(told)
         models = [ThreatModel.of(row["knowledge"], defense).label for row in told["rows"] if row is not clean]
         failed = [check["check"] for check in told["checks"] if check["verdict"] == "failed"]
         yield (clean["right"].split(":")[0], clean["n"]), {
@@ -97,8 +91,7 @@ def _tables(folder: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any], Pat
         norms = {recipe["attack"]["size"]: recipe["attack"]["norm"] for recipe in recipes.values()}
         for (defense, retrained, n), mine in worst.groupby(["defense", "retrained", "n"], sort=False):
             theirs = rows[(rows.defense == defense) & (rows.retrained == retrained)]
-            known = theirs[theirs.attack != "Clean"].knowledge
-            models = [ThreatModel.of(word, defense).label for word in known]
+            models = [ThreatModel.of(word, defense).label for word in theirs.knowledge[theirs.attack != "Clean"]]
             models += mine.hardest[mine["size"] > 0].str.partition(", ")[2].tolist()
             said = re.search(rf"(?<!\w){re.escape(defense)}: (?:failed.*?: )?(.*?)\.(?: |$)", told["checks"])
             clean = pd.concat([mine[mine["size"] == 0], theirs[(theirs.attack == "Clean") & (theirs.n == n)]]).accuracy

@@ -4,15 +4,16 @@ Each function takes rows or cells and gives a table of `verdicts`; none of them 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
-from pathlib import Path
 
 from labkit.core import metrics
 from labkit.core.metrics import Point, said
 from labkit.evaluation import ThreatModel
 from labkit.evaluation.threat_models import inside_network
+from labkit.experiments import paper_tables
 from labkit.experiments.ablations import CHOICES, gaps
+from labkit.experiments.published_numbers import by_resolution, kept
 from labkit.reporting import tables
 from labkit.reporting.figures import NUMERIC
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME, beside, claim, holds, markdown, summary, table  # noqa: F401
@@ -24,6 +25,7 @@ STL = ("STL", "STL (cluster)")
 CLAIMS = {"lam": {"clean": -1, "gap": -1}, "K": {"clean": 1, "attacked": -1}, "S": {"clean": 0, "attacked": 0}}
 _ALIKE = 0.1  # accuracies that surely differ by less are what the paper calls “not sensitive”; the number is ours
 _NUMBERS = ["accuracy", "low", "high"]
+_SAID = {True: "holds", False: "does not hold", None: "not decided"}
 _NONE = pd.DataFrame()
 
 
@@ -37,13 +39,12 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_table(cells: pd.DataFrame, votes: pd.DataFrame = _NONE) -> pd.DataFrame:
-    """Of `tables.measured`: attack strength, relative robust accuracy, leaking, ranking; `votes` as for `stability`."""
+    """Of cells (`measured`): attack strength, relative robust accuracy, leaking, ranking; `votes` as in `stability`."""
     attacked = labelled(cells)[cells.attack != "Clean"]
     ours, paper = (attacked[attacked.block == block].assign(name=block) for block in ("ours", "paper"))
     asked = "How strong are the attacks on the undefended network (lower is stronger)?"
     found = [beside(asked, *(part[part.defense == "No Defense"] for part in (ours, paper)), "case")]
-    kept = tables.kept(cells)
-    shares = [_of(part.assign(kept=kept), "kept") for part in (ours, paper)]
+    shares = [_of(part.assign(kept=kept(cells)), "kept") for part in (ours, paper)]
     for name in STL:
         asked = f"What is the relative robust accuracy (robust / clean) of {name}?"
         found.append(beside(asked, *(part[part.defense == name] for part in shares), "case", ""))
@@ -69,7 +70,7 @@ def _leaking(cells: pd.DataFrame) -> pd.DataFrame:
 def ranking(cells: pd.DataFrame) -> pd.DataFrame:
     """Whether each STL beats every other defense, attack by attack, and whether stratification helps.
 
-    cells  from `tables.measured`: ours are compared within one threat model, the worst case with itself
+    cells  from `published_numbers.measured`: ours are compared within one threat model, the worst case with itself
     """
     own, found = labelled(cells[cells.block != "paper"]), []
     others = [name for name in dict.fromkeys(own.defense) if not name.startswith("STL")]
@@ -103,7 +104,12 @@ def stability(votes: pd.DataFrame) -> pd.DataFrame:
     votes = votes.assign(accuracy=votes["same cluster"], where="share that keeps its cluster", case=votes.attack)
     attacked = votes[::2].assign(name="attacked")
     noise = votes[1::2].assign(name="noise of that size", case=list(attacked.case))
-    return table([beside(asked, attacked, noise, "case"), _claimed(asked, attacked.low.min() > 0.5)])
+    return table(
+        [
+            beside(asked, attacked, noise, "case"),
+            claim(asked, "the paper's statement", _SAID[bool(attacked.low.min() > 0.5)]),
+        ]
+    )
 
 
 def grid(rows: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +136,7 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
     A network that is its own defense is known to whoever has its weights: it has no grey box.
     """
     rows = labelled(rows).assign(case=lambda found: found["where"] + found.n.map(", n = {:,}".format))
-    blind, found = tables.strongest(rows)[0], []
+    blind, found = paper_tables.strongest(rows)[0], []
     label = f"{ThreatModel.WORST_CASE.label} of size {blind.budget.iloc[0]:g}"
     least = worst.assign(name=worst.defense, case=worst.n.map("n = {:,}".format))
     asked = {"clean images": rows[rows.attack == "Clean"], f"{blind.attack.iloc[0]}, defense unknown": blind}
@@ -177,10 +183,10 @@ def _held(parts: Mapping[str, pd.DataFrame], what: str, name: str) -> pd.DataFra
         part = parts[measure]
         points = _points(part)
         if way:
-            verdict = {way: "holds", -way: "does not hold", 0: SAME}[metrics.moved(points[0], points[-1])]
+            verdict = {way: _SAID[True], -way: _SAID[False], 0: SAME}[metrics.moved(points[0], points[-1])]
         else:
             part = part.sort_values("accuracy")
-            verdict = {True: "holds", False: "does not hold", None: "not decided"}[metrics.alike(points, _ALIKE)]
+            verdict = _SAID[metrics.alike(points, _ALIKE)]
         expected = {-1: " falls", 0: f" stays within {_ALIKE:g}", 1: " rises"}[way]
         found.append(_ends(question, part.assign(where=part["where"] + expected), name, verdict))
     if not found:
@@ -199,7 +205,8 @@ def psnr_accuracy(found: pd.DataFrame) -> pd.DataFrame:
         nearer = others.psnr[others.defense != "No Defense"].max() > mine.psnr.item()
         for what in ("attacked", "clean"):
             lines.append(beside(asked, *(_of(part, what, where=f"{what} accuracy") for part in (mine, others))))
-        lines.append(_claimed(asked, not (nearer or (lines[-2].verdict == LOWER).any())))
+        sure = not (nearer or (lines[-2].verdict == LOWER).any())
+        lines.append(claim(asked, "the paper's statement", _SAID[sure]))
     return table(lines)
 
 
@@ -216,8 +223,8 @@ def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """As images grow: how each STL fares, what it keeps, whom it beats; `measured` as for `tables.by_resolution`."""
-    cells, found = labelled(tables.by_resolution(measured)), []
+    """As images grow: how each STL fares, what it keeps, whom it beats; `measured` as for `by_resolution`."""
+    cells, found = labelled(by_resolution(measured)), []
     cells = cells[cells.attack != "Clean"].assign(where=cells.attack + ", " + cells["where"])
     ours, paper = cells[cells.block != "paper"], cells[cells.block == "paper"]
     for name in STL:
@@ -233,28 +240,8 @@ def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     return table(found)
 
 
-def repeated(files: Iterable[Path]) -> pd.DataFrame:
-    """Each recipe that stands in files of rows with two measurements: the first one's row, and the last one's numbers.
-
-    Rows of one recipe with one `run` are one measurement, shown in two places. Rows from before there was a `run` are
-    one measurement when all that they measured is equal.
-
-    Columns: those of a row, and accuracy, low and high again with "_again".
-    """
-    found = [pd.read_csv(file, dtype={"recipe": str, "run": str}) for file in files]
-    if not found:
-        return pd.DataFrame()
-    rows = pd.concat(found, ignore_index=True)
-    numbers = rows.filter(items=[*_NUMBERS, "dissimilarity", "psnr"]).map(repr).agg(" ".join, axis=1)
-    rows["identity"] = rows.run.fillna(numbers) if "run" in rows else numbers
-    made = rows.drop_duplicates(["recipe", "identity"])
-    first, last = made.drop_duplicates("recipe"), made.drop_duplicates("recipe", keep="last")
-    twice = first.merge(last[["recipe", "identity", *_NUMBERS]], on="recipe", suffixes=("", "_again"))
-    return twice.query("identity != identity_again").drop(columns=["identity", "identity_again"]).reset_index(drop=True)
-
-
 def repeats(twice: pd.DataFrame) -> pd.DataFrame:
-    """Whether the two measurements of `repeated` agree."""
+    """Whether the two measurements of `measurement.repeated` agree."""
     asked, one = "Do two runs of one recipe agree?", labelled(twice)
     kind = twice.retrained.map({True: ", retrained, ", False: ", "})
     one = one.assign(case=one.defense + kind + one.attack + ", " + one["where"], name="first", where="accuracies")
@@ -282,10 +269,6 @@ def _ends(question: str, part: pd.DataFrame, name: str, verdict: str | None = No
     """The last value of a setting beside the first."""
     named = part.assign(name=[f"{name} = {said(value)}" for value in part.value])
     return beside(question, named.tail(1), named.head(1), "", verdict)
-
-
-def _claimed(question: str, sure: bool) -> pd.DataFrame:
-    return claim(question, "the paper's statement", "holds" if sure else "does not hold")
 
 
 def _points(part: pd.DataFrame) -> list[Point]:

@@ -4,7 +4,6 @@ import contextlib
 import contextvars
 import logging
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -158,27 +157,25 @@ def _kernel_class(
     than TCP ports: no other user can connect, and ipykernel does not warn. The folder sits directly under the temporary
     directory because a socket's path may have only 107 characters.
     """
-    folder = Path(tempfile.mkdtemp(prefix="labkit-"))
+    with tempfile.TemporaryDirectory(prefix="labkit-", ignore_cleanup_errors=True) as folder:
 
-    class Kernel(AsyncKernelManager):
-        transport = Unicode("tcp" if len(str(folder)) > 80 else "ipc")
-        connection_file = Unicode(str(folder / "kernel.json"))
+        class Kernel(AsyncKernelManager):
+            transport = Unicode("tcp" if len(folder) > 80 else "ipc")
+            connection_file = Unicode(str(Path(folder, "kernel.json")))
 
-        def __init__(self, **options):
-            super().__init__(**options)
-            kernels.append(self)
+            def __init__(self, **options):
+                super().__init__(**options)
+                kernels.append(self)
 
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            # Its log goes to our terminal, and reports the signal that asks it to end as an error.
-            argv = [*hardware.child("ipykernel_launcher", folder), "-f", "{connection_file}", "--log-level=CRITICAL"]
-            shown = {"language": "python", "display_name": "Python 3", "metadata": {"debugger": False}}
-            return KernelSpec(argv=argv, env={**_KERNEL_ENV, **environment}, **shown)
+            @property
+            def kernel_spec(self) -> KernelSpec:
+                # Its log goes to our terminal, and reports the signal that asks it to end as an error.
+                argv = [*hardware.child("ipykernel_launcher", folder), "-f", "{connection_file}"]
+                shown = {"language": "python", "display_name": "Python 3", "metadata": {"debugger": False}}
+                env = {**_KERNEL_ENV, **environment}
+                return KernelSpec(argv=[*argv, "--log-level=CRITICAL"], env=env, **shown)
 
-    try:
         yield Kernel
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _literal(path: Path) -> str:

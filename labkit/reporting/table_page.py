@@ -2,14 +2,13 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from labkit.core import InputError, checkpoint, hardware
+from labkit.core import InputError, checkpoint, hardware, recipes
 from labkit.core.profiles import PROFILES, Profile
-from labkit.core.recipes import AttackRecipe, DataRecipe, rebase
 from labkit.core.store import locked
 from labkit.core.wording import in_markdown
 from labkit.datasets import loaders
@@ -44,6 +43,8 @@ class Published:
     note, checks what `captions.table` says of the networks and of the attacks
     images       digests of training and test images, by number of the latter
     recipes      of the rows, by their hashes (`measurement.recipes_of`)
+    certain, supports  of `certified.rows` and `certified.supports`, of the table of what holds
+    curves       of `baselines.curves`, of the table of the baselines
     """
 
     name: str
@@ -55,49 +56,37 @@ class Published:
     checks: str
     images: dict[str, str]
     recipes: dict[str, Any]
+    certain: pd.DataFrame | None = None
+    supports: pd.DataFrame | None = None
+    curves: pd.DataFrame | None = None
+
+    @property
+    def kind(self) -> "_Kind":
+        """How it is read."""
+        return _OWN.get(published_numbers.convention(self.name)[0], _PAPERS)
 
     @property
     def stem(self) -> str:
         """What the names of its files begin with."""
-        return f"table_{self.name}"
-
-    @property
-    def beside(self) -> str:
-        """The table of the paper beside which it stands."""
-        return self.name
+        return f"table_{self.name}" if self.kind is _PAPERS else self.name
 
     @property
     def cells(self) -> pd.DataFrame:
-        """`tables.measured`."""
-        return tables.measured(self.rows, self.worst, self.name)
+        """The table, for programs."""
+        return self.kind.cells(self)
 
     @property
     def caption(self) -> str:
-        """`captions.table`."""
-        return captions.table(self.rows, self.beside, self.note, self.checks)
+        """What is said under it."""
+        return self.kind.caption(self)
 
     def figure(self) -> Figure:
-        """`figures.cells`."""
-        return figures.cells(self.cells, self.name, _images(self.rows))
+        """Its numbers drawn."""
+        return self.kind.figure(self, f"{self.rows.data.iloc[0]}, {self.rows.classifier.iloc[0]}")
 
     def text(self, command: str) -> str:
-        """The page of the table, in Markdown."""
-        printed, exact = published_numbers.table(self.name).attrs, {"disable_numparse": True}  # 0.30 says more than 0.3
-        title = f"# Table {published_numbers.called(self.name)}: "
-        title += ", ".join(printed[what] for what in ("dataset", "classifier", "setting"))
-        parts = [title, tables.markdown(tables.blocks(self.cells, self.name), **exact), self.caption]
-        if self.missing:
-            parts.append("Left out: " + "; ".join(f"{defense} ({why})" for defense, why in self.missing) + ".")
-        found = questions.of_table(self.cells, self.votes)
-        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
-        kept = tables.retention(self.cells, self.name)
-        if len(kept) and (self.rows.attack == "Clean").any():  # else there is nothing to divide by
-            parts += ["## Relative robust accuracy (robust / clean)", tables.markdown(kept, **exact)]
-        if len(self.votes):
-            parts += ["## Which attacked images keep their cluster?", tables.markdown(self.votes.round(3), **exact)]
-            parts.append("The attacks are on the undefended network; noise of each attack's size is beside them.")
-        parts += ["## Again", f"    {command}"]
-        return "\n\n".join(parts) + "\n"
+        """Its page, in Markdown."""
+        return self.kind.text(self, command)
 
     def save(self, out: Path, command: str) -> None:
         """Write page, figure, cells, rows and their recipes into the folder `out`, and where they come from."""
@@ -105,118 +94,93 @@ class Published:
         with locked(out / "tables", doing=f"writes into {out}"):
             stem = self.stem
             frames = {f"{stem}.csv": self.cells, f"{stem}_rows.csv": self.rows, f"{stem}_worst.csv": self.worst}
-            if len(self.votes):
-                frames[f"{stem}_votes.csv"] = self.votes
+            frames |= {f"{stem}_votes.csv": self.votes} if len(self.votes) else {}
             for file, frame in frames.items():
                 checkpoint.write_whole(out / file, frame.to_csv(index=False))
             checkpoint.write_whole(out / f"{stem}.md", self.text(command))
-            checkpoint.write_whole(out / f"{stem}_rows_recipes.json", tables.listed(self.recipes))
+            checkpoint.write_whole(out / f"{stem}_rows_recipes.json", recipes.listed(self.recipes))
             pictures.save(self.figure(), out, stem)
             files = [out / file for file in (*frames, f"{stem}_rows_recipes.json", f"{stem}.md", f"{stem}.png")]
             told = {"command": command, "commit": hardware.commit(_HOME), "versions": hardware.versions(*_PACKAGES)}
             told |= {name: getattr(self, name) for name in ("images", "missing", "note", "checks")}
             told["files"] = [checkpoint.fingerprint(file, out) for file in files]
             checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            if self.certain is not None:
+                checkpoint.write_whole(out / f"{stem}_certified.csv", self.certain.to_csv(index=False))
+            if self.curves is not None and len(self.curves):
+                checkpoint.write_whole(out / f"{stem}_curves.csv", self.curves.to_csv(index=False))
+                named = dict(iter(self.curves.groupby("defense", sort=False)))
+                pictures.save(figures.security(named), out, f"{stem}_curves")
 
 
-@dataclass(frozen=True)
-class Compared(Published):
-    """The baselines, each under all that is tried against it (`baselines.cases`): a table that the paper has not.
-
-    curves  from `baselines.curves`
-    """
-
-    curves: pd.DataFrame = field(default_factory=pd.DataFrame, kw_only=True)
-
-    @property
-    def stem(self) -> str:
-        return self.name
-
-    @property
-    def beside(self) -> str:
-        plain = published_numbers.counterparts(int(self.rows.data.iloc[0].rpartition("×")[2]))[0]
-        return plain + self.name.removeprefix(paper_tables.BASELINES)
-
-    @property
-    def cells(self) -> pd.DataFrame:
-        return tables.baselines(self.rows, self.worst, self.beside)
-
-    def figure(self) -> Figure:
-        return figures.baselines(self.rows, self.worst, _images(self.rows))
-
-    def text(self, command: str) -> str:
-        exact, tried = {"disable_numparse": True}, tables.gradients(self.rows)
-        found, checked = questions.baselines(self.rows, self.worst), captions.adaptive(self.rows)
-        parts = ["# Which defenses hold?", tables.markdown(self.cells, **exact), *filter(None, [self.caption, checked])]
-        parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
-        if len(tried):
-            parts += ["## What is best differentiated?", tables.markdown(tried, **exact)]
-        if len(self.curves):
-            parts += ["## How does it fall with the size?", f"![Security curves]({self.stem}_curves.png)"]
-            parts += [tables.markdown(tables.security(self.curves), **exact), captions.SECURITY]
-        return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
-
-    def save(self, out: Path, command: str) -> None:
-        super().save(out, command)
-        if len(self.curves):
-            checkpoint.write_whole(out / f"{self.stem}_curves.csv", self.curves.to_csv(index=False))
-            named = self.curves.groupby("defense", sort=False)
-            pictures.save(figures.security(dict(iter(named))), out, f"{self.stem}_curves")
+Held = Published  # of what holds; by this name `holding_page` knows it
 
 
-@dataclass(frozen=True)
-class Explained(Compared):
-    """What may have made the paper's numbers (`causes.hypotheses`): a study of our own."""
-
-    @property
-    def beside(self) -> str:
-        return "1"
-
-    @property
-    def cells(self) -> pd.DataFrame:
-        return cause_page.table(self.rows)
-
-    @property
-    def caption(self) -> str:
-        return cause_page.caption(self.rows, self.note)
-
-    def figure(self) -> Figure:
-        return cause_page.figure(self.rows, _images(self.rows))
-
-    def text(self, command: str) -> str:
-        exact, found = {"disable_numparse": True}, cause_page.sentences(self.rows)
-        parts = ["# What made the paper's numbers?", tables.markdown(self.cells, **exact), self.caption]
-        parts += ["## What it says", "\n".join(f"- {line}" for line in found)]
-        changed = cause_page.changes(self.rows)
-        if len(changed):
-            parts += ["## What does each cause change?", tables.markdown(changed, **exact)]
-        return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+def _of_paper(page: Published, command: str) -> str:
+    printed, kept = published_numbers.table(page.name).attrs, tables.retention(page.cells, page.name)
+    return tables.page(
+        "table.md", called=published_numbers.called(page.name), command=command, missing=page.missing,
+        where=", ".join(printed[what] for what in ("dataset", "classifier", "setting")),
+        cells=tables.blocks(page.cells, page.name), caption=page.caption, votes=page.votes.round(3),
+        found=verdicts.markdown(questions.of_table(page.cells, page.votes)),
+        kept=kept[: len(kept) * ("Clean" in {*page.rows.attack})],  # without clean rows there is nothing to divide by
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Held(Compared):
-    """What holds against who knows it (`holding.cases`), and what of it is certain (`certified.rows`)."""
+def _of_baselines(page: Published, command: str) -> str:
+    found = verdicts.markdown(questions.baselines(page.rows, page.worst))
+    caption = f"{page.caption}\n\n{captions.adaptive(page.rows)}"
+    told = {"more": tables.gradients(page.rows), "curves": tables.security(page.curves), "stem": page.stem}
+    return tables.page("baselines.md", cells=page.cells, caption=caption, found=found, command=command, **told)
 
-    certain: pd.DataFrame
-    supports: pd.DataFrame
 
-    @property
-    def cells(self) -> pd.DataFrame:
-        return holding_page.table(self.rows, self.worst)
+def _of_causes(page: Published, command: str) -> str:
+    told = {"cells": page.cells, "caption": page.caption, "found": cause_page.found(page.rows)}
+    return tables.page("study.md", more=cause_page.changes(page.rows), command=command, **told)
 
-    @property
-    def caption(self) -> str:
-        return holding_page.caption(self.rows, self.note)
 
-    def figure(self) -> Figure:
-        return holding_page.figure(self.rows, self.worst, self.certain, _images(self.rows))
+def _beside(page: Published) -> str:
+    """The table of the paper beside which the baselines stand."""
+    plain = published_numbers.counterparts(int(page.rows.data.iloc[0].rpartition("×")[2]))[0]
+    return plain + page.name.removeprefix(paper_tables.BASELINES)
 
-    def text(self, command: str) -> str:
-        return holding_page.text(self, command)
 
-    def save(self, out: Path, command: str) -> None:
-        super().save(out, command)
-        checkpoint.write_whole(out / f"{self.stem}_certified.csv", self.certain.to_csv(index=False))
+class _Kind(NamedTuple):
+    """How a table is read: each a function of what was measured, and of a title or the command that makes it."""
+
+    cells: Callable[[Published], pd.DataFrame]
+    caption: Callable[[Published], str]
+    figure: Callable[[Published, str], Figure]
+    text: Callable[[Published, str], str]
+
+
+_PAPERS = _Kind(
+    cells=lambda page: published_numbers.measured(page.rows, page.worst, page.name),
+    caption=lambda page: captions.table(page.rows, page.name, page.note, page.checks),
+    figure=lambda page, title: figures.cells(page.cells, page.name, title),
+    text=_of_paper,
+)
+# Those that the paper has not: each baseline under all that is tried against it, and two studies of our own.
+_OWN = {
+    paper_tables.BASELINES: _Kind(
+        cells=lambda page: tables.baselines(page.rows, page.worst, _beside(page)),
+        caption=lambda page: captions.table(page.rows, _beside(page), page.note, page.checks),
+        figure=lambda page, title: figures.baselines(page.rows, page.worst, title),
+        text=_of_baselines,
+    ),
+    causes.CAUSES: _Kind(
+        cells=lambda page: cause_page.table(page.rows),
+        caption=lambda page: cause_page.caption(page.rows, page.note),
+        figure=lambda page, title: cause_page.figure(page.rows, title),
+        text=_of_causes,
+    ),
+    holding.HOLDS: _Kind(
+        cells=lambda page: holding_page.table(page.rows, page.worst),
+        caption=lambda page: holding_page.caption(page.rows, page.note),
+        figure=lambda page, title: holding_page.figure(page.rows, page.worst, page.certain, title),
+        text=holding_page.text,
+    ),
+}
 
 
 def ask(lab: Profile, names: Iterable[str], wanted: Mapping[str, Iterable[str]]) -> dict[str, Asked]:
@@ -292,27 +256,19 @@ def measure(
     knows = [case for case in asked.aware if ThreatModel(case.knowledge).knows_defense]
     if attacks := ", ".join(dict.fromkeys(case.attack.label for case in knows)):
         said += f" Worst case: correct under all attacks of a column's size, among them {attacks} through the defense."
-    images = {}
-    for case in (*asked.blind, *asked.aware):
-        train, test = (bench.images(case.data, split) for split in ("train", "test"))
-        images[str(len(test))] = f"{train.digest}:{test.digest}"
-    votes, kept = _votes(asked, lab, bench), measurement.recipes_of(rows, bench)
-    page = Published
+    tests = {case.data: bench.images(case.data, "test") for case in (*asked.blind, *asked.aware)}
+    images = {str(len(test)): bench.digest(data) for data, test in tests.items()}
+    votes, kept, more = cluster_stability.of_table(asked.blind, lab, bench), measurement.recipes_of(rows, bench), ()
     if name.startswith(paper_tables.BASELINES):
         curves = baselines.curves([case for case in asked.blind if case.attack.norm == "none"], bench)
         rows, worst = rows[~rows.recipe.isin(curves.get("recipe", []))], worst[worst["size"] > 0]
-        return Compared(name, rows, worst, votes, asked.missing, note, said, images, kept, curves=curves)
+        more = None, None, curves
     if name == causes.CAUSES:
-        page, rows = Explained, causes.rows(lab, bench, asked.blind)
+        rows = causes.rows(lab, bench, asked.blind)
     if name == holding.HOLDS:
-        rows, certain = holding.rows(lab, bench, asked.blind), holding.certified.rows(lab, bench, kept=not checked)
-        supports = holding.certified.supports(lab, bench, kept=not checked)
-        return Held(name, rows, worst, pd.DataFrame(), asked.missing, note, said, images, kept, certain, supports)
-    return page(name, rows, worst, votes, asked.missing, note, said, images, kept)
-
-
-def _images(rows: pd.DataFrame) -> str:
-    return f"{rows.data.iloc[0]}, {rows.classifier.iloc[0]}"
+        rows, votes, sure = holding.rows(lab, bench, asked.blind), pd.DataFrame(), holding.certified
+        more = sure.rows(lab, bench, kept=not checked), sure.supports(lab, bench, kept=not checked)
+    return Published(name, rows, worst, votes, asked.missing, note, said, images, kept, *more)
 
 
 def _training(asked: Asked) -> str:
@@ -326,15 +282,3 @@ def _training(asked: Asked) -> str:
         kinds.setdefault(kind, set()).add(network.epochs)
     told = (f"{kind} {' and '.join(map(str, sorted(epochs)))}" for kind, epochs in kinds.items())
     return f"Epochs of training: {', '.join(told)}."
-
-
-def _votes(asked: Asked, lab: Profile, bench: Workbench) -> pd.DataFrame:
-    """How stable the vote is under the attacks that the table makes on the undefended network."""
-    if lab.stratified not in {case.defense for case in asked.blind}:
-        return pd.DataFrame()
-    by_data: dict[DataRecipe, list[AttackRecipe]] = {}
-    for case in asked.blind:
-        if case.defense is None and rebase(case.classifier, lab.data) == lab.classifier:
-            by_data.setdefault(case.data, []).append(case.attack)
-    found = [cluster_stability.stability(rebase(lab, few), bench, attacks) for few, attacks in by_data.items()]
-    return pd.concat(found or [pd.DataFrame()])

@@ -1,22 +1,24 @@
 """Tables: tidy rows pivoted for reading, beside what the paper printed."""
 
-import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from labkit.core import checkpoint
 from labkit.core.metrics import Point, said, told
-from labkit.core.recipes import canonical
+from labkit.core.recipes import listed
 from labkit.core.wording import in_markdown
 from labkit.evaluation import ThreatModel, threat_models
 from labkit.evaluation.threat_models import inside_network
-from labkit.experiments import published_numbers
+from labkit.experiments import paper_tables, published_numbers
 from labkit.experiments.ablations import CHOICES, named
+from labkit.experiments.published_numbers import LINE, alike, by_resolution, kept
 
+import jinja2
 import pandas as pd
 
-_LINE = ["block", "defense", "knowledge"]  # what the cells of one line share
 BROKEN, HELD = 0.1, "not broken here"  # robust accuracy above which a defense is called so
 _MAJORITY = f"majority of {threat_models.ANSWERS} answers"
 _ALL, _KNOWN = f"{ThreatModel.WORST_CASE.label}, at one size", ", defense known"
@@ -34,40 +36,13 @@ def beside_paper(rows: pd.DataFrame, table: str = "1") -> pd.DataFrame:
     return blocks(alike(rows, table), table)
 
 
-def alike(rows: pd.DataFrame, table: str) -> pd.DataFrame:
-    """`measured`, of the networks that are as the table's setting has them: vanilla or retrained, and undefended."""
-    retrained = published_numbers.table(table).attrs["setting"].startswith("retrained")
-    return measured(rows[(rows.retrained == retrained) | (rows.defense == "No Defense")], pd.DataFrame(), table)
-
-
-def measured(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
-    """A table of the paper in three blocks, one line per cell: ours, ours in the worst case, and the paper's.
-
-    rows   from `measurement.run(asked.blind)`, with `asked` from `paper_tables.table`
-    worst  from `paper_tables.worst(asked.aware, …)`: the share of images correct under every attack of a column's
-           size, by attackers who know the defense and by those who do not
-
-    Columns: block ("ours", "worst", "paper"), defense, knowledge, n, attack, accuracy, low, high, right; the paper's
-    lines have the accuracy alone, and only the attacks that are in `rows`. Lines of what nobody attacked are left out.
-    """
-    attacks = rows.drop_duplicates("attack").set_index("attack").budget
-    lines = pd.concat(_by_attacker(rows)).assign(block="ours").to_dict("records")
-    for row in worst.assign(block="worst", knowledge="").to_dict("records"):
-        lines += [{**row, "attack": a} for a, size in attacks.items() if size == row["size"]]
-    for defense, values in published_numbers.table(table).iterrows():
-        same = {"block": "paper", "defense": defense, "knowledge": "identity" if table.startswith("4") else ""}
-        lines += [{**same, "attack": a, "accuracy": values[a]} for a in attacks.index if pd.notna(values.get(a))]
-    told = ["right"] * ("right" in rows)  # which images, in rows of this version
-    return pd.DataFrame(lines, columns=[*_LINE, "n", "attack", "accuracy", "low", "high", *told])
-
-
 def blocks(cells: pd.DataFrame, table: str) -> pd.DataFrame:
     """`measured` as it is read: a line per block, defense and threat model, a column per attack."""
-    usual = cells.groupby(_LINE, sort=False).n.transform("first")
+    usual = cells.groupby(LINE, sort=False).n.transform("first")
     shown = [_printed(row) if pd.isna(n) or row.n == n else f"{_printed(row)} (n = {int(row.n):,})"
              for row, n in zip(cells.itertuples(), usual, strict=True)]  # fmt: skip
     counts = [_UNKNOWN if pd.isna(n) else f"{int(n):,}" for n in usual]
-    lines = _across(_named(cells, table).assign(n=counts, shown=shown), [*_LINE, "threat model", "n"], "attack")
+    lines = _across(_named(cells, table).assign(n=counts, shown=shown), [*LINE, "threat model", "n"], "attack")
     lines = lines.mask(lines.isna() & lines.block.str.startswith("paper").to_numpy()[:, None], "not reported")
     return lines.drop(columns="knowledge").fillna("")
 
@@ -84,11 +59,6 @@ def asked(row) -> str:
     if row.asked == "clean":
         return "clean accuracy"
     return f"accuracy under {row.attack}, {threat_model('ours', row.knowledge, row.defense)}"
-
-
-def knowing(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `baselines.cases` whose attacker knows the defense; one in the network, whoever has its weights knows."""
-    return rows[[ThreatModel.of(*pair).knows_defense for pair in zip(rows.knowledge, rows.defense, strict=True)]]
 
 
 def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -129,32 +99,20 @@ def baselines(rows: pd.DataFrame, worst: pd.DataFrame, table: str) -> pd.DataFra
     return pd.DataFrame(lines, columns=[*order, _ALL]).fillna("")
 
 
-def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of `baselines.cases`: the last grey box that most defenses share, and all of its size by who knows the defense.
-
-    No Defense is in both: nobody need know it, but the others are compared with it.
-    """
-    knows, bare = rows.index.isin(knowing(rows).index), rows.defense == "No Defense"
-    grey = rows[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
-    shared = (grey if len(grey) else rows).groupby("attack", sort=False).defense.nunique()
-    last = shared.index[shared == shared.max()][-1]
-    blind = rows[(rows.attack == last) & (~knows | bare)]
-    same_norm = ~rows.attack.str.contains("-L2-|-L∞-")
-    return blind, rows[knows & same_norm & (rows.budget == blind.budget.iloc[0])]
-
-
 def gradients(rows: pd.DataFrame) -> pd.DataFrame:
     """What each way to differentiate a defense leaves, of the attacks that were tried with several: a line for each."""
-    known = knowing(rows)
+    known = paper_tables.knowing(rows)
     known = known[known.groupby(["defense", "attack"]).knowledge.transform("nunique") > 1]
     named = _named(known.assign(block="ours", shown=known.apply(cell, axis=1)))
     named = named.assign(n=named.n.map("{:,}".format))
     return _across(named, ["defense", "attack", "n"], "threat model").fillna("–")
 
 
-def security(found: pd.DataFrame) -> pd.DataFrame:
+def security(found: pd.DataFrame | None) -> pd.DataFrame:
     """Of `baselines.curves`, a line each: where half of the images are wrong, and the area, as a share of the most."""
     lines = []
+    if found is None or not len(found):
+        return pd.DataFrame()
     for (defense, knowledge, n), part in found.groupby(["defense", "knowledge", "n"], sort=False):
         half, last = part[part.accuracy <= 0.5], part.iloc[-1]
         line = {"defense": defense, "threat model": threat_model("ours", knowledge, defense), "n": f"{n:,}"}
@@ -169,16 +127,8 @@ def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
     A defense whose undefended network hardly notices an attack keeps much of nothing: compare with No Defense.
     """
     part = _named(cells, table).assign(shown=kept(cells).map("{:.2f}".format, na_action="ignore"))
-    lines = _across(part[cells.attack != "Clean"], [*_LINE, "threat model"], "attack")
+    lines = _across(part[cells.attack != "Clean"], [*LINE, "threat model"], "attack")
     return lines.drop(columns="knowledge").fillna("–")
-
-
-def kept(cells: pd.DataFrame) -> pd.Series:
-    """Of every cell of `measured`, the share of the defense's clean accuracy on the same images; NaN without one."""
-    places = pd.Series(list(zip(cells.block == "paper", cells.defense, cells.n.fillna(0), strict=True)), cells.index)
-    clean = cells.attack == "Clean"
-    whole = dict(zip(places[clean], cells.accuracy[clean], strict=True))
-    return cells.accuracy / places.map(lambda place: whole.get(place) or math.nan)
 
 
 def adaptive(rows: pd.DataFrame) -> pd.DataFrame:
@@ -229,31 +179,15 @@ def attenuation(rows: pd.DataFrame) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def by_resolution(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Cells of several tables, each at a resolution of its own: those that stand in every one.
-
-    measured  cells of a table (`measured`) by the pixels of an image's side
-
-    More columns: value (the pixels) and kept (`kept`). Of the paper's defenses, those that we have. Attacks in their
-    order, and of each our cells, the worst case, the paper's.
-    """
-    parts = [cells.assign(value=side, kept=kept(cells)) for side, cells in sorted(measured.items())]
-    cells, place = pd.concat(parts, ignore_index=True), ["attack", "block", "defense", "knowledge"]
-    cells = cells[cells.groupby(place).value.transform("nunique") == len(measured)]
-    cells = cells[cells.defense.isin(cells.defense[cells.block == "ours"])]
-    order = {"attack": list(cells.attack.unique()).index, "block": list(_BLOCKS).index}
-    return cells.sort_values(["attack", "block"], kind="stable", key=lambda part: part.map(order[part.name]))
-
-
 def resolutions(measured: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """`by_resolution` as it is read: accuracies with their intervals, a column for each resolution."""
     cells = by_resolution(measured)
     shares = cells.kept.mask(cells.attack == "Clean").map(" (relative {:.2f})".format, na_action="ignore").fillna("")
     shown = [_printed(row) + share for row, share in zip(cells.itertuples(), shares, strict=True)]
     named = _named(cells).assign(shown=shown, pixels=cells.value.map("{} pixels".format))
-    counts = cells.n.map("{:,.0f}".format, na_action="ignore").groupby([cells[name] for name in ("attack", *_LINE)])
+    counts = cells.n.map("{:,.0f}".format, na_action="ignore").groupby([cells[name] for name in ("attack", *LINE)])
     named["n"] = counts.transform(lambda n: " and ".join(dict.fromkeys(n.dropna())) or _UNKNOWN)
-    return _across(named, ["attack", *_LINE, "threat model", "n"], "pixels").drop(columns="knowledge")
+    return _across(named, ["attack", *LINE, "threat model", "n"], "pixels").drop(columns="knowledge")
 
 
 def _named(cells: pd.DataFrame, table: str = "") -> pd.DataFrame:
@@ -318,15 +252,19 @@ def markdown(frame: pd.DataFrame, **how) -> str:
     return shown.to_markdown(index=False, **how)
 
 
-def listed(recipes: Mapping[str, Any]) -> str:
-    """Recipes by their hashes as JSON, one a line: a hash is the start of the SHA-256 of the text after it."""
-    lines = ",\n".join(f'"{key}": {canonical(recipe)}' for key, recipe in recipes.items())
-    return f"{{\n{lines}\n}}\n"
+def exact(frame: pd.DataFrame) -> str:
+    """`markdown` with all cells as they are written, since 0.30 says more than 0.3; "" of a table without lines."""
+    return markdown(frame, disable_numparse=True) if len(frame) else ""
 
 
-def _by_attacker(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Rows by defense and attacker in order of first appearance, each with the clean row; then what nobody attacks."""
-    clean, attacked = rows[rows.attack == "Clean"], rows[rows.attack != "Clean"]
-    for (defense, knowledge), group in attacked.groupby(["defense", "knowledge"], sort=False):
-        yield pd.concat([clean[clean.defense == defense], group]).assign(knowledge=knowledge)
-    yield clean[~clean.defense.isin(attacked.defense)].assign(knowledge="–")
+def page(template: str, **values: Any) -> str:
+    """A page in Markdown: the named one of `templates`, filled in; what has nothing to say leaves no gap."""
+    return re.sub(r"\n{3,}", "\n\n", _templates().get_template(template).render(values)).strip() + "\n"
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    loader, strict = jinja2.PackageLoader("labkit.reporting"), jinja2.StrictUndefined
+    found = jinja2.Environment(loader=loader, undefined=strict, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"text": in_markdown, "table": exact}
+    return found

@@ -14,12 +14,6 @@ COLUMNS = ["question", "where", "case", "ours", "number", "low", "high", "n", "o
            "other_high", "difference", "difference_low", "difference_high", "p", "unit", "verdict"]  # fmt: skip
 _READ = {"accuracy": "number", "name": "ours", "name_other": "other"}
 _READ |= {f"{end}_other": f"other_{at}" for end, at in (("accuracy", "number"), ("low", "low"), ("high", "high"))}
-CAPTION = (
-    "Brackets are 95 % intervals; the difference is ours − other, with Newcombe's interval. It is significant where "
-    "p < 0.05: of the exact test on the images that only one of the two has right (McNemar), corrected for how many "
-    "such comparisons are made here (Holm). Without p, which needs both on the same images, it is significant where "
-    "its interval leaves out 0."
-)
 
 
 def beside(question: str, ours: pd.DataFrame, other: pd.DataFrame, on: str = "", verdict: str | None = None):
@@ -112,16 +106,13 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(found: pd.DataFrame, first: int | None = None) -> str:
     """The summary, its `first` lines (those that are decided come first), and folded the rest and all numbers."""
-    lines, numbers = summary(found), tables.markdown(view(found), disable_numparse=True)
+    if found.empty:
+        return ""
+    lines = summary(found)
     if first:
         open_ = [not any(word in verdict for word in (HIGHER, LOWER, "hold")) for verdict in lines.verdict]
         lines = lines.assign(open=open_).sort_values("open", kind="stable").drop(columns="open")
-    short, rest = (
-        tables.markdown(part, disable_numparse=True) for part in (lines[:first], lines[first or len(lines) :])
-    )
-    more = first and len(lines) > first
-    title, rest = (f"{len(lines) - first} more, and the numbers", f"{rest}\n\n") if more else ("The numbers", "")
-    return f"{short}\n\n<details><summary>{title}</summary>\n\n{rest}{numbers}\n\n{CAPTION}\n\n</details>"
+    return tables.page("verdicts.md", lines=lines, first=first or len(lines), numbers=view(found)).strip()
 
 
 def _span(name: str, numbers: pd.Series, unit: str) -> str:

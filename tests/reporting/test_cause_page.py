@@ -19,12 +19,12 @@ def test_the_table_has_the_nearest_first_and_the_paper_last():
 
 
 def test_the_sentences_say_what_fits_and_that_this_is_no_proof():
-    said = " ".join(cause_page.sentences(ROWS))
+    said = cause_page.found(ROWS)
     assert "Nearest to the paper: faulty (distance 0.00 over 10 cells; chance up to" in said
     assert "Within what chance allows: faulty." in said and "no proof" in said
     assert "Refuted: that the paper's attacks were made rightly" in said
     assert "The sanity checks call these attacks out by name: faulty." in said
-    wrong = " ".join(cause_page.sentences(frame(other=0.5)))
+    wrong = cause_page.found(frame(other=0.5))
     assert "none of them" in wrong and "call these" not in wrong
     assert "n = 1,000 test images" in cause_page.caption(ROWS, "Epochs of training: 8.")
 
@@ -37,4 +37,4 @@ def test_it_is_drawn_however_much_is_measured(rows):
     assert len(left.get_yticklabels()) == 3 * attacked
     labels = right.get_legend_handles_labels()[1]
     assert labels[0] == "the paper, Table 8a" or labels[-1] == "the paper, Table 8a"
-    assert cause_page.sentences(rows) and len(cause_page.table(rows)) == 1 + 3 * attacked
+    assert cause_page.found(rows) and len(cause_page.table(rows)) == 1 + 3 * attacked

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from labkit.cli import table
 from labkit.core import checkpoint, profiles
+from labkit.experiments import published_numbers
 from labkit.reporting import findings, tables
 
 import kept_recipes
@@ -51,7 +52,7 @@ def test_a_table_is_made_of_its_rows_and_they_of_its_command(file):
     name = file.stem.removeprefix("table_")
     assert [name] == [f"{plain}{_CONVENTION[options.convention]}" for plain in options.names]
     frames = {part: pd.read_csv(f"{stem}{part}.csv") for part in ("", "_rows", "_worst")}
-    cells = tables.measured(frames["_rows"], frames["_worst"], name)
+    cells = published_numbers.measured(frames["_rows"], frames["_worst"], name)
     assert_frame_equal(frames[""].fillna({"knowledge": ""}), cells)
     blocks, shown = tables.blocks(cells, name), table_of(stem.with_suffix(".md"))
     assert_frame_equal(shown, blocks)

@@ -1,5 +1,7 @@
 """Which numbers are compared for every claim, and what the verdicts are on made-up rows."""
 
+from labkit.evaluation import measurement
+from labkit.experiments import published_numbers
 from labkit.reporting import questions, tables
 from labkit.reporting.verdicts import HIGHER, LOWER, SAME
 
@@ -251,7 +253,7 @@ def test_resolutions_are_compared_where_every_table_has_them():
         ("FGSM-0.08", "paper"),
     ]  # fmt: skip
     less = cells(0.6)[cells(0.6).block != "paper"]
-    assert set(tables.by_resolution({64: cells(0.4), 128: less}).block) == {"ours", "worst"}
+    assert set(published_numbers.by_resolution({64: cells(0.4), 128: less}).block) == {"ours", "worst"}
 
 
 def measured(recipe, accuracy, seconds, attack="FGSM-0.08"):
@@ -267,10 +269,10 @@ def test_one_measurement_shown_twice_is_none_repeated(tmp_path):
     for name, rows in parts.items():
         pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
     files = [tmp_path / f"{name}.csv" for name in parts]
-    twice = questions.repeated(files)
+    twice = measurement.repeated(files)
     assert list(twice.recipe) == ["01", "02"]
     assert list(twice.accuracy) == [0.6, 0.3] and list(twice.accuracy_again) == [0.62, 0.45]
-    assert questions.repeated(files[:2]).empty and questions.repeated([]).empty
+    assert measurement.repeated(files[:2]).empty and measurement.repeated([]).empty
     found = questions.repeats(twice)
     assert found.verdict.tolist() == [SAME, LOWER, "0.085 in the median, at most 0.150"]
     assert found.case[1] == "STL, retrained, FGSM-0.08, white box (exact gradient)"
@@ -286,7 +288,7 @@ def test_a_measurement_is_known_by_its_run_and_not_by_its_time(tmp_path):
     pair = [tmp_path / "one.csv", tmp_path / "two.csv"]
     for file, run in zip(pair, ("a", "b"), strict=True):
         pd.DataFrame([_run("00", 0.5, run) | {"seconds": 1.5}]).to_csv(file, index=False)
-    assert list(questions.repeated(pair).recipe) == ["00"]
+    assert list(measurement.repeated(pair).recipe) == ["00"]
 
 
 def test_rows_from_before_there_was_a_run_are_known_by_what_they_measured(tmp_path):
@@ -296,4 +298,4 @@ def test_rows_from_before_there_was_a_run_are_known_by_what_they_measured(tmp_pa
              "new": [_run("02", 0.5, "a")]}  # fmt: skip
     for name, rows in parts.items():
         pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
-    assert list(questions.repeated(tmp_path / f"{name}.csv" for name in parts).recipe) == ["01", "02"]
+    assert list(measurement.repeated(tmp_path / f"{name}.csv" for name in parts).recipe) == ["01", "02"]

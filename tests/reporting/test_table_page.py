@@ -99,7 +99,7 @@ def test_ranking_and_retention_are_those_of_the_cells():
 def test_a_saved_table_says_where_it_comes_from(made, tmp_path):
     made.save(tmp_path, "python -m labkit table 1")
     assert_frame_equal(pd.read_csv(tmp_path / "table_1_rows.csv"), made.rows)
-    again = tables.measured(
+    again = published_numbers.measured(
         pd.read_csv(tmp_path / "table_1_rows.csv"), pd.read_csv(tmp_path / "table_1_worst.csv"), "1"
     )
     assert_frame_equal(pd.read_csv(tmp_path / "table_1.csv", keep_default_na=True).fillna({"knowledge": ""}), again)

@@ -4,7 +4,7 @@ import json
 from labkit.core import recipes, store
 from labkit.core.errors import InputError
 from labkit.core.recipes import AttackRecipe
-from labkit.experiments import published_numbers
+from labkit.experiments import paper_tables, published_numbers
 from labkit.reporting import figures, pictures, tables
 
 import pandas as pd
@@ -126,7 +126,7 @@ def test_attacks_that_do_not_break_the_network_alone_say_nothing_of_what_holds()
 def test_the_strongest_grey_box_is_one_that_most_defenses_have_faced():
     rows, _ = competitors()
     once = pd.DataFrame([row("TVM", False, "MI-DI-0.03", "classifier", 0.3, 1000)])
-    blind, _ = tables.strongest(pd.concat([rows, once], ignore_index=True))
+    blind, _ = paper_tables.strongest(pd.concat([rows, once], ignore_index=True))
     assert set(blind.attack) == {"BIM-0.03"}
     assert set(blind.defense) == {"No Defense", "TVM", "Quilting"}
 
@@ -156,7 +156,8 @@ def test_an_attack_the_paper_lacks_is_said_so():
 
 
 def test_retention():
-    frame = tables.retention(tables.alike(rows(), "1"), "1").set_index(["block", "defense", "threat model"])["BIM-0.03"]
+    cells = published_numbers.alike(rows(), "1")
+    frame = tables.retention(cells, "1").set_index(["block", "defense", "threat model"])["BIM-0.03"]
     assert frame[("ours", "STL", "grey box (surrogate)")] == "0.75"
     assert frame[("paper, Table 1", "No Defense", "not said")] == f"{0.1803 / 0.9298:.2f}"
 
@@ -165,14 +166,15 @@ def test_an_attack_on_fewer_images_says_so_and_is_divided_by_their_clean_accurac
     few = pd.concat([rows(), pd.DataFrame([row("STL", True, "CW-0.03", "transfer", 0.6, n=200)])])
     few.loc[few.attack == "Clean", "budget"] = 0.0
     worst = [{"defense": "STL", "n": 200, "size": 0.0, "accuracy": 0.75, "low": 0.7, "high": 0.8}]
-    cells = tables.measured(few[few.retrained], pd.DataFrame(worst), "1")
+    cells = published_numbers.measured(few[few.retrained], pd.DataFrame(worst), "1")
     line = tables.blocks(cells, "1").set_index(["block", "threat model"]).loc[("ours", "grey box (surrogate)")]
     assert line["CW-0.03"] == "0.600 [0.560, 0.640] (n = 200)" and line["BIM-0.03"] == "0.660 [0.620, 0.700]"
     shares = tables.retention(cells, "1").set_index(["block", "defense", "threat model"])
     assert shares.loc[("ours", "STL", "grey box (surrogate)"), "CW-0.03"] == f"{0.6 / 0.75:.2f}"
     assert shares.loc[("ours", "STL", "grey box (surrogate)"), "BIM-0.03"] == f"{0.66 / 0.88:.2f}"
-    alone = tables.measured(few[few.retrained], pd.DataFrame(), "1")  # nobody knows these 200 images' clean accuracy
-    assert tables.kept(alone)[(alone.attack == "CW-0.03") & (alone.block == "ours")].isna().all()
+    # Nobody knows these 200 images' clean accuracy.
+    alone = published_numbers.measured(few[few.retrained], pd.DataFrame(), "1")
+    assert published_numbers.kept(alone)[(alone.attack == "CW-0.03") & (alone.block == "ours")].isna().all()
 
 
 def test_a_defense_that_nobody_attacked_has_its_clean_cell():
