@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from labkit.attacks.budget import Budget
 from labkit.attacks.common import Model, ascent, column, differentiate, fooled, in_ball, logits_at, margin, normal
-from labkit.core import InputError
 
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
@@ -53,26 +52,18 @@ def square(model: Model, x: Tensor, y: Tensor, *, budget: Budget, queries: int =
 
 
 def autoattack(
-    model: Model, x: Tensor, y: Tensor, *, budget: Budget, version: str = "standard", steps: int = 100,
-    queries: int = 5000, seed: int = 0,
-) -> Tensor:  # fmt: skip
-    """AutoAttack (Croce & Hein, 2020), part after part, each on what `model` still gets right.
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget, steps: int = 100, queries: int = 5000, seed: int = 0
+) -> Tensor:
+    """AutoAttack (Croce & Hein, 2020) in its standard version, part after part, each on what is still right.
 
-    version  "standard": AutoPGD on the cross-entropy; AutoPGD on the difference of logits ratio (DLR) and FAB, towards
-             each of the nine likeliest other classes (DLR only where there are four classes or more); Square
-             "rand", for a random model: AutoPGD on the cross-entropy and on the DLR, each gradient the mean of 20
+    AutoPGD on the cross-entropy; AutoPGD on the difference of logits ratio (DLR) and FAB, towards each of the nine
+    likeliest other classes (DLR only where there are four classes or more); Square. An image that none of them fools
+    comes back unchanged.
+
     steps, queries  of each part; as published by default
-
-    An image that none of them fools comes back unchanged.
     """
-    if version not in ("standard", "rand"):
-        raise InputError(f"unknown version {version!r} of AutoAttack; choose from standard, rand")
     run = _Run(model, x, y, budget, seed)
     ascent(model, x[:1], y[:1], margin)  # tells, before the library does, when there is no gradient
-    if version == "rand":
-        for loss in ("ce", "dlr") if run.classes > 2 else ("ce",):
-            run.apgd(loss, steps=steps, averaged=20)
-        return run.x_adv
     ranks = range(2, min(run.classes, 10) + 1)
     run.apgd("ce", steps=steps)
     for rank in ranks if run.classes > 3 else ():
@@ -96,15 +87,12 @@ class _Run:
         self.x_adv, self.classes = x.clone(), logits.shape[1]
         self.done = (budget.radius(x) <= 0) | fooled(logits, y) | ~logits.isfinite().all(1)
 
-    def apgd(self, loss: str, *, steps: int = 100, averaged: int = 1, rank: int | None = None) -> None:
-        """AutoPGD (Croce & Hein, 2020) on `loss` "ce" or "dlr"; with `rank`, towards the rank-th likeliest class.
-
-        averaged  gradients per step, for a model that draws at random
-        """
+    def apgd(self, loss: str, *, steps: int, rank: int | None = None) -> None:
+        """AutoPGD (Croce & Hein, 2020) on `loss` "ce" or "dlr"; with `rank`, towards the rank-th likeliest class."""
         kind = APGDAttack if rank is None else APGDAttack_targeted
 
         def found(x: Tensor, y: Tensor) -> Tensor:
-            how = {"n_iter": steps, "eot_iter": averaged, "seed": self.seed, "logger": _SILENT, **self._common}
+            how = {"n_iter": steps, "seed": self.seed, "logger": _SILENT, **self._common}
             attack = kind(self._predict, eps=self._radius(x), **how)
             attack.init_hyperparam(x)
             if rank is None:

@@ -45,9 +45,9 @@ def _others(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf)
 
 
-def fooled(logits: Tensor, y: Tensor, confidence: float = 0.0) -> Tensor:
-    """Which decisions are wrong, by a margin of `confidence`: (B,). A network that answers NaN has decided nothing."""
-    return (logits.argmax(1) != y) & logits.isfinite().all(1) & (margin(logits, y) >= confidence)
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Which decisions are wrong: (B,). A network that answers NaN has decided nothing."""
+    return (logits.argmax(1) != y) & logits.isfinite().all(1) & (margin(logits, y) >= 0)
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from labkit.attacks.common import LOSSES, Model, ascent, column, fooled, free, l
 import torch
 from torch import Tensor
 
+_CANDIDATES, _OVERSHOOT = 10, 0.02  # of DeepFool: likeliest classes, the true one too; share beyond the boundary
+_STEP = 0.3  # of CW by Adam: at first up to this share of the distance to the linearised boundary, falling to zero
 _RATE = 0.01  # of Adam, in pixels, where there is no gradient to tell the distance
 _HALVINGS, _BEYOND, _COST = 8, 2e-3, 10  # the last in decisions: what `_smallest` asks for besides its search
 _STARTS = 10  # places where HopSkipJump looks for a wrong decision
@@ -21,14 +23,8 @@ _FIRST, _FEWEST = 100, 10  # random directions of its first step, as published, 
 _LENGTHS = 6  # of a step, each twice the last
 
 
-def deepfool(
-    model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, steps: int = 50, candidates: int = 10,
-    overshoot: float = 0.02,
-) -> Tensor:  # fmt: skip
+def deepfool(model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, steps: int = 50) -> Tensor:
     """DeepFool (Moosavi-Dezfooli et al., 2016): onto the nearest boundary of the linearised network, again and again.
-
-    candidates  how many of the likeliest classes are considered, the true one among them
-    overshoot   by what share the change goes beyond the boundary
 
     Pixels are clipped to [0, 1] after each step. An image is left as soon as it is fooled.
     """
@@ -41,7 +37,7 @@ def deepfool(
         found[left[wrong]] = at.detach()[wrong]
         if taken == steps or wrong.all():
             break
-        toward = _nearest(logits, at, y[left], candidates)
+        toward = _nearest(logits, at, y[left])
         at = at.detach()
         # Where the linearised network has no boundary, the next step would be the same; such an image is given up.
         keep = ~wrong & (toward.flatten(1) != 0).any(1)
@@ -51,14 +47,14 @@ def deepfool(
         # A little more than the distance, as in the authors' code, lest steps towards a boundary that clipping holds
         # off grow ever shorter; but a small part of a very small change.
         total = total + column((0.02 * norm(total)).clamp_max(1e-4)) * unit(toward)
-        at = (x[left] + (1 + overshoot) * total).clamp(0, 1)
+        at = (x[left] + (1 + _OVERSHOOT) * total).clamp(0, 1)
     return found if budget is None else budget.project(found, x)
 
 
-def _nearest(logits: Tensor, x: Tensor, y: Tensor, candidates: int) -> Tensor:
+def _nearest(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The shortest change (B, C, H, W) that makes two classes' linearised logits equal, one of them y."""
     own = logits.gather(1, y[:, None])
-    count = min(candidates, logits.shape[1]) - 1
+    count = min(_CANDIDATES, logits.shape[1]) - 1
     rivals = logits.detach().scatter(1, y[:, None], -torch.inf).topk(count, dim=1).indices
     change, shortest = torch.zeros_like(x), torch.full_like(own[:, 0], torch.inf).detach()
     for k in range(count):
@@ -108,35 +104,31 @@ def _ddn(model: Model, x: Tensor, y: Tensor, steps: int) -> tuple[Tensor, Tensor
 
 
 def cw(
-    model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, searches: int = 5, steps: int = 150,
-    step: float = 0.3, confidence: float = 0.0,
-) -> Tensor:  # fmt: skip
-    """Carlini and Wagner's L2 attack (2017): minimises ‖x_adv − x‖² + c · max(confidence − margin, 0) by Adam.
+    model: Model, x: Tensor, y: Tensor, *, budget: Budget | None = None, searches: int = 5, steps: int = 150
+) -> Tensor:
+    """Carlini and Wagner's L2 attack (2017): minimises ‖x_adv − x‖² + c · max(−margin, 0) by Adam.
 
     c is searched for each image: ten times larger while nothing is found, and by bisection (of its logarithm) after.
     It starts at twice what suffices on a linear network, 2 · margin / ‖gradient‖², instead of at 10⁻³, which saves
     the first few of the published nine searches.
 
-    step        of Adam: at first up to this share of an image's distance to the linearised boundary, falling to zero
-    confidence  by how much the logit of another class must be the larger one
-
     Pixels are clipped to [0, 1] after each step (the authors' "projected gradient descent"), not written as tanh, under
     which black pixels hardly move. A search climbs the log-odds at first, then the margin, and then leaves an image
     whose objective did not fall within a tenth of the steps. At the end the smallest change is shortened, as in `ddn`.
     """
-    return _smallest(model, x, y, budget, _cw, (searches, steps, step, confidence), confidence)
+    return _smallest(model, x, y, budget, _cw, (searches, steps))
 
 
-def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, confidence: float):
+def _cw(model: Model, x: Tensor, y: Tensor, searches: int, steps: int) -> tuple[Tensor, Tensor]:
     best, shortest = x.clone(), x.new_full((len(x),), torch.inf)
     logits, gradient = ascent(model, x, y, margin)
-    gap, slope = confidence - margin(logits, y), norm(gradient)
+    gap, slope = -margin(logits, y), norm(gradient)
     c = torch.where(slope > 0, 4 * gap / slope.square(), 1.0).clamp_min(1e-6)
     # Adam moves every pixel by its rate, so an image by the root of their number times that.
-    rate = torch.where(slope > 0, step * gap / slope / x[0].numel() ** 0.5, _RATE).clamp(1e-4 * _RATE, 5 * _RATE)
+    rate = torch.where(slope > 0, _STEP * gap / slope / x[0].numel() ** 0.5, _RATE).clamp(1e-4 * _RATE, 5 * _RATE)
     low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
     for _ in range(searches):
-        at, length = _adam(model, x, y, c, rate, steps, confidence)
+        at, length = _adam(model, x, y, c, rate, steps)
         success = length.isfinite()
         best, shortest = _keep(length < shortest, at, length, best, shortest)
         low, high = torch.where(success, low, c), torch.where(success, c, high)
@@ -144,7 +136,7 @@ def _cw(model, x: Tensor, y: Tensor, searches: int, steps: int, step: float, con
     return best, shortest
 
 
-def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, confidence: float) -> tuple[Tensor, Tensor]:
+def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The shortest success on the way to the minimum for one c, and its length; infinite where there was none."""
     best, shortest = x.clone(), x.new_full((len(x),), torch.inf)
     left = torch.arange(len(x), device=x.device)
@@ -153,9 +145,8 @@ def _adam(model, x: Tensor, y: Tensor, c: Tensor, rate: Tensor, steps: int, conf
         # At first away from the class, to whichever: what is likeliest near x is often not what is nearest.
         loss = LOSSES["log-odds" if 3 * taken <= steps else "margin"]
         logits, gradient = ascent(model, at, y[left], loss)
-        gap, length = confidence - margin(logits, y[left]), norm(at - x[left])
-        success = fooled(logits, y[left], confidence)
-        better = success & (length < shortest[left])
+        gap, length = -margin(logits, y[left]), norm(at - x[left])
+        better = fooled(logits, y[left]) & (length < shortest[left])
         best[left[better]], shortest[left[better]] = at[better], length[better]
         if taken % max(steps // 10, 1) == 0 and 3 * taken > steps:
             objective = length.square() + c[left] * gap.clamp_min(0)
@@ -229,7 +220,7 @@ def _keep(better: Tensor, at: Tensor, length: Tensor, best: Tensor, shortest: Te
     return torch.where(column(better), at, best), torch.where(better, length, shortest)
 
 
-def _smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple, confidence: float = 0.0) -> Tensor:
+def _smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple) -> Tensor:
     """What `search`, as `_adam`, finds for the images that are right, shortened along the line to each."""
     found = x.clone()
     left = torch.nonzero(~fooled(logits_at(model, x), y))[:, 0]
@@ -237,18 +228,18 @@ def _smallest(model: Model, x: Tensor, y: Tensor, budget, search, options: tuple
         far, length = search(model, x[left], y[left], *options)
         left, far = left[length.isfinite()], far[length.isfinite()]
     if len(left):
-        found[left] = _shortened(model, far, x[left], y[left], confidence)
+        found[left] = _shortened(model, far, x[left], y[left])
     return found if budget is None else budget.project(found, x)
 
 
-def _shortened(model, far: Tensor, x: Tensor, y: Tensor, confidence=0.0, halvings=_HALVINGS, beyond=_BEYOND) -> Tensor:
+def _shortened(model: Model, far: Tensor, x: Tensor, y: Tensor, halvings=_HALVINGS, beyond=_BEYOND) -> Tensor:
     """Each change about as short as its own line allows, with the decision still wrong; asks `halvings` + 1 times."""
     best, low, high = far, x.new_zeros(len(x)), x.new_ones(len(x))
     for halving in range(halvings + 1):
         # At the end a little further than to the boundary: on it, another batch size may round to another decision.
         share = (low + high) / 2 if halving < halvings else (1 + beyond) * high
         at = (x + column(share) * (far - x)).clamp(0, 1)
-        across = fooled(logits_at(model, at), y, confidence)
+        across = fooled(logits_at(model, at), y)
         best = torch.where(column(across), at, best)
         low, high = torch.where(across, low, share), torch.where(across, share, high)
     return best

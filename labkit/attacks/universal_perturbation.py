@@ -8,10 +8,10 @@ from labkit.datasets import Images, check_pixels
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 # An image that is wrong by this much no longer pulls at the pattern: log-odds of 1 are 73 % for other classes.
 _ENOUGH = 1.0
+_STEP = 0.2  # of the first epoch, as a share of the pattern's length; falls to zero along a line
 
 
 def universal(model: Model, x: Tensor, y: Tensor, *, budget: Budget, pattern: Tensor | None = None) -> Tensor:
@@ -26,37 +26,31 @@ def universal(model: Model, x: Tensor, y: Tensor, *, budget: Budget, pattern: Te
     return _apply(pattern.to(x), x, budget)
 
 
-def fit_universal(
-    model: Model, images: Images, *, budget: Budget, epochs: int = 5, batch: int = 100, step: float = 0.2,
-    seed: int = 0, progress: bool = False,
-) -> Tensor:  # fmt: skip
+def fit_universal(model: Model, images: Images, *, budget: Budget, epochs: int = 5, batch: int = 100) -> Tensor:
     """The pattern (C, H, W), of length one in the budget's norm, under which the model errs most on `images`.
 
     Stochastic gradient ascent on the log-odds of the other classes, cut off where an image is wrong already (Shafahi et
     al., 2020); the original takes a DeepFool step for each image in turn, which needs many times the passes.
 
     budget  as it will be used: the pattern is scaled to the radius of each image
-    step    of the first epoch, as a share of the pattern's length; falls to zero along a line
     """
     check_pixels(images.x[:1])
     tensor = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     device, how = images.y.device if tensor is None else tensor.device, {"epochs": epochs, "batch": batch}
-    with borrowed("fit_universal", model, images.y, len(images), seed=seed, budget=budget, **how) as (model, labels):
-        generator = torch.Generator().manual_seed(seed)
+    with borrowed("fit_universal", model, images.y, len(images), budget=budget, **how) as (model, labels):
+        generator = torch.Generator().manual_seed(0)
         pattern = torch.zeros(1, *images.x.shape[1:], device=device)
         parts = (len(images) + batch - 1) // batch
-        with tqdm(total=epochs * parts, desc="fitting a pattern", unit="batch", disable=not progress, delay=2) as bar:
-            for epoch in range(epochs):
-                for part, at in enumerate(torch.randperm(len(images), generator=generator).tensor_split(parts)):
-                    x, y = images.x[at].to(device), labels[at].to(device)
-                    x_adv = _apply(pattern[0], x, budget)
-                    _, gradient = ascent(model, x_adv, y, lambda logits, y: log_odds(logits, y).clamp_max(_ENOUGH))
-                    # Chain rule: the pattern enters image i multiplied by its radius.
-                    pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
-                    pull = unit(pull) if budget.norm == "l2" else pull.sign()
-                    pattern = pattern + step * (1 - (epoch * parts + part) / (epochs * parts)) * pull
-                    pattern = pattern.clamp(-1, 1) if budget.norm == "linf" else pattern / norm(pattern).clamp_min(1)
-                    bar.update()
+        for epoch in range(epochs):
+            for part, at in enumerate(torch.randperm(len(images), generator=generator).tensor_split(parts)):
+                x, y = images.x[at].to(device), labels[at].to(device)
+                x_adv = _apply(pattern[0], x, budget)
+                _, gradient = ascent(model, x_adv, y, lambda logits, y: log_odds(logits, y).clamp_max(_ENOUGH))
+                # Chain rule: the pattern enters image i multiplied by its radius.
+                pull = (column(budget.radius(x)) * gradient).sum(0, keepdim=True)
+                pull = unit(pull) if budget.norm == "l2" else pull.sign()
+                pattern = pattern + _STEP * (1 - (epoch * parts + part) / (epochs * parts)) * pull
+                pattern = pattern.clamp(-1, 1) if budget.norm == "linf" else pattern / norm(pattern).clamp_min(1)
         return pattern[0] / budget.length(pattern, torch.zeros_like(pattern)).clamp_min(1e-30)
 
 

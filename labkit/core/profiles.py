@@ -204,11 +204,9 @@ def _profile(name, *, train, test, dictionary, dae, classifier, bim_steps, adapt
 
 
 SMOKE = _profile(
-    "smoke", train=600, test=60, bim_steps=3,
-    dictionary=dict(K=12, images=60, passes=1, batch=30),
+    "smoke", train=600, test=60, bim_steps=3, dictionary=dict(K=12, images=60, passes=1, batch=30),
     dae=dict(width=8, epochs=1), strata=dict(clusters=2, components=16, neighbours=5),
-    classifier=dict(width=0.125, epochs=3, batch=32),
-    adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.002),
+    classifier=dict(width=0.125, epochs=3, batch=32), adaptive=Adaptive(n=30, steps=3, queries=5, gap=0.002),
     baselines=Baselines(
         fast=20, slow=4, slowest=2, retrained=("magnet",),
         options=(
@@ -218,9 +216,8 @@ SMOKE = _profile(
             ("deflection", (("draws", 2),)), ("pixeldefend", (("epochs", 1), ("width", 8), ("blocks", 1))),
         ),
     ),
-    tradeoff=Tradeoff(
-        n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2), silent=(("boundary", ("reflect",)), ("bits", (8,))),
-    ),
+    tradeoff=Tradeoff(n=20, lam=(0.1, 0.4), K=(6, 12), S=(4, 8), M=(1, 2),
+                      silent=(("boundary", ("reflect",)), ("bits", (8,)))),
     causes=Causes(n=20, widths=(0.125,)),
     holding=Holding(n=20, images=200, epochs=2, held=40, top=30, certified=6, draws=100),
 )  # fmt: skip
@@ -240,8 +237,7 @@ QUICK = _profile(
     tradeoff=Tradeoff(n=60), holding=Holding(n=60, images=2000, epochs=4, certified=20, draws=200),
 )  # fmt: skip
 LAB = _profile(
-    "lab", train=None, test=1000, bim_steps=20,
-    dictionary=dict(images=2000, passes=6), dae=dict(epochs=10),
+    "lab", train=None, test=1000, bim_steps=20, dictionary=dict(images=2000, passes=6), dae=dict(epochs=10),
     classifier=dict(width=0.25, epochs=60, batch=128, lr=0.1, erase=0.25), retraining=20,
     adaptive=Adaptive(n=200, steps=50, queries=1000, autoattack=True),
     baselines=Baselines(
@@ -252,17 +248,14 @@ LAB = _profile(
     causes=Causes(n=1000, epochs=8, widths=(0.125, 0.25, 0.5), seeds=3), holding=Holding(n=200, held=500),
 )  # fmt: skip
 PAPER = _profile(
-    "paper", train=None, test=None, bim_steps=20,
-    dictionary=dict(images=10_000, passes=10), dae=dict(epochs=20),
+    "paper", train=None, test=None, bim_steps=20, dictionary=dict(images=10_000, passes=10), dae=dict(epochs=20),
     classifier=dict(width=1.0, epochs=100, batch=128, lr=0.1, erase=0.25),
     adaptive=Adaptive(n=None, steps=100, queries=5000, autoattack=True),
     baselines=Baselines(
         fast=None, slow=1000, slowest=200, options=_D3 + _BOTH,
         retrained=("magnet", "pixeldefend", "tvm", "quilting", "crops", "tvm-quilting", "deflection", "d3"),
     ),
-    tradeoff=Tradeoff(
-        n=None, retrained=True, lam=_LAM, K=(16, 32, 64, 128, 256), S=(4, 6, 8, 12, 16), M=(1, 2, 4, 8),
-    ),
+    tradeoff=Tradeoff(n=None, retrained=True, lam=_LAM, K=(16, 32, 64, 128, 256), S=(4, 6, 8, 12, 16), M=(1, 2, 4, 8)),
     causes=Causes(n=None, widths=(0.125, 0.25, 0.5, 1.0), seeds=3),
     holding=Holding(n=1000, images=None, epochs=30, held=1000, certified=500, draws=10_000),
 )  # fmt: skip

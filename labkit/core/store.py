@@ -105,8 +105,7 @@ class Store:
 
     def busy(self, kind: str, recipe, *, digest: str = "") -> bool:
         """Whether another process is building it at this moment."""
-        folder = self.root / kind / key(recipe, digest)
-        return held(folder)
+        return held(self.root / kind / key(recipe, digest))
 
     @contextmanager
     def _explained(self, only: Container[int] | None = None) -> Iterator[None]:

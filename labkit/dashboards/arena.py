@@ -8,7 +8,7 @@ from labkit.core import metrics
 from labkit.core.profiles import Profile
 from labkit.dashboards.explorer import top
 from labkit.dashboards.page import Desk, Page, button, choice, images
-from labkit.dashboards.parts import SMALL, Board
+from labkit.dashboards.parts import SMALL, Board, filled
 from labkit.evaluation import Case, ThreatModel, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.experiments import baselines, paper_tables
@@ -78,7 +78,7 @@ class Arena(Page):
         if self._quiet or self.rows.empty:
             return
         grid, before = table(self.rows, retrained=self.network.value), self.defense.value
-        self.table.value = _html(grid)
+        self.table.value = filled("arena.html", grid=grid)
         self._quiet = True
         self.defense.options = list(grid.index)
         self.defense.value = before if before in grid.index else grid.index[0]
@@ -175,20 +175,3 @@ def told(case: Case, found: dict[str, Tensor], classes: Iterable[str]) -> str:
 
 def _words(case: Case) -> str:
     return f"{case.label}: {ThreatModel.of(case.knowledge, case.label).told(case.attack.label)}"
-
-
-def _html(grid: pd.DataFrame) -> str:
-    heads = "".join(f"<th scope='col'>{escape(a)}<small>{escape(k)}</small></th>" for a, k in grid.columns)
-    cells = grid.map(_cell).agg("".join, axis=1)
-    lines = "".join(f"<tr><th scope='row'>{escape(defense)}</th>{line}</tr>" for defense, line in cells.items())
-    head = f"<thead><tr><th>defense</th>{heads}</tr></thead>"
-    return f"<table aria-label='accuracy of every defense under every attack'>{head}<tbody>{lines}</tbody></table>"
-
-
-def _cell(cell) -> str:
-    if cell is None:
-        return "<td class='none'>–</td>"
-    value, low, high, n, worst = cell
-    shade = f"background:rgba(0,114,178,{0.45 * value:.2f})"
-    outlined = " class='worst' title='lowest accuracy of this defense'" if worst else ""
-    return f"<td{outlined} style='{shade}'>{value:.3f}<small>[{low:.2f}, {high:.2f}], {n:,}</small></td>"

@@ -7,6 +7,7 @@ from labkit.core.metrics import Accuracy
 from labkit.core.profiles import Profile
 from labkit.dashboards import live
 from labkit.dashboards.page import LOOK, OFFERS, Desk, Page, T, choice, settings
+from labkit.dashboards.parts import filled
 from labkit.evaluation import ThreatModel, Workbench
 
 import ipywidgets as w
@@ -14,8 +15,7 @@ import ipywidgets as w
 _WORDS = """Clean and robust accuracy on test images, without T and behind it. Bars grow as images are done; the thin
 line is the 95 % interval. Without T, the attack is a white box. Moving a control stops the run and starts another."""
 _ROWS = {"clean": ("no defense, clean", "#8c8c8c"), "attacked": ("no defense, attacked", "#8c8c8c8c"),
-         "T clean": ("behind T, clean", "#0072b2"), "T attacked": ("behind T, attacked", "#d55e00")}  # fmt: skip
-_HEAD = "<thead><tr><th>system</th><th>accuracy and 95 % interval</th><th></th><th>n</th></tr></thead>"
+         "T clean": ("behind {}, clean", "#0072b2"), "T attacked": ("behind {}, attacked", "#d55e00")}  # fmt: skip
 
 
 class LiveAccuracy(Page):
@@ -61,15 +61,13 @@ class LiveAccuracy(Page):
             return live.attack(attack, judge, before, x, y, size, knowledge if before is not None else "classifier")
 
         self.busy(0)
-        against = ThreatModel(knowledge)
+        against, kinds = ThreatModel(knowledge), {k: (v[0].format(self.desk.label), v[1]) for k, v in _ROWS.items()}
         settings = "" if self.desk.defense else f"λ = {lam:.3f}, K = {K}, S = {S}; "
         settings += f"{against.told(attack)}, size {size:.2f}. The attacker of {self.desk.label} {against.words}."
         for found in live.accuracies(judge, layer, test.x[:n], test.y[:n], attacker=attacker, stop=check):
             check()
             self.found, done = found, next(iter(found.values())).n
-            lines = "".join(_bar(*_ROWS[name], value) for name, value in found.items())
-            lines = lines.replace("behind T,", f"behind {escape(self.desk.label)},")
-            self.bars.value = f"<table aria-label='accuracies'>{_HEAD}<tbody>{lines}</tbody></table>"
+            self.bars.value = filled("bars.html", rows=found, kinds=kinds)
             self.bars.remove_class("lk-dim")
             self.busy(done / n)
             self.say(f"{done:,} of {n:,} test images. <span class='lk-soft'>{escape(settings)}</span>")
@@ -78,12 +76,3 @@ class LiveAccuracy(Page):
     def stopped(self) -> None:
         n = next((a.n for a in self.found.values()), 0)
         self.say(f"Stopped after {n:,} images. Move a control to begin again.")
-
-
-def _bar(name: str, colour: str, found: Accuracy) -> str:
-    fill = f"width:{100 * found.value:.2f}%;background:{colour}"
-    line = f"left:{100 * found.low:.2f}%;width:{100 * (found.high - found.low):.2f}%"
-    return (
-        f"<tr><td>{name}</td><td><div class='lk-bar'><i style='{fill}'></i><u style='{line}'></u></div></td>"
-        f"<td>{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]</td><td>{found.n:,}</td></tr>"
-    )

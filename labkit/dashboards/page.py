@@ -13,7 +13,7 @@ from labkit.core import InputError, profiles, wording
 from labkit.core.profiles import Profile
 from labkit.core.recipes import ClassifierRecipe, DefenseRecipe, StratifiedRecipe, TransformRecipe, rebase
 from labkit.dashboards import live
-from labkit.dashboards.parts import Board, Heart, resend
+from labkit.dashboards.parts import Board, Heart, filled, resend
 from labkit.dashboards.work import Latest, clock
 from labkit.evaluation import ThreatModel, Workbench, measurement, own, threat_models
 from labkit.experiments import cost_estimate
@@ -26,10 +26,6 @@ OFFERS = (("fashion", None), ("photos", 64), ("photos", 224))  # embedded, so th
 Recipe = TransformRecipe | StratifiedRecipe | ClassifierRecipe
 _Widgets = Sequence[w.Widget]
 _STEPS = 400  # of a progress bar
-_HELP = """<details class='lk-help'><summary aria-label='Help'>?</summary><p>{} Tab goes from control to control; arrows
-move the one that has the focus.</p><p>What is shown fades while newer is made. What is not in the store yet is offered
-as a button, and then kept.</p><p>One attack gives an upper bound of robust accuracy: attackers choose the worst.
-<a href='https://arxiv.org/abs/1812.00037'>The paper</a> says what T, λ, K and S are.</p></details>"""
 _PATH = re.compile(r"(?<![\w.])(?:~|/)(?:[^/\s]*/)+")
 
 
@@ -95,7 +91,7 @@ class Page:
         self._builder, self.work = self.worker(self._build), self.worker(self._show, wait=wait)
         self.asked: _Widgets = ()
         self._content, self._boards = content, [part for part in content if isinstance(part, Board)]
-        heading = w.HTML(f"<h1>{escape(title)}</h1>{_HELP.format(self.TRY)}<p class='lk-soft'>{words}</p>")
+        heading = w.HTML(filled("heading.html", title=title, words=words, tried=self.TRY))
         left = w.VBox([*controls, self.button, self.bar, self.cancel]).add_class("lk-controls")
         columns = w.HBox([left, w.VBox([self.status, *content]).add_class("lk-content")]).add_class("lk-columns")
         self.view = w.VBox([Heart(lambda: resend(self.view)), heading, columns]).add_class("lk-page")
@@ -242,10 +238,7 @@ class Desk:
 
 def still(picture: dict, image: bytes) -> str:
     """A picture of a board as HTML."""
-    uri = f"data:;base64,{base64.b64encode(image).decode()}"
-    bars = "<br>".join(f"{escape(name)} {share:.0%}" for name, share, _ in picture["bars"])
-    words = "<br>".join(filter(None, (f"<b>{escape(picture['title'])}</b>", escape(picture["note"]), bars)))
-    return f"<figure><img alt='{escape(picture['alt'])}' src='{uri}'><figcaption>{words}</figcaption></figure>"
+    return filled("still.html", picture=picture, uri=f"data:;base64,{base64.b64encode(image).decode()}")
 
 
 def T(lab: Profile, K: int, S: int, stratified: bool) -> TransformRecipe | StratifiedRecipe:

@@ -161,13 +161,18 @@ def moving(
     """
     shown = {name: [uri(x, 224) for x in images] for name, images in columns.items()}
     maps = {name: [uri(glowing(amount), 224) for amount in some] for name, some in codes.items()}
-    return HTML(_template().render(pictures=shown, notes=notes, codes=maps, rows=rows, numbers=numbers or {}))
+    return HTML(filled("moving.html", pictures=shown, notes=notes, codes=maps, rows=rows, numbers=numbers or {}))
+
+
+def filled(template: str, **values) -> str:
+    """A template of the pages or of the reports, filled in; every value is escaped."""
+    return _templates().get_template(template).render(values)
 
 
 @cache
-def _template() -> jinja2.Template:
-    loader, look = jinja2.PackageLoader("labkit.reporting"), {"trim_blocks": True, "lstrip_blocks": True}
-    return jinja2.Environment(loader=loader, autoescape=True, **look).get_template("moving.html")
+def _templates() -> jinja2.Environment:
+    loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(_STATIC), jinja2.PackageLoader("labkit.reporting")])
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 class Drawn:

@@ -1,6 +1,6 @@
 """Efforts: which attacks are tried on somebody's classifier, and how long they take."""
 
-import time
+import timeit
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -99,9 +99,4 @@ def takes(
 @torch.no_grad()
 def seconds(system: nn.Module, x: Tensor) -> float:
     """What an image of x takes, the better of two calls."""
-    took = []
-    for _ in range(2):
-        started = time.perf_counter()
-        system(x)
-        took.append((time.perf_counter() - started) / len(x))
-    return min(took)
+    return min(timeit.repeat(lambda: system(x), number=1, repeat=2)) / len(x)

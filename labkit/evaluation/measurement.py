@@ -202,30 +202,24 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     if defense is not None and defense.stochastic:
         often = threat_models.majority(network, defense, x_adv) == test.y
     psnr = float(metrics.psnr(seen, x).mean())
-    return {"right": right.byte()}, {
-        **dict(zip(("accuracy", "low", "high"), metrics.accuracy(right), strict=False)),
-        "majority": None if often is None else float(often.float().mean()),
-        "dissimilarity": float(metrics.dissimilarity(x_adv, x).mean()),
-        "psnr": psnr if math.isfinite(psnr) else None,
-        "seconds": None if took["seconds"] is None else took["seconds"] + judging,
-        "passes": took["passes"],
-        "run": str(uuid.uuid4()),
-    }
+    found = dict(zip(_NUMBERS, metrics.accuracy(right), strict=False))
+    found |= {"majority": None if often is None else float(often.float().mean())}
+    found |= {"dissimilarity": float(metrics.dissimilarity(x_adv, x).mean())}
+    found |= {"psnr": psnr if math.isfinite(psnr) else None, "passes": took["passes"], "run": str(uuid.uuid4())}
+    found |= {"seconds": None if took["seconds"] is None else took["seconds"] + judging}
+    return {"right": right.byte()}, found
 
 
 def settings(case: Case) -> dict[str, Any]:
     """What the row of a case says of everything but its images: COLUMNS from "classifier" to "seed"."""
     network = case.classifier
     named = f"{network.network} ×{network.width:g}{', mirrored' if network.mirrored else ''}"
+    knowledge = "–" if case.attack.name in ("clean", "noise") else case.knowledge
     return {
-        "classifier": network.network if network.foreign else named,
-        "retrained": network.transform is not None,
-        "defense": case.label,
-        "attack": case.attack.label,
-        "budget": case.attack.size,
-        "knowledge": "–" if case.attack.name in ("clean", "noise") else case.knowledge,
+        "classifier": network.network if network.foreign else named, "retrained": network.transform is not None,
+        "defense": case.label, "attack": case.attack.label, "budget": case.attack.size, "knowledge": knowledge,
         "seed": network.seed,
-    }
+    }  # fmt: skip
 
 
 def picture(case: Case, bench: Workbench, *, n: int = 4) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

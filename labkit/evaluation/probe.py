@@ -59,10 +59,9 @@ def probe(
     slope, zero, error = _gradient(system, x) if differentiable is not False else (False, 1.0, None)
     if differentiable and not slope:
         raise InputError(f"{what} gives no gradient; call it with differentiable=False, or leave that to be found out")
-    found = Findings(
-        slope and zero < 1 if differentiable is None else differentiable, slope,
-        random or moved if stochastic is None else stochastic, first,
-    )  # fmt: skip
+    has, draws = slope and zero < 1, random or moved
+    found = Findings(differentiable if differentiable is not None else has, slope,
+                     stochastic if stochastic is not None else draws, first)  # fmt: skip
     if maps:
         low, high = float(first.min()), float(first.max())
         inside = -1e-6 <= low and high <= 1 + 1e-6
@@ -71,11 +70,8 @@ def probe(
     told = "asked twice with all random states reset, it answers " + ("otherwise" if moved else "the same")
     found.note(f"{what} keeps no state between calls", not moved, told)
     if not maps:
-        found.note(
-            f"{what} does not draw at random",
-            not random,
-            "asked twice, it answers " + ("otherwise: attacks do not average over its draws" if random else "the same"),
-        )
+        told = "otherwise: attacks do not average over its draws" if random else "the same"
+        found.note(f"{what} does not draw at random", not random, f"asked twice, it answers {told}")
     elif found.stochastic:
         found.notes.append(f"{what.capitalize()} is random: gradients are of fresh draws, and it is judged on others.")
     elif drew and not random:

@@ -50,8 +50,7 @@ def panel(audit: Audit, bench: Workbench) -> pd.DataFrame:
         x, y = (part[: audit.n].to(bench.device) for part in (test.x, test.y))
         known = (threat_models.sensible(defense) or ("exact",))[-1]
         how = {"size": audit.size, "steps": audit.steps, "queries": audit.queries, "knowledge": known}
-        rows = run(network, defense, x, y, **how)
-        return {}, {"rows": rows.to_dict("records")}
+        return {}, {"rows": run(network, defense, x, y, **how).to_dict("records")}
 
     found = bench.store.fetch("checks", audit, build, digest=bench.digest(audit.classifier.data))
     # As earlier versions kept it.
@@ -120,9 +119,8 @@ def run(
     note("gradients beat queries", mine <= asked + one, f"PGD {mine:.3f}, Square with {queries} queries {asked:.3f}")
     drawn = accuracy(noise(judge, x, y, budget=budget, draws=10))
     note("gradients beat random search", mine <= drawn + one, f"PGD {mine:.3f}, best of 10 draws {drawn:.3f}")
-    weaker = {"classifier": "knowing T beats not knowing it", "identity": "the exact gradient beats BPDA"}
-    if knowledge != "exact":
-        del weaker["identity"]
+    weaker = {"classifier": "knowing T beats not knowing it"}
+    weaker |= {"identity": "the exact gradient beats BPDA"} if knowledge == "exact" else {}
     for less, name in weaker.items() if defense is not None else ():
         other = accuracy(pgd(threat_models.view(network, defense, less), x, y, budget=budget, steps=steps))
         note(name, mine <= other + one, f"{knowledge} {mine:.3f}, {ThreatModel(less).label} {other:.3f}")

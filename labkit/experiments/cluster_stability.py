@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 from labkit.core import metrics
 from labkit.core.profiles import Profile
@@ -43,8 +42,8 @@ def stability(lab: Profile, bench: Workbench, attacks: Iterable[AttackRecipe] | 
     """
     tried = tuple(a for a in (lab.attacks if attacks is None else attacks) if a.name != "clean")
     asked = Votes(tuple(Attempt(lab.classifier, None, attack, "classifier") for attack in tried), lab.stratified.strata)
-    build = partial(_stability, asked.attempts, lab, bench)
-    found = bench.store.fetch("votes", asked, lambda _: ({}, {"rows": build()}), digest=bench.digest(lab.data))
+    build = lambda _: ({}, {"rows": _stability(asked.attempts, lab, bench)})  # noqa: E731
+    found = bench.store.fetch("votes", asked, build, digest=bench.digest(lab.data))
     return pd.DataFrame(found.facts["rows"], columns=["attack", "dissimilarity", "same cluster", "low", "high", "n"])
 
 

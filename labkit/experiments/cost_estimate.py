@@ -52,13 +52,14 @@ def steps(cases: Iterable[Case], bench: Workbench, *, soonest: bool = False) -> 
     """
     rates = _rates(bench)
     asked = _ordered(cases, bench, rates) if soonest else cases
-    return _walk((("row", case) for case in asked), bench, rates)
+    return [*_found((("row", case) for case in asked), bench, rates).values()]
 
 
 def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
     """`steps` of each group as if it stood alone, with everything timed only once."""
     rates = _rates(bench)
-    return {name: _walk((("row", case) for case in cases), bench, rates) for name, cases in groups.items()}
+    rows = {name: [("row", case) for case in cases] for name, cases in groups.items()}
+    return {name: [*_found(asked, bench, rates).values()] for name, asked in rows.items()}
 
 
 def ordered(cases: Iterable[Case], bench: Workbench) -> list[Case]:
@@ -88,7 +89,8 @@ def _ordered(cases: Iterable[Case], bench: Workbench, rates: Callable[..., "_Rat
 
 def parts(defenses: Iterable[ClassifierRecipe | AnyDefense], bench: Workbench) -> list[Step]:
     """The same for networks and defenses, whatever they will be asked."""
-    return _walk((artifact for recipe in defenses for artifact in built(recipe)), bench, _rates(bench))
+    artifacts = (artifact for recipe in defenses for artifact in built(recipe))
+    return [*_found(artifacts, bench, _rates(bench)).values()]
 
 
 def table(planned: Iterable[Step]) -> pd.DataFrame:
@@ -120,10 +122,6 @@ def briefly(name: str, network: nn.Module, images: Images) -> nn.Module:
         more = {"classifier": network, "attack": lambda model, x, y: x}
     defense.fit(images, **more)  # no state to come back to: seconds
     return (defense if defense.maps else defense.around(network)).eval()
-
-
-def _walk(artifacts: Iterable[tuple[str, Any]], bench: Workbench, rates: Callable[..., "_Rates"]) -> list[Step]:
-    return list(_found(artifacts, bench, rates).values())
 
 
 def _found(

@@ -160,13 +160,11 @@ def select(asked: Asked, wanted: Mapping[str, Iterable[str]]) -> Asked:
     other words, or when no case is left.
     """
     ways = {
-        "defense": lambda case: case.label,
-        "attack": lambda case: case.attack.label,
-        "knowledge": lambda case: case.knowledge,
+        "defense": lambda case: case.label, "attack": lambda case: case.attack.label,
+        "knowledge": lambda case: case.knowledge, "seed": lambda case: str(case.classifier.seed),
         "retrained": lambda case: "no" if case.classifier.transform is None else "yes",
         "network": lambda case: measurement.settings(case)["classifier"],
-        "seed": lambda case: str(case.classifier.seed),
-    }
+    }  # fmt: skip
     if unknown := sorted(set(wanted) - set(ways)):
         raise InputError(f"cases cannot be chosen by {', '.join(unknown)}; use {', '.join(ways)}")
     wanted = {what: {value.lower() for value in values} for what, values in wanted.items()}

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
+_PEERS, _GAP = 2, 1e-2  # images that sporco solves for, and the gap at which costs are measured
 ITERATIONS = (5, 10, 20, 50, 100, 200, 500)
 
 
@@ -47,14 +48,11 @@ def kept(bench: Workbench, measure: Callable[..., pd.DataFrame], *given: Any, **
     return table
 
 
-def race(
-    x: Tensor, d: Tensor, lam: float, *, tolerances: Sequence[float] = TOLERANCES,
-    iterations: Sequence[int] = ITERATIONS, peer_images: int = 2, progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+def race(x: Tensor, d: Tensor, lam: float, *, tolerances=TOLERANCES, iterations=ITERATIONS, progress=True):
     """Seconds an image, and the gap reached, of every solver on the same high-pass images x, in one process.
 
-    Ours run to each of `tolerances`, all images at once; sporco for each of `iterations`, on the first `peer_images`,
-    one at a time. Each setting starts afresh. Columns: solver, seconds (an image), gap (largest of gap / ½‖x‖²,
+    Ours run to each of `tolerances`, all images at once; sporco for each of `iterations`, on the first two
+    images, one at a time. Each setting starts afresh. Columns: solver, seconds (an image), gap (largest of gap / ½‖x‖²,
     computed alike for all), n.
     """
     half, rows = 0.5 * x.square().flatten(1).sum(1).clamp_min(1e-12), []
@@ -67,7 +65,7 @@ def race(
     runs = [("cd", t) for t in tolerances] + [("admm", t) for t in tolerances] + [("sporco", i) for i in iterations]
     for solver, setting in tqdm(runs, desc="racing", unit="run", disable=not progress, delay=2):
         if solver == "sporco":
-            few = x[:peer_images]
+            few = x[:_PEERS]
             row(solver, *sporco(few, d, lam, iterations=setting, stop=0.0), len(few))
             continue
         call = lambda: cbpdn.solve(x, d, lam, method=solver, gap_tol=setting, max_iter=3000)  # noqa: B023, E731
@@ -83,10 +81,7 @@ def first(rows: pd.DataFrame, gap: float) -> pd.DataFrame:
     return ready[["solver", "ms", "ratio", "gap", "n"]].reset_index(drop=True)
 
 
-def costs(
-    x: Tensor, sweeps: Mapping[str, Sequence[float]], *, K: int = 64, S: int = 8, lam: float = 0.2,
-    gap_tol: float = 1e-2, progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+def costs(x: Tensor, sweeps: Mapping[str, Sequence[float]], *, K=64, S=8, lam=0.2, progress=True) -> pd.DataFrame:
     """Milliseconds an image to code x (B, C, H, W) in [0, 1] when one of K, S, λ or resolution changes.
 
     sweeps  values to try, by name: "K", "S", "lam", "resolution" (images resized); the others stay as given
@@ -99,17 +94,15 @@ def costs(
         seen = x if size == x.shape[-2:] else F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)
         high = split(seen)[1]
         d = cdl.patches(high, at["K"], at["S"], torch.Generator().manual_seed(0))
-        solve = lambda: cbpdn.solve(high, d, at["lam"], gap_tol=gap_tol)  # noqa: B023, E731
+        solve = lambda: cbpdn.solve(high, d, at["lam"], gap_tol=_GAP)  # noqa: B023, E731
         active, took = float(metrics.sparsity(solve().z).float().mean()), seconds(solve, 2)
         rows.append({"what": name, "value": value, "ms": 1e3 * took / len(x), "active": active, "n": len(x)})
     return pd.DataFrame(rows)
 
 
-def exactness(
-    x: Tensor, d: Tensor, lam: float, *, tolerances: Sequence[float] = (*TOLERANCES, 1e-4), converged: float = 1e-6
-) -> pd.DataFrame:
+def exactness(x: Tensor, d: Tensor, lam: float, *, tolerances=(*TOLERANCES, 1e-4)) -> pd.DataFrame:
     """How close T(x) is to its converged self at each gap: columns tolerance, psnr (mean, dB), worst (dB), n."""
-    exact, rows = SparseTransform(d.double(), lam=lam, gap_tol=converged)(x.double()), []
+    exact, rows = SparseTransform(d.double(), lam=lam, gap_tol=1e-6)(x.double()), []
     for tolerance in tolerances:
         found = metrics.psnr(SparseTransform(d, lam=lam, gap_tol=tolerance)(x).double(), exact)
         rows.append((tolerance, float(found.mean()), float(found.min()), len(x)))

@@ -170,8 +170,8 @@ class SparseTransform(Defense):
             return {
                 "PSNR of T(x), dB": float(metrics.psnr(self(x), x).mean()),
                 "objective per image": float(objective.mean()),
-                "active coefficients": float(metrics.sparsity(code.z).float().mean()),
-                "of all, %": 100 * float(metrics.sparsity(code.z).float().mean()) / code.z[0].numel(),
+                "active coefficients": (active := float(metrics.sparsity(code.z).float().mean())),
+                "of all, %": 100 * active / code.z[0].numel(),
                 "largest relative gap": float((code.gap / energy.clamp_min(1e-12)).max()),
             }
 

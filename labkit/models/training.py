@@ -129,12 +129,10 @@ class Training:
 
     def _state(self) -> dict[str, Tensor]:
         """The tensors that training changes: the model's own, and what the optimizer remembers of each parameter."""
-        remembered = {
-            f"{what}.{name}": tensor
-            for name, p in self.model.named_parameters()
-            for what, tensor in self.optimizer.state[p].items()
-        }
-        return {**{f"model.{name}": t for name, t in self.model.state_dict().items()}, **remembered}
+        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        for name, p in self.model.named_parameters():
+            state |= {f"{what}.{name}": tensor for what, tensor in self.optimizer.state[p].items()}
+        return state
 
     def _resumed(self) -> dict[str, list[float]]:
         """Restores the state in the file; returns the history, an empty one when the file cannot be used."""
