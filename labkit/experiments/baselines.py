@@ -16,7 +16,7 @@ from labkit.core.recipes import (
     rebase,
 )  # fmt: skip
 from labkit.defenses import DEFENSES, pixelcnn, unfitted
-from labkit.evaluation import Case, Workbench, measurement, threat_models
+from labkit.evaluation import Case, ThreatModel, Workbench, measurement, threat_models
 from labkit.evaluation.adversarial_examples import adversarial
 from labkit.experiments import attack_curves
 
@@ -168,6 +168,19 @@ def curves(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         told = row[["defense", "knowledge", "n", "recipe"]]
         parts.append(attack_curves.security(lengths, _REACH).assign(**told))
     return pd.concat(parts or [pd.DataFrame()], ignore_index=True)
+
+
+def halves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Of `curves`, a line each: where half of the images are wrong, and the area, as a share of the most."""
+    lines = []
+    for (defense, knowledge, n), part in (
+        curves.groupby(["defense", "knowledge", "n"], sort=False) if len(curves) else ()
+    ):
+        half, last = part[part.accuracy <= 0.5], part.iloc[-1]
+        line = {"defense": defense, "threat model": ThreatModel.of(knowledge, defense).label, "n": f"{n:,}"}
+        line["half are wrong at"] = f"{half['size'].iloc[0]:.4f}" if len(half) else f"more than {last['size']:g}"
+        lines.append(line | {"area, of the most": f"{last.area / last['size']:.3f}"})
+    return pd.DataFrame(lines)
 
 
 def alike(cases: Iterable[Case], attack: AttackRecipe) -> list[Case]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from labkit.core.profiles import Profile
 from labkit.core.recipes import AdversarialTraining, AttackRecipe, ClassifierRecipe, TransformRecipe, rebase
-from labkit.evaluation import Case, Workbench, measurement
+from labkit.evaluation import Case, ThreatModel, Workbench, measurement
 from labkit.experiments import certified  # noqa: F401 (for pages)
 from labkit.experiments.baselines import Baseline
 from labkit.experiments.paper_tables import CLEAN, Asked
@@ -135,3 +135,22 @@ def pairs(found: pd.DataFrame) -> list[tuple[str, str, str]]:
     asked += [(f"Is {name.removesuffix(FEW)} better than one step, at as many epochs on as few images?", name, plain)
               for name in found.defense.unique() if name.endswith(FEW) and name != plain]  # fmt: skip
     return [line for line in dict.fromkeys(asked) if {*line[1:]} <= there]
+
+
+def front(worst: pd.DataFrame, clean: dict[str, float]) -> list[str]:
+    """The defenses that no other beats in both clean and worst-case accuracy, the cleanest first."""
+    left = sorted(((clean[row.defense], row.accuracy, row.defense) for row in worst.itertuples()), reverse=True)
+    best, found = -1.0, []
+    for _, robust, name in left:
+        if robust > best:
+            best = robust
+            found.append(name)
+    return found
+
+
+def partly(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
+    """Of defenses without a whole worst case in the first budget, what the best attack of a white box leaves so far."""
+    norm = BUDGETS[0][0]
+    known = rows.apply(lambda row: "white box" in ThreatModel.of(row.knowledge, row.defense).label, axis=1)
+    tried = rows[(rows.norm == norm) & known.astype(bool) & ~rows.defense.isin(worst.defense[worst.norm == norm])]
+    return tried.loc[tried.groupby("defense", sort=False).accuracy.idxmin()]

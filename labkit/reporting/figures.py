@@ -86,8 +86,7 @@ def cells(rows: pd.DataFrame, table: str, title: str = "") -> Figure:
         ax.set(xlim=(-0.03, 1.03), xticks=(0, 0.5, 1))
         ax.set_title(attack, fontsize=10)
     broken = "\n" if len(title) > 8 * width else " "
-    title = f"{title}, n = {_several(rows.n.dropna())}:{broken}{_ACCURACY}"
-    return _legend(fig, title=title)
+    return _legend(fig, title=f"{title}, n = {_several(rows.n.dropna())}:{broken}{_ACCURACY}")
 
 
 def evaluation(found: Evaluation) -> Figure:

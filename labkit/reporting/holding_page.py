@@ -2,7 +2,6 @@
 
 from labkit.core import metrics
 from labkit.core.wording import in_markdown
-from labkit.evaluation import ThreatModel
 from labkit.experiments import holding
 from labkit.reporting import tables, verdicts
 from labkit.reporting.pictures import canvas
@@ -13,15 +12,6 @@ from matplotlib.figure import Figure
 _KINDS = ("no defense", "#000000", "X"), ("T before a vanilla network", "#0072b2", "o"), \
     ("trained to hold", "#d55e00", "D"), ("trained to hold, behind T", "#cc79a7", "s"), \
     ("certified", "#009e73", "")  # fmt: skip
-
-
-_CERTAIN = (
-    "Certified: the share of images that are right, and that no change up to so long can turn, with its 95 % interval. "
-    "Beside it stands what an attack of that size leaves, never less unless a certificate is wrong. A smoothed network "
-    "is certified for its vote under Gaussian noise (Cohen et al. 2019), with a probability of 0.999 for each image. "
-    "The linear head is certified surely: T's sparse map never pushes images apart, and the low-pass part is linear. "
-    "L2 0 is no change."
-)
 
 
 def budget(norm: str, size: float) -> str:
@@ -72,32 +62,13 @@ def questions(worst: pd.DataFrame) -> pd.DataFrame:
     return verdicts.table(verdicts.beside(asked, least[least.name == one], other[two]) for asked, one, two in pairs)
 
 
-def front(worst: pd.DataFrame, clean: dict[str, float]) -> list[str]:
-    """The defenses that no other beats in both clean and worst-case accuracy, the cleanest first."""
-    left = sorted(((clean[row.defense], row.accuracy, row.defense) for row in worst.itertuples()), reverse=True)
-    best, found = -1.0, []
-    for _, robust, name in left:
-        if robust > best:
-            best = robust
-            found.append(name)
-    return found
-
-
-def partly(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
-    """Of defenses without a whole worst case in the first budget, what the best attack of a white box leaves so far."""
-    norm = holding.BUDGETS[0][0]
-    known = rows.apply(lambda row: "white box" in ThreatModel.of(row.knowledge, row.defense).label, axis=1)
-    tried = rows[(rows.norm == norm) & known.astype(bool) & ~rows.defense.isin(worst.defense[worst.norm == norm])]
-    return tried.loc[tried.groupby("defense", sort=False).accuracy.idxmin()]
-
-
 def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title: str) -> Figure:
     """The map: clean against worst-case accuracy in the first budget, the front that nothing beats, certified points.
 
     certain  from `certified.rows`, at that size; certified accuracy is a lower bound, all else an upper one
     """
     (norm, size), (fig, ax) = holding.BUDGETS[0], canvas(9.5, 6.2, lines="both")
-    least, some = worst[worst.norm == norm], partly(rows, worst)
+    least, some = worst[worst.norm == norm], holding.partly(rows, worst)
     clean = {row.defense: row for row in rows[rows.attack == "Clean"].itertuples()}
     for label, colour, marker in _KINDS[:4]:
         for found, few, faint in ((least, False, 1), (least, True, 1), (some, False, 0.45), (some, True, 0.45)):
@@ -112,7 +83,7 @@ def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title
                 ax.plot([clean[row.defense].accuracy for row in mine], [row.accuracy for row in mine], marker,
                         color=colour, markersize=5 if few else 9, markerfacecolor="white", linestyle="none",
                         alpha=faint, label=f"{label}{holding.FEW * few} ({said})")  # fmt: skip
-    best = front(least, {name: row.accuracy for name, row in clean.items()})
+    best = holding.front(least, {name: row.accuracy for name, row in clean.items()})
     ends = [(clean[name].accuracy, least[least.defense == name].accuracy.iloc[0]) for name in best]
     if ends:
         ax.plot(
@@ -159,18 +130,11 @@ def advice(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame) -> li
 
 
 def text(page, command: str) -> str:
-    """The page of a `table_page.Held`, in Markdown."""
-    exact, found = {"disable_numparse": True}, questions(page.worst)
-    certain, supports, told = page.certain, page.supports, advice(page.rows, page.worst, page.certain)
-    parts = ["# What does hold?", tables.markdown(page.cells, **exact), page.caption]
-    parts += ["## What should a defender do?", "\n".join(f"- {line}" for line in told)] if told else []
-    parts += ["## What it says", verdicts.markdown(found)] if len(found) else []
-    if len(certain):
-        parts += ["## What is certain?", tables.markdown(_certain(certain), **exact), _CERTAIN]
-    if len(supports):
-        parts += ["How far may an image move before the support of its code does?",
-                  tables.markdown(supports.map(lambda value: f"{value:.3g}"), **exact)]  # fmt: skip
-    return "\n\n".join([*parts, "## Again", f"    {command}"]) + "\n"
+    """The page of a `table_page.Published`, in Markdown."""
+    told = {"cells": page.cells, "caption": page.caption, "found": verdicts.markdown(questions(page.worst))}
+    told |= {"told": advice(page.rows, page.worst, page.certain), "supports": page.supports.map("{:.3g}".format)}
+    certain = _certain(page.certain) if len(page.certain) else page.certain
+    return tables.page("holding.md", certain=certain, command=command, **told)
 
 
 def _certain(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class Published:
     recipes: dict[str, Any]
     certain: pd.DataFrame | None = None
     supports: pd.DataFrame | None = None
-    curves: pd.DataFrame | None = None
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def kind(self) -> "_Kind":
@@ -107,13 +107,10 @@ class Published:
             checkpoint.write_whole(out / f"{stem}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
             if self.certain is not None:
                 checkpoint.write_whole(out / f"{stem}_certified.csv", self.certain.to_csv(index=False))
-            if self.curves is not None and len(self.curves):
+            if len(self.curves):
                 checkpoint.write_whole(out / f"{stem}_curves.csv", self.curves.to_csv(index=False))
                 named = dict(iter(self.curves.groupby("defense", sort=False)))
                 pictures.save(figures.security(named), out, f"{stem}_curves")
-
-
-Held = Published  # of what holds; by this name `holding_page` knows it
 
 
 def _of_paper(page: Published, command: str) -> str:
@@ -130,7 +127,7 @@ def _of_paper(page: Published, command: str) -> str:
 def _of_baselines(page: Published, command: str) -> str:
     found = verdicts.markdown(questions.baselines(page.rows, page.worst))
     caption = f"{page.caption}\n\n{captions.adaptive(page.rows)}"
-    told = {"more": tables.gradients(page.rows), "curves": tables.security(page.curves), "stem": page.stem}
+    told = {"more": tables.gradients(page.rows), "curves": baselines.halves(page.curves), "stem": page.stem}
     return tables.page("baselines.md", cells=page.cells, caption=caption, found=found, command=command, **told)
 
 

@@ -108,19 +108,6 @@ def gradients(rows: pd.DataFrame) -> pd.DataFrame:
     return _across(named, ["defense", "attack", "n"], "threat model").fillna("–")
 
 
-def security(found: pd.DataFrame | None) -> pd.DataFrame:
-    """Of `baselines.curves`, a line each: where half of the images are wrong, and the area, as a share of the most."""
-    lines = []
-    if found is None or not len(found):
-        return pd.DataFrame()
-    for (defense, knowledge, n), part in found.groupby(["defense", "knowledge", "n"], sort=False):
-        half, last = part[part.accuracy <= 0.5], part.iloc[-1]
-        line = {"defense": defense, "threat model": threat_model("ours", knowledge, defense), "n": f"{n:,}"}
-        line["half are wrong at"] = f"{half['size'].iloc[0]:.4f}" if len(half) else f"more than {last['size']:g}"
-        lines.append(line | {"area, of the most": f"{last.area / last['size']:.3f}"})
-    return pd.DataFrame(lines)
-
-
 def retention(cells: pd.DataFrame, table: str) -> pd.DataFrame:
     """Accuracy under attack as a share of the same line's clean accuracy, for every cell of `measured`.
 

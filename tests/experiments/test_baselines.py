@@ -16,7 +16,6 @@ from labkit.evaluation.threat_models import ThreatModel
 from labkit.evaluation.workbench import Workbench
 from labkit.experiments import baselines
 from labkit.models.defense import Detector
-from labkit.reporting import tables
 
 import pytest
 import torch
@@ -144,7 +143,7 @@ def test_curves_are_of_the_smallest_changes_of_who_knows_the_defense(bench, smal
         clean = measurement.run([replace(case, attack=AttackRecipe("clean", 0.0, 0))], bench).accuracy.item()
         assert mine.accuracy.iloc[0] == clean and mine["size"].iloc[-1] == 0.1
         assert_close(mine.area.iloc[-1], float(lengths.clamp_max(0.1).mean()))
-    table = tables.security(found)
+    table = baselines.halves(found)
     assert list(table.defense) == ["No Defense", "Median"] and table["threat model"][1] == "white box (exact gradient)"
 
 

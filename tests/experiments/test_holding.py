@@ -91,8 +91,8 @@ def test_the_front_is_what_nothing_beats_in_both():
     _, worst = frames()
     clean = {"No Defense": 0.9, "STL": 0.8, ONE_STEP: 0.7, f"STL + {ONE_STEP}": 0.6}
     first = worst[worst.norm == "l2"]
-    assert holding_page.front(first, clean) == ["No Defense", "STL", ONE_STEP]
-    assert holding_page.front(first, {**clean, ONE_STEP: 0.95}) == [ONE_STEP]
+    assert holding.front(first, clean) == ["No Defense", "STL", ONE_STEP]
+    assert holding.front(first, {**clean, ONE_STEP: 0.95}) == [ONE_STEP]
 
 
 def test_page_and_figures_show_what_is_measured():
@@ -111,10 +111,12 @@ def test_page_and_figures_show_what_is_measured():
     (ax,) = holding_page.figure(within, less, certain, "title").axes
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "T before a vanilla network (some attacks so far)" in told
-    some = holding_page.partly(within, less)
+    some = holding.partly(within, less)
     assert list(some.defense) == ["STL"] and some.accuracy.item() == 0.1
-    assert len(holding_page.partly(within.assign(knowledge="classifier"), less)) == 0  # nobody knew T
-    page = table_page.Held(holding.HOLDS, rows, worst, pd.DataFrame(), (), "note", "", {}, {}, certain, pd.DataFrame())
+    assert len(holding.partly(within.assign(knowledge="classifier"), less)) == 0  # nobody knew T
+    page = table_page.Published(
+        holding.HOLDS, rows, worst, pd.DataFrame(), (), "note", "", {}, {}, certain, pd.DataFrame()
+    )
     text = page.text("command")
     told = holding_page._certain(certain)
     assert told["L2 0"][0] == "0.600 [0.100, 0.600] > 0.400 (check failed)"
