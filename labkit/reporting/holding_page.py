@@ -143,7 +143,7 @@ def _certain(rows: pd.DataFrame) -> pd.DataFrame:
     for row in rows.rename(columns={"certified": "accuracy"}).itertuples():
         sound = row.accuracy <= row.attacked
         cells.append(f"{_cell(row)} {'≤' if sound else '>'} {row.attacked:.3f}{' (check failed)' * (not sound)}")
-    told = rows.assign(told=cells, at=rows["size"].map("L2 {:g}".format))
+    told = rows.assign(told=cells, at=rows["size"].map("L2 {:g}".format), abstained=rows.abstained.map("{:.2f}".format))
     wide = told.pivot_table("told", ["system", "n", "abstained"], "at", aggfunc="first", sort=False)
     return wide.reset_index().rename_axis(columns=None)
 
