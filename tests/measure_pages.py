@@ -14,6 +14,7 @@ from pathlib import Path
 from labkit.core import profiles, recipes
 from labkit.core.store import Store
 from labkit.dashboards import Explorer, server
+from labkit.evaluation import measurement
 from labkit.evaluation.workbench import Workbench
 
 import torch
@@ -87,6 +88,9 @@ def movie(out: Path, name: str = "explorer.webp", most: int = 1_500_000) -> None
         tab = Tab(browser, where, PAGES[0])
         tab.says(_SETTLED[1])
         tab.drawn(0)
+        show(
+            tab, measurement.telling(measurement.Case(lab.classifier, None, lab.attack("FGSM-0.08")), Workbench(store))
+        )
         tab.slider("λ").focus()
         for key, steps in (("ArrowLeft", 8), ("ArrowRight", 24), ("ArrowLeft", 16)):
             for _ in range(steps):
@@ -104,6 +108,15 @@ def movie(out: Path, name: str = "explorer.webp", most: int = 1_500_000) -> None
         if (out / name).stat().st_size <= most:
             return
     raise RuntimeError(f"{out / name} is larger than {most} bytes")
+
+
+def show(tab: Tab, index: int) -> None:
+    """Move to a test image, key by key."""
+    tab.slider("test image").focus()
+    tab.page.keyboard.press("Home")
+    for at in range(index + 1):
+        tab.says(f"test image {at},")
+        tab.page.keyboard.press("ArrowRight" if at < index else "Shift")
 
 
 def large() -> list[tuple[str, str]]:
