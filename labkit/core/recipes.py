@@ -319,7 +319,7 @@ class AttackRecipe(Limited):
     def __post_init__(self):
         super().__post_init__()
         if self.after and (self.name != "pgd" or self.after not in ATTACKS):
-            raise InputError(f"{self.name} cannot start from what {self.after!r} made; pgd can, after a known attack")
+            raise InputError(f"{self.name} cannot start from what {self.after!r} made; use pgd, after a known attack")
         if unknown := set(self.faults) - set(FAULTS):
             raise InputError(f"unknown faults {', '.join(sorted(unknown))}; the known ones are {', '.join(FAULTS)}")
         # AutoAttack does not use `steps`: all have the 50 that the profile `lab` always had. What CW finds has changed.

@@ -79,7 +79,7 @@ def test_pgd_may_start_from_what_another_attack_made(lab, bench):
     assert (near - expected).abs().mean() < 5e-3
     with pytest.raises(InputError, match="bim cannot start from what 'pgd' made"):
         AttackRecipe("bim", 0.05, after="pgd")
-    with pytest.raises(InputError, match="after a known attack"):
+    with pytest.raises(InputError, match="use pgd, after a known attack"):
         AttackRecipe("pgd", 0.05, after="bmi")
 
 
