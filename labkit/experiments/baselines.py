@@ -115,10 +115,10 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
     """What is tried against a baseline by who knows it, at the size of the strongest grey box; with their knowledge.
 
     PGD on the margin with the last of `Baseline.known`. Where the profile has the time for AutoAttack: that with each,
-    the strongest grey box, PGD that starts where this ends, `ladder` with the last (or, where none is exact and the
-    baseline is fast, with each), and a learned surrogate where nothing else stands in. On the fast ones queries, too,
-    and `ladder` at RobustBench's two sizes. Of a random defense each gradient is of one EOT sample, and there are more
-    steps for it: the stronger use of as many passes.
+    the strongest grey box, PGD that starts where this ends (of slow defenses, on random ones alone), `ladder` with the
+    last (or, where none is exact and the baseline is fast, with each), and a learned surrogate where nothing else stands
+    in. On the fast ones queries, too, and `ladder` at RobustBench's two sizes. Of a random defense each gradient is of
+    one EOT sample, and there are more steps for it: the stronger use of as many passes.
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
@@ -128,7 +128,7 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
         return [(pgd, known[-1])]
     tried = [(pgd, knowledge) for knowledge in known]
     tried.insert(0, (replace(pgd, name="mi_di", loss="log-odds"), "classifier"))
-    if baseline.known:
+    if baseline.known and (baseline.cost == "fast" or baseline.random):
         tried.append((replace(pgd, after="mi_di"), known[-1]))
     climbs = replace(pgd, name="ladder", loss="log-odds")
     if known == ("identity",) and baseline.cost == "fast":
