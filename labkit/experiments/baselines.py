@@ -116,9 +116,9 @@ def against(lab: Profile, baseline: Baseline) -> list[tuple[AttackRecipe, str]]:
 
     PGD on the margin with the last of `Baseline.known`. Where the profile has the time for AutoAttack: that with each,
     the strongest grey box, PGD that starts where this ends (of slow defenses, on random ones alone), `ladder` with the
-    last (or, where none is exact and the baseline is fast, with each), and a learned surrogate where nothing else stands
-    in. On the fast ones queries, too, and `ladder` at RobustBench's two sizes. Of a random defense each gradient is of
-    one EOT sample, and there are more steps for it: the stronger use of as many passes.
+    last (or, where none is exact and the baseline is fast, with each), and a learned surrogate where nothing else
+    stands in. On the fast ones queries, too, and `ladder` at RobustBench's two sizes. Of a random defense each gradient
+    is of one EOT sample, and there are more steps for it: the stronger use of as many passes.
     """
     how, known = lab.adaptive, baseline.known or ("classifier",)
     draws = {"draws": 1} if baseline.random else {}
@@ -161,12 +161,12 @@ def smallest(lab: Profile) -> list[Case]:
 
 
 def curves(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
-    """`attack_curves.security` of each of the cases of `smallest`, with its defense, knowledge, n and recipe's hash."""
+    """`attack_curves.security` of each of the cases of `smallest`, with its defense, knowledge, n and row's hash."""
     parts = []
     for case in cases:
         row, lengths = measurement.run([case], bench).iloc[0], measurement.smallest([case], bench).double()
-        told = row[["defense", "knowledge", "n", "recipe"]]
-        parts.append(attack_curves.security(lengths, _REACH).assign(**told))
+        told = row[["defense", "knowledge", "n"]]
+        parts.append(attack_curves.security(lengths, _REACH).assign(**told, row=row.recipe))
     return pd.concat(parts or [pd.DataFrame()], ignore_index=True)
 
 

@@ -258,8 +258,8 @@ def measure(
     votes, kept, more = cluster_stability.of_table(asked.blind, lab, bench), measurement.recipes_of(rows, bench), ()
     if name.startswith(paper_tables.BASELINES):
         curves = baselines.curves([case for case in asked.blind if case.attack.norm == "none"], bench)
-        rows, worst = rows[~rows.recipe.isin(curves.get("recipe", []))], worst[worst["size"] > 0]
-        more = None, None, curves
+        rows, worst = rows[~rows.recipe.isin(curves.get("row", []))], worst[worst["size"] > 0]
+        kept, more = measurement.recipes_of(rows, bench), (None, None, curves)
     if name == causes.CAUSES:
         rows = causes.rows(lab, bench, asked.blind)
     if name == holding.HOLDS:
