@@ -113,7 +113,7 @@ ifdef SAMPLES
 	$(BIN)/python -m labkit table 7 $(TRIED) --profile smoke --out reports/trials \
 	    --only 'defense=No Defense,STL,TVM' --only 'attack=Clean,FGSM-0.08'
 	$(BIN)/python -m labkit table 3 $(TRIED) --profile smoke --out reports/trials \
-	    --only 'defense=No Defense,STL,TVM+quilt' --only 'attack=Clean,FGSM-0.06 avg'
+	    --only 'defense=No Defense,STL' --only 'attack=Clean,FGSM-0.06 avg' --only knowledge=classifier
 endif
 	$(BIN)/python -m labkit table 6a --profile quick --dataset photos --resolution 64 --out '$(MEASURED)/photos' \
 	    --only 'defense=No Defense,STL,STL (cluster)' --only 'attack=Clean,FGSM-0.08,FGSM-0.04,BIM-0.03,DeepFool-0.03'
