@@ -148,7 +148,7 @@ def test_cells_are_chosen_by_what_they_are():
     with pytest.raises(InputError, match=r"there are attack: BIM-0\.03, CW-0\.03, Clean"):
         paper_tables.select(asked, {"attack": ["FGSM"]})
     with pytest.raises(
-        InputError, match="cannot be chosen by size; use defense, attack, knowledge, retrained, network, seed"
+        InputError, match="cannot be chosen by size; use defense, attack, knowledge, seed, retrained, network"
     ):
         paper_tables.select(asked, {"size": ["1"]})
     with pytest.raises(InputError, match="no table '9'; it has 1, 2a"):
