@@ -39,12 +39,12 @@ function render({ model, el }) {
   function name() {
     for (const handle of document.querySelectorAll(".widget-slider .noUi-handle:not([aria-label])")) {
       const label = handle.closest(".widget-slider").querySelector(".widget-label");
-      if (label) handle.setAttribute("aria-label", label.textContent);
+      if (label && label.textContent) handle.setAttribute("aria-label", label.textContent);
     }
   }
 
   const names = new MutationObserver(name);
-  names.observe(document.body, { childList: true, subtree: true });
+  names.observe(document.body, { childList: true, subtree: true, characterData: true });
   const events = ["pointermove", "pointerdown", "keydown", "focus"];
   const timer = setInterval(ask, EVERY);
   events.forEach((event) => window.addEventListener(event, use, { passive: true }));
