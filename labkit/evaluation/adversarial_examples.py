@@ -125,9 +125,9 @@ def timed(attempt: Attempt, bench: Workbench) -> tuple[Tensor, dict]:
         resumed = any(Path(scratch).glob("*.safetensors"))
         system = _System(attempt, bench)
         _attackable(attempt, system.network, bench)
+        begun = adversarial(attempt.before, bench) if attack.after else None
         started = time.perf_counter()
         budget, options, parts, right = sized(attack, test.x), _options(attack, system, bench), [], 0
-        begun = adversarial(attempt.before, bench) if attack.after else None
         bar = tqdm(range(0, len(test), _BATCH), desc=attack.label, unit="batch", disable=not bench.progress, delay=2)
         for start in bar:
             x, y = (part[start : start + _BATCH] for part in (test.x, test.y))
@@ -194,8 +194,7 @@ class _System:
         gap, made = self.attempt.attack.gap, x.clone()
 
         def attack(view: torch.nn.Module, mine) -> Tensor:
-            mine_each = {name: part[mine] for name, part in each.items()}
-            return self.run(view, x[mine], y[mine], budget=budget, **options, **mine_each)
+            return self.run(view, x[mine], y[mine], budget=budget, **options, **{k: v[mine] for k, v in each.items()})
 
         for mine, group in self._groups(x, y):
             exact, near = self.view(**group), self.view(gap, **group)

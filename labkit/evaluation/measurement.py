@@ -126,10 +126,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
 
 def check(cases: Iterable[Case], bench: Workbench) -> None:
     """Raises InputError where images do not allow what is asked: too few classes, or too few to fit a defense to."""
-    asked = dict.fromkeys(
-        (case.data, case.classifier.foreign, before)
-        for case in cases for before in (case.defense, case.classifier.transform)
-    )  # fmt: skip
+    asked = dict.fromkeys((c.data, c.classifier.foreign, T) for c in cases for T in (c.defense, c.classifier.transform))
     for data, foreign, defense in asked:
         there = len(bench.images(data, "train") if foreign else bench.sound(data))
         if defense and there < (least := unfitted(defense).least):

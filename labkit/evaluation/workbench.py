@@ -311,7 +311,8 @@ def needs(kind: str, recipe) -> list[tuple[str, Any]]:
             attacked = [("attack", recipe.attempt())] if recipe.attack.name != "clean" else []
             return attacked + built(recipe.classifier) + built(recipe.defense)
         case "attack":
-            return [need for part in (*recipe.victims, recipe.defense, recipe.surrogate) for need in built(part)]
+            begun = [("attack", recipe.before)] if recipe.attack.after else []
+            return sum(map(built, (*recipe.victims, recipe.defense, recipe.surrogate)), begun)
         case "surrogate":
             return built(recipe.defense)
         case "classifier":

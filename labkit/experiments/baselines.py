@@ -29,6 +29,7 @@ _HARDENED = {"adversarial": {"adversarial": _KURAKIN}, "thermometer": {"levels":
              "thermometer-adversarial": {"levels": 16, "adversarial": _MADRY}}  # fmt: skip
 ROBUSTBENCH = ("linf", 8 / 255), ("l2", 0.5)  # norms and sizes of its leaderboards for CIFAR-10
 _COPIED = 8  # epochs of an attacker's network on T(x)
+_OF_CURVE = ["defense", "knowledge", "n"]
 _REACH = 0.1  # relative L2 up to which `curves` go: the paper's sizes but Table 8's largest
 _OWN = {("pixeldefend", "fashion"): (("epsilon", 32 / 255),)}  # what was published for one data set alone
 
@@ -149,10 +150,9 @@ def smallest(lab: Profile) -> list[Case]:
 
     Not of slow defenses, nor of random ones, which answer a small enough change differently by chance.
     """
-    how = lab.adaptive
-    if not how.autoattack:
+    if not lab.adaptive.autoattack:
         return []
-    ddn, found = AttackRecipe("ddn", 0.0, how.steps, "none", gap=how.gap), []
+    ddn, found = AttackRecipe("ddn", 0.0, lab.adaptive.steps, "none", gap=lab.adaptive.gap), []
     for each in (*_ours(lab), *everyone(lab)):
         if each.cost == "fast" and not each.random:
             case = Case(each.network, each.defense, ddn, (each.known or ("classifier",))[-1])
@@ -165,17 +165,14 @@ def curves(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     parts = []
     for case in cases:
         row, lengths = measurement.run([case], bench).iloc[0], measurement.smallest([case], bench).double()
-        told = row[["defense", "knowledge", "n"]]
-        parts.append(attack_curves.security(lengths, _REACH).assign(**told, row=row.recipe))
+        parts.append(attack_curves.security(lengths, _REACH).assign(**row[_OF_CURVE], row=row.recipe))
     return pd.concat(parts or [pd.DataFrame()], ignore_index=True)
 
 
 def halves(curves: pd.DataFrame) -> pd.DataFrame:
     """Of `curves`, a line each: where half of the images are wrong, and the area, as a share of the most."""
     lines = []
-    for (defense, knowledge, n), part in (
-        curves.groupby(["defense", "knowledge", "n"], sort=False) if len(curves) else ()
-    ):
+    for (defense, knowledge, n), part in curves.groupby(_OF_CURVE, sort=False) if len(curves) else ():
         half, last = part[part.accuracy <= 0.5], part.iloc[-1]
         line = {"defense": defense, "threat model": ThreatModel.of(knowledge, defense).label, "n": f"{n:,}"}
         line["half are wrong at"] = f"{half['size'].iloc[0]:.4f}" if len(half) else f"more than {last['size']:g}"

@@ -72,11 +72,9 @@ def radii(layer: SparseTransform, head: Head, x: Tensor) -> tuple[Tensor, Tensor
     Codes are not exact: D z is within √(2 gap) of the optimum's, here and, with a gap of up to
     gap_tol · ½‖(I − L)(x + δ)‖², at the attacked image; both are taken from the margin.
 
-    Raises InputError for a T that is not the paper's: `dim`, `bits`, `top`, `shaken`, `stretched`, or boundary.
+    Raises InputError for a T that is not the paper's, as `support` does.
     """
-    plain = layer.dim == 1 and not (layer.bits or layer.top or layer.shaken or layer.stretched)
-    if not plain or layer.boundary != "circular":
-        raise InputError("only the paper's T is certified; choose one that neither dims, rounds, draws nor mirrors")
+    _check(layer)
     L, moved = _lowpass(layer, x.shape[-2:])
     low, high, code = layer.parts(x)
     logits = _told(head, low, code.synthesis)
@@ -112,7 +110,10 @@ def support(layer: SparseTransform, x: Tensor) -> Support:
     Inactive atoms stay so while their correlation with the residual, at most λ, moves by less than what is left of it;
     active ones keep their sign while they move by less than themselves. Both are exact for one support. Where active
     atoms depend on each other, or a code has no such room, the radius is 0.
+
+    Raises InputError for a T that is not the paper's: none of its options is allowed.
     """
+    _check(layer)
     d, (_, high, code) = layer.d.double(), layer.parts(x.double(), gap_tol=_SURE)
     held = code.code if isinstance(code.code, Codes) else Codes.of(code.code.cpu())
     found = []
@@ -130,6 +131,12 @@ def support(layer: SparseTransform, x: Tensor) -> Support:
             room = min(room, float((np.abs(one.v) / spread).min()))
         found.append((max(room, 0.0) * (smallest > 1e-10), max(smallest, 0.0), len(one.v)))
     return Support(*(torch.tensor(part) for part in zip(*found, strict=True)))
+
+
+def _check(layer: SparseTransform) -> None:
+    other = layer.dim != 1 or layer.boundary != "circular" or layer.stretched or layer.relative
+    if other or layer.bits or layer.top or layer.shaken:
+        raise InputError("only the paper's T is certified; choose one without any of its options")
 
 
 def _lowpass(layer: SparseTransform, size) -> tuple[Tensor, float]:

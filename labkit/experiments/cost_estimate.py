@@ -131,8 +131,6 @@ def _found(
     found: dict[tuple[str, str], Step] = {}
 
     def add(kind: str, recipe) -> None:
-        if getattr(recipe, "foreign", False):  # is given
-            return
         measured = kind in ("row", "attack")
         digest = bench.digest(recipe.data) if measured else bench.images(recipe.data, "train").digest
         if (name := (kind, key(recipe, digest))) in found:

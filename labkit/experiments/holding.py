@@ -151,6 +151,7 @@ def front(worst: pd.DataFrame, clean: dict[str, float]) -> list[str]:
 def partly(rows: pd.DataFrame, worst: pd.DataFrame) -> pd.DataFrame:
     """Of defenses without a whole worst case in the first budget, what the best attack of a white box leaves so far."""
     norm = BUDGETS[0][0]
-    known = rows.apply(lambda row: "white box" in ThreatModel.of(row.knowledge, row.defense).label, axis=1)
-    tried = rows[(rows.norm == norm) & known.astype(bool) & ~rows.defense.isin(worst.defense[worst.norm == norm])]
+    tried = rows[(rows.norm == norm) & ~rows.defense.isin(worst.defense[worst.norm == norm])]
+    who = zip(tried.knowledge, tried.defense, strict=True)
+    tried = tried.loc[["white box" in ThreatModel.of(*pair).label for pair in who]]
     return tried.loc[tried.groupby("defense", sort=False).accuracy.idxmin()]

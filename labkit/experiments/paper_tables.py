@@ -288,7 +288,7 @@ def _hard(lab: Profile, attacks: Iterable[AttackRecipe], baseline: Baseline) -> 
 
 def knowing(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `baselines.cases` whose attacker knows the defense; one in the network, whoever has its weights knows."""
-    return rows[[ThreatModel.of(*pair).knows_defense for pair in zip(rows.knowledge, rows.defense, strict=True)]]
+    return rows.loc[[ThreatModel.of(*pair).knows_defense for pair in zip(rows.knowledge, rows.defense, strict=True)]]
 
 
 def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

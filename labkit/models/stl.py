@@ -17,6 +17,7 @@ from torch import Tensor
 BACKWARDS = ("exact", "identity", "none")
 BOUNDARIES = ("circular", "reflect")
 _DARK = 1e-3  # largest pixel of an image that is not stretched further
+_FLAT = 1e-3  # least λ that leaves nothing of an image, where λ follows it: a flat one has none
 _APPROXIMATE = 1e-2  # relative residual of the projected gradient, where only its direction counts
 
 
@@ -79,8 +80,7 @@ class SparseTransform(Defense):
         self._check(x)
         low, high = split(x, self.lowpass, self.pad)
         wide = self._wide(high)
-        each = (self.d, self.lam * self._most(wide)[:, 0, 0, 0]) if self.relative else None
-        return low, high, self._solve(wide, start, gap_tol, each)
+        return low, high, self._solve(wide, start, gap_tol, (self.d, self._lams(wide)))
 
     def join(self, low: Tensor, code: cbpdn.Solution) -> Tensor:
         """T(x) of the image that `parts` took apart; no gradient passes."""
@@ -98,11 +98,9 @@ class SparseTransform(Defense):
         """Low-pass part (not dimmed) and what the code synthesises, both as x and with their gradients."""
         low, high = split(x, self.lowpass, self.pad)
         wide = self._wide(high)
-        if self.relative:  # an image that is twice as strong has a code that is, for twice the λ
-            most = self._most(wide)
-            sparse = most * _SparseMap.apply(wide / most, self)
-        else:
-            sparse = _SparseMap.apply(wide, self)
+        # An image that is twice as strong has a code that is, for twice the λ.
+        most = self._most(wide)[:, None, None, None] if self.relative else 1
+        sparse = most * _SparseMap.apply(wide / most, self)
         return low, self._narrow(sparse, x.shape[2:])
 
     def extra_repr(self) -> str:
@@ -147,8 +145,11 @@ class SparseTransform(Defense):
         return self._solve(high, _nearest(high, *self._last) if self._last else None, drawn=drawn)
 
     def _most(self, high: Tensor) -> Tensor:
-        """The smallest λ of each image that leaves nothing of it, with its gradient: (B, 1, 1, 1)."""
-        return cbpdn.lambda_max(high, self.d.to(high.dtype)).clamp_min(_DARK)[:, None, None, None]
+        """The smallest λ of each image that leaves nothing of it, with its gradient: (B,)."""
+        return cbpdn.lambda_max(high, self.d.to(high.dtype)).clamp_min(_FLAT)
+
+    def _lams(self, high: Tensor) -> float | Tensor:
+        return self.lam * self._most(high) if self.relative else self.lam
 
     def _wide(self, high: Tensor) -> Tensor:
         return high if self.boundary == "circular" else extend(high, self.d.shape[3] - 1)
@@ -165,8 +166,8 @@ class SparseTransform(Defense):
         """How T treats images x (B, C, H, W): means of PSNR, objective and active coefficients, and the largest gap."""
         with torch.no_grad():
             _, high, code = self.parts(x)
-            energy = 0.5 * high.square().flatten(1).sum(1)
-            objective = cbpdn.objective(code.z, self._wide(high), self.d.to(x.dtype), self.lam)
+            energy, wide = 0.5 * high.square().flatten(1).sum(1), self._wide(high)
+            objective = cbpdn.objective(code.z, wide, self.d.to(x.dtype), self._lams(wide))
             return {
                 "PSNR of T(x), dB": float(metrics.psnr(self(x), x).mean()),
                 "objective per image": float(objective.mean()),

@@ -108,10 +108,11 @@ def security(found: Mapping[str, pd.DataFrame]) -> Figure:
     """Accuracy against size (`attack_curves.security`) of each system by name; open markers, as for an upper bound."""
     fig, ax = canvas(7.5, 4.2, lines="both")
     few, others = len(found) <= 2, itertools.cycle(_OTHERS)
-    for (name, part), marker in zip(found.items(), itertools.cycle("osDv^P*X<>hd"), strict=False):
-        colour = (*COLOURS.values(),)[marker == "o"] if few else COLOURS.get(name) or next(others)
-        if few:
-            ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=0.15, linewidth=0)
+    shown = ["STL", "No Defense"] if few else found  # of two, what is judged and the network alone
+    for (name, part), like, marker in zip(found.items(), shown, itertools.cycle("osDv^P*X<>hd"), strict=False):
+        colour = COLOURS.get(like) or next(others)
+        alpha = 0.15 if few else 0.06
+        ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=alpha, linewidth=0)
         how = {"marker": marker, "markerfacecolor": "white", "markevery": max(1, len(part) // 12)}
         ax.step(part["size"], part.accuracy, where="post", color=colour, label=f"{name}: upper bound", **how)
     ax.set(xlabel="relative L2 size of the change, ‖x_adv − x‖₂ / ‖x‖₂", ylabel=_ACCURACY, ylim=(-0.02, 1.02))

@@ -86,9 +86,8 @@ def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title
     best = holding.front(least, {name: row.accuracy for name, row in clean.items()})
     ends = [(clean[name].accuracy, least[least.defense == name].accuracy.iloc[0]) for name in best]
     if ends:
-        ax.plot(
-            *zip(*ends, strict=True), "-", color="#888888", linewidth=1, zorder=0, label="nothing is better in both"
-        )
+        how = {"color": "#888888", "linewidth": 1, "zorder": 0, "label": "nothing is better in both"}
+        ax.plot(*zip(*ends, strict=True), "-", **how)
     for found, where in ((least, {"xytext": (7, 5)}), (some, {"xytext": (-8, -10), "ha": "right"})):
         for row in found[~found.defense.str.endswith(holding.FEW)].itertuples():
             at = clean[row.defense].accuracy, row.accuracy

@@ -118,9 +118,11 @@ def test_no_attack_inside_a_certified_radius_moves_the_class():
 
 def test_only_the_papers_T_is_certified():
     head = certificates.Head(*(torch.zeros(2, 1, 12, 12),) * 2, torch.zeros(2))
-    for how in ({"dim": 0.5}, {"top": 3}, {"shaken": 0.1}, {"boundary": "reflect"}):
-        with pytest.raises(InputError, match="paper's T"):
-            certificates.radii(SparseTransform(filters(), **how), head, pictures(1))
+    for how in ({"dim": 0.5}, {"top": 3}, {"shaken": 0.1}, {"boundary": "reflect"}, {"relative": True}):
+        layer = SparseTransform(filters(), **how)
+        for asked in (lambda x, T=layer: certificates.radii(T, head, x), lambda x, T=layer: certificates.support(T, x)):
+            with pytest.raises(InputError, match="paper's T"):
+                asked(pictures(1))
 
 
 def test_a_support_stays_within_its_radius():

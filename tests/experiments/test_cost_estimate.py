@@ -31,6 +31,17 @@ def test_a_plan_names_all_that_is_built_and_nothing_else(cases, tmp_path):
     assert cost_estimate.hours(after) == "0 minutes"
 
 
+def test_an_attack_that_starts_where_another_ends_needs_it(cases, tmp_path):
+    bench, begun = Workbench(tmp_path, progress=False), AttackRecipe("pgd", 0.05, 2, loss="margin", after="bim")
+    case = replace(cases[0], classifier=replace(cases[0].classifier, transform=None), attack=begun, knowledge="exact")
+    before = cost_estimate.steps([case], bench)
+    assert [step.what.partition(" on ")[0] for step in before if step.kind == "attack"] == [
+        "BIM-0.05", "PGD-0.05 margin after BIM",
+    ]  # fmt: skip
+    measurement.run([case], bench)
+    assert sorted(step.kind for step in before) == built(tmp_path)
+
+
 def built(root):
     return sorted(path.parent.parent.name for path in root.glob("*/*/manifest.json"))
 

@@ -416,6 +416,8 @@ def test_a_T_with_a_lambda_for_each_image_scales_with_them():
     assert_close(T.both(x)[1], code.synthesis, rtol=1e-3, atol=1e-4)
     assert_close(T.both(x / 2)[1], code.synthesis / 2, rtol=1e-3, atol=1e-4)
     assert torch.equal(T(torch.zeros_like(x)), torch.zeros_like(x))
+    told = cbpdn.objective(code.z, high, d, 0.2 * most).mean()
+    assert_close(T.quality(x)["objective per image"], float(told), rtol=1e-6, atol=1e-9)
 
 
 def test_a_T_that_draws_is_random_and_repeats_its_seed():
