@@ -111,8 +111,7 @@ def security(found: Mapping[str, pd.DataFrame]) -> Figure:
     shown = ["STL", "No Defense"] if few else found  # of two, what is judged and the network alone
     for (name, part), like, marker in zip(found.items(), shown, itertools.cycle("osDv^P*X<>hd"), strict=False):
         colour = COLOURS.get(like) or next(others)
-        alpha = 0.15 if few else 0.06
-        ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=alpha, linewidth=0)
+        ax.fill_between(part["size"], part.low, part.high, step="post", color=colour, alpha=0.15 if few else 0.06, lw=0)
         how = {"marker": marker, "markerfacecolor": "white", "markevery": max(1, len(part) // 12)}
         ax.step(part["size"], part.accuracy, where="post", color=colour, label=f"{name}: upper bound", **how)
     ax.set(xlabel="relative L2 size of the change, ‖x_adv − x‖₂ / ‖x‖₂", ylabel=_ACCURACY, ylim=(-0.02, 1.02))

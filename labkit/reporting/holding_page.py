@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 _KINDS = ("no defense", "#000000", "X"), ("T before a vanilla network", "#0072b2", "o"), \
     ("trained to hold", "#d55e00", "D"), ("trained to hold, behind T", "#cc79a7", "s"), \
     ("certified", "#009e73", "")  # fmt: skip
+_SAID = {1: "upper bound", 0.45: "some attacks so far"}  # of points so opaque
 
 
 def budget(norm: str, size: float) -> str:
@@ -79,24 +80,24 @@ def figure(rows: pd.DataFrame, worst: pd.DataFrame, certain: pd.DataFrame, title
                 up, along = ([[p.accuracy - p.low], [p.high - p.accuracy]] for p in (row, at))
                 ax.errorbar(at.accuracy, row.accuracy, up, along, color=colour, alpha=0.35 * faint, linewidth=1)
             if mine:  # open: no more than upper bounds
-                said = "upper bound" if faint == 1 else "some attacks so far"
                 ax.plot([clean[row.defense].accuracy for row in mine], [row.accuracy for row in mine], marker,
                         color=colour, markersize=5 if few else 9, markerfacecolor="white", linestyle="none",
-                        alpha=faint, label=f"{label}{holding.FEW * few} ({said})")  # fmt: skip
+                        alpha=faint, label=f"{label}{holding.FEW * few} ({_SAID[faint]})")  # fmt: skip
     best = holding.front(least, {name: row.accuracy for name, row in clean.items()})
     ends = [(clean[name].accuracy, least[least.defense == name].accuracy.iloc[0]) for name in best]
     if ends:
-        how = {"color": "#888888", "linewidth": 1, "zorder": 0, "label": "nothing is better in both"}
-        ax.plot(*zip(*ends, strict=True), "-", **how)
-    for found, where in ((least, {"xytext": (7, 5)}), (some, {"xytext": (-8, -10), "ha": "right"})):
+        ax.plot(*zip(*ends, strict=True), "-", color="#888888", lw=1, zorder=0, label="nothing is better in both")
+    right, left = {"xytext": (7, 5)}, {"xytext": (-8, -10), "ha": "right"}
+    for found, where in ((least, right), (some, left)):
         for row in found[~found.defense.str.endswith(holding.FEW)].itertuples():
             at = clean[row.defense].accuracy, row.accuracy
-            ax.annotate(row.defense, at, textcoords="offset points", fontsize=8, color="#444444", **where)
+            near = [clean[o.defense].accuracy for o in some.itertuples() if abs(o.accuracy - at[1]) < 0.04]
+            side = right if any(0 < at[0] - x < 0.2 for x in near) else where  # where no other point is
+            ax.annotate(row.defense, at, textcoords="offset points", fontsize=8, color="#444444", **side)
     certain = certain[certain["size"].isin((0, size))] if len(certain) else certain
     for (name, mine), marker in zip(certain.groupby("system", sort=False) if len(certain) else (), "*ph", strict=False):
         plain, at = (mine[mine["size"] == end].iloc[0] for end in (0, size))
-        ax.plot(plain.attacked, at.certified, marker, color=_KINDS[4][1], markersize=12, linestyle="none",
-                label=f"certified: {name}")  # fmt: skip
+        ax.plot(plain.attacked, at.certified, marker, color=_KINDS[4][1], ms=12, ls="none", label=f"certified: {name}")
     ax.set(xlabel="clean accuracy", xlim=(0, 1), ylim=(-0.03, 1), title=title,
            ylabel=f"accuracy that is left, {budget(norm, size)}")  # fmt: skip
     ax.legend(loc="upper left", frameon=False, fontsize=9)
