@@ -368,5 +368,6 @@ def test_axe_finds_no_fault_of_ours(browser, where, name, scheme):
     """WCAG A and AA, of all but the inside of plotly's charts; what is about to be replaced has faded, and may."""
     opened = Tab(browser, where, name, color_scheme=scheme).ready()
     opened.page.wait_for_function("!document.querySelector('.lk-pending, .lk-dim')")
+    opened.page.wait_for_selector(".lk-heart", state="attached")  # names the sliders, and comes when it likes
     assert faults(opened.page, ".js-plotly-plot") == []
     opened.context.close()

@@ -44,6 +44,7 @@ function render({ model, el }) {
   }
 
   const names = new MutationObserver(name);
+  name();  // of the sliders that were there before
   names.observe(document.body, { childList: true, subtree: true, characterData: true });
   const events = ["pointermove", "pointerdown", "keydown", "focus"];
   const timer = setInterval(ask, EVERY);
