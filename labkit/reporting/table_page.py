@@ -1,6 +1,7 @@
 """A table, measured: rows, worst case and verdicts, written with the command that made them."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -191,10 +192,9 @@ def chosen(only: Iterable[str]) -> dict[str, list[str]]:
     """What each WHAT=A,B asks for; of several with one WHAT, all. Raises InputError for another form."""
     found: dict[str, list[str]] = {}
     for word in only:
-        what, equals, values = word.partition("=")
-        if not equals or not values:
+        if not (form := re.fullmatch(r"\s*(.*?)\s*=\s*(.+?)\s*", word)):
             raise InputError(f"cells are chosen by WHAT=VALUE, such as defense=STL; got {word!r}")
-        found.setdefault(what.strip(), []).extend(values.strip().split(","))
+        found.setdefault(form[1], []).extend(re.split(r",(?![^(]*\))", form[2]))  # "(one step, through T)" is a name
     return found
 
 

@@ -169,6 +169,9 @@ def test_a_folder_is_named_without_the_way_to_it():
 def test_what_is_asked_for_twice_is_asked_for_together():
     found = table_page.chosen(["defense=STL,TVM", " attack=Clean", "defense=MagNet"])
     assert found == {"defense": ["STL", "TVM", "MagNet"], "attack": ["Clean"]}
+    # a comma in brackets is the name's own
+    found = table_page.chosen(["defense=Adv Training (one step, through T),STL"])
+    assert found == {"defense": ["Adv Training (one step, through T)", "STL"]}
     with pytest.raises(InputError, match="WHAT=VALUE, such as defense=STL; got 'defense'"):
         table_page.chosen(["defense"])
 
