@@ -81,8 +81,9 @@ bench: $(READY)
 
 # The paper's tables and its Figures 5 to 7 on real images, and what is read from them. Every part goes on where it was
 # stopped; `labkit plan` tells beforehand what it takes. The photographs that come with packages are for the question of
-# resolution alone: at the quick size, and fewer cells the larger they are. SAMPLES are images of 224 pixels, perhaps one
-# a class: T alone is measured, and what ImageNet would get is tried with a network that has learned nothing.
+# resolution alone: at the quick size, and fewer cells the larger they are. ImageNet-10 is at the quick size, too: at 64
+# pixels the lab size takes more than a day. SAMPLES are images of 224 pixels, perhaps one a class: T alone is measured,
+# and what ImageNet would get is tried with a network that has learned nothing.
 TRIED = --model torchvision:resnet50@reports/lab-samples/resnet50.safetensors --dataset '$(SAMPLES)' --resolution 224 \
     --note 'The accuracy means nothing: the network has random features, and its head is fitted on these very pictures.'
 measured: $(READY)
@@ -101,7 +102,8 @@ ifdef CIFAR10
 	cd '$(MEASURED)/cifar10' && rm -f 05_defense_tables/gallery.png '06_tradeoff/lambda pictures.png' # of older runs: the images are not ours
 endif
 ifdef IMAGENET10
-	$(BIN)/python -m labkit table 2a 6a 8b --profile $(SIZE) --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'
+	$(BIN)/python -m labkit table 2a 6a 8b --convention released --profile quick --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'
+	$(BIN)/python -m labkit table 2a 6a 8b --profile quick --dataset '$(IMAGENET10)' --out '$(MEASURED)/imagenet10'
 endif
 ifdef SAMPLES
 	$(BIN)/python -m labkit report --profile quick --dataset '$(SAMPLES)' --notebooks 03 --out reports/lab-samples
