@@ -234,7 +234,7 @@ QUICK = _profile(
             ("pixeldefend", (("epochs", 1), ("width", 32))),
         ),
     ),
-    tradeoff=Tradeoff(n=60), holding=Holding(n=60, images=1000, epochs=3, certified=8, draws=100),
+    tradeoff=Tradeoff(n=60), holding=Holding(n=60, images=1000, epochs=3, held=100, certified=8, draws=100),
 )  # fmt: skip
 LAB = _profile(
     "lab", train=None, test=1000, bim_steps=20, dictionary=dict(images=2000, passes=6), dae=dict(epochs=10),
