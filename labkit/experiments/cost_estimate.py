@@ -1,7 +1,7 @@
 """What cases will take: what is already kept, what has to be built, and about how long that takes on this machine."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -53,13 +53,6 @@ def steps(cases: Iterable[Case], bench: Workbench, *, soonest: bool = False) -> 
     rates = _rates(bench)
     asked = _ordered(cases, bench, rates) if soonest else cases
     return [*_found((("row", case) for case in asked), bench, rates).values()]
-
-
-def each(groups: Mapping[str, Iterable[Case]], bench: Workbench) -> dict[str, list[Step]]:
-    """`steps` of each group as if it stood alone, with everything timed only once."""
-    rates = _rates(bench)
-    rows = {name: [("row", case) for case in cases] for name, cases in groups.items()}
-    return {name: [*_found(asked, bench, rates).values()] for name, asked in rows.items()}
 
 
 def ordered(cases: Iterable[Case], bench: Workbench) -> list[Case]:

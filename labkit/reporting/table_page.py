@@ -18,7 +18,6 @@ from labkit.experiments import (
     baselines,
     causes,
     cluster_stability,
-    cost_estimate,
     holding,
     paper_tables,
     published_numbers,
@@ -214,16 +213,14 @@ def command(name: str, lab: Profile, only: Iterable[str] = (), seed: int = 0) ->
 
 
 def overview(lab: Profile, bench: Workbench) -> pd.DataFrame:
-    """Every table of the paper: what it shows, how many of its cells are measured, and the time for the others."""
-    asked, lines = ask(lab, published_numbers.names(), {}), []
-    planned = cost_estimate.each({name: (*mine.blind, *mine.aware) for name, mine in asked.items()}, bench)
-    for name, steps in planned.items():
+    """Every table of the paper: what it shows, and how many of its cells are measured."""
+    lines = []
+    for name, asked in ask(lab, published_numbers.names(), {}).items():
         printed = published_numbers.table(name).attrs
-        cells = [step.kept for step in steps if step.kind == "row"]
+        cells = [measurement.kept(case, bench) for case in dict.fromkeys((*asked.blind, *asked.aware))]
         line = {"table": name, "paper's data": printed["dataset"], "network": printed["classifier"]}
         line |= {"setting": printed["setting"], "cells": len(cells), "measured": sum(cells)}
-        line["the others take about"] = cost_estimate.hours(steps)
-        lines.append(line | {"not affordable here": ", ".join(defense for defense, _ in asked[name].missing) or "–"})
+        lines.append(line | {"not affordable here": ", ".join(defense for defense, _ in asked.missing) or "–"})
     return pd.DataFrame(lines)
 
 
