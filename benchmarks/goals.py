@@ -99,7 +99,12 @@ def _told(root: Path, built: bool) -> dict | None:
     """The manifest of a quick report that `built` all it needed, or nothing; the last of several."""
     found = [json.loads(file.read_text()) for file in root.glob(REPORTS)]
     found = [told for told in found if told["profile"] == "quick" and "artifacts" in told]
-    found = [told for told in found if all(part["status"] == "finished" for part in told["notebooks"])]
+    whole = len([*(root / "notebooks").glob("[0-9]*.ipynb")])  # a report of one notebook alone is none
+    found = [
+        told
+        for told in found
+        if len(told["notebooks"]) >= whole and all(part["status"] == "finished" for part in told["notebooks"])
+    ]
     mine = [told for told in found if told["artifacts"]["before"] == (0 if built else told["artifacts"]["after"])]
     return max(mine, key=lambda told: told["written"], default=None)
 

@@ -6,13 +6,13 @@ from benchmarks import goals
 import pytest
 
 
-def report(before, after, seconds):
+def report(before, after, seconds, written=1, count=2):
     """A manifest, as far as it matters here."""
-    begun = datetime(2026, 1, 1, 10, tzinfo=UTC)
+    begun = datetime(2026, 1, written, 10, tzinfo=UTC)
     parts = [{"name": "01_clusters", "seconds": 20.4}, {"name": "05_defense_tables", "seconds": 500}]
     told = {"profile": "quick", "artifacts": {"before": before, "after": after}, "begun": begun.isoformat()}
     told |= {"written": (begun + timedelta(seconds=seconds)).isoformat()}
-    return json.dumps(told | {"notebooks": [{**part, "status": "finished"} for part in parts]})
+    return json.dumps(told | {"notebooks": [{**part, "status": "finished"} for part in parts[:count]]})
 
 
 def test_every_goal_is_read_from_where_it_was_recorded(tmp_path):
@@ -29,6 +29,9 @@ def test_every_goal_is_read_from_where_it_was_recorded(tmp_path):
         "reports/first/manifest.json": report(0, 300, 9 * 60),
         "reports/again/manifest.json": report(300, 300, 44),
         "reports/half/manifest.json": report(200, 300, 10),
+        "reports/one/manifest.json": report(0, 300, 10, written=2, count=1),  # later, and of one notebook alone
+        "notebooks/01_clusters.ipynb": "",
+        "notebooks/05_defense_tables.ipynb": "",
         "reports/old/manifest.json": '{"profile": "quick", "begun": "2026-01-01T10:00:00+00:00"}',
         goals.TESTS: '<testsuites><testsuite time="480"><testcase classname="tests.core.test_store" time="2"/>'
         '<testcase classname="tests.core.test_store" time="1.5"/></testsuite></testsuites>',
