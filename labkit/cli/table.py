@@ -11,7 +11,7 @@ from labkit.core import InputError, profiles, wording
 if TYPE_CHECKING:
     from labkit.evaluation import Workbench
 
-_NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a or 8b; baselines, holds (what does hold), causes (of differences)"
+_NAMES = "1, 2a, 2b, 3, 4, 5, 6a, 6b, 7, 8a, 8b; baselines (side by side), holds (what does) or causes (of gaps)"
 
 
 def add(commands: common.Commands) -> None:

@@ -1,5 +1,6 @@
 """The dashboards in a real browser: what a person does with them, and what must not happen to them."""
 
+import base64
 import io
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from labkit.core import profiles, recipes
 from labkit.dashboards import server
@@ -26,6 +28,7 @@ pytestmark = [
 ]
 _PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 EXPLORER, ACCURACY, BROWSER, ARENA, ATLAS = PAGES
+HEART = Path(server.__file__).parent / "static" / "heart.js"
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +363,23 @@ def test_behind_a_proxy_the_pages_lie_where_they_are_said_to(browser, store):
         opened.says("filters of 8×8 pixels")
         assert opened.page.locator(".lk-back").get_attribute("href") == "/lab/"
         opened.context.close()
+
+
+def test_sliders_are_named_whether_they_come_before_the_heart_or_after_it(browser):
+    slider = '<div class="widget-slider"><div class="widget-label">{}</div><div class="noUi-handle"></div></div>'
+    page = browser.new_page()
+    page.set_content(slider.format("λ") + '<div id="heart"></div>')
+    address = "data:text/javascript;base64," + base64.b64encode(HEART.read_bytes()).decode()
+    page.evaluate(
+        """async (address) => (await import(address)).default.render(
+          { model: { send() {}, on() {} }, el: document.getElementById("heart") })""",
+        address,
+    )
+    named = "[...document.querySelectorAll('.noUi-handle')].map(handle => handle.getAttribute('aria-label'))"
+    assert page.evaluate(named) == ["λ"]
+    page.evaluate("later => document.body.insertAdjacentHTML('beforeend', later)", slider.format("K"))
+    assert page.evaluate(named) == ["λ", "K"]
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -167,6 +167,15 @@ def test_running_one_again_keeps_the_others_and_drops_its_old_files(tmp_path):
     assert "kept" in kept and 'href="01_a.html"' in kept
 
 
+def test_the_longest_notebooks_begin_before_those_that_take_less(tmp_path):
+    for name in ("01_a", "05_b", "06_c", "11_d"):
+        save(tmp_path / "notebooks" / f"{name}.ipynb", "print('done')")
+    said = []
+    entries = run(tmp_path, jobs=1, say=said.append, settings=report.Settings("quick"))
+    assert [words.partition(":")[0] for words in said if words.endswith("running")] == ["05_b", "01_a", "11_d", "06_c"]
+    assert [entry["name"] for entry in entries] == ["01_a", "05_b", "06_c", "11_d"]  # as they are read
+
+
 def test_a_killed_report_is_whole_and_the_next_one_completes_it(tmp_path):
     ready = tmp_path / "ready"
     save(tmp_path / "notebooks" / "01_a.ipynb", "print('done')")
