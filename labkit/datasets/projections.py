@@ -96,8 +96,7 @@ def _projected(layer: nn.Module, items: list[Item], device) -> Tensor:
         return torch.empty(0, dtype=torch.half)
     size = max(1, _AT_ONCE // items[0].pixels().numel())
     parts = (items[start : start + size] for start in range(0, len(items), size))
-    seen = [layer(torch.stack([item.pixels() for item in part]).to(device)).half().cpu() for part in parts]
-    return torch.cat(seen)
+    return torch.cat([layer(torch.stack([item.pixels() for item in part]).to(device)).half().cpu() for part in parts])
 
 
 @contextmanager

@@ -55,8 +55,7 @@ def asked(lab: Profile) -> dict[str, CertificateRecipe]:
     how, noisy = lab.holding, lab.trained(noise=lab.holding.noise, erase=0.0)
     smooth = CertificateRecipe(None, noisy, how.certified, how.draws)
     head = CertificateRecipe(lab.transform, None, _JUDGED if how.n and how.n >= 100 else how.n or _JUDGED, 0)
-    behind = replace(smooth, transform=lab.transform)
-    return {"smoothed": smooth, "STL + smoothed": behind, "STL + linear head": head}
+    return {"smoothed": smooth, "STL + smoothed": replace(smooth, transform=lab.transform), "STL + linear head": head}
 
 
 def rows(lab: Profile, bench: Workbench, *, kept: bool = False) -> pd.DataFrame:

@@ -146,8 +146,7 @@ def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """
     draw = lambda n: (torch.arange(n) + 0.5 - n * torch.rand(len(x), 1, generator=generator)).abs()  # noqa: E731
     rows, columns = (draw(size) <= share * size / 2 for size in x.shape[2:])
-    square = rows[:, None, :, None] & columns[:, None, None, :]
-    return torch.where(square, x.mean((2, 3), keepdim=True), x)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], x.mean((2, 3), keepdim=True), x)
 
 
 def _shifts(B: int, size: int, generator: torch.Generator) -> Tensor:

@@ -85,18 +85,21 @@ def _tables(folder: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any], Pat
     """The same of each network and defense of a table that the lab has measured."""
     for file in sorted(folder.rglob("*_worst.csv")):
         name = file.name.removesuffix("_worst.csv")
-        rows, worst = (pd.read_csv(file.with_name(f"{name}_{part}.csv")) for part in ("rows", "worst"))
-        files = (file.with_name(f"{name}{part}.json") for part in ("_rows_recipes", ""))
-        recipes, told = (json.loads(each.read_bytes()) for each in files)
+        rows = pd.read_csv(file.with_name(f"{name}_rows.csv"), dtype={"recipe": str})
+        recipes, told = (json.loads(file.with_name(f"{name}{end}.json").read_bytes()) for end in ("_rows_recipes", ""))
         norms = {recipe["attack"]["size"]: recipe["attack"]["norm"] for recipe in recipes.values()}
-        for (defense, retrained, n), mine in worst.groupby(["defense", "retrained", "n"], sort=False):
+        for (defense, retrained, n), mine in pd.read_csv(file).groupby(["defense", "retrained", "n"], sort=False):
+            if not mine["size"].any():
+                continue  # nothing of it is measured in full
             theirs = rows[(rows.defense == defense) & (rows.retrained == retrained)]
             models = [ThreatModel.of(word, defense).label for word in theirs.knowledge[theirs.attack != "Clean"]]
             models += mine.hardest[mine["size"] > 0].str.partition(", ")[2].tolist()
             said = re.search(rf"(?<!\w){re.escape(defense)}: (?:failed.*?: )?(.*?)\.(?: |$)", told["checks"])
             clean = pd.concat([mine[mine["size"] == 0], theirs[(theirs.attack == "Clean") & (theirs.n == n)]]).accuracy
             digest = told["images"][str(n)].split(":")[1][:12]
-            network = theirs.classifier.iloc[0] + ", retrained on T(x)" * bool(retrained)
+            trained = recipes[theirs.recipe.iloc[0]]["classifier"].get("epochs")
+            network = theirs.classifier.iloc[0] + (f", {trained} epochs" if trained else "")
+            network += ", retrained on T(x)" * bool(retrained)
             yield (digest, n), {
                 "network": network, "defense": defense, "images": theirs.data.iloc[0],
                 "worst": {tables.sized({"norm": norms[size], "size": size}): row

@@ -75,16 +75,18 @@ def test_two_are_compared_in_pairs_and_only_on_the_same_images(tmp_path, capsys)
 
 def rows_of_a_table(folder):
     """Two lines of a table of the lab's, on the images of `evaluation` and on others: the files that matter here."""
-    for name, digest in (("5", "i1" * 8), ("6a", "i9" * 8)):
+    for name, digest, network in (("5", "i1" * 8, {"epochs": 60}), ("6a", "i9" * 8, {"spec": "of others"})):
         worst = [("STL", False, 0.2, 0.1, 0.3, 50, 3, "PGD-0.03 margin, white box (exact gradient)", size)
                  for size in (0.0, 0.03)]  # fmt: skip
+        worst.append(("TVM", False, 0.2, 0.1, 0.3, 16, 1, "", 0.0))  # not attacked yet
         frame = pd.DataFrame(worst, columns=[*"defense retrained accuracy low high n attacks hardest size".split()])
         row = {"data": f"set {name}", "n": 50, "classifier": "vgg16", "retrained": False, "defense": "STL",
-               "attack": "BIM-0.03", "knowledge": "classifier", "accuracy": 0.5, "seconds": 3.0}  # fmt: skip
+               "attack": "BIM-0.03", "knowledge": "classifier", "accuracy": 0.5, "seconds": 3.0,
+               "recipe": "0123456789012345"}  # fmt: skip
         frame.to_csv(folder / f"table_{name}_worst.csv", index=False)
         pd.DataFrame([row]).to_csv(folder / f"table_{name}_rows.csv", index=False)
-        attack = {"attack": {"size": 0.03, "norm": "dissimilarity"}}
-        (folder / f"table_{name}_rows_recipes.json").write_text(json.dumps({"k": attack}))
+        recipe = {"attack": {"size": 0.03, "norm": "dissimilarity"}, "classifier": network}
+        (folder / f"table_{name}_rows_recipes.json").write_text(json.dumps({row["recipe"]: recipe}))
         told = {"images": {"50": f"{'0' * 16}:{digest}"}, "checks": "Sanity checks. STL: failed, so read: slow (0.1)."}
         (folder / f"table_{name}.json").write_text(json.dumps(told))
 
@@ -95,7 +97,10 @@ def test_the_leaderboard_ranks_tables_beside_evaluations_of_the_same_images_alon
     assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path / "elsewhere" / "page")]) == 0
     (page,) = [BeautifulSoup(file.read_text(), "html.parser") for file in (tmp_path / "elsewhere").rglob("*.html")]
     first, second = page.find_all("table")
-    assert [line.td.text for line in first.tbody.find_all("tr")] == ["vgg16", "weak"] and "set 6a" not in first.text
+    assert [line.td.text for line in first.tbody.find_all("tr")] == [
+        "vgg16, 60 epochs",
+        "weak",
+    ] and "set 6a" not in first.text
     assert "grey box (weights); white box (exact gradient)" in first.text and "slow (0.1)" in first.text
     assert [line.td.text for line in second.tbody.find_all("tr")] == ["vgg16"]
     assert [head.text.rstrip(" #") for head in page.find_all("h2")][1] == f"set 6a, n = 50 ({'i9' * 6})"

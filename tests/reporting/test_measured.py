@@ -194,3 +194,11 @@ def test_the_page_over_them_is_made_of_them():
     page = (LAB.parent / "README.md").read_text()
     assert findings.page(LAB, "lab/") in page and findings.opening(LAB) in page
     assert sum(file.stat().st_size for file in LAB.rglob("*") if file.is_file()) < 10 * 2**20
+
+
+def test_the_leaderboard_over_them_is_made_of_them(tmp_path):
+    if not MEASURED:
+        pytest.skip("no table has been measured yet")
+    (tmp_path / "lab").symlink_to(LAB)
+    page = findings.leaderboard(tmp_path / "lab", tmp_path / "leaderboard")
+    assert page.read_text("utf-8") == (LAB.parent / "leaderboard" / page.name).read_text("utf-8")
