@@ -90,9 +90,11 @@ measured: $(READY)
 	@test -n '$(CIFAR10)$(IMAGENET10)$(SAMPLES)' || { echo 'Name the images: make measured CIFAR10=folder:PATH IMAGENET10=folder:PATH SAMPLES=folder:PATH (one is enough)' >&2; exit 1; }
 ifdef CIFAR10
 	$(BIN)/python -m labkit table 1 4 5 8a --profile $(SIZE) --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
-	$(BIN)/python -m labkit table 5 --convention released --profile $(SIZE) --epochs 8 --dataset '$(CIFAR10)' \
+	$(BIN)/python -m labkit table 1 5 --convention released --profile $(SIZE) --epochs 8 --dataset '$(CIFAR10)' \
 	    --out '$(MEASURED)/cifar10' --only 'defense=No Defense,STL'
 	$(BIN)/python -m labkit table causes --profile $(SIZE) --epochs 8 --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
+	$(BIN)/python -m labkit table baselines --profile $(SIZE) --epochs 8 --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10/8-epochs' \
+	    --only 'defense=No Defense,STL,JPEG,TVM,Quilting,TVM+quilt,Crop-Ens,Crop-Ens (crops of 88%),D3 (40K-5),D3 (10K-4)'
 	$(BIN)/python -m labkit table baselines holds --profile $(SIZE) --dataset '$(CIFAR10)' --out '$(MEASURED)/cifar10'
 	$(BIN)/python -m labkit report --profile $(SIZE) --dataset '$(CIFAR10)' --notebooks 05,06 --out reports/lab-notebooks
 	for part in 05_defense_tables 06_tradeoff; do \

@@ -176,7 +176,7 @@ def test_one_command_makes_all_of_it():
     made, how = set(), lambda told: (told.profile, told.convention, told.epochs, tuple(told.only))
     for told in (options for line in asked if " table " in line for options in [parsed(line)]):
         made |= {(told.out.as_posix(), name, *how(told)) for name in told.names}
-    for file in (*MEASURED, *LAB.rglob("causes.json")):
+    for file in (*MEASURED, *(file for name in ("causes", "baselines", "holds") for file in LAB.rglob(f"{name}.json"))):
         told = parsed(json.loads(file.read_text())["command"])
         (name,) = told.names
         assert (file.parent.relative_to(LAB.parents[1]).as_posix(), name, *how(told)) in made
