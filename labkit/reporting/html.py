@@ -29,7 +29,7 @@ _CSS_LOADS = re.compile(r"@import\s[^;]*;?|url\(\s*['\"]?\s*(?:https?:)?//[^)]*\
 _NUMERIC = re.compile(r"\s*[-−+±]?\.?\d")
 _KERNEL_FILE = re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py:(\d+)")
 _PROGRESS = re.compile(r"\s*(\S.*:\s*)?\d+%\|")
-_INTERVAL = re.compile(r"(<td[^>]*>[^<\[]*)(\[[-+−\d., ]+\](?: dB)?)")
+_INTERVAL = re.compile(r"(<(?:td|br)[^>]*>[^<\[]*)(\[[-+−\d., ]+\](?: dB)?)")
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LOADING = ("src", "srcset", "poster", "data", "background", "xlink:href")
 # The converter knows array but not its cousins, whose & would come out as a letter; nor \| after \big, nor \arg.

@@ -18,7 +18,7 @@ from labkit.reporting.judged import JSON, defense_of, read
 import pandas as pd
 
 _NONE = "–"
-_COLUMNS = ("network", "defense"), ("clean", "threat models", "seconds", "failed checks")  # about the worst cases
+_COLUMNS = ("network", "defense", "clean"), ("threat models", "seconds", "failed checks")  # about the worst cases
 
 
 def leaderboard(folder: Path, out: Path | None = None) -> Path:
@@ -45,15 +45,14 @@ def leaderboard(folder: Path, out: Path | None = None) -> Path:
 
 def _ranked(lines: list[dict[str, Any]]) -> str:
     """Lines of the same images as a table, the best worst case first: of the commonest size, the others behind it."""
-    counts = Counter(size for line in lines for size in line["worst"]).most_common()
-    shared = [size for size, many in counts if 4 * many >= len(lines)] or [_NONE]
-    shown = []
-    for line in sorted(lines, key=lambda line: -line["worst"].get(shared[0], {}).get("accuracy", -1)):
+    counts = Counter(size for line in lines for size in line["worst"]).most_common(1)
+    main, shown = counts[0][0] if counts else _NONE, []
+    for line in sorted(lines, key=lambda line: -line["worst"].get(main, {}).get("accuracy", -1)):
         told = {size: tables.cell(pd.Series(row)) for size, row in line["worst"].items()}
-        cells = {f"worst case, {size}": told.pop(size, _NONE) for size in shared}
-        others = {"at other sizes": "; ".join(f"{size}: {cell}" for size, cell in told.items()) or _NONE}
         first, rest = ({name: in_markdown(str(line[name])) for name in names} for names in _COLUMNS)
-        shown.append(first | cells | others | rest | {"page": line["page"]})
+        first |= {f"worst case, {main}": told.pop(main, _NONE)}
+        first |= {"at other sizes": "<br>".join(f"{size}: {cell}" for size, cell in told.items()) or _NONE}
+        shown.append(first | rest | {"page": line["page"]})
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
 
 

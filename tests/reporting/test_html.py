@@ -142,10 +142,10 @@ def test_data_frames_put_words_left_and_numbers_right():
 
 
 def test_an_interval_is_set_apart_and_not_broken():
-    text = "| a | b |\n|---|---|\n| STL 0.48 [0.36, 0.61] | 29.0 [28.0, 29.9] dB |"
+    text = "| a | b |\n|---|---|\n| STL 0.48 [0.36, 0.61]<br>L2 1: 0.1 [0.0, 0.2] | 29.0 [28.0, 29.9] dB |"
     frame = "<table class='dataframe'><tbody><tr><td>0.48 [0.36, 0.61]</td><td>[a]</td></tr></tbody></table>"
     for made, found in (
-        (html.markdown(text), ["[0.36, 0.61]", "[28.0, 29.9] dB"]),
+        (html.markdown(text), ["[0.36, 0.61]", "[0.0, 0.2]", "[28.0, 29.9] dB"]),
         (html.aligned(frame), ["[0.36, 0.61]"]),
     ):
         assert [span.text for span in BeautifulSoup(made, "html.parser").select("td span.interval")] == found
