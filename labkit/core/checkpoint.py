@@ -31,7 +31,7 @@ def write(file: Path, run: dict, tensors: dict[str, "Tensor"], facts: dict) -> N
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     # Tensors and scalars in one file, so that one rename replaces both or neither.
-    described = json.dumps({"run": run, "facts": facts, "digest": _digest(tensors)})
+    described = json.dumps({"run": run, "facts": facts, "digest": contents(tensors)})
     with replacing(file) as partial:
         save_file(tensors, partial, metadata={"checkpoint": described})
 
@@ -44,7 +44,7 @@ def read(file: Path, run: dict) -> tuple[dict[str, "Tensor"], dict] | None:
         with safe_open(file, "pt") as stored:
             described = json.loads((stored.metadata() or {})["checkpoint"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        if described["digest"] != _digest(tensors):
+        if described["digest"] != contents(tensors):
             raise ValueError("its digest is wrong")
         theirs, facts = described["run"], described["facts"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -65,10 +65,11 @@ def kept(file: Path, make: Callable[[], "Tensor"]) -> "Tensor":
     return part
 
 
-def _digest(tensors: dict[str, "Tensor"]) -> str:
+def contents(tensors: dict[str, "Tensor"]) -> str:
+    """The SHA-256 of tensors and their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
+        digest.update(name.encode() + tensors[name].detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

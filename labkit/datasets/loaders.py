@@ -214,8 +214,7 @@ def _photos(ask: Ask) -> Images:
     pixels = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
     for out, (name, _, box) in zip(pixels.numpy(), boxes, strict=True):
         # Cropped first: resizing with `box=` would let the filter look over the edge, into the other split's half.
-        crop = found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)
-        out[:] = np.asarray(crop).transpose(2, 0, 1)
+        out[:] = np.asarray(found[name].crop(box).resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     return _in_memory(pixels, torch.tensor([k for _, k, _ in boxes]), tuple(photos.PHOTOS))
 
 

@@ -119,8 +119,7 @@ class LID(Detector):
                 self._features = [torch.cat(layer) for layer in zip(*parts, strict=True)]
             # By differences, so that 0 is 0. For features the much faster inner products do: other images are far away.
             own = torch.cdist(x.flatten(1), reference.flatten(1), compute_mode=_EXACT) == 0
-        seen = layers(self._classifier[0], x)
-        pairs = zip(seen, self._features, strict=True)
+        pairs = zip(layers(self._classifier[0], x), self._features, strict=True)
         found = [dimension(torch.cdist(a, b, compute_mode=_FAST), self.neighbours, own) for a, b in pairs]
         return torch.stack(found, 1)
 

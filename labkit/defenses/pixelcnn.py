@@ -226,8 +226,7 @@ def _start(model: PixelCNN, x: Tensor) -> None:
     split = upper.shape[1]
     model.predict_above.weight.copy_(w[:, :split].reshape_as(model.predict_above.weight))
     model.predict_left.weight.copy_(w[:, split:].reshape_as(model.predict_left.weight))
-    rests = [v - w @ f for f, v in zip(features, values, strict=True)]
-    covariance = sum(r @ r.T for r in rests)
+    covariance = sum(r @ r.T for r in [v - w @ f for f, v in zip(features, values, strict=True)])
     covariance += (1e-6 * covariance.trace() + 1e-12) * torch.eye(C, dtype=gram.dtype)
     coefficients = model.out.bias.unflatten(0, (-1, model.mixtures))[1 + 2 * C :]
     for c in range(1, C):

@@ -56,8 +56,7 @@ class PixelDefend(Defense):
         self._check(x, int(self.channels))
         reach = int(self.epsilon * 255 + 1e-6)
         levels = (255 * x).round().double()
-        found = torch.cat([_greedy(self.network, part, reach) for part in levels.split(_AT_ONCE)])
-        return (found / 255).to(x.dtype)
+        return (torch.cat([_greedy(self.network, part, reach) for part in levels.split(_AT_ONCE)]) / 255).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.settings}"

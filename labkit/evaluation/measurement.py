@@ -3,12 +3,13 @@
 import math
 import time
 import uuid
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labkit.core import InputError, metrics, recipes
+from labkit.core import InputError, checkpoint, metrics, recipes
 from labkit.core.recipes import LATER, AttackRecipe, ClassifierRecipe, DataRecipe, StratifiedRecipe, TransformRecipe
 from labkit.core.store import Artifact, parsed
 from labkit.defenses import unfitted
@@ -24,9 +25,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 _NUMBERS = ["accuracy", "low", "high"]
+_MIXED = "rows of several trainings make no worst case: `labkit artifacts prune --kind row --yes`, and measure again"
 COLUMNS = [
     "data", "n", "classifier", "retrained", "defense", "attack", "budget", "knowledge", "seed",
-    "accuracy", "low", "high", "majority", "dissimilarity", "psnr", "seconds", "run", "recipe", "right",
+    "accuracy", "low", "high", "majority", "dissimilarity", "psnr", "seconds", "run", "judged", "recipe", "right",
 ]  # fmt: skip
 
 
@@ -87,9 +89,12 @@ def worst_case(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
         groups.setdefault((case.classifier, case.defense), []).append(case)
     rows = []
     for (network, _), mine in groups.items():
-        right = [_row(case, bench).tensors["right"].bool() for case in mine]
+        kept = [_row(case, bench) for case in mine]
+        right = [row.tensors["right"].bool() for row in kept]
         left = torch.stack(right).all(0)
         hardest = mine[min(range(len(mine)), key=lambda i: int(right[i].sum()))]
+        if len({row.facts.get("judged") for row in kept} - {None}) > 1:
+            warnings.warn(f"{hardest.label}: {_MIXED}", stacklevel=2)
         attacks = sum(case.attack.name != "clean" for case in mine)
         told = f"{hardest.attack.label}, {ThreatModel.of(hardest.knowledge, hardest.label).label}"
         found = *metrics.accuracy(left), attacks, told, metrics.packed(left, bench.images(network.data, "test").digest)
@@ -109,6 +114,8 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     seconds              time to make the adversarial examples and to judge them, without building networks and
                          defenses. Missing where it was interrupted, and in old rows, where it included training
     run                  id of this measurement: another of the same recipe has another. Old rows have none
+    judged               hash of what the network and the defense have learned: another training of the same recipe has
+                         another, and the two have no worst case together. Old rows have none
     recipe               hash of the settings: the artifact's name in the store
     right                which of the n images are right (`metrics.packed`), so that two rows can be compared in pairs
     """
@@ -204,6 +211,8 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     found |= {"dissimilarity": float(metrics.dissimilarity(x_adv, x).mean())}
     found |= {"psnr": psnr if math.isfinite(psnr) else None, "passes": took["passes"], "run": str(uuid.uuid4())}
     found |= {"seconds": None if took["seconds"] is None else took["seconds"] + judging}
+    learned = (network, *([defense] if defense is not None else ()))
+    found |= {"judged": checkpoint.contents(torch.nn.ModuleList(learned).state_dict())[:12]}
     return {"right": right.byte()}, found
 
 

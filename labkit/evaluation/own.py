@@ -121,8 +121,7 @@ def evaluate(
 
     def tried(how: Effort) -> list[Case]:
         """The clean images, each attack at each budget and, in the end, those that look for the smallest change."""
-        places = (*budgets, None)
-        cases = [case for at in places for case in against(network, before, cleaner, at, how, other, own)]
+        cases = [case for at in (*budgets, None) for case in against(network, before, cleaner, at, how, other, own)]
         if not door.gradient:
             cases = [case for case in cases if case.attack.name in ("square", "hopskipjump", *own)]
         if asked:

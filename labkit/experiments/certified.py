@@ -100,8 +100,7 @@ def _lines(name: str, recipe: CertificateRecipe, lab: Profile, bench: Workbench)
     test = bench.images(lab.data, "test")[: recipe.n]
 
     def build(_scratch) -> tuple[dict[str, Tensor], dict]:
-        make = _smoothed if recipe.classifier else _headed
-        found, radii, attacked = make(recipe, lab, bench, test)
+        found, radii, attacked = (_smoothed if recipe.classifier else _headed)(recipe, lab, bench, test)
         return {"found": found, "radii": radii, "attacked": torch.stack(attacked)}, {}
 
     kept = bench.store.fetch(KIND, recipe, build, digest=bench.digest(lab.data)).tensors

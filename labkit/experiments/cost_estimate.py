@@ -82,8 +82,7 @@ def _ordered(cases: Iterable[Case], bench: Workbench, rates: Callable[..., "_Rat
 
 def parts(defenses: Iterable[ClassifierRecipe | AnyDefense], bench: Workbench) -> list[Step]:
     """The same for networks and defenses, whatever they will be asked."""
-    artifacts = (artifact for recipe in defenses for artifact in built(recipe))
-    return [*_found(artifacts, bench, _rates(bench)).values()]
+    return [*_found((each for recipe in defenses for each in built(recipe)), bench, _rates(bench)).values()]
 
 
 def table(planned: Iterable[Step]) -> pd.DataFrame:

@@ -132,8 +132,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each image of x (B, C, H, W) shifted by up to an eighth of its size, mirrored at the edges, and half flipped."""
     B, _, H, W = x.shape
     rows, columns = _shifts(B, H, generator), _shifts(B, W, generator)
-    flipped = torch.rand(B, generator=generator) < 0.5
-    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    columns = torch.where(torch.rand(B, 1, generator=generator) < 0.5, columns.flip(1), columns)
     # One gather with channels last instead of padding, cropping and flipping each image.
     pixels = x.permute(0, 2, 3, 1)
     return pixels[torch.arange(B)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -55,8 +55,7 @@ def write(folder: Path, out: Path) -> None:
     if typed(out).is_dir():
         raise InputError(f"{out} is a folder; name the file to write, as with {to_set('out', 'FILE')}")
     told = page(typed(folder), f"{folder.name}/")
-    before = out.read_text("utf-8").partition(_MARK)[0] if out.is_file() else ""
-    first, between, rest = before.partition(_END)
+    first, between, rest = (out.read_text("utf-8").partition(_MARK)[0] if out.is_file() else "").partition(_END)
     words = rest if between else f"\n\n{first.removeprefix(_TITLE).lstrip()}"
     checkpoint.write_whole(out, f"{_TITLE}\n\n{opening(folder)}\n\n{_END}{words}{_MARK}\n\n{told}")
 

@@ -23,7 +23,7 @@ BROKEN, HELD = 0.1, "not broken here"  # robust accuracy above which a defense i
 _MAJORITY = f"majority of {threat_models.ANSWERS} answers"
 _ALL, _KNOWN = f"{ThreatModel.WORST_CASE.label}, at one size", ", defense known"
 _UNKNOWN = "not said"
-_MACHINE = "right"  # a column for programs: which images are right, in hundreds of digits
+_MACHINE = ["right", "judged"]  # columns for programs: which images are right, in hundreds of digits, of which training
 _BLOCKS = {"ours": "ours", "worst": f"ours, {ThreatModel.WORST_CASE.label}", "paper": "paper"}
 
 

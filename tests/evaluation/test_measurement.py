@@ -1,7 +1,9 @@
 """The whole pipeline, small: real images, real training, real attacks."""
 
+import copy
 import itertools
 import time
+import warnings
 from dataclasses import replace
 
 from labkit.core import metrics, recipes
@@ -133,6 +135,24 @@ def test_rows_from_before_there_was_a_run_have_no_seconds(lab, tmp_path, monkeyp
         measurement.run([case], other)
     (row,) = measurement.run([case], other).to_dict("records")
     assert row["accuracy"] == 0.5 and row["seconds"] is None and row["run"] is None
+
+
+def test_rows_of_two_trainings_of_one_recipe_have_no_worst_case_together(lab, bench, tmp_path, monkeypatch):
+    """Rows may travel, or stay, without their network, which is then trained again: elsewhere, to other weights."""
+    cases, other = [measurement.Case(lab.classifier, None, attack) for attack in lab.attacks[:2]], Workbench(tmp_path)
+    network = bench.classifier(lab.classifier)
+    monkeypatch.setattr(other, "classifier", lambda recipe: network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = measurement.run(cases[:1], other).judged[0]
+        measurement.worst_case(cases[:1], other)
+    again = copy.deepcopy(network)
+    with torch.no_grad():
+        next(again.parameters()).mul_(1.5)
+    monkeypatch.setattr(other, "classifier", lambda recipe: again)
+    assert measurement.run(cases, other).judged[0] == first != measurement.run(cases, other).judged[1]
+    with pytest.warns(UserWarning, match="No Defense: rows of several trainings make no worst case"):
+        measurement.worst_case(cases, other)
 
 
 def test_a_rank_measures_what_is_neither_kept_nor_in_anothers_hands(lab, tmp_path, monkeypatch):
