@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from labkit.cli import table
-from labkit.core import checkpoint, profiles
+from labkit.core import checkpoint, metrics, profiles
 from labkit.experiments import published_numbers
 from labkit.reporting import findings, tables
 
@@ -23,6 +23,7 @@ MEASURED = sorted({*LAB.rglob("table_*.json")} - {*LAB.rglob("*_recipes.json")})
 # Every set of rows, known by its column of hashes.
 COMMITTED = sorted({*LAB.rglob("*.csv"), *(LAB.parent / "quick").rglob("*.csv")})  # others are somebody's own
 ROWS = [file for file in COMMITTED if "recipe" in file.read_text().partition("\n")[0]]
+WHITE = ("classifier", "identity", "smooth", "exact")
 UNKNOWN = {"map.csv": 9}  # lines without a hash: their run kept none, and no row has the same numbers
 
 
@@ -202,3 +203,18 @@ def test_the_leaderboard_over_them_is_made_of_them(tmp_path):
     (tmp_path / "lab").symlink_to(LAB)
     page = findings.leaderboard(tmp_path / "lab", tmp_path / "leaderboard")
     assert page.read_text("utf-8") == (LAB.parent / "leaderboard" / page.name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("file", [file for file in ROWS if "right" in pd.read_csv(file, nrows=0)], ids=lambda f: f.stem)
+def test_rows_of_a_network_are_of_one_training(file):
+    """A white box attacks what is right when clean, so hardly an image is wrong clean and right attacked.
+
+    Of another training of the recipe, many are. Random defenses draw anew, and are left out.
+    """
+    rows = pd.read_csv(file).query("right.notna() and majority.isna()")
+    same = ["defense", "retrained", "n", "classifier"]
+    clean = rows[rows.attack == "Clean"].drop_duplicates(same)
+    white = rows[rows.attack.str.contains("PGD|ladder|AutoAttack") & rows.knowledge.isin(WHITE)]
+    for row in white.merge(clean, on=same, suffixes=("", "_clean")).itertuples():
+        gained = metrics.compared(row.right, row.right_clean).ours
+        assert gained <= row.n // 100, f"{row.defense}, {row.attack}, {row.knowledge}"
