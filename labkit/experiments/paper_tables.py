@@ -298,8 +298,8 @@ def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     knows, bare = rows.index.isin(knowing(rows).index), rows.defense == "No Defense"
     grey = rows[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
-    shared = (grey if len(grey) else rows).groupby("attack", sort=False).defense.nunique()
+    pool = next(part for part in (grey, rows[~knows | bare], rows) if len(part))  # without a grey box, clean images
+    shared = pool.groupby("attack", sort=False).defense.nunique()
     last = shared.index[shared == shared.max()][-1]
-    blind = rows[(rows.attack == last) & (~knows | bare)]
-    same_norm = ~rows.attack.str.contains("-L2-|-L∞-")
-    return blind, rows[knows & same_norm & (rows.budget == blind.budget.iloc[0])]
+    same = (rows.budget == rows.budget[rows.attack == last].iloc[0]) & ~rows.attack.str.contains("-L2-|-L∞-")
+    return rows[(rows.attack == last) & (~knows | bare)], rows[knows & same]

@@ -1,5 +1,5 @@
 from labkit.evaluation.threat_models import ThreatModel
-from labkit.reporting import figures
+from labkit.reporting import figures, questions
 
 import numpy as np
 import pandas as pd
@@ -91,6 +91,11 @@ def test_baselines_are_drawn_while_hardly_any_are_measured():
     columns = ["defense", "n", "attack", "knowledge", "accuracy", "low", "high", "budget"]
     rows = pd.DataFrame([("No Defense", 9, "Clean", "–", 0.9, 0.8, 1.0, 0.0)], columns=columns)
     assert len(figures.baselines(rows, pd.DataFrame(columns=["defense"])).axes[0].containers) == 1
+    white = ("TVM", 9, "PGD-0.03 margin", "exact", 0.1, 0.0, 0.3, 0.03)  # no grey box was asked for
+    rows = pd.DataFrame([("TVM", 9, "Clean", "–", 0.9, 0.8, 1.0, 0.0), white], columns=columns)
+    assert len(figures.baselines(rows, pd.DataFrame(columns=["defense"])).axes[0].containers) == 1
+    worst = pd.DataFrame(columns=["defense", "n", "accuracy", "low", "high"])
+    assert questions.baselines(rows.assign(retrained=False), worst).empty
 
 
 def test_a_table_has_a_panel_per_attack_and_a_marker_per_block():
