@@ -92,8 +92,7 @@ def peak() -> float:
         status = Path("/proc/self/status").read_text("utf-8", "replace")
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
     except OSError:
-        unit = 2**30 if sys.platform == "darwin" else 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def steady() -> None:

@@ -114,8 +114,7 @@ def run(cases: Iterable[Case], bench: Workbench) -> pd.DataFrame:
     seconds              time to make the adversarial examples and to judge them, without building networks and
                          defenses. Missing where it was interrupted, and in old rows, where it included training
     run                  id of this measurement: another of the same recipe has another. Old rows have none
-    judged               hash of what the network and the defense have learned: another training of the same recipe has
-                         another, and the two have no worst case together. Old rows have none
+    judged               hash of what network and defense have learned; another training has another. Old rows: none
     recipe               hash of the settings: the artifact's name in the store
     right                which of the n images are right (`metrics.packed`), so that two rows can be compared in pairs
     """
@@ -211,8 +210,9 @@ def _measure(case: Case, bench: Workbench) -> tuple[dict[str, Tensor], dict]:
     found |= {"dissimilarity": float(metrics.dissimilarity(x_adv, x).mean())}
     found |= {"psnr": psnr if math.isfinite(psnr) else None, "passes": took["passes"], "run": str(uuid.uuid4())}
     found |= {"seconds": None if took["seconds"] is None else took["seconds"] + judging}
-    learned = (network, *([defense] if defense is not None else ()))
-    found |= {"judged": checkpoint.contents(torch.nn.ModuleList(learned).state_dict())[:12]}
+    state = torch.nn.ModuleList([network] if defense is None else [network, defense]).state_dict().items()
+    plain = {name: t.float() if t.is_floating_point() else t for name, t in state if isinstance(t, Tensor)}  # NumPy's
+    found |= {"judged": checkpoint.contents({name: t for name, t in plain.items() if not t.is_quantized})[:12]}
     return {"right": right.byte()}, found
 
 

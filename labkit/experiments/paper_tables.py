@@ -297,9 +297,10 @@ def strongest(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     No Defense is in both: nobody need know it, but the others are compared with it.
     """
     knows, bare = rows.index.isin(knowing(rows).index), rows.defense == "No Defense"
+    norm = ~rows.attack.str.contains("-L2-|-L∞-")
     grey = rows[(rows.knowledge == ThreatModel.WEIGHTS.value) & ~rows.defense.map(inside_network)]
-    pool = next(part for part in (grey, rows[~knows | bare], rows) if len(part))  # without a grey box, clean images
+    sized = grey[grey.budget.isin(rows.budget[knows & norm & ~bare])]  # what was tried at that size is compared with it
+    pool = next(part for part in (sized, grey, rows[~knows | bare], rows) if len(part))  # at worst, clean images
     shared = pool.groupby("attack", sort=False).defense.nunique()
-    last = shared.index[shared == shared.max()][-1]
-    same = (rows.budget == rows.budget[rows.attack == last].iloc[0]) & ~rows.attack.str.contains("-L2-|-L∞-")
-    return rows[(rows.attack == last) & (~knows | bare)], rows[knows & same]
+    last = rows.attack == shared.index[shared == shared.max()][-1]
+    return rows[last & (~knows | bare)], rows[knows & norm & (rows.budget == rows.budget[last].iloc[0])]

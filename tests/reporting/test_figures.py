@@ -94,6 +94,11 @@ def test_baselines_are_drawn_while_hardly_any_are_measured():
     white = ("TVM", 9, "PGD-0.03 margin", "exact", 0.1, 0.0, 0.3, 0.03)  # no grey box was asked for
     rows = pd.DataFrame([("TVM", 9, "Clean", "–", 0.9, 0.8, 1.0, 0.0), white], columns=columns)
     assert len(figures.baselines(rows, pd.DataFrame(columns=["defense"])).axes[0].containers) == 1
+    tried = ("TVM", "FGSM-0.04", 0.04), ("JPEG", "FGSM-0.04", 0.04), ("TVM", "BIM-0.03", 0.03)
+    grey = [(name, 9, attack, "classifier", 0.5, 0.3, 0.7, size) for name, attack, size in tried]
+    several = pd.concat([rows, pd.DataFrame(grey, columns=columns)], ignore_index=True)
+    bars = figures.baselines(several, pd.DataFrame(columns=["defense"])).axes[0].containers
+    assert [each.get_label().partition(",")[0] for each in bars] == ["clean", "BIM-0.03", "strongest attack"]
     worst = pd.DataFrame(columns=["defense", "n", "accuracy", "low", "high"])
     assert questions.baselines(rows.assign(retrained=False), worst).empty
 
